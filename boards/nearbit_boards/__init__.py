@@ -1,0 +1,1 @@
+"""Board tops, build, flash, host driver."""

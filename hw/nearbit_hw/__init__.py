@@ -1,0 +1,1 @@
+"""Amaranth: datapath, core, bus adapters."""

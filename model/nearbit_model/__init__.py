@@ -1,0 +1,6 @@
+"""NumPy: configuration, golden model, quantization."""
+
+from nearbit_model.config import PRESETS, Config, ConfigError
+
+
+__all__ = ["PRESETS", "Config", "ConfigError"]

@@ -1,0 +1,227 @@
+"""The one description of an accelerator, and its named presets."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tomli_w
+
+
+__all__ = ["PRESETS", "SCALE_BITS", "Config", "ConfigError"]
+
+
+SCALE_BITS = 16
+"""Bits of a value row's scale (contract, section 6 of the numeric contract)."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message is one sentence for the user."""
+
+
+# Field name -> (least, most); the bounds keep every derived width and memory buildable.
+_RANGES: dict[str, tuple[int, int]] = {
+    "key_bits": (1, 1024),
+    "value_dim": (1, 1024),
+    "value_bits": (2, 16),
+    "capacity": (1, 1 << 20),
+    "rows": (1, 64),
+    "lanes": (1, 256),
+    "value_lanes": (1, 1024),
+    "top_n": (1, 1 << 20),
+    "weight_bits": (2, 24),
+    "output_fraction_bits": (0, 16),
+    "tables": (1, 256),
+    "pass_lanes": (1, 1024),
+    "output_cycles": (1, 32),
+}
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An accelerator: everything that hardware, models, engines and boards need to know of it.
+
+    Integers all; :class:`ConfigError` on construction if a value cannot be built.
+
+    Parameters
+    ----------
+    key_bits
+        Bits of a code (query or key), 1 to 1,024.
+    value_dim
+        Elements of a value row, 1 to 1,024.
+    value_bits
+        Bits of a value element, two's complement, 2 to 16.
+    capacity
+        Keys (and value rows) held; a multiple of ``pass_lanes``.
+    rows
+        Queries scored at the same time against the same keys (a GQA group or a tile of a
+        prefill), 1 to 64.
+    lanes
+        Keys scored per cycle by each row; a power of two.
+    value_lanes
+        Value elements accumulated per cycle; divides ``value_dim``.
+    top_n
+        The most keys that a command may select (n + sink + recent); at most ``capacity``.
+    weight_bits
+        Bits of a softmax weight, 2 to 24.
+    output_fraction_bits
+        Fraction bits of an output element, 0 to 16.
+    tables
+        Weight tables resident at the same time, at least 1; a GQA group that is to be scored in
+        one pass needs one for each of its heads.
+    pass_lanes
+        Distances per cycle read by the second pass of the selection; ``lanes`` times a power of
+        two. The default is ``lanes``: narrowest. More shortens the latency, not the interval.
+    output_cycles
+        Cycles per output element in the normalizer: it divides ``value_bits +
+        output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower.
+    """
+
+    key_bits: int
+    value_dim: int
+    capacity: int
+    value_bits: int = 8
+    rows: int = 1
+    lanes: int = 16
+    value_lanes: int = 32
+    top_n: int = 32
+    weight_bits: int = 16
+    output_fraction_bits: int = 8
+    tables: int = 2
+    pass_lanes: int = 0
+    output_cycles: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every field, and the rules between them."""
+        if self.pass_lanes == 0 and type(self.pass_lanes) is int:
+            object.__setattr__(self, "pass_lanes", self.lanes)
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise ConfigError(f"{name} must be an integer, not {value!r}")
+            if not least <= value <= most:
+                raise ConfigError(f"{name} must be from {least} to {most}, not {value}")
+        if not _is_power_of_two(self.lanes):
+            raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
+        if self.pass_lanes % self.lanes or not _is_power_of_two(self.pass_lanes):
+            raise ConfigError(f"pass_lanes must be lanes ({self.lanes}) times a power of two, "
+                              f"not {self.pass_lanes}")
+        if self.capacity % self.pass_lanes:
+            raise ConfigError(f"capacity must be a multiple of pass_lanes ({self.pass_lanes}), "
+                              f"not {self.capacity}")
+        if self.value_dim % self.value_lanes:
+            raise ConfigError(f"value_lanes must divide value_dim ({self.value_dim}), "
+                              f"not {self.value_lanes}")
+        if self.top_n > self.capacity:
+            raise ConfigError(f"top_n must be at most capacity ({self.capacity}), "
+                              f"not {self.top_n}")
+        if self.output_bits % self.output_cycles:
+            raise ConfigError(f"output_cycles must divide value_bits + output_fraction_bits "
+                              f"({self.output_bits}), not {self.output_cycles}")
+
+    @property
+    def columns(self) -> int:
+        """Beats in which a value row is read: ``value_dim / value_lanes``."""
+        return self.value_dim // self.value_lanes
+
+    @property
+    def output_bits(self) -> int:
+        """Bits of an output element, two's complement."""
+        return self.value_bits + self.output_fraction_bits
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of the key, value and scale stores: the size by which presets are ordered."""
+        return self.capacity * (self.key_bits + self.value_dim * self.value_bits + SCALE_BITS)
+
+    def replace(self, **changes: int) -> "Config":
+        """Return a copy with some fields changed, checked like any other.
+
+        ``pass_lanes`` follows ``lanes`` unless it is given.
+        """
+        if "lanes" in changes and "pass_lanes" not in changes:
+            changes["pass_lanes"] = 0
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, int]:
+        """All fields with their values, in order of definition."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Config":
+        """Make a configuration of a mapping; a name that is no field is refused."""
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name in fields:
+            if name not in known:
+                raise ConfigError(f"unknown key {name!r}; a configuration has the keys "
+                                  f"{', '.join(known)}")
+        for name, field in known.items():
+            if field.default is dataclasses.MISSING and name not in fields:
+                raise ConfigError(f"{name} is missing; key_bits, value_dim and capacity "
+                                  f"have no default")
+        return cls(**fields)
+
+    def to_toml(self) -> str:
+        """The configuration as TOML text."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Config":
+        """Make a configuration of TOML text."""
+        try:
+            fields = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"not TOML: {error}") from None
+        return cls.from_dict(fields)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Config":
+        """Read a TOML file; :class:`ConfigError` names the file and what is wrong in it."""
+        try:
+            return cls.from_toml(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: not a text file") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def preset(cls, name: str) -> "Config":
+        """Look a preset up by its name."""
+        try:
+            return PRESETS[name]
+        except KeyError:
+            raise ConfigError(f"unknown preset {name!r}; the presets are "
+                              f"{', '.join(PRESETS)}") from None
+
+
+PRESETS: MappingProxyType[str, Config] = MappingProxyType({
+    # For tests: every dimension small, several rows.
+    "tiny": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16),
+    # Sentence encoders with 32-element heads (all-MiniLM-L6-v2).
+    "head32": Config(key_bits=32, value_dim=32, capacity=512, lanes=8, value_lanes=16, top_n=64),
+    # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
+    "reference": Config(key_bits=64, value_dim=64, capacity=1024, lanes=16, value_lanes=32,
+                        top_n=32),
+    # Decoders with 64-element heads, a wider choice of N, and sinks.
+    "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
+                     top_n=256),
+    # A GQA group of three query heads on one key head (SmolLM2), in one pass over the keys.
+    "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32, value_lanes=64,
+                   top_n=256, tables=3),
+    # Decoders with 128-element heads.
+    "head128": Config(key_bits=128, value_dim=128, capacity=8192, lanes=32, value_lanes=64,
+                      top_n=256),
+    # Long contexts; larger than any board, for simulation.
+    "long": Config(key_bits=64, value_dim=64, capacity=65536, lanes=64, value_lanes=64,
+                   top_n=2048),
+})
+"""Named configurations, smallest first."""
