@@ -1,0 +1,452 @@
+"""The numeric contract: what the hardware computes, bit for bit, in NumPy integers.
+
+Stages, each usable alone as the oracle of its hardware block:
+
+========================  ==========================================================
+:func:`select`            distances and the exact top N (:mod:`nearbit_hw.top_n`)
+:func:`lookup`            weights by distance (:mod:`nearbit_hw.weights`)
+:func:`accumulate`        weighted sums of value rows (:mod:`nearbit_hw.value_accumulator`)
+:func:`normalize`         exactly rounded division (:mod:`nearbit_hw.normalizer`)
+:func:`attend`            all of them (:mod:`nearbit_hw.core`)
+========================  ==========================================================
+
+Memory is bounded: beside inputs and results, some ten MiB whatever the number of keys, heads
+and queries. Head h uses key head h // (heads // kv_heads) (grouped-query attention).
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearbit_model.config import SCALE_BITS, Config
+from nearbit_model.popcount import distances
+from nearbit_model.quantize import WORD_BITS, Values, codes_from_ints, group_size
+
+
+__all__ = ["Result", "accumulate", "attend", "attend_one", "check_command", "error_bound",
+           "lookup", "normalize", "select", "select_one"]
+
+
+# Elements of the largest temporary array: two MiB of words, which stay in the cache.
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the core answers to each query of each head.
+
+    m is the largest number of keys that any query selected; a query that selected fewer is padded
+    with -1. Keys stand in the reported order: ascending distance, then descending index.
+
+    Parameters
+    ----------
+    output_int
+        int32 [heads, queries, value_dim], ``value_bits + output_fraction_bits`` bits: units of an
+        element, times 2**output_fraction_bits.
+    selected
+        Rows of the store, int64 [heads, queries, m].
+    distances
+        int32 [heads, queries, m], 0 to key_bits.
+    weights
+        int64 [heads, queries, m], 0 to 2**weight_bits - 1.
+    """
+
+    output_int: NDArray[np.int32]
+    selected: NDArray[np.int64]
+    distances: NDArray[np.int32]
+    weights: NDArray[np.int64]
+
+
+def check_command(*, n: int, sink: int, recent: int, top_n: int) -> None:
+    """Refuse what no command may ask for, with a :class:`ValueError` of one sentence."""
+    for name, value, least in (("n", n, 1), ("sink", sink, 0), ("recent", recent, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+    if n + sink + recent > top_n:
+        raise ValueError(f"n + sink + recent must be at most top_n ({top_n}), "
+                         f"not {n + sink + recent}")
+
+
+def _check_range(counts: NDArray[np.int64], first: int, tokens: int) -> None:
+    if first < 0:
+        raise ValueError(f"first must be at least 0, not {first}")
+    if counts.min() < 1:
+        raise ValueError(f"count must be at least 1, not {counts.min()}")
+    if first + counts.max() > tokens:
+        raise ValueError(f"the keys from {first} to {first + counts.max() - 1} go past the "
+                         f"{tokens} that there are")
+
+
+def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: ArrayLike,
+           first: int = 0, n: int, sink: int = 0,
+           recent: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Select each query's keys: distances and exact top N (contract, items 2 and 3).
+
+    If ``sink + recent + n >= count`` every key is selected; else the first ``sink`` and the last
+    ``recent`` keys of the range, and of the rest the ``n`` nearest, the larger index first among
+    equal distances.
+
+    Parameters
+    ----------
+    q_codes
+        uint64 [heads, queries, words].
+    k_codes
+        uint64 [kv_heads, tokens, words], at most 2**20 keys of 1,024 bits.
+    counts
+        Keys that each query may see, beginning at ``first``; at least 1. Integers, broadcast to
+        [heads, queries].
+    first
+        First row of the range.
+    n, sink, recent
+        See above; n at least 1, the others at least 0.
+
+    Returns
+    -------
+    selected, distances
+        int64 and int32 [heads, queries, m], as in :class:`Result`.
+
+    Raises
+    ------
+    ValueError
+        An empty range, one that goes past the keys, or n, sink or recent out of range.
+    """
+    heads, queries, words = q_codes.shape
+    kv_heads, tokens, _ = k_codes.shape
+    group = group_size(heads, kv_heads)
+    check_command(n=n, sink=sink, recent=recent, top_n=n + sink + recent)
+    each = np.broadcast_to(_integers(counts, "counts"), (heads, queries)).astype(np.int64)
+    _check_range(each, first, tokens)
+    if tokens > 1 << 20 or words * WORD_BITS > 1024:
+        raise ValueError(f"at most {1 << 20} keys of 1024 bits can be selected from, not {tokens} "
+                         f"of {words * WORD_BITS}")
+
+    most = int(min(n + sink + recent, each.max()))
+    selected = np.full((heads, queries, most), -1, np.int64)
+    found = np.full((heads, queries, most), -1, np.int32)
+    for head in range(heads):
+        keys = k_codes[head // group, first:]
+        block = max(1, _BLOCK // int(each[head].max()))
+        for start in range(0, queries, block):
+            rows = slice(start, start + block)
+            index, distance = _select_block(q_codes[head, rows], keys, each[head, rows],
+                                            n=n, sink=sink, recent=recent)
+            width = index.shape[1]
+            selected[head, rows, :width] = np.where(index < 0, -1, index + first)
+            found[head, rows, :width] = distance
+    return selected, found
+
+
+# Selection by one integer a key. The SORT KEY of a key is its distance, shifted left, and below
+# it its reversed position in the range (0 is the last key), so that sort keys are unique and the
+# smaller one is the contract's choice: nearer first, then more recent. A FORCED key (a sink or a
+# recent one) has its sign bit set as well, which puts it before all others and leaves distance
+# and position readable. NONE, above every sort key, stands where a query may not see the key.
+# 1,024 bits and 2**20 keys still fit 31 bits, and NumPy partitions 32-bit integers fastest.
+_FORCED = np.int32(-(1 << 31))
+_NONE = np.int32((1 << 31) - 1)
+
+
+def _select_block(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64],
+                  counts: NDArray[np.int64], *, n: int, sink: int,
+                  recent: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Positions and distances of the selected keys of some queries, padded with -1."""
+    span = int(counts.max())
+    position_bits = (span - 1).bit_length()
+    sort_keys = distances(q_codes[:, None], k_codes[None, :span])
+    sort_keys <<= position_bits
+    sort_keys |= np.arange(span - 1, -1, -1, dtype=np.int32)
+
+    # A range so short that forced keys overlap, or reach beyond it, is selected as a whole: what
+    # is forced then makes no difference.
+    if sink:
+        sort_keys[:, :sink] |= _FORCED
+    if recent:
+        last = counts[:, None] - 1 - np.arange(min(recent, span))
+        sort_keys[np.arange(len(counts))[:, None], np.maximum(last, 0)] |= _FORCED
+    if counts.min() < span:
+        np.copyto(sort_keys, _NONE, where=np.arange(span) >= counts[:, None])
+
+    most = min(n + sink + recent, span)
+    if most < span:
+        sort_keys.partition(most - 1, axis=1)
+    chosen = sort_keys[:, :most] & ~_FORCED
+    chosen.sort(axis=1)
+    is_none = chosen == _NONE
+    index = span - 1 - (chosen & np.int32((1 << position_bits) - 1)).astype(np.int64)
+    distance = chosen >> position_bits
+    index[is_none] = -1
+    distance[is_none] = -1
+    return index, distance
+
+
+def select_one(distances: ArrayLike, *, n: int, sink: int = 0,
+               recent: int = 0) -> NDArray[np.int64]:
+    """Select among given distances: item 3 of the contract, in as few lines as it has rules.
+
+    Parameters
+    ----------
+    distances
+        Integers [count]: of the keys of the range, in order; at least one.
+    n, sink, recent
+        As for :func:`select`.
+
+    Returns
+    -------
+    int64 [min(count, n + sink + recent)]
+        Positions in ``distances``, in the reported order.
+    """
+    given = _integers(distances, "distances").astype(np.int64)
+    count = len(given)
+    check_command(n=n, sink=sink, recent=recent, top_n=n + sink + recent)
+    if count < 1:
+        raise ValueError("count must be at least 1, not 0")
+    order = np.lexsort((-np.arange(count), given))
+    if sink + recent + n >= count:
+        return order
+    forced = (order < sink) | (order >= count - recent)
+    return order[forced | (np.cumsum(~forced) <= n)]
+
+
+def lookup(distances: NDArray[np.int32], table: ArrayLike) -> NDArray[np.int64]:
+    """Weights of selected keys: ``table[h - h_min]`` (contract, item 4).
+
+    Parameters
+    ----------
+    distances
+        Integers [..., m], at least one valid in each row; -1 is padding and stays -1.
+    table
+        Integers [key_bits + 1].
+
+    Returns
+    -------
+    int64 [..., m]
+    """
+    valid = distances >= 0
+    nearest = np.where(valid, distances, np.iinfo(distances.dtype).max).min(axis=-1)
+    excess = np.where(valid, distances - nearest[..., None], 0)
+    return np.where(valid, np.asarray(table).astype(np.int64)[excess], -1)
+
+
+def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArray[Any], *,
+               scale_bits: int = SCALE_BITS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Weighted sums of value rows (contract, item 7).
+
+    ``u[i] = (w[i] * c[i] + 2**(scale_bits - 1)) >> scale_bits``, ``sums[j] = sum u[i] * v[i][j]``
+    and ``total = sum w[i]``, without overflow for up to 2**20 rows of 16 bits and weights of 24.
+
+    Parameters
+    ----------
+    weights
+        Integers [..., m], at least 0; -1 is padding and counts as 0.
+    elements
+        The selected rows, int8 or int16 [..., m, dim].
+    scales
+        Their scales, integers [..., m], 0 to 2**scale_bits - 1.
+
+    Returns
+    -------
+    sums, total
+        int64 [..., dim] and int64 [...].
+    """
+    weight = np.maximum(weights, 0).astype(np.int64)
+    scaled = (weight * scales.astype(np.int64) + (1 << scale_bits - 1)) >> scale_bits
+    # Below 2**53 every partial sum, in any order and fused or not, is an integer that float64
+    # holds exactly; and matrix products of floats are many times as fast as those of integers.
+    exact = int(scaled.sum(axis=-1).max(initial=0)) << 15 <= 1 << 53
+    kind = np.float64 if exact else np.int64
+    sums = scaled.astype(kind)[..., None, :] @ elements.astype(kind)
+    return sums[..., 0, :].astype(np.int64), weight.sum(axis=-1)
+
+
+def normalize(sums: NDArray[np.int64], total: NDArray[np.int64],
+              fraction_bits: int) -> NDArray[np.int64]:
+    """Exactly rounded division (contract, item 8).
+
+    ``floor((sums * 2**fraction_bits + floor(total / 2)) / total)``: to the nearest, ties upward.
+
+    Parameters
+    ----------
+    sums
+        Integers [..., dim].
+    total
+        Integers [...], at least 1; ``total * 2**fraction_bits`` below 2**63.
+    fraction_bits
+        Fraction bits of the result.
+
+    Returns
+    -------
+    int64 [..., dim]
+    """
+    divisor = np.asarray(total, np.int64)[..., None]
+    if (divisor < 1).any():
+        raise ValueError(f"total must be at least 1, not {divisor.min()}")
+    # Quotient first: `sums << fraction_bits` alone may pass 64 bits.
+    whole, rest = np.divmod(np.asarray(sums, np.int64), divisor)
+    rounded = ((rest << fraction_bits) + (divisor >> 1)) // divisor
+    return np.asarray((whole << fraction_bits) + rounded, np.int64)
+
+
+def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
+           tables: ArrayLike, *, config: Config, counts: ArrayLike, first: int = 0, n: int,
+           sink: int = 0, recent: int = 0) -> Result:
+    """Binary attention by the numeric contract: the golden model of :class:`nearbit_hw.core.Core`.
+
+    Parameters
+    ----------
+    q_codes
+        uint64 [heads, queries, words], as :func:`nearbit_model.quantize.codes` packs them.
+    k_codes
+        uint64 [kv_heads, tokens, words].
+    values
+        Value rows: elements [kv_heads, tokens, value_dim] and scales [kv_heads, tokens].
+    tables
+        Each query head's weights, integers [heads, key_bits + 1] of weight_bits bits; entry 0 is
+        not 0.
+    config
+        Widths, ``top_n`` and ``capacity``.
+    counts, first, n, sink, recent
+        As for :func:`select`; at most ``top_n`` keys may be asked for.
+
+    Returns
+    -------
+    Result
+        Outputs and, for each query, selected rows, distances and weights.
+
+    Raises
+    ------
+    ValueError
+        A shape, a width or a command that the configuration has no room for, or whose answer
+        from the hardware would be an error code.
+    """
+    weight_tables = _check_integers(q_codes, k_codes, values, tables, config)
+    check_command(n=n, sink=sink, recent=recent, top_n=config.top_n)
+    heads, queries, _ = q_codes.shape
+    group = heads // len(k_codes)
+    selected, found = select(q_codes, k_codes, counts=counts, first=first, n=n, sink=sink,
+                             recent=recent)
+    most = selected.shape[-1]
+    weights = np.empty(selected.shape, np.int64)
+    output_int = np.empty((heads, queries, config.value_dim), np.int32)
+    block = max(1, _BLOCK // (most * config.value_dim))
+    for head in range(heads):
+        elements, scales = values.elements[head // group], values.scales[head // group]
+        for start in range(0, queries, block):
+            rows = slice(start, start + block)
+            weights[head, rows] = lookup(found[head, rows], weight_tables[head])
+            # Padding takes row 0, with weight 0.
+            index = np.maximum(selected[head, rows], 0)
+            sums, total = accumulate(weights[head, rows], elements[index], scales[index])
+            output_int[head, rows] = normalize(sums, total, config.output_fraction_bits)
+    return Result(output_int, selected, found, weights)
+
+
+def _integers(x: ArrayLike, name: str) -> NDArray[Any]:
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, not {array.dtype}")
+    return array
+
+
+def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
+                    tables: ArrayLike, config: Config) -> NDArray[Any]:
+    """Check shapes and widths of all integers that go into :func:`attend`; return the tables."""
+    words = -(-config.key_bits // WORD_BITS)
+    for name, packed in (("q_codes", q_codes), ("k_codes", k_codes)):
+        if packed.ndim != 3 or packed.shape[2] != words or 0 in packed.shape:
+            raise ValueError(f"{name} must be [heads, n, {words}] with no axis empty for "
+                             f"{config.key_bits} bits, not {list(packed.shape)}")
+        if packed.dtype != np.uint64:
+            raise ValueError(f"{name} must be uint64, not {packed.dtype}")
+        spare = words * WORD_BITS - config.key_bits
+        if spare and (packed[..., -1] >> np.uint64(WORD_BITS - spare)).any():
+            raise ValueError(f"{name} has bits above key_bits ({config.key_bits})")
+    heads, (kv_heads, tokens, _) = len(q_codes), k_codes.shape
+    group_size(heads, kv_heads)
+    if tokens > config.capacity:
+        raise ValueError(f"keys must be at most capacity ({config.capacity}), not {tokens}")
+    weight_tables = np.asarray(tables)
+    limit = 1 << config.value_bits - 1
+    for name, array, shape, least, most in (
+            ("elements", values.elements, (kv_heads, tokens, config.value_dim), -limit, limit - 1),
+            ("scales", values.scales, (kv_heads, tokens), 0, (1 << SCALE_BITS) - 1),
+            ("tables", weight_tables, (heads, config.key_bits + 1), 0,
+             (1 << config.weight_bits) - 1)):
+        _integers(array, name)
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
+        if array.min() < least or array.max() > most:
+            raise ValueError(f"{name} must be from {least} to {most}, not from {array.min()} to "
+                             f"{array.max()}")
+    if not weight_tables[:, 0].all():
+        raise ValueError("tables must not have a 0 at distance 0")
+    return weight_tables
+
+
+def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales: ArrayLike,
+               table: ArrayLike, *, config: Config, count: int | None = None, first: int = 0,
+               n: int, sink: int = 0, recent: int = 0) -> Result:
+    """:func:`attend` for one query, with codes as Python integers: for benches of the hardware.
+
+    Parameters
+    ----------
+    q_code
+        The query's code.
+    k_codes
+        The codes in the store, one a row.
+    elements, scales
+        Integers [rows, value_dim] and [rows].
+    table
+        Integers [key_bits + 1].
+    count
+        Keys from ``first`` on that the query may see; None is all of them.
+    config, first, n, sink, recent
+        As for :func:`attend`.
+
+    Returns
+    -------
+    Result
+        Without the axes of heads and queries, and without padding: output_int [value_dim] and the
+        others [m].
+    """
+    store = codes_from_ints(k_codes, config.key_bits)
+    result = attend(
+        codes_from_ints([q_code], config.key_bits)[None], store[None],
+        Values(_integers(elements, "elements")[None], _integers(scales, "scales")[None]),
+        _integers(table, "table")[None], config=config, first=first,
+        counts=len(k_codes) - first if count is None else operator.index(count),
+        n=n, sink=sink, recent=recent)
+    return Result(result.output_int[0, 0], result.selected[0, 0], result.distances[0, 0],
+                  result.weights[0, 0])
+
+
+def error_bound(config: Config, selected: int) -> float:
+    """Bound the error of an output against exact softmax (contract, items 4 to 8).
+
+    ``|output_int / 2**F - e| <= V * (3 * m - 2) / (2 * W) + 2**-(F + 1)`` with
+    ``V = 2**(value_bits - 1)``, ``W = 2**weight_bits - 1``, ``F = output_fraction_bits``, and
+    ``e`` the softmax, in real numbers, of ``-2 * temperature * distance`` over the same m keys,
+    of the same integer elements times ``scale / 65536``. docs/numerics.md derives it.
+
+    Parameters
+    ----------
+    config
+        Widths.
+    selected
+        Keys that the query selected, m, at least 1.
+
+    Returns
+    -------
+    float
+        In units of an element; times the head's :attr:`nearbit_model.quantize.Values.unit` it
+        bounds the dequantized output.
+    """
+    if selected < 1:
+        raise ValueError(f"selected must be at least 1, not {selected}")
+    largest_value = 1 << config.value_bits - 1
+    largest_weight = (1 << config.weight_bits) - 1
+    return (largest_value * (3 * selected - 2) / (2 * largest_weight)
+            + 2.0 ** -(config.output_fraction_bits + 1))

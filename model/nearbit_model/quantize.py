@@ -1,0 +1,285 @@
+"""From floats to the integers of the numeric contract, and back.
+
+Every function here is deterministic and works on any leading axes (heads). What goes in is
+refused with a :class:`ValueError` of one sentence if it holds a NaN or an infinity, or is not
+made of real numbers.
+
+Codes, temperature and weights are those of Hamming Attention Distillation (HAD,
+arXiv 2502.01770).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearbit_model.config import SCALE_BITS
+
+
+__all__ = ["Values", "codes", "codes_from_ints", "codes_to_ints", "outputs", "temperature",
+           "values", "weight_table"]
+
+
+WORD_BITS = 64
+SCALE_MAX = (1 << SCALE_BITS) - 1
+
+
+def real_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    """``x`` as an array of finite real numbers; :class:`ValueError` names ``name`` otherwise."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must hold real numbers, not {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name} must be finite, but has {array[where]} at index {list(where)}")
+    return array
+
+
+def codes(x: ArrayLike) -> NDArray[np.uint64]:
+    """Sign codes: bit j is 1 where element j is greater than 0.
+
+    Parameters
+    ----------
+    x
+        Queries or keys, real numbers [..., dim], dim at least 1.
+
+    Returns
+    -------
+    uint64 [..., ceil(dim / 64)]
+        Element j is bit j % 64 of word j // 64; the bits above the last element are 0.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, or no elements to take the sign of.
+    """
+    array = real_array(x, "x")
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"x must have at least one element in its last axis, not shape "
+                         f"{array.shape}")
+    octets = np.packbits(array > 0, axis=-1, bitorder="little")
+    padding = -octets.shape[-1] % (WORD_BITS // 8)
+    octets = np.pad(octets, [(0, 0)] * (array.ndim - 1) + [(0, padding)])
+    return octets.view("<u8").astype(np.uint64)
+
+
+def codes_from_ints(numbers: Sequence[int], key_bits: int) -> NDArray[np.uint64]:
+    """Pack codes given as integers (bit j = element j) into ``uint64 [len(numbers), words]``.
+
+    :class:`ValueError` if a number is negative or has more than ``key_bits`` bits.
+    """
+    for number in numbers:
+        if not 0 <= number < 1 << key_bits:
+            raise ValueError(f"a code must be from 0 to 2**{key_bits} - 1, not {number}")
+    words = -(-key_bits // WORD_BITS)
+    octets = b"".join(int(number).to_bytes(words * WORD_BITS // 8, "little")
+                      for number in numbers)
+    return np.frombuffer(octets, "<u8").astype(np.uint64).reshape(len(numbers), words)
+
+
+def codes_to_ints(packed: NDArray[np.uint64]) -> list[int]:
+    """The codes ``uint64 [n, words]`` as Python integers, bit j = element j."""
+    return [int.from_bytes(row.astype("<u8").tobytes(), "little") for row in packed]
+
+
+@dataclass(frozen=True)
+class Values:
+    """Quantized value rows: row i stands for ``elements[i] * scales[i] / 65536 * unit``.
+
+    Parameters
+    ----------
+    elements
+        Integers of ``bits`` bits, two's complement [..., tokens, dim]: int8 up to 8 bits, else
+        int16.
+    scales
+        Each row's unsigned scale, uint16 [..., tokens].
+    unit
+        What a scale of 65,536 and an element of 1 stand for, float64 [...]: one number a head.
+        0 for a head in which every value is 0.
+    saturated
+        Rows that a given unit was too small for, int64 [...]; 0 where the unit was chosen here.
+    """
+
+    elements: NDArray[Any]
+    scales: NDArray[np.uint16]
+    unit: NDArray[np.float64] = field(default_factory=lambda: np.ones(()))
+    saturated: NDArray[np.int64] = field(default_factory=lambda: np.zeros((), np.int64))
+
+    def dequantized(self) -> NDArray[np.float64]:
+        """The rows as real numbers, float64 [..., tokens, dim]."""
+        factors = self.scales / float(1 << SCALE_BITS) * self.unit[..., None]
+        return np.asarray(self.elements * factors[..., None], np.float64)
+
+
+def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Values:
+    """Quantize value rows with one scale a row.
+
+    With ``rowscale = max|row| / (2**(bits-1) - 1)``, ``elements = rint(v / rowscale)`` and
+    ``scales = rint(65535 * rowscale / max rowscale of the head)``. Ties round to even. A row of
+    zeros has elements and scale 0 (so has one whose rowscale is below the normal float64 range).
+
+    A decode loop fixes ``unit`` before the first append and gives it to every call; take it from
+    a call on the prompt, with headroom, say ``2 * values(prompt).unit``. Scales are then
+    ``rint(65536 * rowscale / unit)``. A row whose scale would pass 65,535 saturates: it keeps the
+    scale 65,535, its elements are clipped to +-(2**(bits-1) - 1), and it is counted.
+
+    Parameters
+    ----------
+    v
+        Value rows, real numbers [..., tokens, dim], no axis empty.
+    bits
+        Bits of an element, 2 to 16.
+    unit
+        Fixed unit, positive; a number or an array that broadcasts to the axes before tokens.
+
+    Returns
+    -------
+    Values
+        Integers, scales, unit and the number of saturated rows.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, an empty axis, or a unit or ``bits`` out of range.
+    """
+    array = real_array(v, "v")
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"v must be [..., tokens, dim] with no axis empty, not shape "
+                         f"{array.shape}")
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be from 2 to 16, not {bits}")
+    largest = (1 << bits - 1) - 1
+    heads = array.shape[:-2]
+
+    elements = np.empty(array.shape, np.int8 if bits <= 8 else np.int16)
+    scales = np.empty(array.shape[:-1], np.uint16)
+    units = np.empty(heads, np.float64)
+    saturated = np.zeros(heads, np.int64)
+    if unit is not None:
+        given = real_array(unit, "unit").astype(np.float64)
+        if not (given > 0).all():
+            raise ValueError(f"unit must be greater than 0, not {given.min()}")
+        units[...] = given
+
+    # Head by head: a float64 copy of all of them is the largest thing this would hold.
+    for head in np.ndindex(heads):
+        rows = array[head].astype(np.float64)
+        rowscale = np.abs(rows).max(axis=-1) / largest
+        rowscale[rowscale < np.finfo(np.float64).tiny] = 0
+        if unit is None:
+            units[head] = rowscale.max() / SCALE_MAX * (1 << SCALE_BITS)
+        step = np.where(rowscale > 0, rowscale, np.inf)
+        if units[head] > 0:
+            # A row far beyond a small unit overflows to infinity, and is clipped like any other.
+            with np.errstate(over="ignore"):
+                scale = np.rint(rowscale / units[head] * (1 << SCALE_BITS))
+                beyond = scale > SCALE_MAX
+                saturated[head] = beyond.sum()
+                scales[head] = np.minimum(scale, SCALE_MAX)
+                step[beyond] = units[head] / (1 << SCALE_BITS) * SCALE_MAX
+        else:
+            scales[head] = 0
+        with np.errstate(over="ignore"):
+            elements[head] = np.clip(np.rint(rows / step[:, None]), -largest, largest)
+    return Values(elements, scales, units, saturated)
+
+
+def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+    """HAD's temperature of each head: ``std(q) * std(k) / sqrt(head_dim)`` (arXiv 2502.01770).
+
+    The standard deviations are over all elements of the head's q and of its k, in float64. The
+    logit of a key at Hamming distance h is ``temperature * (head_dim - 2 * h)``.
+
+    Parameters
+    ----------
+    q
+        Queries, real numbers [heads, queries, head_dim].
+    k
+        Keys, real numbers [kv_heads, tokens, head_dim]; head h uses
+        ``k[h // (heads // kv_heads)]``.
+
+    Returns
+    -------
+    float64 [heads]
+        At least 0; infinite if the elements are so large that their variance overflows.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, or kv_heads that do not divide heads.
+    """
+    queries, keys = real_array(q, "q"), real_array(k, "k")
+    group = group_size(len(queries), len(keys))
+    with np.errstate(over="ignore", invalid="ignore"):
+        of_q = np.array([np.std(head, dtype=np.float64) for head in queries])
+        of_k = np.array([np.std(head, dtype=np.float64) for head in keys])
+        result = of_q * np.repeat(of_k, group) / np.sqrt(queries.shape[-1])
+    # An overflow inside the variance may be a NaN (infinity less infinity).
+    return np.asarray(np.where(np.isnan(result), np.inf, result), np.float64)
+
+
+def group_size(heads: int, kv_heads: int) -> int:
+    """Query heads that share one key head (grouped-query attention)."""
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"kv heads ({kv_heads}) must divide heads ({heads})")
+    return heads // kv_heads
+
+
+def weight_table(temperature: ArrayLike, key_bits: int,
+                 weight_bits: int = 16) -> NDArray[np.uint32]:
+    """Softmax weights by distance above the nearest selected key.
+
+    ``table[d] = rint((2**weight_bits - 1) * exp(-2 * temperature * d))``: a bit more of distance
+    lowers HAD's binary logit by ``2 * temperature`` (arXiv 2502.01770).
+
+    Parameters
+    ----------
+    temperature
+        Real numbers of any shape [...], finite and at least 0.
+    key_bits
+        Bits of a code: the largest distance.
+    weight_bits
+        Bits of a weight, 2 to 24.
+
+    Returns
+    -------
+    uint32 [..., key_bits + 1]
+        Descending, 2**weight_bits - 1 at distance 0, each entry exact to half a unit.
+
+    Raises
+    ------
+    ValueError
+        A temperature that is negative or not finite.
+    """
+    scale = real_array(temperature, "temperature").astype(np.float64)
+    if (scale < 0).any():
+        raise ValueError(f"temperature must be at least 0, not {scale.min()}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        exponents = -2 * scale[..., None] * np.arange(key_bits + 1)
+    # Infinity times a distance of 0.
+    exponents[..., 0] = 0
+    weights = np.rint(((1 << weight_bits) - 1) * np.exp(exponents))
+    return np.asarray(weights.astype(np.uint32))
+
+
+def outputs(output_int: NDArray[np.int32], unit: ArrayLike,
+            fraction_bits: int) -> NDArray[np.float32]:
+    """Outputs as real numbers: ``output_int * unit / 2**fraction_bits``.
+
+    Parameters
+    ----------
+    output_int
+        Integer outputs, int32 [..., queries, value_dim].
+    unit
+        :attr:`Values.unit` of each head [...], or one number for all.
+    fraction_bits
+        ``output_fraction_bits`` of the configuration.
+
+    Returns
+    -------
+    float32 [..., queries, value_dim]
+    """
+    factor = np.asarray(unit, np.float64) / (1 << fraction_bits)
+    return (output_int * factor[..., None, None]).astype(np.float32)
