@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 
-__all__ = ["PRESETS", "SCALE_BITS", "Config", "ConfigError"]
+__all__ = ["PRESETS", "SCALE_BITS", "Config", "ConfigError", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -225,3 +225,24 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
                    top_n=2048),
 })
 """Named configurations, smallest first."""
+
+
+def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int) -> str | None:
+    """Name the smallest preset for heads of these sizes, or None if there is none.
+
+    Parameters
+    ----------
+    head_dim
+        Elements of a query and of a key; a preset's ``key_bits`` must equal it.
+    value_dim
+        Elements of a value row; a preset's must equal it.
+    tokens
+        Keys to hold, at most ``capacity``.
+    top_n
+        Keys to select (n + sink + recent), at most a preset's ``top_n``.
+    """
+    for name, config in PRESETS.items():
+        if (config.key_bits == head_dim and config.value_dim == value_dim
+                and tokens <= config.capacity and top_n <= config.top_n):
+            return name
+    return None

@@ -1,8 +1,8 @@
 """From floats to the integers of the numeric contract, and back.
 
 Every function here is deterministic and works on any leading axes (heads). What goes in is
-refused with a :class:`ValueError` of one sentence if it holds a NaN or an infinity, or is not
-made of real numbers.
+refused with a :class:`ValueError` of one sentence if it holds a NaN, an infinity or a number
+beyond float32's range, or is not made of real numbers.
 
 Codes, temperature and weights are those of Hamming Attention Distillation (HAD,
 arXiv 2502.01770).
@@ -24,16 +24,23 @@ __all__ = ["Values", "codes", "codes_from_ints", "codes_to_ints", "outputs", "te
 
 WORD_BITS = 64
 SCALE_MAX = (1 << SCALE_BITS) - 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def real_array(x: ArrayLike, name: str) -> NDArray[Any]:
-    """``x`` as an array of finite real numbers; :class:`ValueError` names ``name`` otherwise."""
+    """``x`` as an array of finite real numbers in float32's range, of its own type.
+
+    :class:`ValueError` names ``name`` and what is wrong. The range keeps squares and quotients
+    within float64, in which everything is computed.
+    """
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must hold real numbers, not {array.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name} must be finite, but has {array[where]} at index {list(where)}")
+    if array.dtype.itemsize > 4 and np.abs(array).max(initial=0) > FLOAT32_MAX:
+        raise ValueError(f"{name} must be within the range of float32")
     return array
 
 
@@ -118,7 +125,7 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Val
 
     With ``rowscale = max|row| / (2**(bits-1) - 1)``, ``elements = rint(v / rowscale)`` and
     ``scales = rint(65535 * rowscale / max rowscale of the head)``. Ties round to even. A row of
-    zeros has elements and scale 0 (so has one whose rowscale is below the normal float64 range).
+    zeros has elements and scale 0 (so has one whose rowscale is below float64's normal numbers).
 
     A decode loop fixes ``unit`` before the first append and gives it to every call; take it from
     a call on the prompt, with headroom, say ``2 * values(prompt).unit``. Scales are then
@@ -172,7 +179,7 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Val
             units[head] = rowscale.max() / SCALE_MAX * (1 << SCALE_BITS)
         step = np.where(rowscale > 0, rowscale, np.inf)
         if units[head] > 0:
-            # A row far beyond a small unit overflows to infinity, and is clipped like any other.
+            # A row far beyond a tiny unit overflows to infinity, and is clipped like any other.
             with np.errstate(over="ignore"):
                 scale = np.rint(rowscale / units[head] * (1 << SCALE_BITS))
                 beyond = scale > SCALE_MAX
@@ -203,7 +210,7 @@ def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     float64 [heads]
-        At least 0; infinite if the elements are so large that their variance overflows.
+        At least 0.
 
     Raises
     ------
@@ -212,12 +219,9 @@ def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
     """
     queries, keys = real_array(q, "q"), real_array(k, "k")
     group = group_size(len(queries), len(keys))
-    with np.errstate(over="ignore", invalid="ignore"):
-        of_q = np.array([np.std(head, dtype=np.float64) for head in queries])
-        of_k = np.array([np.std(head, dtype=np.float64) for head in keys])
-        result = of_q * np.repeat(of_k, group) / np.sqrt(queries.shape[-1])
-    # An overflow inside the variance may be a NaN (infinity less infinity).
-    return np.asarray(np.where(np.isnan(result), np.inf, result), np.float64)
+    of_q = np.array([np.std(head, dtype=np.float64) for head in queries])
+    of_k = np.array([np.std(head, dtype=np.float64) for head in keys])
+    return np.asarray(of_q * np.repeat(of_k, group) / np.sqrt(queries.shape[-1]), np.float64)
 
 
 def group_size(heads: int, kv_heads: int) -> int:
@@ -256,10 +260,7 @@ def weight_table(temperature: ArrayLike, key_bits: int,
     scale = real_array(temperature, "temperature").astype(np.float64)
     if (scale < 0).any():
         raise ValueError(f"temperature must be at least 0, not {scale.min()}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        exponents = -2 * scale[..., None] * np.arange(key_bits + 1)
-    # Infinity times a distance of 0.
-    exponents[..., 0] = 0
+    exponents = -2 * scale[..., None] * np.arange(key_bits + 1)
     weights = np.rint(((1 << weight_bits) - 1) * np.exp(exponents))
     return np.asarray(weights.astype(np.uint32))
 

@@ -1,0 +1,251 @@
+"""What binary attention is measured against, in float64.
+
+Two references: exact attention, the softmax of q.k / sqrt(head_dim) over all keys; and the float
+form of the method, which takes the method's own selection and distances but neither rounds
+weights nor quantizes values. The distance to the first is the method's error, the distance to the
+second the arithmetic's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearbit_model.quantize import group_size, real_array
+
+
+__all__ = ["Measures", "RelativeError", "attention", "float_form", "measure", "recall",
+           "relative_error"]
+
+
+# Elements of the largest temporary array: eight MiB.
+_BLOCK = 1 << 20
+
+
+def _scores(q: NDArray[np.floating], k: NDArray[np.floating],
+            counts: ArrayLike | None) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
+    """Yield head, queries and their q.k [queries, tokens], -inf where a query may not see."""
+    heads, queries, _ = q.shape
+    kv_heads, tokens, _ = k.shape
+    group = group_size(heads, kv_heads)
+    seen = np.broadcast_to(tokens if counts is None else counts, (heads, queries))
+    if seen.min() < 1 or seen.max() > tokens:
+        raise ValueError(f"counts must be from 1 to {tokens}, not from {seen.min()} to "
+                         f"{seen.max()}")
+    block = max(1, _BLOCK // tokens)
+    for head in range(heads):
+        keys = k[head // group].astype(np.float64)
+        for start in range(0, queries, block):
+            rows = slice(start, start + block)
+            scores = q[head, rows].astype(np.float64) @ keys.T
+            scores[np.arange(tokens) >= seen[head, rows, None]] = -np.inf
+            yield head, rows, scores
+
+
+def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *,
+              counts: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Exact attention: ``softmax(q.k / sqrt(head_dim)) v`` in float64.
+
+    Parameters
+    ----------
+    q, k, v
+        Real numbers [heads, queries, head_dim], [kv_heads, tokens, head_dim] and [kv_heads,
+        tokens, value_dim]; head h uses key head h // (heads // kv_heads).
+    counts
+        Keys from 0 on that each query sees, integers that broadcast to [heads, queries], 1 to
+        tokens; None is all.
+
+    Returns
+    -------
+    float64 [heads, queries, value_dim]
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, heads that do not divide, or a count out of range.
+    """
+    queries, keys, rows_of_values = real_array(q, "q"), real_array(k, "k"), real_array(v, "v")
+    group = group_size(len(queries), len(keys))
+    output = np.empty((*queries.shape[:2], rows_of_values.shape[2]))
+    for head, rows, scores in _scores(queries, keys, counts):
+        scores /= np.sqrt(queries.shape[2])
+        scores -= scores.max(axis=1, keepdims=True)
+        weights = np.exp(scores)
+        weights /= weights.sum(axis=1, keepdims=True)
+        output[head, rows] = weights @ rows_of_values[head // group].astype(np.float64)
+    return output
+
+
+def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.int32],
+               temperature: ArrayLike) -> NDArray[np.float64]:
+    """The method without its integers, on a selection that was made before.
+
+    Weights are the softmax of ``-2 * temperature * distance`` over the selected keys
+    (arXiv 2502.01770), values the floats of v.
+
+    Parameters
+    ----------
+    v
+        Real numbers [kv_heads, tokens, value_dim].
+    selected, distances
+        int64 and int32 [heads, queries, m], padded with -1.
+    temperature
+        Real numbers [heads].
+
+    Returns
+    -------
+    float64 [heads, queries, value_dim]
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, or heads that do not divide.
+    """
+    values = real_array(v, "v")
+    heads, queries, most = selected.shape
+    group = group_size(heads, len(values))
+    scale = np.broadcast_to(real_array(temperature, "temperature"), (heads,))
+    output = np.empty((heads, queries, values.shape[2]))
+    block = max(1, _BLOCK // (most * values.shape[2]))
+    for head in range(heads):
+        for start in range(0, queries, block):
+            rows = slice(start, start + block)
+            valid = selected[head, rows] >= 0
+            logits = np.where(valid, -2.0 * float(scale[head]) * distances[head, rows], -np.inf)
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            chosen = values[head // group][np.maximum(selected[head, rows], 0)]
+            output[head, rows] = (weights[:, None] @ chosen.astype(np.float64))[:, 0]
+    return output
+
+
+def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
+           counts: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Share of the exact attention's top keys that a selection holds, per head.
+
+    For a query that selected m keys: of the m keys of largest q.k that it may see, how many were
+    selected; keys tied with the m-th count as among them. A query that selected every key it sees
+    had no choice and is left out of the mean; a head of only such queries has recall 1.
+
+    Parameters
+    ----------
+    q, k, counts
+        As for :func:`attention`.
+    selected
+        int64 [heads, queries, m], padded with -1.
+
+    Returns
+    -------
+    float64 [heads]
+        0 to 1.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, heads that do not divide, or a count out of range.
+    """
+    queries, keys = real_array(q, "q"), real_array(k, "k")
+    found = np.zeros(len(queries))
+    asked = np.zeros(len(queries), np.int64)
+    tokens = keys.shape[1]
+    for head, rows, scores in _scores(queries, keys, counts):
+        chosen = selected[head, rows]
+        sizes = (chosen >= 0).sum(axis=1)
+        choice = sizes < np.isfinite(scores).sum(axis=1)
+        if not choice.any():
+            continue
+        scores, chosen, sizes = scores[choice], chosen[choice], sizes[choice]
+        places = tokens - sizes
+        least = np.take_along_axis(np.partition(scores, np.unique(places), axis=1),
+                                   places[:, None], axis=1)
+        hits = np.take_along_axis(scores, np.maximum(chosen, 0), axis=1) >= least
+        found[head] += ((hits & (chosen >= 0)).sum(axis=1) / sizes).sum()
+        asked[head] += len(sizes)
+    return np.where(asked > 0, found / np.maximum(asked, 1), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeError:
+    """Relative errors of outputs: ``|a - b| / |b|``, Euclidean norms of each query's row.
+
+    Parameters
+    ----------
+    rows
+        float64 [heads, queries].
+    """
+
+    rows: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean over the queries of each head, float64 [heads]."""
+        return np.asarray(self.rows.mean(axis=-1))
+
+    @property
+    def maximum(self) -> NDArray[np.float64]:
+        """Largest over the queries of each head, float64 [heads]."""
+        return np.asarray(self.rows.max(axis=-1))
+
+
+def relative_error(a: ArrayLike, b: ArrayLike) -> RelativeError:
+    """Error of ``a`` relative to ``b``, row by row.
+
+    Parameters
+    ----------
+    a, b
+        Outputs and their reference, real numbers [heads, queries, value_dim].
+
+    Returns
+    -------
+    RelativeError
+        A row where both are 0 has error 0, one where only b is 0 has an infinite error.
+    """
+    reference = np.asarray(b, np.float64)
+    norm = np.linalg.norm(reference, axis=-1)
+    error = np.linalg.norm(np.asarray(a, np.float64) - reference, axis=-1)
+    return RelativeError(np.divide(error, norm, where=norm > 0,
+                                   out=np.where(error > 0, np.inf, 0.0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """How good binary attention is on given tensors.
+
+    Parameters
+    ----------
+    recall
+        See :func:`recall`, float64 [heads].
+    error_exact
+        Against :func:`attention`: what the method loses.
+    error_method
+        Against :func:`float_form`: what the integers lose.
+    """
+
+    recall: NDArray[np.float64]
+    error_exact: RelativeError
+    error_method: RelativeError
+
+
+def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
+            selected: NDArray[np.int64], distances: NDArray[np.int32], temperature: ArrayLike,
+            counts: ArrayLike | None = None) -> Measures:
+    """Measure outputs and selections against both references.
+
+    Parameters
+    ----------
+    q, k, v, counts
+        As for :func:`attention`.
+    output
+        Dequantized outputs, real numbers [heads, queries, value_dim].
+    selected, distances, temperature
+        As for :func:`float_form`.
+
+    Returns
+    -------
+    Measures
+    """
+    return Measures(
+        recall(q, k, selected, counts=counts),
+        relative_error(output, attention(q, k, v, counts=counts)),
+        relative_error(output, float_form(v, selected, distances, temperature)))

@@ -1,0 +1,237 @@
+"""From float tensors to a prepared problem: what golden model and hardware are both given."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearbit_model import quantize
+from nearbit_model.config import Config, fitting_preset
+from nearbit_model.golden import check_command
+from nearbit_model.quantize import Values
+
+
+__all__ = ["DEFAULT_N", "Prepared", "TensorError", "prepare"]
+
+
+DEFAULT_N = 32
+"""Keys selected if nothing else is said: in the middle of the 30 to 120 of arXiv 2502.01770."""
+
+
+_AXES = {"q": "[heads, queries, head_dim]",
+         "k": "[kv_heads, tokens, head_dim]",
+         "v": "[kv_heads, tokens, value_dim]"}
+
+
+class TensorError(ValueError):
+    """Tensors, or what is asked of them, that do not fit; the message is one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Integers of an attention problem, as the store, the tables and the commands hold them.
+
+    Parameters
+    ----------
+    config
+        The accelerator.
+    q_codes
+        uint64 [heads, queries, words].
+    k_codes
+        uint64 [kv_heads, tokens, words]; head h uses key head h // (heads // kv_heads).
+    values
+        Elements [kv_heads, tokens, value_dim], scales [kv_heads, tokens], unit [kv_heads].
+    temperature
+        float64 [heads], of which the tables were made.
+    tables
+        uint32 [heads, key_bits + 1].
+    counts
+        Keys that each query sees, from ``first`` on: int64 [queries], the same for all heads.
+    first
+        First key of the range; always 0 here.
+    n, sink, recent
+        Nearest, first and last keys to select.
+    """
+
+    config: Config
+    q_codes: NDArray[np.uint64]
+    k_codes: NDArray[np.uint64]
+    values: Values
+    temperature: NDArray[np.float64]
+    tables: NDArray[np.uint32]
+    counts: NDArray[np.int64]
+    first: int
+    n: int
+    sink: int
+    recent: int
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return int(self.q_codes.shape[0])
+
+    @property
+    def kv_heads(self) -> int:
+        """Key heads."""
+        return int(self.k_codes.shape[0])
+
+    @property
+    def queries(self) -> int:
+        """Queries of each head."""
+        return int(self.q_codes.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Keys of each key head."""
+        return int(self.k_codes.shape[1])
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def unit(self) -> NDArray[np.float64]:
+        """Unit of each query head's outputs, float64 [heads]."""
+        return np.repeat(self.values.unit, self.group)
+
+    def outputs(self, output_int: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Dequantize outputs, int32 [heads, queries, value_dim] to float32."""
+        return quantize.outputs(output_int, self.unit, self.config.output_fraction_bits)
+
+
+def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
+            sink: int = 0, recent: int = 0, causal: bool = False,
+            qpos: ArrayLike | None = None, temperature: ArrayLike | None = None) -> Prepared:
+    """Check float tensors and turn them into the integers of the numeric contract.
+
+    Parameters
+    ----------
+    q
+        Queries, real numbers [heads, queries, head_dim]; head_dim is the configuration's
+        ``key_bits``.
+    k
+        Keys, real numbers [kv_heads, tokens, head_dim]; kv_heads divides heads, tokens is at most
+        ``capacity``.
+    v
+        Values, real numbers [kv_heads, tokens, value_dim].
+    config
+        The accelerator.
+    n
+        Nearest keys to select, at least 1. None is :data:`DEFAULT_N`, or what ``top_n`` leaves
+        beside ``sink`` and ``recent`` if that is less.
+    sink, recent
+        First and last keys of the range that are always selected, at least 0.
+    causal
+        Whether a query sees only the keys up to its own position.
+    qpos
+        Each query's position, integers [queries], 0 to tokens - 1; not looked at unless
+        ``causal``. None: the queries are the last tokens (all of them, if there are as many).
+    temperature
+        Real numbers, one a head [heads] or one for all, finite and at least 0. None is
+        :func:`nearbit_model.quantize.temperature` of all of q and k as given.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    TensorError
+        Whatever does not fit; the sentence names the array, its shape, and what to do.
+    """
+    q_array, k_array, v_array = _tensor("q", q), _tensor("k", k), _tensor("v", v)
+    heads, queries, head_dim = q_array.shape
+    kv_heads, tokens, _ = k_array.shape
+    if k_array.shape[2] != head_dim:
+        raise TensorError(f"q and k must have the same head_dim, not shapes {q_array.shape} and "
+                          f"{k_array.shape}")
+    if v_array.shape[:2] != (kv_heads, tokens):
+        raise TensorError(f"k and v must have the same heads and tokens, not shapes "
+                          f"{k_array.shape} and {v_array.shape}")
+    if heads % kv_heads:
+        raise TensorError(f"the heads of q must be a multiple of those of k and v, not shapes "
+                          f"{q_array.shape} and {k_array.shape}")
+
+    nearest = max(1, min(DEFAULT_N, config.top_n - sink - recent)) if n is None else n
+    try:
+        # top_n is looked at below, where the message can name a preset.
+        check_command(n=nearest, sink=sink, recent=recent, top_n=nearest + sink + recent)
+    except ValueError as error:
+        raise TensorError(str(error)) from None
+    _check_fit(q_array.shape, v_array.shape, config, nearest + sink + recent)
+
+    counts = (_positions(qpos, queries, tokens) + 1 if causal
+              else np.full(queries, tokens, np.int64))
+    scale = (quantize.temperature(q_array, k_array) if temperature is None
+             else _temperature(temperature, heads))
+    return Prepared(
+        config, quantize.codes(q_array), quantize.codes(k_array),
+        quantize.values(v_array, config.value_bits), scale,
+        quantize.weight_table(scale, config.key_bits, config.weight_bits),
+        counts, 0, nearest, sink, recent)
+
+
+def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
+    try:
+        array = quantize.real_array(x, name)
+    except ValueError as error:
+        raise TensorError(str(error)) from None
+    if array.ndim != 3:
+        raise TensorError(f"{name} must have three axes {_AXES[name]}, not shape {array.shape}")
+    if 0 in array.shape:
+        raise TensorError(f"{name} must have at least one element on each axis {_AXES[name]}, "
+                          f"not shape {array.shape}")
+    return array
+
+
+def _check_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Config,
+               most: int) -> None:
+    head_dim, value_dim, tokens = q_shape[2], v_shape[2], v_shape[1]
+    preset = fitting_preset(head_dim, value_dim, tokens, most)
+    remedy = f"the preset {preset} fits" if preset else "no preset fits, so give a configuration"
+    for what, value, field, room, fits in (
+            (f"head_dim of q, shape {q_shape},", head_dim, "key_bits", config.key_bits,
+             head_dim == config.key_bits),
+            (f"value_dim of v, shape {v_shape},", value_dim, "value_dim", config.value_dim,
+             value_dim == config.value_dim),
+            (f"tokens of k and v, shape {v_shape},", tokens, "capacity", config.capacity,
+             tokens <= config.capacity),
+            ("n + sink + recent", most, "top_n", config.top_n, most <= config.top_n)):
+        if not fits:
+            relation = "equal" if field in ("key_bits", "value_dim") else "be at most"
+            raise TensorError(f"{what} must {relation} the configuration's {field} ({room}), "
+                              f"not {value}; {remedy}")
+
+
+def _positions(qpos: ArrayLike | None, queries: int, tokens: int) -> NDArray[np.int64]:
+    if qpos is None:
+        if queries > tokens:
+            raise TensorError(f"q has more queries ({queries}) than k has tokens ({tokens}), so "
+                              f"give qpos, each query's position")
+        return np.arange(tokens - queries, tokens)
+    array = np.asarray(qpos)
+    if array.dtype.kind not in "iu":
+        raise TensorError(f"qpos must be integers, not {array.dtype}")
+    if array.shape != (queries,):
+        raise TensorError(f"qpos must have shape ({queries},), one position for each query of q, "
+                          f"not {array.shape}")
+    for position in (array.min(), array.max()):
+        if not 0 <= position < tokens:
+            raise TensorError(f"qpos must be from 0 to {tokens - 1}, the positions of k, "
+                              f"not {position}")
+    return array.astype(np.int64)
+
+
+def _temperature(temperature: ArrayLike, heads: int) -> NDArray[np.float64]:
+    try:
+        array = quantize.real_array(temperature, "temperature")
+    except ValueError as error:
+        raise TensorError(str(error)) from None
+    if array.shape not in ((), (heads,)):
+        raise TensorError(f"temperature must be one number or have shape ({heads},), one for "
+                          f"each head of q, not {array.shape}")
+    if array.min() < 0:
+        raise TensorError(f"temperature must be at least 0, not {array.min()}")
+    return np.broadcast_to(array, (heads,)).astype(np.float64)
