@@ -4,6 +4,8 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.tree import sum_tree, tree_latency
+
 
 __all__ = ["XorPopcount"]
 
@@ -60,10 +62,7 @@ class XorPopcount(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from accepting operands to presenting their distance, if never stalled."""
-        levels, terms = 1, -(-self._width // self._fan_in)
-        while terms > 1:
-            levels, terms = levels + 1, -(-terms // self._fan_in)
-        return levels
+        return tree_latency(self._width, self._fan_in)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -78,21 +77,10 @@ class XorPopcount(wiring.Component):
             m.d.sync += valid.eq(Cat(self.i.valid, valid))
 
         # Only `valid` is reset: what the data registers hold without it is never observed.
-        terms: list[Value] = list(self.i.p.a ^ self.i.p.b)
-        weight = 1 # largest value of a term
-        for level in range(self.latency):
-            sums: list[Value] = []
-            for start in range(0, len(terms), self._fan_in):
-                group = terms[start:start + self._fan_in]
-                total = Signal(range(min(weight * len(group), self._width) + 1),
-                               name=f"sum_{level}_{len(sums)}", reset_less=True)
-                with m.If(advance):
-                    m.d.sync += total.eq(sum(group))
-                sums.append(total)
-            terms = sums
-            weight *= self._fan_in
+        distance = sum_tree(m, list(self.i.p.a ^ self.i.p.b), name="sum", advance=advance,
+                            fan_in=self._fan_in)
 
         m.d.comb += self.o.valid.eq(valid[-1])
-        m.d.comb += self.o.payload.eq(terms[0])
+        m.d.comb += self.o.payload.eq(distance)
 
         return m

@@ -1,0 +1,144 @@
+"""Systolic array of XOR-popcount cells: queries stay, keys move."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.popcount import XorPopcount
+
+
+__all__ = ["ScoreArray"]
+
+
+class ScoreArray(wiring.Component):
+    """Hamming distances between the resident queries and every key that passes.
+
+    Each of the :py:`rows` rows holds one query code. A word of :py:`lanes` key codes enters row 0
+    and moves on by one row per cycle, so all wires are between neighbours. The words up to and
+    including one with :py:`last` set belong to one command; row r takes its code of the command
+    when the command's first word reaches it, so commands follow each other without a gap.
+
+    Accepted at cycle t, a word's distances leave row r at cycle
+    :py:`t + 1 + r + latency_of_a_cell`, see :py:`latency`. Throughput is one word per cycle. The
+    outputs cannot be stalled: whoever asks for words must have room for their distances.
+
+    A command's codes are taken from :py:`i_query` while its first word passes the rows: the first
+    word waits until :py:`i_query` is valid, and :py:`i_query` is accepted :py:`rows - 1` cycles
+    after that word. Two commands are therefore at least :py:`rows` cycles apart.
+
+    Reference: :func:`nearbit_model.popcount.hamming`.
+
+    Parameters
+    ----------
+    key_bits : :class:`int`
+        Bits of a code. At least 1.
+    rows : :class:`int`
+        Queries scored at the same time. At least 1.
+    lanes : :class:`int`
+        Keys per word. At least 1.
+
+    Members
+    -------
+    i_query : :py:`In(stream.Signature(StructLayout({"codes": ..., "active": rows})))`
+        A command's query code for each row, and which rows take part; the others stay silent.
+    i : :py:`In(stream.Signature(StructLayout({"codes": ..., "last": 1})))`
+        Words of key codes, lane 0 lowest; :py:`last` on a command's last word.
+    o : :py:`Out(stream.Signature(StructLayout({"distances": ..., "last": 1}))).array(rows)`
+        Distances of each row, lane 0 lowest; always taken.
+    """
+
+    i_query: stream.Interface
+    i: stream.Interface
+    o: list[stream.Interface]
+
+    def __init__(self, *, key_bits: int, rows: int, lanes: int):
+        for name, value in [("Key bits", key_bits), ("Rows", rows), ("Lanes", lanes)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        self._key_bits = key_bits
+        self._rows = rows
+        self._lanes = lanes
+
+        super().__init__({
+            "i_query": In(stream.Signature(data.StructLayout({
+                "codes": data.ArrayLayout(key_bits, rows),
+                "active": rows,
+            }))),
+            "i": In(stream.Signature(data.StructLayout({
+                "codes": data.ArrayLayout(key_bits, lanes),
+                "last": 1,
+            }))),
+            "o": Out(stream.Signature(data.StructLayout({
+                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
+                "last": 1,
+            }), always_ready=True)).array(rows),
+        })
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
+    @property
+    def latency(self) -> int:
+        """Cycles from accepting a word to its distances at row 0; each further row adds one."""
+        return 1 + XorPopcount(self._key_bits).latency
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        # `start` walks down the rows beside a command's first word; row r loads its code from
+        # `i_query`, which therefore must stay until the last row has it.
+        busy = Signal()  # inside a command
+        start = Signal(self._rows)
+        enter = Signal()
+        m.d.comb += [
+            self.i.ready.eq(busy | (self.i_query.valid & ~start[1:].any())),
+            enter.eq(self.i.valid & self.i.ready),
+            start[0].eq(enter & ~busy),
+            self.i_query.ready.eq(start[-1]),
+        ]
+        m.d.sync += start[1:].eq(start)
+        with m.If(enter):
+            m.d.sync += busy.eq(~self.i.p.last)
+
+        codes, valid, last = self.i.p.codes, enter, self.i.p.last
+        for row in range(self._rows):
+            # Key registers of the row: the word moves on from here to the next row.
+            row_codes = Signal(data.ArrayLayout(self._key_bits, self._lanes),
+                               name=f"keys_{row}", reset_less=True)
+            row_valid = Signal(name=f"valid_{row}")
+            row_last = Signal(name=f"last_{row}", reset_less=True)
+            m.d.sync += [row_codes.eq(codes), row_valid.eq(valid), row_last.eq(last)]
+
+            query = Signal(self._key_bits, name=f"query_{row}", reset_less=True)
+            active = Signal(name=f"active_{row}")
+            with m.If(start[row]):
+                m.d.sync += [query.eq(self.i_query.p.codes[row]),
+                             active.eq(self.i_query.p.active[row])]
+
+            for lane in range(self._lanes):
+                m.submodules[f"cell_{row}_{lane}"] = cell = XorPopcount(self._key_bits)
+                m.d.comb += [
+                    cell.i.payload.eq(Cat(query, row_codes[lane])),
+                    cell.i.valid.eq(row_valid & active),
+                    cell.o.ready.eq(1),
+                    self.o[row].p.distances[lane].eq(cell.o.payload),
+                ]
+                if lane == 0:
+                    m.d.comb += self.o[row].valid.eq(cell.o.valid)
+
+            last_delay = Signal(self.latency - 1, name=f"last_delay_{row}", reset_less=True)
+            m.d.sync += last_delay.eq(Cat(row_last, last_delay))
+            m.d.comb += self.o[row].p.last.eq(last_delay[-1])
+
+            codes, valid, last = row_codes, row_valid, row_last
+
+        return m
