@@ -25,7 +25,8 @@ class Attention:
     output
         float32 [heads, queries, value_dim], in the units of v.
     output_int
-        The same as the hardware gives it, int32 [heads, queries, value_dim].
+        The same as the hardware gives it, int32 [heads, queries, value_dim]: in the rotated basis
+        if ``prepared.values.rotated``.
     selected
         Indices of the selected keys, int64 [heads, queries, m].
     distances
@@ -46,7 +47,8 @@ class Attention:
 
 def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
               sink: int = 0, recent: int = 0, causal: bool = False,
-              qpos: ArrayLike | None = None, temperature: ArrayLike | None = None) -> Attention:
+              qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
+              rotate: bool = True) -> Attention:
     """Attention with binary queries and keys (HAD, arXiv 2502.01770), bit for bit as in hardware.
 
     Each query takes the ``n`` keys whose sign codes differ from its own in the fewest bits, and
@@ -56,7 +58,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
 
     Parameters
     ----------
-    q, k, v, config, n, sink, recent, causal, qpos, temperature
+    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate
         As for :func:`nearbit_model.prepare.prepare`: q [heads, queries, head_dim], k [kv_heads,
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
 
@@ -70,7 +72,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
         Tensors, or numbers of keys, that do not fit each other or the configuration.
     """
     return attend(prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal,
-                          qpos=qpos, temperature=temperature))
+                          qpos=qpos, temperature=temperature, rotate=rotate))
 
 
 def attend(prepared: Prepared) -> Attention:

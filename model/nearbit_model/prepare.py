@@ -98,12 +98,14 @@ class Prepared:
 
     def outputs(self, output_int: NDArray[np.int32]) -> NDArray[np.float32]:
         """Dequantize outputs, int32 [heads, queries, value_dim] to float32."""
-        return quantize.outputs(output_int, self.unit, self.config.output_fraction_bits)
+        return quantize.outputs(output_int, self.unit, self.config.output_fraction_bits,
+                                rotated=self.values.rotated)
 
 
 def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
             sink: int = 0, recent: int = 0, causal: bool = False,
-            qpos: ArrayLike | None = None, temperature: ArrayLike | None = None) -> Prepared:
+            qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
+            rotate: bool = True) -> Prepared:
     """Check float tensors and turn them into the integers of the numeric contract.
 
     Parameters
@@ -131,6 +133,10 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     temperature
         Real numbers, one a head [heads] or one for all, finite and at least 0. None is
         :func:`nearbit_model.quantize.temperature` of all of q and k as given.
+    rotate
+        Whether value rows are stored in the basis of :func:`nearbit_model.quantize.rotate`, which
+        lowers the largest error on real heads. Integer outputs are then in that basis as well;
+        :meth:`Prepared.outputs` gives them back in that of v.
 
     Returns
     -------
@@ -168,7 +174,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
              else _temperature(temperature, heads))
     return Prepared(
         config, quantize.codes(q_array), quantize.codes(k_array),
-        quantize.values(v_array, config.value_bits), scale,
+        quantize.values(v_array, config.value_bits, rotated=rotate), scale,
         quantize.weight_table(scale, config.key_bits, config.weight_bits),
         counts, 0, nearest, sink, recent)
 

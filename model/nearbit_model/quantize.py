@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from nearbit_model.config import SCALE_BITS
 
 
-__all__ = ["Values", "codes", "codes_from_ints", "codes_to_ints", "outputs", "temperature",
-           "values", "weight_table"]
+__all__ = ["Values", "codes", "codes_from_ints", "codes_to_ints", "outputs", "rotate",
+           "rotate_back", "temperature", "values", "weight_table"]
 
 
 WORD_BITS = 64
@@ -91,6 +91,54 @@ def codes_to_ints(packed: NDArray[np.uint64]) -> list[int]:
     return [int.from_bytes(row.astype("<u8").tobytes(), "little") for row in packed]
 
 
+# Rotation of value rows. A few elements that are far larger than the rest of their row make its
+# scale coarse for all the others. In a basis that mixes all elements no row of a real head has
+# such outliers. The rotation is a Walsh-Hadamard transform after sign changes by the Rudin-Shapiro
+# sequence: without the signs a row of equal elements would become a single large one, and this
+# sequence spreads it most evenly. Everything is +-1 until the one division at the end, so that
+# the sums of float16 elements are exact and the integers the same on every machine.
+
+
+def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Signs [size], transform [size, size] and norm for the largest power of two in ``dim``."""
+    index = np.arange(dim & -dim)
+    signs = 1.0 - 2 * (np.bitwise_count(index & index >> 1) & 1)
+    transform = 1.0 - 2 * (np.bitwise_count(index[:, None] & index) & 1)
+    return signs, transform, float(np.sqrt(len(index)))
+
+
+def rotate(v: ArrayLike) -> NDArray[np.float64]:
+    """Rotate value rows into a basis in which they have no outliers.
+
+    An orthonormal transform, block by block of the largest power of two that divides dim (for an
+    odd dim it is the identity). Attention commutes with it, because an output is a sum of value
+    rows: rotate the values, and :func:`rotate_back` the outputs. A model can have the first
+    folded into its value projection and the second into its output projection.
+
+    Parameters
+    ----------
+    v
+        Real numbers [..., dim].
+
+    Returns
+    -------
+    float64 [..., dim]
+        Rows of the same Euclidean norm.
+    """
+    rows = np.asarray(v, np.float64)
+    signs, transform, norm = _hadamard(rows.shape[-1])
+    blocks = rows.reshape(*rows.shape[:-1], -1, len(signs))
+    return np.asarray(((blocks * signs) @ transform / norm).reshape(rows.shape), np.float64)
+
+
+def rotate_back(x: ArrayLike) -> NDArray[np.float64]:
+    """Undo :func:`rotate`, real numbers [..., dim] to float64 of the same shape."""
+    rows = np.asarray(x, np.float64)
+    signs, transform, norm = _hadamard(rows.shape[-1])
+    blocks = rows.reshape(*rows.shape[:-1], -1, len(signs))
+    return np.asarray((blocks @ transform / norm * signs).reshape(rows.shape), np.float64)
+
+
 @dataclass(frozen=True)
 class Values:
     """Quantized value rows: row i stands for ``elements[i] * scales[i] / 65536 * unit``.
@@ -107,20 +155,25 @@ class Values:
         0 for a head in which every value is 0.
     saturated
         Rows that a given unit was too small for, int64 [...]; 0 where the unit was chosen here.
+    rotated
+        Whether the rows, and so the outputs, are in the basis of :func:`rotate`.
     """
 
     elements: NDArray[Any]
     scales: NDArray[np.uint16]
     unit: NDArray[np.float64] = field(default_factory=lambda: np.ones(()))
     saturated: NDArray[np.int64] = field(default_factory=lambda: np.zeros((), np.int64))
+    rotated: bool = False
 
     def dequantized(self) -> NDArray[np.float64]:
-        """The rows as real numbers, float64 [..., tokens, dim]."""
+        """The rows as real numbers in the basis of v, float64 [..., tokens, dim]."""
         factors = self.scales / float(1 << SCALE_BITS) * self.unit[..., None]
-        return np.asarray(self.elements * factors[..., None], np.float64)
+        rows = np.asarray(self.elements * factors[..., None], np.float64)
+        return rotate_back(rows) if self.rotated else rows
 
 
-def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Values:
+def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
+           rotated: bool = False) -> Values:
     """Quantize value rows with one scale a row.
 
     With ``rowscale = max|row| / (2**(bits-1) - 1)``, ``elements = rint(v / rowscale)`` and
@@ -140,6 +193,8 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Val
         Bits of an element, 2 to 16.
     unit
         Fixed unit, positive; a number or an array that broadcasts to the axes before tokens.
+    rotated
+        Whether to :func:`rotate` the rows first.
 
     Returns
     -------
@@ -172,7 +227,7 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Val
 
     # Head by head: a float64 copy of all of them is the largest thing this would hold.
     for head in np.ndindex(heads):
-        rows = array[head].astype(np.float64)
+        rows = rotate(array[head]) if rotated else array[head].astype(np.float64)
         rowscale = np.abs(rows).max(axis=-1) / largest
         rowscale[rowscale < np.finfo(np.float64).tiny] = 0
         if unit is None:
@@ -190,7 +245,7 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None) -> Val
             scales[head] = 0
         with np.errstate(over="ignore"):
             elements[head] = np.clip(np.rint(rows / step[:, None]), -largest, largest)
-    return Values(elements, scales, units, saturated)
+    return Values(elements, scales, units, saturated, rotated)
 
 
 def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
@@ -265,8 +320,8 @@ def weight_table(temperature: ArrayLike, key_bits: int,
     return np.asarray(weights.astype(np.uint32))
 
 
-def outputs(output_int: NDArray[np.int32], unit: ArrayLike,
-            fraction_bits: int) -> NDArray[np.float32]:
+def outputs(output_int: NDArray[np.int32], unit: ArrayLike, fraction_bits: int, *,
+            rotated: bool = False) -> NDArray[np.float32]:
     """Outputs as real numbers: ``output_int * unit / 2**fraction_bits``.
 
     Parameters
@@ -277,10 +332,13 @@ def outputs(output_int: NDArray[np.int32], unit: ArrayLike,
         :attr:`Values.unit` of each head [...], or one number for all.
     fraction_bits
         ``output_fraction_bits`` of the configuration.
+    rotated
+        :attr:`Values.rotated`: whether to :func:`rotate_back` the outputs.
 
     Returns
     -------
     float32 [..., queries, value_dim]
     """
     factor = np.asarray(unit, np.float64) / (1 << fraction_bits)
-    return (output_int * factor[..., None, None]).astype(np.float32)
+    real = output_int * factor[..., None, None]
+    return (rotate_back(real) if rotated else real).astype(np.float32)
