@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 __all__ = ["IndexListError", "parse"]
 
 
-_RANGE = re.compile(r"(\d+)-(\d+)")
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(\d+))?")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+_SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
 
 
 class IndexListError(ValueError):
@@ -39,14 +40,13 @@ def parse(text: str, size: int, what: str) -> NDArray[np.int64]:
             start, stop, step = (None if end is None else int(end) for end in match.groups())
             if step == 0:
                 raise IndexListError(f"{what}: the step of {item!r} is 0")
-            picked = range(size)[start:stop:step]
-            # A slice is silent about its ends in Python; here only an end past the last is wrong.
+            # Python is silent about an end past the last.
             if stop is not None and stop > size:
-                raise IndexListError(f"{what}: {item!r} goes past the last of {size}, "
-                                     f"which is {size - 1}")
+                raise IndexListError(f"{what}: there is no {stop - 1}, they are 0 to {size - 1}")
+            picked = range(size)[start:stop:step]
         elif match := _RANGE.fullmatch(item):
             picked = range(int(match[1]), int(match[2]) + 1)
-        elif item.isdecimal() and item.isascii():
+        elif _NUMBER.fullmatch(item):
             picked = range(int(item), int(item) + 1)
         else:
             raise IndexListError(f"{what}: {item!r} is neither a number nor a range such as "

@@ -2,6 +2,7 @@
 
 import difflib
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nearbit_model import quantize
+from nearbit_model.prepare import TensorError
 
 
 __all__ = ["TensorError", "Tensors"]
@@ -26,10 +30,6 @@ _AXES = {
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class TensorError(ValueError):
-    """A tensor file that cannot be used; the message is one sentence that names what is wrong."""
-
-
 @dataclass(frozen=True, eq=False)
 class Tensors:
     """Attention tensors of one layer or of a choice of heads, checked.
@@ -44,10 +44,11 @@ class Tensors:
     v
         Values, floats, [kv heads, tokens, value_dim].
     qpos
-        Position of each query, [queries]; a query sees keys 0 to its position. ``None``: every
-        query sees all keys.
+        Position of each query, [queries]; a query sees keys 0 to its position. None: every query
+        sees all keys.
     temperature
-        Temperature of each head's softmax, [heads], or ``None`` to derive it from q and k.
+        Temperature of each head's softmax, [heads]: the file's, or what follows from all of the
+        head's q and k, so that a choice of queries has the same.
     heads
         Which heads of the file these are, ascending.
     queries
@@ -58,7 +59,7 @@ class Tensors:
     k: NDArray[np.floating]
     v: NDArray[np.floating]
     qpos: NDArray[np.int64] | None
-    temperature: NDArray[np.float64] | None
+    temperature: NDArray[np.float64]
     heads: NDArray[np.int64]
     queries: NDArray[np.int64]
 
@@ -70,17 +71,17 @@ class Tensors:
     @property
     def tokens(self) -> int:
         """Keys of each head."""
-        return self.k.shape[1]
+        return int(self.k.shape[1])
 
     @property
     def head_dim(self) -> int:
         """Elements of a query and of a key."""
-        return self.q.shape[2]
+        return int(self.q.shape[2])
 
     @property
     def value_dim(self) -> int:
         """Elements of a value row."""
-        return self.v.shape[2]
+        return int(self.v.shape[2])
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Tensors":
@@ -110,15 +111,12 @@ class Tensors:
             raise TensorError(f"q has {heads} heads, which do not split evenly among the "
                               f"{kv_heads} heads of k and v")
 
-        is_causal = causal is not None and _flag("causal", causal)
-        positions = None if qpos is None else _positions(qpos, queries, tokens, is_causal)
-        if is_causal and positions is None:
-            if queries != tokens:
-                raise TensorError(f"causal is set, but qpos is missing: with {queries} queries "
-                                  f"and {tokens} tokens each query's position must be given")
-            positions = np.arange(tokens)
-        return cls(q, k, v, positions if is_causal else None,
-                   None if temperature is None else _temperature(temperature, heads),
+        positions = None
+        if causal is not None and _flag("causal", causal):
+            positions = _positions(qpos, queries, tokens)
+        return cls(q, k, v, positions,
+                   quantize.temperature(q, k) if temperature is None
+                   else _temperature(temperature, heads),
                    np.arange(heads), np.arange(queries))
 
     def select(self, heads: NDArray[np.int64] | None = None,
@@ -137,23 +135,27 @@ class Tensors:
         return Tensors(
             self.q[chosen][:, asked], self.k[kv_heads], self.v[kv_heads],
             None if self.qpos is None else self.qpos[asked],
-            None if self.temperature is None else self.temperature[chosen],
-            self.heads[chosen], self.queries[asked])
+            self.temperature[chosen], self.heads[chosen], self.queries[asked])
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays that are known; whatever else a file holds is left alone."""
-    if path.is_dir():
-        raise TensorError("a directory, not an .npz file")
     try:
+        if path.is_dir():
+            raise TensorError("a directory, not an .npz file")
         if not path.exists():
             raise TensorError("no such file")
         if not path.is_file():
             raise TensorError("not a regular file")
-        if not zipfile.is_zipfile(path):
-            raise TensorError("not an .npz file, or one that is cut short")
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
+        # Not numpy.load: given a damaged archive, that leaves the file open.
+        with ExitStack() as stack:
+            stream = stack.enter_context(path.open("rb"))
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(stream))
+            except Exception:
+                # BadZipFile for most damages, but not for all.
+                raise TensorError("not an .npz file, or one that is cut short") from None
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
             for name in _REQUIRED:
                 if name not in names:
                     raise TensorError(_missing(name, names))
@@ -161,22 +163,23 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                     if name in names}
     except OSError as error:
         raise TensorError(error.strerror or str(error)) from None
-    except zipfile.BadZipFile:
-        raise TensorError("not an .npz file, or one that is cut short") from None
 
 
-def _member(archive: Any, name: str) -> NDArray[Any]:
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     try:
-        array = archive[name]
+        with archive.open(f"{name}.npy") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            # The checksum is looked at when the end is met.
+            rest = stream.read(1)
     except MemoryError:
         raise TensorError(f"array {name} does not fit in memory") from None
     except Exception as error:
-        # A damaged member surfaces as almost any exception of zipfile, zlib, NumPy or ast.
+        # A damaged member surfaces as almost any exception of zipfile, zlib, NumPy and ast.
         if "allow_pickle" in str(error):
             raise TensorError(f"array {name} holds Python objects, not numbers") from None
         raise TensorError(f"array {name} is damaged or cut short") from None
-    if not isinstance(array, np.ndarray):
-        raise TensorError(f"{name} is not an array")
+    if rest:
+        raise TensorError(f"array {name} goes on after its end")
     return array
 
 
@@ -196,7 +199,7 @@ def _missing(name: str, names: list[str]) -> str:
 def _check_floats(name: str, array: NDArray[Any]) -> None:
     if array.ndim != 3:
         raise TensorError(f"{name} must have 3 axes {_AXES[name]}, not {array.ndim} "
-                          f"(its shape is {_shape(array)})")
+                          f"({_its_shape(array)})")
     if array.dtype.kind != "f":
         raise TensorError(f"{name} must be an array of floats, not of {array.dtype}")
     if array.size == 0:
@@ -211,7 +214,11 @@ def _check_floats(name: str, array: NDArray[Any]) -> None:
 
 
 def _shape(array: NDArray[Any]) -> str:
-    return " x ".join(map(str, array.shape)) or "that of a single number"
+    return " x ".join(map(str, array.shape))
+
+
+def _its_shape(array: NDArray[Any]) -> str:
+    return f"its shape is {_shape(array)}" if array.ndim else "it is a single number"
 
 
 def _flag(name: str, array: NDArray[Any]) -> bool:
@@ -220,15 +227,19 @@ def _flag(name: str, array: NDArray[Any]) -> bool:
     return bool(array.flat[0])
 
 
-def _positions(array: NDArray[Any], queries: int, tokens: int,
-               is_causal: bool) -> NDArray[np.int64]:
+def _positions(array: NDArray[Any] | None, queries: int, tokens: int) -> NDArray[np.int64]:
+    if array is None:
+        if queries > tokens:
+            raise TensorError(f"qpos is missing, and {queries} queries cannot be the last of "
+                              f"{tokens} tokens; add qpos, the position of each query")
+        return np.arange(tokens - queries, tokens)
     if array.dtype.kind not in "ui":
         raise TensorError(f"qpos must be integers, not {array.dtype}")
     if array.shape != (queries,):
         raise TensorError(f"qpos must have one position for each of the {queries} queries, "
-                          f"but its shape is {_shape(array)}")
+                          f"but {_its_shape(array)}")
     wrong = np.flatnonzero((array < 0) | (array >= tokens))
-    if is_causal and len(wrong):
+    if len(wrong):
         raise TensorError(f"qpos[{wrong[0]}] is {array[wrong[0]]}, but the keys are "
                           f"0 to {tokens - 1}")
     return array.astype(np.int64)

@@ -1,0 +1,106 @@
+# Everything runs in .venv, which is made on first use; `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first of these that is a Python from 3.11 to 3.13; `make PYTHON=...` names another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+PRESET ?= reference
+BIN := .venv/bin
+
+# What is tested is this folder, not another checkout that happens to be on the path.
+unexport PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# $(call install,COMMAND,PACKAGE): install a Debian package if there is no such command.
+install = command -v $(1) >/dev/null || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(2); \
+	else \
+		echo "This needs $(1); please type: sudo apt-get install $(2)" >&2; exit 1; \
+	fi; }
+
+# --- Set-up -----------------------------------------------------------------------------------
+
+.venv/.created:
+	@[ -n "$(PYTHON)" ] || { echo "This needs Python 3.11, 3.12 or 3.13; please type:" \
+		"sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; \
+		else \
+			echo "This needs venv; please type: sudo apt-get install python3-venv" >&2; \
+			exit 1; \
+		fi; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# What `nearbit` needs to run.
+.venv/.installed: .venv/.created pyproject.toml
+	$(BIN)/python -m pip install -q --editable .
+	@touch $@
+
+# What developing it needs besides. Older pips do not know dependency groups.
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q --editable . --group dev
+	@touch $@
+
+# A C++ compiler for the compiled engine: the system's, else the one from PyPI.
+.PHONY: compiler
+compiler: .venv/.installed
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	$(BIN)/python -c 'import ziglang' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends g++; \
+		else \
+			$(BIN)/python -m pip install -q --editable '.[compiler]'; \
+		fi; }
+
+.PHONY: iverilog
+iverilog:
+	@$(call install,iverilog,iverilog)
+
+# --- Use --------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: compiler ## a real attention head of a language model through the generated hardware
+	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
+
+.PHONY: verilog
+verilog: .venv/.installed ## Verilog of a preset in build/PRESET (make verilog PRESET=reference)
+	$(BIN)/nearbit verilog --preset $(PRESET) -o build/$(PRESET)
+
+# --- Development ------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: .venv/.installed-dev ## ruff, mypy and pyright
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+.PHONY: test
+test: .venv/.installed-dev compiler iverilog lint ## all checks, and the tests but the slow ones
+	$(BIN)/pytest -n 2 -m "not slow"
+
+.PHONY: test-slow
+test-slow: .venv/.installed-dev compiler iverilog ## the slow tests
+	$(BIN)/pytest -n 2 -m slow || [ $$? = 5 ] # 5: there are none
+
+.PHONY: bench
+bench: .venv/.installed-dev compiler iverilog ## the benchmarks, whose figures the documents give
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+.PHONY: clean
+clean: ## remove what was made here, the virtual environment included
+	rm -rf .venv build dist sim_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20

@@ -1,0 +1,50 @@
+"""Nearbit: an open attention accelerator for long contexts.
+
+Keys and queries are single bits: the accelerator counts the bits in which a query and each key
+differ, keeps the N nearest keys, exactly, and adds up only their values, weighted by an integer
+softmax. What the hardware computes equals the golden model bit for bit.
+
+===================  ==========================================================================
+:class:`Config`      An accelerator: its widths and sizes, from a preset, TOML or Python.
+:func:`attention`    Attention as the golden model computes it, on NumPy arrays.
+:func:`simulate`     The same by the generated hardware, simulated cycle by cycle.
+:class:`Core`        The hardware: an Amaranth component with streams.
+===================  ==========================================================================
+
+The names are imported on first use, so that ``import nearbit`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from nearbit_hw.core import Core
+    from nearbit_model.attention import attention
+    from nearbit_model.config import Config
+    from nearbit_sim import simulate
+
+
+__all__ = ["Config", "Core", "attention", "simulate", "__version__"]
+
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Config": "nearbit_model.config",
+    "Core": "nearbit_hw.core",
+    "attention": "nearbit_model.attention",
+    "simulate": "nearbit_sim",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Kept, so that the next use finds it without coming here.
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

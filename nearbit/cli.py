@@ -1,0 +1,333 @@
+"""The command `nearbit`: simulate tensors, generate Verilog, list presets."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import nearbit
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nearbit.tensors import Tensors
+    from nearbit_model.config import Config
+
+
+# Each command imports what it needs: NumPy, Amaranth and what is built on them take a second,
+# and `nearbit --help` needs none of it.
+
+
+__all__ = ["main"]
+
+
+DEFAULT_PRESET = "reference"
+ENGINES = ("compiled", "icarus")
+
+NOT_EXACT = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message is one sentence."""
+
+
+app = typer.Typer(name="nearbit", invoke_without_command=True, add_completion=False,
+                  pretty_exceptions_enable=False,
+                  help="Nearbit: an open attention accelerator for long contexts.")
+
+PresetOption = Annotated[str | None, typer.Option(
+    "--preset", metavar="NAME", help="A preset; 'nearbit presets' lists them.")]
+ConfigOption = Annotated[Path | None, typer.Option(
+    "--config", metavar="FILE.toml", help="A configuration of your own.")]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"nearbit {nearbit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
+        "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
+        "optional: qpos, causal, temperature."))],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    engine: Annotated[str, typer.Option(
+        metavar="|".join(ENGINES),
+        help="The design compiled to C++, or Icarus Verilog with cocotb (slow).")] = ENGINES[0],
+    heads: Annotated[str | None, typer.Option(
+        metavar="LIST", help="Which heads: 0,2 or 0-3 or 5:10 (10 not included).")] = None,
+    queries: Annotated[str | None, typer.Option(
+        metavar="LIST", help="Which queries, likewise; 0:64:8 is every eighth.")] = None,
+    top_n: Annotated[int | None, typer.Option(
+        metavar="N", help="Keys selected by distance (default: 32, or as many as fit).")] = None,
+    sink: Annotated[int, typer.Option(
+        metavar="S", help="First keys, selected always.")] = 0,
+    recent: Annotated[int, typer.Option(
+        metavar="R", help="Last keys, selected always.")] = 0,
+    out: Annotated[Path | None, typer.Option(
+        metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
+    vcd: Annotated[Path | None, typer.Option(
+        metavar="FILE.vcd", help="Write waveforms.")] = None,
+    as_json: Annotated[bool, typer.Option(
+        "--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Run attention tensors through the hardware; compare with golden model and exact attention.
+
+    Without --preset and --config, the smallest preset that fits is taken. The exit status is 0 if
+    every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
+    """
+    import numpy as np
+
+    from nearbit import indices
+    from nearbit.files import OutputFile
+    from nearbit.report import compare, show
+    from nearbit.tensors import Tensors
+    from nearbit_model.attention import attention
+
+    for option, value, least in (("--top-n", top_n, 1), ("--sink", sink, 0),
+                                 ("--recent", recent, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{option} must be at least {least}, not {value}")
+    if engine not in ENGINES:
+        raise UserError(f"--engine must be {' or '.join(ENGINES)}, not {engine!r}")
+    accelerator, name = _given(preset, config)
+    tensors = Tensors.load(file)
+    if accelerator is None:
+        accelerator, name = _smallest(file, tensors, top_n, sink, recent)
+    chosen = tensors.select(
+        None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
+        None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
+
+    # A name that cannot be written is found out now, not after minutes.
+    results = None if out is None else OutputFile(out, keep=[file])
+    waveforms = None if vcd is None else OutputFile(vcd, keep=[file])
+
+    with ExitStack() as stack:
+        vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
+        move = stack.enter_context(_progress(is_shown=not as_json))
+        try:
+            golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
+                               recent=recent, causal=chosen.causal, qpos=chosen.qpos,
+                               temperature=chosen.temperature)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
+        hardware = nearbit.simulate(
+            chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
+            causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+            engine=engine, vcd=vcd_path, progress=move)
+
+    report = compare(chosen, golden, hardware)
+    if results is not None:
+        with results.write() as path, path.open("wb") as stream:
+            np.savez_compressed(
+                stream, output=hardware.output, output_int=hardware.output_int,
+                selected=hardware.selected, distances=hardware.distances,
+                weights=hardware.weights, heads=chosen.heads, queries=chosen.queries)
+    if as_json:
+        prepared = golden.prepared
+        print(json.dumps({
+            "file": str(file), "engine": engine, "preset": name,
+            "config": accelerator.to_dict(), "n": prepared.n, "sink": sink, "recent": recent,
+            "causal": chosen.causal, "build_seconds": hardware.build_seconds,
+            **report.to_dict()}, indent=2, allow_nan=False))
+    else:
+        prepared = golden.prepared
+        console = _console()
+        kv_heads = len(chosen.k)
+        groups = "" if kv_heads == len(chosen.q) else f" on {kv_heads} key heads"
+        console.print(
+            f"{file}: {_count(len(chosen.q), 'head')}{groups}, "
+            f"{_count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "
+            f"{chosen.head_dim} bits{', causal' if chosen.causal else ''}\n"
+            f"{f'preset {name}' if name else config}: n {prepared.n}, sink {sink}, "
+            f"recent {recent}; {engine} engine\n", highlight=False, soft_wrap=True,
+            markup=False)
+        show(report, console)
+    if not report.total.bit_exact:
+        raise typer.Exit(NOT_EXACT)
+
+
+@app.command()
+def verilog(
+    directory: Annotated[Path, typer.Option(
+        "-o", "--output", metavar="DIR", help="Where to write; made if it is not there.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
+
+    The same byte for byte on each run. Without --preset and --config, it is the preset
+    'reference'.
+    """
+    from nearbit.files import OutputFile
+    from nearbit_hw.verilog import generate
+
+    accelerator, _ = _given(preset, config)
+    if accelerator is None:
+        accelerator, _ = _preset(DEFAULT_PRESET)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {directory}: "
+                        f"{error.strerror or error}") from None
+    texts = {"nearbit.v": "", "nearbit.toml": accelerator.to_toml()}
+    files = {file: OutputFile(directory / file) for file in texts}
+    with _progress(is_shown=True):
+        texts["nearbit.v"] = generate(nearbit.Core(accelerator), "nearbit")
+    for file, output in files.items():
+        with output.write() as path:
+            path.write_text(texts[file], encoding="utf-8", newline="\n")
+        print(directory / file)
+
+
+@app.command()
+def presets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the presets, smallest first."""
+    from rich.table import Table
+
+    from nearbit_model.config import PRESETS
+
+    if as_json:
+        print(json.dumps({name: config.to_dict() for name, config in PRESETS.items()}, indent=2))
+        return
+    fields = ("key_bits", "value_dim", "capacity", "rows", "lanes", "value_lanes", "top_n",
+              "tables")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("preset", style="bold")
+    for field in (*fields, "memory KiB"):
+        table.add_column(field, justify="right")
+    for name, config in PRESETS.items():
+        table.add_row(name, *(str(getattr(config, field)) for field in fields),
+                      f"{config.memory_bits / 8192:,.0f}" if config.memory_bits >= 81920
+                      else f"{config.memory_bits / 8192:.2f}")
+    _console().print(table)
+
+
+def _console(is_error: bool = False) -> "Console":
+    """Make a console that does not break lines at 80 columns where nobody sees them."""
+    from rich.console import Console
+
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, width=None if stream.isatty() else 120)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _given(preset: str | None, path: Path | None) -> "tuple[Config | None, str | None]":
+    """The configuration that options name, and the preset's name; None if they name none."""
+    from nearbit_model.config import Config
+
+    if preset is not None and path is not None:
+        raise UserError("--preset and --config exclude each other; give one of them")
+    if path is not None:
+        return Config.load(path), None
+    return (None, None) if preset is None else _preset(preset)
+
+
+def _preset(name: str) -> "tuple[Config, str]":
+    from nearbit_model.config import Config
+
+    return Config.preset(name), name
+
+
+def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
+              recent: int) -> "tuple[Config, str]":
+    """The smallest preset that fits tensors and options."""
+    from nearbit_model.config import fitting_preset
+    from nearbit_model.prepare import DEFAULT_N
+
+    # Where n is left open, a preset with room for the usual number is better than one without.
+    for least in (DEFAULT_N, 1) if n is None else (n,):
+        name = fitting_preset(tensors.head_dim, tensors.value_dim, tensors.tokens,
+                              least + sink + recent)
+        if name is not None:
+            return _preset(name)
+    raise UserError(
+        f"{file}: no preset fits heads of {tensors.head_dim} elements, value rows of "
+        f"{tensors.value_dim}, {tensors.tokens} tokens and n + sink + recent of "
+        f"{least + sink + recent}; describe an accelerator that does in a TOML file and give it "
+        f"with --config")
+
+
+@contextmanager
+def _progress(is_shown: bool) -> "Iterator[Callable[[int, int], None]]":
+    """Show a bar on a terminal, and nothing elsewhere; gives a function to move it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    console = _console(is_error=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(),
+                  MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True,
+                  disable=not (is_shown and console.is_terminal)) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, description="queries", completed=done, total=total)
+
+        yield move
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The exceptions whose message is one sentence for the user."""
+    from nearbit.files import OutputError
+    from nearbit.indices import IndexListError
+    from nearbit_model.config import ConfigError
+    from nearbit_model.prepare import TensorError
+    from nearbit_sim import EngineError
+
+    return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
+            TensorError, EngineError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; what the user can mend is one sentence."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=None if arguments is None else list(arguments),
+                              prog_name="nearbit", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # The reader, say `head`, has what it wanted; the interpreter's own flush would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        print("nearbit:", " ".join(str(error).split()), file=sys.stderr)
+        return BAD_INPUT
+    if status == INTERRUPTED:
+        print("nearbit: interrupted", file=sys.stderr)
+    return int(status or 0)

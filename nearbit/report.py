@@ -1,0 +1,231 @@
+"""How a simulation compares with the golden model and with exact attention, head by head."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from nearbit.tensors import Tensors
+from nearbit_model import exact
+from nearbit_model.attention import Attention
+from nearbit_sim import Simulation
+
+
+__all__ = ["HeadPart", "Mismatch", "Part", "Report", "compare", "first_mismatch", "show"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """Where a head of the hardware first differs from the golden model: the first such query,
+    and of its arrays the one that is computed first.
+    """
+
+    query: int
+    array: str
+    element: int
+    hardware: int
+    golden: int
+
+    def __str__(self) -> str:
+        """Say it in half a sentence."""
+        return (f"query {self.query}, {self.array}[{self.element}]: hardware {self.hardware}, "
+                f"golden model {self.golden}")
+
+
+def first_mismatch(hardware: Simulation, golden: Attention, head: int,
+                   queries: NDArray[np.int64]) -> Mismatch | None:
+    """Compare a head's outputs and trace; None if they are equal bit for bit.
+
+    Parameters
+    ----------
+    hardware, golden
+        What to compare.
+    head
+        Which head: an index into their arrays.
+    queries
+        The indices of the queries in the file.
+    """
+    pairs = {name: _same_width(getattr(hardware, name)[head], getattr(golden, name)[head])
+             for name in ("selected", "distances", "weights", "output_int")}
+    differ = {name: ours != theirs for name, (ours, theirs) in pairs.items()}
+    wrong = np.any([elements.any(axis=1) for elements in differ.values()], axis=0)
+    if not wrong.any():
+        return None
+    query = int(wrong.argmax())
+    name = next(name for name, elements in differ.items() if elements[query].any())
+    element = int(differ[name][query].argmax())
+    ours, theirs = pairs[name]
+    return Mismatch(query=int(queries[query]), array=name, element=element,
+                    hardware=int(ours[query, element]), golden=int(theirs[query, element]))
+
+
+def _same_width(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    width = max(ours.shape[1], theirs.shape[1])
+    return (np.pad(ours, ((0, 0), (0, width - ours.shape[1])), constant_values=-1),
+            np.pad(theirs, ((0, 0), (0, width - theirs.shape[1])), constant_values=-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A head, or all heads together.
+
+    Parameters
+    ----------
+    queries
+        Queries answered.
+    keys
+        Keys of a head.
+    bit_exact
+        Whether every output, selected index, distance and weight equals the golden model's.
+    cycles
+        Clock cycles, loading included.
+    seconds
+        Wall time of the simulation.
+    recall
+        Share of the exact attention's top N that was selected, mean over the queries.
+    error_exact, error_exact_max
+        Relative error against exact attention, mean and largest of the queries.
+    error_method, error_method_max
+        The same against the float form of the same method.
+    """
+
+    queries: int
+    keys: int
+    bit_exact: bool
+    cycles: int
+    seconds: float
+    recall: float
+    error_exact: float
+    error_exact_max: float
+    error_method: float
+    error_method_max: float
+
+    @property
+    def cycles_per_query(self) -> float:
+        """Clock cycles for each query."""
+        return self.cycles / self.queries
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Simulated clock cycles in a second of wall time."""
+        return self.cycles / self.seconds if self.seconds else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        figures = dataclasses.asdict(self)
+        figures["cycles_per_query"] = self.cycles_per_query
+        figures["cycles_per_second"] = self.cycles_per_second
+        return {name: _json_number(figure) for name, figure in figures.items()}
+
+
+def _json_number(number: Any) -> Any:
+    """JSON has no infinities and no NaN."""
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPart(Part):
+    """One head: which, and where it first differs if it does."""
+
+    head: int
+    mismatch: Mismatch | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All heads, each by itself and together."""
+
+    heads: Sequence[HeadPart]
+
+    @property
+    def total(self) -> Part:
+        """All heads together: sums, means over all queries, largest errors."""
+        heads = self.heads
+
+        def mean(name: str) -> float:
+            # Every head has the same queries.
+            return float(np.mean([getattr(head, name) for head in heads]))
+
+        return Part(
+            queries=sum(head.queries for head in heads),
+            keys=heads[0].keys,
+            bit_exact=all(head.bit_exact for head in heads),
+            cycles=sum(head.cycles for head in heads),
+            seconds=sum(head.seconds for head in heads),
+            recall=mean("recall"),
+            error_exact=mean("error_exact"),
+            error_exact_max=max(head.error_exact_max for head in heads),
+            error_method=mean("error_method"),
+            error_method_max=max(head.error_method_max for head in heads))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Total, and under ``heads`` each head, for JSON."""
+        return {**self.total.to_dict(), "heads": [head.to_dict() for head in self.heads]}
+
+
+def compare(tensors: Tensors, golden: Attention, hardware: Simulation) -> Report:
+    """Compare what the hardware answered with the golden model and with exact attention."""
+    prepared = golden.prepared
+    measures = exact.measure(
+        tensors.q, tensors.k, tensors.v, output=hardware.output, selected=hardware.selected,
+        distances=hardware.distances, temperature=prepared.temperature, counts=prepared.counts)
+    heads = []
+    for index, head in enumerate(tensors.heads):
+        mismatch = first_mismatch(hardware, golden, index, tensors.queries)
+        heads.append(HeadPart(
+            head=int(head), mismatch=mismatch, bit_exact=mismatch is None,
+            queries=len(tensors.queries), keys=tensors.tokens,
+            cycles=int(hardware.head_cycles[index]), seconds=float(hardware.head_seconds[index]),
+            recall=float(measures.recall[index]),
+            error_exact=float(measures.error_exact.mean[index]),
+            error_exact_max=float(measures.error_exact.maximum[index]),
+            error_method=float(measures.error_method.mean[index]),
+            error_method_max=float(measures.error_method.maximum[index])))
+    return Report(heads)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report as a table, then where the hardware differs or that it does not."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("head", justify="right")
+    table.add_column("bits")
+    for title in ("cycles", "cycles\n/query", "recall\nof top N", "error against\nexact (max)",
+                  "error against\nfloat form (max)", "seconds", "cycles\n/second"):
+        table.add_column(title, justify="right")
+    total = report.total
+    for head in report.heads:
+        table.add_row(str(head.head), *_cells(head))
+    table.add_section()
+    table.add_row("all", *_cells(total), style="bold")
+    console.print(table)
+    console.print()
+    for head in report.heads:
+        if head.mismatch:
+            console.print(f"head {head.head}: first difference in {head.mismatch}", soft_wrap=True,
+                          markup=False)
+    if total.bit_exact:
+        console.print(f"Bit-exact: the hardware's answers to all {total.queries} queries equal "
+                      f"the golden model's.", style="green", soft_wrap=True, highlight=False)
+    else:
+        wrong = sum(not head.bit_exact for head in report.heads)
+        console.print(f"Not bit-exact: {wrong} of {len(report.heads)} heads differ from the "
+                      f"golden model.", style="red", soft_wrap=True, highlight=False)
+
+
+def _cells(part: Part) -> list[str]:
+    return [
+        "exact" if part.bit_exact else "differ",
+        f"{part.cycles:,}",
+        f"{part.cycles_per_query:,.1f}",
+        f"{part.recall:.1%}",
+        f"{part.error_exact:.1%} ({part.error_exact_max:.1%})",
+        f"{part.error_method:.2%} ({part.error_method_max:.2%})",
+        f"{part.seconds:.2f}",
+        f"{part.cycles_per_second:,.0f}",
+    ]
