@@ -1,0 +1,164 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from nearbit_model.config import PRESETS, Config, ConfigError, fitting_preset
+
+
+SMALL = {"key_bits": 8, "value_dim": 8, "capacity": 64, "lanes": 4, "value_lanes": 4, "top_n": 16}
+RANGES = {
+    "key_bits": (1, 1024),
+    "value_dim": (1, 1024),
+    "value_bits": (2, 16),
+    "capacity": (1, 1 << 20),
+    "rows": (1, 64),
+    "lanes": (1, 256),
+    "value_lanes": (1, 1024),
+    "top_n": (1, 1 << 20),
+    "weight_bits": (2, 24),
+    "output_fraction_bits": (0, 16),
+    "tables": (1, 256),
+    "pass_lanes": (1, 1024),
+    "output_cycles": (1, 32),
+}
+
+
+def refuses(message):
+    return pytest.raises(ConfigError, match=f"^{re.escape(message)}$")
+
+
+def test_ranges_are_of_all_fields():
+    assert set(RANGES) == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("value", ["8", 8.0, True, None, np.int64(8)])
+def test_not_an_integer(name, value):
+    with refuses(f"{name} must be an integer, not {value!r}"):
+        Config(**{**SMALL, name: value})
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_out_of_range(name):
+    least, most = RANGES[name]
+    # 0 asks for the default of pass_lanes.
+    for value in (-1 if name == "pass_lanes" else least - 1, most + 1):
+        with refuses(f"{name} must be from {least} to {most}, not {value}"):
+            Config(**{**SMALL, name: value})
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"lanes": 12}, "lanes must be a power of two, not 12"),
+    ({"pass_lanes": 2}, "pass_lanes must be lanes (4) times a power of two, not 2"),
+    ({"pass_lanes": 12}, "pass_lanes must be lanes (4) times a power of two, not 12"),
+    ({"capacity": 66}, "capacity must be a multiple of pass_lanes (4), not 66"),
+    ({"capacity": 20, "pass_lanes": 8}, "capacity must be a multiple of pass_lanes (8), not 20"),
+    ({"value_lanes": 3}, "value_lanes must divide value_dim (8), not 3"),
+    ({"value_lanes": 16}, "value_lanes must divide value_dim (8), not 16"),
+    ({"top_n": 65}, "top_n must be at most capacity (64), not 65"),
+    ({"output_cycles": 3},
+     "output_cycles must divide value_bits + output_fraction_bits (16), not 3"),
+])
+def test_rules_between_fields(changes, message):
+    with refuses(message):
+        Config(**{**SMALL, **changes})
+
+
+def test_smallest_and_largest():
+    one = Config(key_bits=1, value_dim=1, capacity=1, value_bits=2, rows=1, lanes=1, value_lanes=1,
+                 top_n=1, weight_bits=2, output_fraction_bits=0, tables=1)
+    assert (one.columns, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
+    most = Config(**{name: most for name, (_, most) in RANGES.items()})
+    assert (most.columns, most.output_bits) == (1, 32)
+
+
+def test_derived():
+    config = Config(**SMALL)
+    assert (config.columns, config.output_bits, config.pass_lanes) == (2, 16, 4)
+    assert config.memory_bits == 64 * (8 + 8 * 8 + 16)
+
+
+def test_replace():
+    config = Config(**SMALL, pass_lanes=8)
+    assert config.replace(top_n=3) == Config(**{**SMALL, "top_n": 3}, pass_lanes=8)
+    assert config.replace(lanes=8).pass_lanes == 8
+    assert config.replace(lanes=2).pass_lanes == 2
+    assert config.replace(lanes=2, pass_lanes=4).pass_lanes == 4
+    with refuses("lanes must be a power of two, not 3"):
+        config.replace(lanes=3)
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config(**SMALL).lanes = 8 # type: ignore[misc]
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_round_trip(config, tmp_path):
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_toml(config.to_toml()) == config
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    assert Config.load(path) == config
+    assert Config.load(str(path)) == config
+
+
+def test_unknown_key():
+    keys = ", ".join(Config(**SMALL).to_dict())
+    with refuses(f"unknown key 'lane'; a configuration has the keys {keys}"):
+        Config.from_dict({**SMALL, "lane": 4})
+
+
+@pytest.mark.parametrize("name", ["key_bits", "value_dim", "capacity"])
+def test_missing_key(name):
+    fields = {key: value for key, value in SMALL.items() if key != name}
+    with refuses(f"{name} is missing; key_bits, value_dim and capacity have no default"):
+        Config.from_dict(fields)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "config.toml"
+    with refuses(f"{path}: No such file or directory"):
+        Config.load(path)
+    with refuses(f"{tmp_path}: Is a directory"):
+        Config.load(tmp_path)
+    path.write_bytes(b"\xff\xfe")
+    with refuses(f"{path}: not a text file"):
+        Config.load(path)
+    path.write_text("key_bits = 8\nvalue_dim = 8\ncapacity = 64\nlanes = 3\n")
+    with refuses(f"{path}: lanes must be a power of two, not 3"):
+        Config.load(path)
+    path.write_text("key_bits = \n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(path))}: not TOML: [^\n]+$"):
+        Config.load(path)
+
+
+def test_unknown_preset():
+    with refuses(f"unknown preset 'huge'; the presets are {', '.join(PRESETS)}"):
+        Config.preset("huge")
+
+
+def test_presets_are_ordered_by_size():
+    sizes = [config.memory_bits for config in PRESETS.values()]
+    assert sizes == sorted(sizes)
+    assert Config.preset("tiny") is PRESETS["tiny"]
+
+
+@pytest.mark.parametrize(("sizes", "name"), [
+    ((8, 8, 64, 16), "tiny"),
+    ((32, 32, 512, 32), "head32"),
+    ((64, 64, 1, 1), "reference"),
+    ((64, 64, 1024, 32), "reference"),
+    ((64, 64, 1025, 32), "head64"),
+    ((64, 64, 1024, 33), "head64"),
+    ((64, 64, 4097, 32), "long"),
+    ((64, 64, 100, 2048), "long"),
+    ((64, 64, 65536, 2049), None),
+    ((64, 64, 65537, 1), None),
+    ((64, 32, 10, 1), None),
+    ((63, 64, 10, 1), None),
+])
+def test_fitting_preset(sizes, name):
+    assert fitting_preset(*sizes) == name
