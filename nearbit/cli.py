@@ -262,15 +262,16 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
     from nearbit_model.prepare import DEFAULT_N
 
     # Where n is left open, a preset with room for the usual number is better than one without.
-    for least in (DEFAULT_N, 1) if n is None else (n,):
+    wishes = (DEFAULT_N, 1) if n is None else (n,)
+    for wish in wishes:
         name = fitting_preset(tensors.head_dim, tensors.value_dim, tensors.tokens,
-                              least + sink + recent)
+                              wish + sink + recent)
         if name is not None:
             return _preset(name)
     raise UserError(
         f"{file}: no preset fits heads of {tensors.head_dim} elements, value rows of "
         f"{tensors.value_dim}, {tensors.tokens} tokens and n + sink + recent of "
-        f"{least + sink + recent}; describe an accelerator that does in a TOML file and give it "
+        f"{wishes[-1] + sink + recent}; describe an accelerator that does in a TOML file and give it "
         f"with --config")
 
 
@@ -304,10 +305,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit.indices import IndexListError
     from nearbit_model.config import ConfigError
     from nearbit_model.prepare import TensorError
-    from nearbit_sim import EngineError
+    from nearbit_sim import SimulationError
 
     return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
-            TensorError, EngineError)
+            TensorError, SimulationError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

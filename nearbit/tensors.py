@@ -231,7 +231,7 @@ def _positions(array: NDArray[Any] | None, queries: int, tokens: int) -> NDArray
     if array is None:
         if queries > tokens:
             raise TensorError(f"qpos is missing, and {queries} queries cannot be the last of "
-                              f"{tokens} tokens; add qpos, the position of each query")
+                              f"{tokens} tokens; add qpos, their positions")
         return np.arange(tokens - queries, tokens)
     if array.dtype.kind not in "ui":
         raise TensorError(f"qpos must be integers, not {array.dtype}")
