@@ -1,0 +1,280 @@
+"""Exactly rounded division of weighted sums by the sum of weights."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+__all__ = ["Normalizer"]
+
+
+# How it works
+# ------------
+# With Z the total, F the fraction bits and n the bits of an output, a radix-2 division of
+#
+#     numerator = a * 2**F + floor(Z / 2) + Z * 2**(n - 1)
+#
+# has a quotient of n bits, because -2**(n - 1 - F) * Z <= a < 2**(n - 1 - F) * Z for a weighted sum
+# of elements of n - F bits with weights that add up to at most Z. The last term makes the numerator
+# non-negative; it adds 2**(n - 1) to the quotient, which is to invert its highest bit.
+#
+# The division is non-restoring: step i subtracts 2**(n - 1 - i) * Z from what is left of the
+# numerator if that is not negative, and adds it if it is. Quotient bit i is 1 if the outcome is not
+# negative. Step 0 always subtracts, and what it subtracts is just the last term above: so it needs
+# no subtractor, but is the addition of floor(Z / 2), with a signed outcome.
+#
+# Before step i >= 1 what is left lies between -2**(n - i) * Z and 2**(n - i) * Z - 1. Its bits
+# from n - i up, the `remainder`, therefore lie between -Z and Z - 1: one bit more than Z has. A
+# step doubles the remainder, puts the numerator's next bit below it, and adds or subtracts Z; the
+# outcome is between -Z and Z - 1 again, so an adder of that width is enough. Bits of the numerator
+# that are still to come and bits of the quotient share a shift register, `bits`.
+#
+# The n steps are shared out among n / output_cycles units, each of which takes the element over
+# from the unit before it, does one step per cycle, and hands it on.
+#
+# The sums stay in the input stream, unaccepted, until the last element has entered. So they need
+# no register here, and Z needs one only for the elements that are still in work afterwards. Which
+# of the two an element takes its Z from is `gone`: whether its column was accepted. That register
+# is free again when the next column is accepted, value_lanes * output_cycles cycles later; where a
+# division takes longer, each unit has a register for Z of its own.
+
+class Normalizer(wiring.Component):
+    """Weighted means: the sums of a column, one after another, divided by the total.
+
+    Element j of the output is :py:`floor((sums[j] * 2**F + floor(total / 2)) / total)`, F the
+    fraction bits: an exact division, rounded to the nearest, ties upward. It is defined for
+    :py:`total >= 1` and :py:`-2**(value_bits - 1) * total <= sums[j] <
+    2**(value_bits - 1) * total - total / 2**(F + 1)`, which includes all weighted means of
+    elements of :py:`value_bits` bits.
+
+    A column *starts* in the first cycle in which it is presented and :py:`interval` cycles have
+    passed since the column before it started. Started at cycle t, its element j is presented at
+    cycle :py:`t + j * output_cycles + latency`, and it is accepted at cycle
+    :py:`t + (value_lanes - 1) * output_cycles`, all if the output is never stalled; a stall holds
+    everything. Cycles do not depend on the data. Reset drops the elements in work.
+
+    Reference: :func:`nearbit_model.golden.normalize`.
+
+    Parameters
+    ----------
+    value_lanes : :class:`int`
+        Elements of a column. At least 1.
+    value_bits : :class:`int`
+        Bits of an element of the values that were summed. At least 1.
+    sum_bits : :class:`int`
+        Bits of a sum, two's complement. At least 1.
+    total_max : :class:`int`
+        Largest total. At least 1.
+    output_fraction_bits : :class:`int`
+        Fraction bits of an output. At least 0.
+    output_cycles : :class:`int`
+        Cycles per output. Divides the bits of an output.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(StructLayout({"sums": ..., "total": range(total_max + 1)})))`
+        Sums of a column, and the total.
+    o : :py:`Out(stream.Signature(StructLayout({"output": ..., "last": 1})))`
+        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a column's
+        last one.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
+                 output_fraction_bits: int, output_cycles: int):
+        for name, value in [("Value lanes", value_lanes), ("Value bits", value_bits),
+                            ("Sum bits", sum_bits), ("Largest total", total_max)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(output_fraction_bits, int) or output_fraction_bits < 0:
+            raise TypeError(f"Output fraction bits must be a non-negative integer, "
+                            f"not {output_fraction_bits!r}")
+        if (not isinstance(output_cycles, int) or output_cycles < 1
+                or (value_bits + output_fraction_bits) % output_cycles):
+            raise TypeError(f"Output cycles must be a divisor of the bits of an output, "
+                            f"not {output_cycles!r}")
+        self._value_lanes = value_lanes
+        self._value_bits = value_bits
+        self._sum_bits = sum_bits
+        self._total_max = total_max
+        self._output_fraction_bits = output_fraction_bits
+        self._output_cycles = output_cycles
+
+        super().__init__({
+            "i": In(stream.Signature(data.StructLayout({
+                "sums": data.ArrayLayout(signed(sum_bits), value_lanes),
+                "total": range(total_max + 1),
+            }))),
+            "o": Out(stream.Signature(data.StructLayout({
+                "output": signed(self.output_bits),
+                "last": 1,
+            }))),
+        })
+
+    @property
+    def value_lanes(self) -> int:
+        return self._value_lanes
+
+    @property
+    def value_bits(self) -> int:
+        return self._value_bits
+
+    @property
+    def sum_bits(self) -> int:
+        return self._sum_bits
+
+    @property
+    def total_max(self) -> int:
+        return self._total_max
+
+    @property
+    def output_fraction_bits(self) -> int:
+        return self._output_fraction_bits
+
+    @property
+    def output_cycles(self) -> int:
+        return self._output_cycles
+
+    @property
+    def output_bits(self) -> int:
+        """Bits of an output."""
+        return self._value_bits + self._output_fraction_bits
+
+    @property
+    def latency(self) -> int:
+        """Cycles from an element's turn to its output: a step of the division in each."""
+        return self.output_bits
+
+    @property
+    def interval(self) -> int:
+        """Cycles from the start of one column to the start of the next."""
+        return self._value_lanes * self._output_cycles
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        steps, unit_steps = self.output_bits, self._output_cycles
+        units = steps // unit_steps
+        total_bits = len(self.i.p.total)
+
+        advance = Signal()
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+
+        # ---- Elements enter in turns. `age` has a bit for each step: bit s is set while an element
+        # is ready for step s + 1, so the last one is set while an output is ready.
+        age = Signal(steps)
+        enter, accept = Signal(), Signal()
+        turn = Signal(range(self._value_lanes))
+        is_last_turn = Signal()
+        m.d.comb += [
+            is_last_turn.eq(turn == self._value_lanes - 1),
+            enter.eq(self.i.valid & ~age[:unit_steps - 1].any()),
+            accept.eq(enter & is_last_turn),
+            self.i.ready.eq(advance & is_last_turn & ~age[:unit_steps - 1].any()),
+        ]
+        with m.If(advance):
+            m.d.sync += age.eq(Cat(enter, age))
+            with m.If(enter):
+                m.d.sync += turn.eq(Mux(is_last_turn, 0, turn + 1))
+
+        # The first element comes straight from the input. The others have been picked out one turn
+        # ahead, so that no adder waits for a multiplexer of all elements.
+        element = Signal(signed(self._sum_bits))
+        m.d.comb += element.eq(self.i.p.sums[0])
+        if self._value_lanes > 1:
+            next_turn = Signal.like(turn)
+            ahead = Signal.like(element, reset_less=True)
+            m.d.comb += next_turn.eq(turn + 1)
+            with m.If(advance & enter):
+                m.d.sync += ahead.eq(_pick(list(self.i.p.sums), next_turn))
+            with m.If(turn != 0):
+                m.d.comb += element.eq(ahead)
+
+        # ---- Step 0. Its outcome has the bits of floor(Z / 2) as its lowest F. These are the same
+        # for all elements of a column, so a pipeline of single steps takes them from Z when they
+        # are due, and `bits` begins with only the `carried` bits above them.
+        fraction_bits = self._output_fraction_bits
+        half = Cat(self.i.p.total[1:], Const(0, fraction_bits))
+        upper = Signal(signed(total_bits + self._value_bits))
+        m.d.comb += upper.eq(element + half[fraction_bits:])
+        numerator = Cat(half[:fraction_bits], upper)
+        carried = self._value_bits - 1 if unit_steps == 1 else steps - 1
+
+        remainder: Value = numerator[steps - 1:]
+        bits: Value = numerator[steps - 1 - carried:steps - 1]
+        last: Value = is_last_turn
+        gone: Value = Const(0)
+        total: Value = self.i.p.total
+
+        is_shared = units > 1 and steps - 1 <= self.interval
+        kept_total = Signal.like(total, reset_less=True)
+        if is_shared:
+            with m.If(advance & accept):
+                m.d.sync += kept_total.eq(total)
+
+        # ---- Units. Unit u begins with the outcome of step u * unit_steps.
+        for unit in range(units):
+            # Without steps of its own, a unit may as well take over what is no element.
+            load = Signal(name=f"load_{unit}")
+            if unit_steps == 1:
+                m.d.comb += load.eq(1)
+            else:
+                m.d.comb += load.eq(enter if unit == 0 else age[unit * unit_steps - 1])
+
+            unit_remainder = Signal(total_bits + 1, name=f"remainder_{unit}", reset_less=True)
+            unit_bits = Signal(len(bits), name=f"bits_{unit}", reset_less=True)
+            unit_last = Signal(name=f"last_{unit}", reset_less=True)
+            with m.If(advance & load):
+                m.d.sync += [unit_remainder.eq(remainder), unit_bits.eq(bits), unit_last.eq(last)]
+
+            unit_total = Signal(total_bits, name=f"total_{unit}", reset_less=True)
+            if is_shared:
+                unit_gone = Signal(name=f"gone_{unit}", reset_less=True)
+                with m.If(advance):
+                    m.d.sync += unit_gone.eq(Mux(load, gone, unit_gone) | accept)
+                m.d.comb += unit_total.eq(Mux(unit_gone, kept_total, self.i.p.total))
+                gone = unit_gone
+            else:
+                with m.If(advance & load):
+                    m.d.sync += unit_total.eq(total)
+                total = unit_total
+
+            # ---- The next step.
+            step = unit * unit_steps + 1
+            subtract = ~unit_remainder[-1]
+            if unit_steps > 1 or step <= carried:
+                next_bit, kept_bits = unit_bits[-1:], unit_bits[:-1]
+            else:
+                next_bit, kept_bits = Cat(unit_total, Const(0, steps))[steps - step], unit_bits
+            # The lowest place of this sum makes the carry that completes a negation.
+            outcome = (Cat(Const(1, 1), next_bit, unit_remainder[:-1])
+                       + Cat(subtract, unit_total ^ subtract.replicate(total_bits), subtract))
+            remainder = outcome[1:total_bits + 2]
+            bits = Cat(subtract, kept_bits)
+            last = unit_last
+
+            if unit_steps > 1:
+                with m.If(advance & ~load):
+                    m.d.sync += [unit_remainder.eq(remainder), unit_bits.eq(bits)]
+
+        # ---- Output: the last unit's, as soon as it has done its last step. The quotient's highest
+        # bit is inverted.
+        quotient = Cat(~unit_remainder[-1], unit_bits)
+        m.d.comb += [
+            self.o.valid.eq(age[-1]),
+            self.o.p.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),
+            self.o.p.last.eq(last),
+        ]
+
+        return m
+
+
+def _pick(elements: list[Value], index: Value) -> Value:
+    """Element of a list by its index, as a tree; past the end, any element."""
+    if len(elements) == 1:
+        return elements[0]
+    pairs = [elements[i] if i + 1 == len(elements) else Mux(index[0], elements[i + 1], elements[i])
+             for i in range(0, len(elements), 2)]
+    return _pick(pairs, index[1:])

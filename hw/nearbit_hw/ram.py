@@ -1,0 +1,46 @@
+"""Block RAM, and addresses of two-dimensional tables in it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from amaranth import *
+from amaranth.hdl import ShapeLike
+from amaranth.lib import memory
+
+
+__all__ = ["Address", "block_ram"]
+
+
+def block_ram(*, shape: ShapeLike, depth: int, init: Iterable[Any] = ()) -> memory.Memory:
+    """Memory whose words are never looked at in the cycle in which they are written.
+
+    Amaranth's memories return the former word then, which no block RAM of ECP5 or iCE40 promises:
+    Yosys adds a comparator, a bypass and a register for each bit (1,000 LUTs around a key store of
+    16 lanes). The attribute says that any value will do. Yosys heeds it in Verilog, as written by
+    :func:`nearbit_hw.verilog.generate`, not in RTLIL.
+    """
+    return memory.Memory(shape=shape, depth=depth, init=init, attrs={"no_rw_check": 1})
+
+
+class Address:
+    """Address of a place (a, b) with :py:`a < a_count` and :py:`b < b_count`, without arithmetic.
+
+    The two indices are put side by side, the one below whose count wastes less of the memory; if
+    either count is a power of two, nothing is wasted.
+    """
+
+    def __init__(self, a_count: int, b_count: int):
+        a_bits, b_bits = (len(Signal(range(count))) for count in (a_count, b_count))
+        depth_a_low = (b_count - 1 << a_bits) + a_count
+        depth_b_low = (a_count - 1 << b_bits) + b_count
+        self._a_is_low = depth_a_low < depth_b_low
+        self._depth = min(depth_a_low, depth_b_low)
+
+    @property
+    def depth(self) -> int:
+        """Words that the memory needs."""
+        return self._depth
+
+    def __call__(self, a: Value, b: Value) -> Value:
+        """Address of a place; the operands have just the bits that their counts need."""
+        return Cat(a, b) if self._a_is_low else Cat(b, a)

@@ -1,0 +1,151 @@
+"""Store of value rows: written and read a column of a row at a time."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.ram import Address, block_ram
+
+
+__all__ = ["ValueStore"]
+
+
+class ValueStore(wiring.Component):
+    """Value rows in block RAM, with a scale for each row.
+
+    A row has :py:`columns = value_dim / value_lanes` beats; column c holds its elements
+    :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the row's and is
+    written with every beat. Answers leave in the order of the requests.
+
+    A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
+    cycle; a stall of the output holds the request behind it. What is written at cycle t is in the
+    answers to requests of cycle t + 1 or later; a row must not be asked for in a cycle in which a
+    beat of it is written. Reset drops what is presented; it does not touch the rows.
+
+    Reference: the values as given to :func:`nearbit_model.golden.attend`.
+
+    Parameters
+    ----------
+    capacity : :class:`int`
+        Rows held. At least 1.
+    value_dim : :class:`int`
+        Elements of a row, a multiple of :py:`value_lanes`.
+    value_lanes : :class:`int`
+        Elements of a beat. At least 1.
+    value_bits : :class:`int`
+        Bits of an element, two's complement. At least 1.
+    scale_bits : :class:`int`
+        Bits of a scale. At least 1.
+
+    Members
+    -------
+    i_write : :py:`In(stream.Signature(StructLayout({"row": ..., "column": ..., "elements": ..., \
+"scale": ...})))`
+        A beat of a row; always ready.
+    i : :py:`In(stream.Signature(StructLayout({"row": range(capacity), "column": range(columns)})))`
+        Beats to read.
+    o : :py:`Out(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
+        The elements of a beat, and the row's scale.
+    """
+
+    i_write: stream.Interface
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, capacity: int, value_dim: int, value_lanes: int, value_bits: int,
+                 scale_bits: int = 16):
+        for name, value in [("Capacity", capacity), ("Value lanes", value_lanes),
+                            ("Value bits", value_bits), ("Scale bits", scale_bits)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(value_dim, int) or value_dim < 1 or value_dim % value_lanes:
+            raise TypeError(f"Value dimension must be a positive multiple of value lanes, "
+                            f"not {value_dim!r}")
+        self._capacity = capacity
+        self._value_dim = value_dim
+        self._value_lanes = value_lanes
+        self._value_bits = value_bits
+        self._scale_bits = scale_bits
+
+        beat = {
+            "elements": data.ArrayLayout(signed(value_bits), value_lanes),
+            "scale": scale_bits,
+        }
+        place = {
+            "row": range(capacity),
+            "column": range(self.columns),
+        }
+        super().__init__({
+            "i_write": In(stream.Signature(data.StructLayout(place | beat), always_ready=True)),
+            "i": In(stream.Signature(data.StructLayout(place))),
+            "o": Out(stream.Signature(data.StructLayout(beat))),
+        })
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def value_dim(self) -> int:
+        return self._value_dim
+
+    @property
+    def value_lanes(self) -> int:
+        return self._value_lanes
+
+    @property
+    def value_bits(self) -> int:
+        return self._value_bits
+
+    @property
+    def scale_bits(self) -> int:
+        return self._scale_bits
+
+    @property
+    def columns(self) -> int:
+        """Beats of a row."""
+        return self._value_dim // self._value_lanes
+
+    @property
+    def latency(self) -> int:
+        """Cycles from accepting a request to presenting its answer: that of the block RAM."""
+        return 1
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        address = Address(self._capacity, self.columns)
+        m.submodules.elements = elements = block_ram(
+            shape=data.ArrayLayout(signed(self._value_bits), self._value_lanes),
+            depth=address.depth)
+        m.submodules.scales = scales = block_ram(
+            shape=self._scale_bits, depth=self._capacity)
+        elements_write, elements_read = elements.write_port(), elements.read_port()
+        scales_write, scales_read = scales.write_port(), scales.read_port()
+
+        written = self.i_write.p
+        m.d.comb += [
+            elements_write.addr.eq(address(written.row, written.column)),
+            elements_write.data.eq(written.elements),
+            elements_write.en.eq(self.i_write.valid),
+            scales_write.addr.eq(written.row),
+            scales_write.data.eq(written.scale),
+            scales_write.en.eq(self.i_write.valid),
+        ]
+
+        # The output register is the block RAM's own, which moves whenever it is free.
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.i.ready.eq(advance),
+            elements_read.addr.eq(address(self.i.p.row, self.i.p.column)),
+            elements_read.en.eq(advance),
+            scales_read.addr.eq(self.i.p.row),
+            scales_read.en.eq(advance),
+            self.o.p.elements.eq(elements_read.data),
+            self.o.p.scale.eq(scales_read.data),
+        ]
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(self.i.valid)
+
+        return m
