@@ -102,8 +102,9 @@ def codes_to_ints(packed: NDArray[np.uint64]) -> list[int]:
 def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Signs [size], transform [size, size] and norm for the largest power of two in ``dim``."""
     index = np.arange(dim & -dim)
-    signs = 1.0 - 2 * (np.bitwise_count(index & index >> 1) & 1)
-    transform = 1.0 - 2 * (np.bitwise_count(index[:, None] & index) & 1)
+    parity = np.array([1.0, -1.0])
+    signs = parity[np.bitwise_count(index & index >> 1) & 1]
+    transform = parity[np.bitwise_count(index[:, None] & index) & 1]
     return signs, transform, float(np.sqrt(len(index)))
 
 
