@@ -271,8 +271,8 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
     raise UserError(
         f"{file}: no preset fits heads of {tensors.head_dim} elements, value rows of "
         f"{tensors.value_dim}, {tensors.tokens} tokens and n + sink + recent of "
-        f"{wishes[-1] + sink + recent}; describe an accelerator that does in a TOML file and give it "
-        f"with --config")
+        f"{wishes[-1] + sink + recent}; describe an accelerator that does in a TOML file and "
+        f"give it with --config")
 
 
 @contextmanager
@@ -305,7 +305,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit.indices import IndexListError
     from nearbit_model.config import ConfigError
     from nearbit_model.prepare import TensorError
-    from nearbit_sim import SimulationError
+    from nearbit_sim.program import SimulationError
 
     return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
             TensorError, SimulationError)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from rich.table import Table
 from nearbit.tensors import Tensors
 from nearbit_model import exact
 from nearbit_model.attention import Attention
-from nearbit_sim import Simulation
+
+
+if TYPE_CHECKING:
+    from nearbit_sim import Simulation
 
 
 __all__ = ["HeadPart", "Mismatch", "Part", "Report", "compare", "first_mismatch", "show"]
@@ -38,7 +41,7 @@ class Mismatch:
                 f"golden model {self.golden}")
 
 
-def first_mismatch(hardware: Simulation, golden: Attention, head: int,
+def first_mismatch(hardware: "Simulation", golden: Attention, head: int,
                    queries: NDArray[np.int64]) -> Mismatch | None:
     """Compare a head's outputs and trace; None if they are equal bit for bit.
 
@@ -169,12 +172,16 @@ class Report:
         return {**self.total.to_dict(), "heads": [head.to_dict() for head in self.heads]}
 
 
-def compare(tensors: Tensors, golden: Attention, hardware: Simulation) -> Report:
+def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Report:
     """Compare what the hardware answered with the golden model and with exact attention."""
     prepared = golden.prepared
-    measures = exact.measure(
-        tensors.q, tensors.k, tensors.v, output=hardware.output, selected=hardware.selected,
-        distances=hardware.distances, temperature=prepared.temperature, counts=prepared.counts)
+    # Hardware that differs may have selected anything, even nothing or keys that are not there.
+    with np.errstate(invalid="ignore"):
+        measures = exact.measure(
+            tensors.q, tensors.k, tensors.v, output=hardware.output,
+            selected=np.minimum(hardware.selected, tensors.tokens - 1),
+            distances=hardware.distances, temperature=prepared.temperature,
+            counts=prepared.counts)
     heads = []
     for index, head in enumerate(tensors.heads):
         mismatch = first_mismatch(hardware, golden, index, tensors.queries)
