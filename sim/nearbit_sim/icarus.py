@@ -1,0 +1,181 @@
+"""The reference engine: the generated Verilog on Icarus Verilog, driven by cocotb."""
+
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from amaranth.lib import wiring
+from cocotb_tools.runner import Icarus
+
+from nearbit_hw.verilog import generate
+from nearbit_sim.payload import Port, ports
+from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
+
+
+__all__ = ["IcarusEngine"]
+
+
+_TOP = "dut"
+_DUMP = "nearbit_dump"
+
+
+class _Runner(Icarus):
+    """Cocotb's runner, which has no way to ask for a VCD file."""
+
+    def _test_command(self) -> list[list[str]]:
+        return [["-vcd" if word == "-none" else word for word in command]
+                for command in super()._test_command()]
+
+
+class IcarusEngine:
+    """A component on Icarus Verilog. Satisfies :class:`nearbit_sim.program.Engine`.
+
+    Parameters
+    ----------
+    component
+        What to simulate.
+    verilog
+        Text to simulate instead of the component's own, with a top module ``dut``.
+    """
+
+    name = "icarus"
+
+    def __init__(self, component: wiring.Component, *, verilog: str | None = None) -> None:
+        """Generate the Verilog."""
+        if shutil.which("iverilog") is None or shutil.which("vvp") is None:
+            raise SimulationError("the icarus engine needs Icarus Verilog: "
+                                  "apt-get install iverilog")
+        started = time.perf_counter()
+        self._ports = ports(component)
+        self._verilog = generate(component, _TOP) if verilog is None else verilog
+        self._build_seconds = time.perf_counter() - started
+
+    @property
+    def ports(self) -> list[Port]:
+        """Streams of the component."""
+        return self._ports
+
+    def run(self, program: Program, *, patience: int = 1_000_000,
+            progress: Progress | None = None, vcd: str | None = None) -> Outcome:
+        """Run a program from reset to its last beat: see :class:`nearbit_sim.program.Engine`."""
+        with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
+            directory = Path(name)
+            started = time.perf_counter()
+            runner = _Runner()
+            self._build(runner, directory, vcd)
+            built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
+            self._write(program, patience, directory)
+            log = directory / "log.txt"
+            with _reports(directory / "progress", program, progress), \
+                    suppress(RuntimeError, SystemExit):
+                runner.test(test_module="nearbit_sim.replay", hdl_toplevel=_TOP,
+                            build_dir=directory, test_dir=directory, log_file=log,
+                            results_xml=str(directory / "results.xml"),
+                            # Ctrl-C ends the simulator instead of opening its prompt.
+                            test_args=["-n"],
+                            extra_env={"NEARBIT_REPLAY": str(directory),
+                                       "COCOTB_REWRITE_ASSERTION_FILES": "",
+                                       "COCOTB_LOG_LEVEL": "WARNING"})
+            outcome = self._read(program, directory, built)
+        if progress is not None:
+            progress(outcome.cycles, program.transfers, program.transfers)
+        return outcome
+
+    def _build(self, runner: _Runner, directory: Path, vcd: str | None) -> None:
+        source = directory / "dut.v"
+        source.write_text(self._verilog, encoding="utf-8")
+        sources, options = [source], []
+        if vcd is not None:
+            try:
+                Path(vcd).write_text("", encoding="ascii")
+            except OSError as error:
+                raise SimulationError(f"{vcd} cannot be written: {error.strerror or error}"
+                                      ) from None
+            path = str(Path(vcd).resolve()).replace("\\", "\\\\").replace('"', '\\"')
+            dump = directory / "dump.v"
+            dump.write_text(f'module {_DUMP};\n  initial begin\n    $dumpfile("{path}");\n'
+                            f"    $dumpvars(0, {_TOP});\n  end\nendmodule\n", encoding="utf-8")
+            sources, options = [*sources, dump], ["-s", _DUMP]
+        log = directory / "build.txt"
+        with suppress(RuntimeError, SystemExit):
+            runner.build(sources=sources, hdl_toplevel=_TOP, build_dir=directory, always=True,
+                         build_args=options, timescale=("1ns", "1ns"), log_file=log)
+        if not (directory / "sim.vvp").exists():
+            said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            raise SimulationError(f"Icarus Verilog cannot compile the design: {said.strip()}")
+
+    def _write(self, program: Program, patience: int, directory: Path) -> None:
+        names = [port.name for port in self._ports if port.is_input]
+        arrays = {
+            "counts": np.array([[len(phase.inputs.get(name, ())) for name in names]
+                                for phase in program.phases],
+                               dtype=np.int64).reshape(-1, len(names)),
+            "delays": np.array([phase.delay for phase in program.phases], dtype=np.int64),
+        }
+        for port in self._ports:
+            if port.is_input:
+                arrays[f"words_{port.name}"] = np.concatenate(
+                    [np.zeros((0, port.words), dtype=np.uint64),
+                     *(phase.inputs[port.name] for phase in program.phases
+                       if port.name in phase.inputs)])
+        # mypy takes the arrays for the option of the same call.
+        np.savez(directory / "program.npz", **arrays) # type: ignore[arg-type]
+        task = {"ports": [port.to_json() for port in self._ports], "beats": program.beats,
+                "patience": patience}
+        (directory / "task.json").write_text(json.dumps(task), encoding="utf-8")
+
+    def _read(self, program: Program, directory: Path, built: float) -> Outcome:
+        failure = directory / "error.txt"
+        if failure.exists():
+            raise SimulationError(failure.read_text(encoding="utf-8"))
+        if not (directory / "answer.npz").exists():
+            log = directory / "log.txt"
+            said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            raise SimulationError("Icarus Verilog ended without an answer:\n"
+                                  + "\n".join(said.splitlines()[-20:]))
+        with np.load(directory / "answer.npz") as arrays:
+            accepted: list[dict[str, Cycles]] = []
+            position = dict.fromkeys((port.name for port in self._ports), 0)
+            for phase in program.phases:
+                cycles: dict[str, Cycles] = {}
+                for name, words in phase.inputs.items():
+                    start = position[name]
+                    position[name] += len(words)
+                    cycles[name] = arrays[f"accepted_{name}"][start:position[name]]
+                accepted.append(cycles)
+            outputs = {port.name: Beats(port, arrays[f"words_{port.name}"].astype(np.uint64),
+                                        arrays[f"cycles_{port.name}"])
+                       for port in self._ports if not port.is_input}
+            return Outcome(accepted=accepted, outputs=outputs, cycles=int(arrays["cycles"]),
+                           engine=self.name, seconds=float(arrays["seconds"]),
+                           build_seconds=built)
+
+
+@contextmanager
+def _reports(path: Path, program: Program, progress: Progress | None) -> Iterator[None]:
+    """Pass on what the simulator says of its progress, while it runs in this thread."""
+    if progress is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.25):
+            # It may be absent, or just being written.
+            with suppress(OSError, ValueError):
+                cycle, done = map(int, path.read_text(encoding="ascii").split())
+                progress(cycle, done, program.transfers)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,173 @@
+"""What an engine is asked to do, and what it answers.
+
+A :class:`Program` is a list of phases. In a phase, every input stream has a sequence of payloads,
+and all sequences are pushed at full rate in parallel. A phase ends when all its transfers are
+accepted; the next begins in the following cycle, or some cycles later. Outputs are always ready.
+Cycle 0 is the first after one cycle of reset. Then the engine goes on until it has seen as many
+beats on each output as the program expects.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearbit_sim.payload import Port, Words
+
+
+__all__ = ["Beats", "Cycles", "Engine", "Outcome", "Phase", "Program", "Progress",
+           "SimulationError"]
+
+
+Cycles: TypeAlias = NDArray[np.int64]
+
+Progress: TypeAlias = Callable[[int, int, int], None]
+"""Called now and then with the cycle, the transfers and beats so far, and those of the program."""
+
+
+class SimulationError(RuntimeError):
+    """The simulation cannot be built or run; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is pushed in parallel: packed payloads of each input stream.
+
+    Parameters
+    ----------
+    inputs
+        Rows of 64-bit words for each input stream that gets any payload.
+    delay
+        Cycles to wait before the phase begins.
+    """
+
+    inputs: Mapping[str, Words]
+    delay: int = 0
+
+
+@dataclass
+class Program:
+    """Phases for a component, and how many beats to wait for.
+
+    Parameters
+    ----------
+    ports
+        Streams of the component, from :func:`nearbit_sim.payload.ports`.
+    """
+
+    ports: list[Port]
+    phases: list[Phase] = field(default_factory=list)
+    beats: dict[str, int] = field(default_factory=dict)
+
+    def port(self, name: str, *, is_input: bool) -> Port:
+        """Look up a stream by its name."""
+        for port in self.ports:
+            if port.name == name and port.is_input == is_input:
+                return port
+        raise KeyError(f"there is no {'input' if is_input else 'output'} stream {name!r}")
+
+    def add(self, inputs: Mapping[str, Any], *, delay: int = 0) -> None:
+        """Append a phase.
+
+        Each input has arrays with a first dimension of payloads: an integer array for a number, a
+        dictionary of arrays for a structure, one more dimension for an array.
+        """
+        packed: dict[str, Words] = {}
+        for name, values in inputs.items():
+            packed[name] = self.port(name, is_input=True).pack(values, _count(values))
+        self.phases.append(Phase(packed, delay))
+
+    def expect(self, beats: Mapping[str, int]) -> None:
+        """Wait for some more beats of output streams."""
+        for name, count in beats.items():
+            self.port(name, is_input=False)
+            self.beats[name] = self.beats.get(name, 0) + count
+
+    @property
+    def transfers(self) -> int:
+        """Payloads of all phases and expected beats: what progress is measured in."""
+        return (sum(len(words) for phase in self.phases for words in phase.inputs.values())
+                + sum(self.beats.values()))
+
+
+def _count(values: Any) -> int:
+    while isinstance(values, Mapping):
+        values = next(iter(values.values()))
+    return len(values)
+
+
+@dataclass(frozen=True)
+class Beats:
+    """Transfers of an output stream: packed payloads and their cycles."""
+
+    port: Port
+    words: Words
+    cycles: Cycles
+
+    def __len__(self) -> int:
+        """Count the beats."""
+        return len(self.cycles)
+
+    @property
+    def payloads(self) -> Any:
+        """Payloads as arrays, in the form that :meth:`Program.add` takes."""
+        return self.port.unpack(self.words)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an engine answers; equal for all engines but for the last three fields.
+
+    Parameters
+    ----------
+    accepted
+        For each phase and input stream, the cycle in which each payload was accepted.
+    outputs
+        Beats of every output stream.
+    cycles
+        Cycles from the first after reset to the last transfer, both included.
+    engine
+        Name of the engine.
+    seconds
+        Wall time of the simulation, without generating and compiling.
+    build_seconds
+        Wall time before.
+    """
+
+    accepted: list[dict[str, Cycles]]
+    outputs: dict[str, Beats]
+    cycles: int
+    engine: str
+    seconds: float
+    build_seconds: float
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Simulated cycles in a second of wall time."""
+        return self.cycles / self.seconds if self.seconds > 0 else float("inf")
+
+
+class Engine(Protocol):
+    """A component that is ready to run programs."""
+
+    @property
+    def ports(self) -> list[Port]:
+        """Streams of the component."""
+        ...
+
+    def run(self, program: Program, *, patience: int = 1_000_000,
+            progress: Progress | None = None, vcd: str | None = None) -> Outcome:
+        """Run a program from reset to its last beat.
+
+        Parameters
+        ----------
+        patience
+            Cycles without any transfer after which :class:`SimulationError` is raised.
+        progress
+            Called now and then.
+        vcd
+            File to write waveforms to.
+        """
+        ...
