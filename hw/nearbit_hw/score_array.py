@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.tree import tree_latency
 
 
 __all__ = ["ScoreArray"]
@@ -89,7 +90,7 @@ class ScoreArray(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from accepting a word to its distances at row 0; each further row adds one."""
-        return 1 + XorPopcount(self._key_bits).latency
+        return 1 + tree_latency(self._key_bits)
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -14,8 +14,11 @@ __all__ = ["TopN"]
 BANKS = 3
 """Queries held: one is counted, one refined, one emitted."""
 
-EMIT_SLACK = 9
-"""Cycles that :py:`TopN` may need beyond one for each group of words and one for each key."""
+EMIT_LATENCY = 6
+"""Cycles from the start of emitting a query to its first key, if that is in the first word."""
+
+EMIT_WASTE = 3
+"""Cycles spent on words that were fetched just before the quota ran out."""
 
 
 # How it works
@@ -59,7 +62,7 @@ class TopN(wiring.Component):
 
     - count: w cycles, then :py:`count_latency`;
     - refine: ceil(w / s) cycles, then :py:`refine_latency`;
-    - emit: until the last key is presented, ceil(w / group) + m + :py:`EMIT_SLACK` cycles.
+    - emit: :py:`emit_cycles(w, m)` until the last key is presented.
 
     A command is taken when one of the three banks is free, and must be accepted at least two
     cycles before its first distances. Cycles depend on w and m only; when keys but the last leave
@@ -171,7 +174,11 @@ class TopN(wiring.Component):
     @property
     def refine_latency(self) -> int:
         """Cycles from the last read of refining a query to the start of emitting it."""
-        return 5 + tree_latency(self._pass_lanes)
+        return 4 + tree_latency(self._pass_lanes)
+
+    def emit_cycles(self, *, words: int, selected: int) -> int:
+        """Cycles from the start of emitting a query to its last key, if never stalled."""
+        return -(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -380,17 +387,18 @@ class TopN(wiring.Component):
         })
         m.submodules.refine_queue = refine_queue = fifo.SyncFIFO(
             width=refinement.size, depth=BANKS + 1)
-        to_refine = data.View(refinement, refine_queue.w_data)
-        m.d.comb += [
-            refine_queue.w_en.eq(delay_control(add_last, 1, "handed")),
-            to_refine.bank.eq(delay(add_bank, 1, "handed_bank")),
-            to_refine.last_word.eq(delay(add_word, 1, "handed_word")),
-            to_refine.coarse.eq(0),
-            to_refine.missing.eq(-delay(wanted_read.data, 1, "handed_n")),
-        ]
+        threshold_coarse = Signal(coarse_bits)
+        coarse_missing = Signal(counter_shape)
+        m.d.comb += coarse_missing.eq(-delay(wanted_read.data, 1, "handed_n"))
         for value, count in zip(coarse_values, coarse_counts, strict=True):
             with m.If(count < 0):
-                m.d.comb += [to_refine.coarse.eq(value), to_refine.missing.eq(count)]
+                m.d.comb += [threshold_coarse.eq(value), coarse_missing.eq(count)]
+        m.d.comb += [
+            refine_queue.w_en.eq(delay_control(add_last, 1, "handed")),
+            refine_queue.w_data.eq(Cat(
+                delay(add_bank, 1, "handed_bank"), delay(add_word, 1, "handed_word"),
+                threshold_coarse, coarse_missing)),
+        ]
 
         # ---- Refine: read the bank from its start.
         refined = Signal(refinement, reset_less=True)
@@ -506,23 +514,25 @@ class TopN(wiring.Component):
             "missing": counter_shape,
         })
         m.submodules.emit_queue = emit_queue = fifo.SyncFIFO(width=emission.size, depth=BANKS + 1)
-        to_emit = data.View(emission, emit_queue.w_data)
         done_query = data.View(refinement, delay(sum_query, 1, "done_query"))
-        done = delay_control(sum_last, 1, "done")
         threshold_fine = Signal(fine_bits)
+        threshold = Signal(code_bits)
+        fine_missing = Signal(counter_shape)
         m.d.comb += [
-            emit_queue.w_en.eq(done),
-            to_emit.bank.eq(done_query.bank),
-            to_emit.last_word.eq(done_query.last_word),
-            to_emit.threshold.eq(Cat(threshold_fine, done_query.coarse)),
-            to_emit.missing.eq(done_query.missing),
+            threshold.eq(Cat(threshold_fine, done_query.coarse)),
+            fine_missing.eq(done_query.missing),
         ]
         for value, count in zip(fine_values, fine_counts, strict=True):
             with m.If(count < 0):
-                m.d.comb += [threshold_fine.eq(value), to_emit.missing.eq(count)]
+                m.d.comb += [threshold_fine.eq(value), fine_missing.eq(count)]
         # Fewer keys than asked for lie below a threshold of all ones; there are none at it.
-        with m.If(Cat(threshold_fine, done_query.coarse) == outside):
-            m.d.comb += to_emit.missing.eq(0)
+        with m.If(threshold == outside):
+            m.d.comb += fine_missing.eq(0)
+        m.d.comb += [
+            emit_queue.w_en.eq(delay_control(sum_last, 1, "done")),
+            emit_queue.w_data.eq(Cat(
+                done_query.bank, done_query.last_word, threshold, fine_missing)),
+        ]
 
         # ---- Emit: control.
         next_emission = data.View(emission, emit_queue.r_data)
@@ -531,7 +541,7 @@ class TopN(wiring.Component):
         emit_busy = Signal()
         emit_take = Signal()
         emit_end = Signal()
-        timer = Signal(range(self._top_n + bank_groups + EMIT_SLACK))
+        timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)))
         remaining = Signal(selected_shape, reset_less=True)
         quota = Signal(selected_shape, reset_less=True)
         emitted_first = Signal(range(self._capacity // lanes), reset_less=True)
@@ -662,7 +672,9 @@ class TopN(wiring.Component):
                 remaining.eq(origin_read.data.selected),
                 emitted_first.eq(origin_read.data.first_word),
                 quota.eq(-next_emission.missing),
-                timer.eq(next_group + origin_read.data.selected + (EMIT_SLACK - 3)),
+                # Two cycles pass until the timer is seen, and until the key is presented.
+                timer.eq(next_group + origin_read.data.selected
+                         + (EMIT_LATENCY + EMIT_WASTE - 3)),
                 scan.eq(next_group),
                 scan_valid.eq(1),
             ]

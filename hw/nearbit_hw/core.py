@@ -1,0 +1,278 @@
+"""The accelerator: stores, scoring, selection, weighting and normalization, joined."""
+
+from amaranth import *
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.dispatcher import Dispatcher, Error, query_layout
+from nearbit_hw.key_store import KeyStore
+from nearbit_hw.normalizer import Normalizer
+from nearbit_hw.row_merge import RowMerge
+from nearbit_hw.score_array import ScoreArray
+from nearbit_hw.top_n import TopN
+from nearbit_hw.value_accumulator import ValueAccumulator
+from nearbit_hw.value_store import ValueStore
+from nearbit_hw.weights import Weights
+from nearbit_model.config import SCALE_BITS, Config
+
+
+__all__ = ["Core", "Error"]
+
+
+RESULTS_IN_FLIGHT = 8
+"""Rows whose selection is made and whose result is not out; no unit holds more than two."""
+
+COMMANDS_IN_FLIGHT = 4
+"""Commands between their start and the merging of their rows; three are in the selection."""
+
+
+class Core(wiring.Component):
+    """Binary attention: for each query the exactly weighted mean of the values of its nearest keys.
+
+    Computes the numeric contract (docs/numerics.md) to the bit. Each unit's docstring has its
+    cycles; the units overlap, so while one query is normalized the next ones are weighted,
+    selected and scored.
+
+    **Loading.** Keys and values are written row by row, in any order, a value row in
+    :py:`columns` beats. A row can be read by commands once it and all rows before it have been
+    written (what counts is the highest row written). A load of a new row is taken at once. One of a
+    row below that, or of a weight, waits until no command is in work, so that a result never
+    mixes old and new.
+
+    **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
+    The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table
+    :py:`rows[r].table`. Each row is answered, in order, with the result's :py:`value_dim`
+    elements, or with one beat that carries an error, and the core goes on; see
+    :class:`nearbit_hw.dispatcher.Error`.
+
+    Reference: :func:`nearbit_model.golden.attend`.
+
+    Parameters
+    ----------
+    config : :class:`nearbit_model.Config`
+        What to build.
+
+    Members
+    -------
+    i_key : :py:`In(stream.Signature(...))`
+        Loads :py:`code` as key number :py:`row`.
+    i_value : :py:`In(stream.Signature(...))`
+        Loads :py:`elements` as those of column :py:`column` of value number :py:`row`, and the
+        row's :py:`scale`, the same for all columns.
+    i_table : :py:`In(stream.Signature(...))`
+        Loads :py:`weight` into :py:`table` for a distance that exceeds the least by
+        :py:`distance`. A table counts as loaded when its weight 0 is loaded and is not 0.
+    i_query : :py:`In(stream.Signature(...))`
+        Commands: :py:`first`, :py:`n`, :py:`sink`, :py:`recent`, :py:`trace`, and for each row
+        :py:`code`, :py:`count`, :py:`table`.
+    o_result : :py:`Out(stream.Signature(...))`
+        Results: :py:`row`, :py:`error`, :py:`output` (two's complement, with
+        :py:`output_fraction_bits` fraction bits), and :py:`last` with the row's last element.
+    o_trace : :py:`Out(stream.Signature(...))`
+        For commands with :py:`trace`, each row's selection by descending index: :py:`row`,
+        :py:`index`, :py:`distance`, :py:`weight`, :py:`last`. It leaves before the result.
+    """
+
+    i_key: stream.Interface
+    i_value: stream.Interface
+    i_table: stream.Interface
+    i_query: stream.Interface
+    o_result: stream.Interface
+    o_trace: stream.Interface
+
+    def __init__(self, config: Config):
+        if not isinstance(config, Config):
+            raise TypeError(f"Config must be a Config, not {config!r}")
+        self._config = config
+
+        super().__init__({
+            "i_key": In(stream.Signature(data.StructLayout({
+                "row": range(config.capacity),
+                "code": config.key_bits,
+            }))),
+            "i_value": In(stream.Signature(data.StructLayout({
+                "row": range(config.capacity),
+                "column": range(config.columns),
+                "elements": data.ArrayLayout(signed(config.value_bits), config.value_lanes),
+                "scale": SCALE_BITS,
+            }))),
+            "i_table": In(stream.Signature(data.StructLayout({
+                "table": range(config.tables),
+                "distance": range(config.key_bits + 1),
+                "weight": config.weight_bits,
+            }))),
+            "i_query": In(stream.Signature(query_layout(
+                key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
+                tables=config.tables))),
+            "o_result": Out(stream.Signature(data.StructLayout({
+                "row": range(config.rows),
+                "error": Error,
+                "output": signed(config.output_bits),
+                "last": 1,
+            }))),
+            "o_trace": Out(stream.Signature(data.StructLayout({
+                "row": range(config.rows),
+                "index": range(config.capacity),
+                "distance": range(config.key_bits + 1),
+                "weight": config.weight_bits,
+                "last": 1,
+            }))),
+        })
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self._config
+
+        m.submodules.key_store = key_store = KeyStore(
+            capacity=config.capacity, lanes=config.lanes, key_bits=config.key_bits)
+        m.submodules.value_store = value_store = ValueStore(
+            capacity=config.capacity, value_dim=config.value_dim,
+            value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS)
+        m.submodules.dispatcher = dispatcher = Dispatcher(
+            key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
+            lanes=config.lanes, top_n=config.top_n, tables=config.tables)
+        m.submodules.score_array = score_array = ScoreArray(
+            key_bits=config.key_bits, rows=config.rows, lanes=config.lanes)
+        selectors = [
+            TopN(key_bits=config.key_bits, lanes=config.lanes, capacity=config.capacity,
+                 top_n=config.top_n, pass_lanes=config.pass_lanes)
+            for _ in range(config.rows)
+        ]
+        for row, selector in enumerate(selectors):
+            m.submodules[f"top_n_{row}"] = selector
+        m.submodules.row_merge = row_merge = RowMerge(
+            capacity=config.capacity, key_bits=config.key_bits, rows=config.rows,
+            tables=config.tables)
+        m.submodules.weights = weights = Weights(
+            capacity=config.capacity, key_bits=config.key_bits, columns=config.columns,
+            top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables)
+        m.submodules.value_accumulator = accumulator = ValueAccumulator(
+            capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
+            value_bits=config.value_bits, weight_bits=config.weight_bits,
+            scale_bits=SCALE_BITS, top_n=config.top_n)
+        m.submodules.normalizer = normalizer = Normalizer(
+            value_lanes=config.value_lanes, value_bits=config.value_bits,
+            sum_bits=accumulator.sum_bits, total_max=accumulator.total_max,
+            output_fraction_bits=config.output_fraction_bits,
+            output_cycles=config.output_cycles)
+
+        # ---- The datapath.
+        m.submodules.order = order = fifo.SyncFIFO(
+            width=dispatcher.o_order.payload.shape().size, depth=COMMANDS_IN_FLIGHT)
+        m.d.comb += [
+            order.w_data.eq(dispatcher.o_order.payload.as_value()),
+            order.w_en.eq(dispatcher.o_order.valid),
+            dispatcher.o_order.ready.eq(order.w_rdy),
+            row_merge.i_order.payload.eq(order.r_data),
+            row_merge.i_order.valid.eq(order.r_rdy),
+            order.r_en.eq(row_merge.i_order.ready),
+        ]
+        wiring.connect(m, dispatcher.o_words, key_store.i)
+        wiring.connect(m, dispatcher.o_query, score_array.i_query)
+        wiring.connect(m, key_store.o, score_array.i)
+        for row, selector in enumerate(selectors):
+            wiring.connect(m, dispatcher.o_select[row], selector.i_command)
+            wiring.connect(m, score_array.o[row], selector.i)
+            wiring.connect(m, selector.o, row_merge.i[row])
+        wiring.connect(m, row_merge.o, weights.i)
+        wiring.connect(m, weights.o, accumulator.i)
+        wiring.connect(m, accumulator.o_request, value_store.i)
+        wiring.connect(m, value_store.o, accumulator.i_beat)
+        wiring.connect(m, accumulator.o, normalizer.i)
+
+        # ---- Loads, and which rows and tables commands may use.
+        idle = Signal()
+        keys_loaded = Signal(range(config.capacity + 1))
+        values_loaded = Signal(range(config.capacity + 1))
+        tables_loaded = Signal(config.tables)
+        new_key, new_value = Signal(), Signal()
+        m.d.comb += [
+            new_key.eq(self.i_key.p.row >= keys_loaded),
+            self.i_key.ready.eq(idle | new_key),
+            key_store.i_write.valid.eq(self.i_key.valid & self.i_key.ready),
+            key_store.i_write.payload.eq(self.i_key.payload),
+            new_value.eq(self.i_value.p.row >= values_loaded),
+            self.i_value.ready.eq(idle | new_value),
+            value_store.i_write.valid.eq(self.i_value.valid & self.i_value.ready),
+            value_store.i_write.payload.eq(self.i_value.payload),
+            self.i_table.ready.eq(idle),
+            weights.i_table.valid.eq(self.i_table.valid & idle),
+            weights.i_table.payload.eq(self.i_table.payload),
+        ]
+        with m.If(key_store.i_write.valid & new_key):
+            m.d.sync += keys_loaded.eq(self.i_key.p.row + 1)
+        with m.If(value_store.i_write.valid & new_value
+                  & (self.i_value.p.column == config.columns - 1)):
+            m.d.sync += values_loaded.eq(self.i_value.p.row + 1)
+        with m.If(weights.i_table.valid & (self.i_table.p.distance == 0)):
+            m.d.sync += tables_loaded.bit_select(self.i_table.p.table, 1).eq(
+                self.i_table.p.weight != 0)
+        m.d.comb += [
+            dispatcher.loaded.eq(Mux(keys_loaded < values_loaded, keys_loaded, values_loaded)),
+            dispatcher.tables_loaded.eq(tables_loaded),
+        ]
+
+        # ---- Commands in work.
+        accept, complete = Signal(), Signal()
+        in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
+        m.d.comb += [
+            dispatcher.i.valid.eq(self.i_query.valid),
+            dispatcher.i.payload.eq(self.i_query.payload),
+            self.i_query.ready.eq(dispatcher.i.ready),
+            accept.eq(self.i_query.valid & self.i_query.ready),
+            idle.eq(in_flight == 0),
+        ]
+        m.d.sync += in_flight.eq(in_flight + accept - complete)
+
+        # ---- Trace: which row it is of.
+        traced = row_merge.o_command
+        m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
+            width=len(traced.p.row), depth=4)
+        commanded = Signal()
+        m.d.comb += [
+            weights.i_command.payload.eq(Cat(traced.p.table, traced.p.trace)),
+            weights.i_command.valid.eq(traced.valid & (trace_rows.w_rdy | ~traced.p.trace)),
+            commanded.eq(weights.i_command.ready & (trace_rows.w_rdy | ~traced.p.trace)),
+            traced.ready.eq(commanded),
+            trace_rows.w_data.eq(traced.p.row),
+            trace_rows.w_en.eq(traced.valid & traced.p.trace & commanded),
+            self.o_trace.valid.eq(weights.o_trace.valid),
+            weights.o_trace.ready.eq(self.o_trace.ready),
+            self.o_trace.p.row.eq(trace_rows.r_data),
+            self.o_trace.p.index.eq(weights.o_trace.p.index),
+            self.o_trace.p.distance.eq(weights.o_trace.p.distance),
+            self.o_trace.p.weight.eq(weights.o_trace.p.weight),
+            self.o_trace.p.last.eq(weights.o_trace.p.last),
+            trace_rows.r_en.eq(self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
+        ]
+
+        # ---- Results, in the order in which the rows were merged.
+        result_layout = row_merge.o_result.payload.shape()
+        m.submodules.results = results = fifo.SyncFIFO(
+            width=result_layout.size, depth=RESULTS_IN_FLIGHT)
+        result = data.View(result_layout, results.r_data)
+        column = Signal(range(config.columns))
+        failed, last = Signal(), Signal()
+        m.d.comb += [
+            results.w_data.eq(row_merge.o_result.payload.as_value()),
+            results.w_en.eq(row_merge.o_result.valid),
+            row_merge.o_result.ready.eq(results.w_rdy),
+            failed.eq(result.error != Error.OK),
+            last.eq(failed | (normalizer.o.p.last & (column == config.columns - 1))),
+            self.o_result.valid.eq(results.r_rdy & (failed | normalizer.o.valid)),
+            self.o_result.p.row.eq(result.row),
+            self.o_result.p.error.eq(result.error),
+            self.o_result.p.output.eq(Mux(failed, 0, normalizer.o.p.output)),
+            self.o_result.p.last.eq(last),
+            normalizer.o.ready.eq(results.r_rdy & ~failed & self.o_result.ready),
+            results.r_en.eq(self.o_result.valid & self.o_result.ready & last),
+            complete.eq(results.r_en & result.final),
+        ]
+        with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
+            m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
+
+        return m

@@ -1,0 +1,243 @@
+"""Checks commands and starts them."""
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+
+__all__ = ["Dispatcher", "Error", "query_layout"]
+
+
+class Error(enum.Enum, shape=3):
+    """Why a row of a command has no result. The first that applies, in this order."""
+
+    OK = 0
+    #: :py:`n` is 0.
+    NO_N = 1
+    #: :py:`n + sink + recent` is more than :py:`top_n`.
+    TOO_MANY = 2
+    #: The row's count is 0: the way to leave a row unused.
+    EMPTY = 3
+    #: The row's range goes beyond what is loaded.
+    RANGE = 4
+    #: The row's weight table was not loaded.
+    TABLE = 5
+
+
+def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int) -> data.StructLayout:
+    """Layout of a command, see :class:`nearbit_hw.core.Core`."""
+    return data.StructLayout({
+        "first": range(capacity),
+        "n": range(capacity + 1),
+        "sink": range(capacity + 1),
+        "recent": range(capacity + 1),
+        "trace": 1,
+        "rows": data.ArrayLayout(data.StructLayout({
+            "code": key_bits,
+            "count": range(capacity + 1),
+            "table": range(tables),
+        }), rows),
+    })
+
+
+class Dispatcher(wiring.Component):
+    """Checks a command and sets the units before the values to work on it.
+
+    A command is checked in the cycle in which it is first valid. From the next cycle on it is
+    announced to :py:`o_order` and to :py:`o_select` of each row without an error, and once all have
+    taken it and the words of the previous command are out, it is accepted; its own words follow
+    from the next cycle on, one per cycle. So the words of consecutive commands follow each other
+    without a gap, if a command lasts at least three cycles; a command occupies the words' stream
+    for :py:`max(words, rows)` cycles. A command without any good row has no words.
+
+    Parameters
+    ----------
+    key_bits, capacity, rows, lanes, top_n, tables : :class:`int`
+        As in :class:`nearbit_model.Config`.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(query_layout(...)))`
+        Commands.
+    loaded : :py:`In(range(capacity + 1))`
+        Rows from 0 that may be read. Must not fall.
+    tables_loaded : :py:`In(tables)`
+        Weight tables that may be used.
+    o_order : :py:`Out(stream.Signature(...))`
+        For each command, each row's :py:`error` and :py:`table`, and :py:`trace`.
+    o_select : :py:`Out(stream.Signature(...)).array(rows)`
+        Commands for each row's :class:`nearbit_hw.top_n.TopN`.
+    o_query : :py:`Out(stream.Signature(...))`
+        Codes for :class:`nearbit_hw.score_array.ScoreArray`.
+    o_words : :py:`Out(stream.Signature(...))`
+        Requests to :class:`nearbit_hw.key_store.KeyStore`.
+    """
+
+    i: stream.Interface
+    loaded: Signal
+    tables_loaded: Signal
+    o_order: stream.Interface
+    o_select: list[stream.Interface]
+    o_query: stream.Interface
+    o_words: stream.Interface
+
+    def __init__(self, *, key_bits: int, capacity: int, rows: int, lanes: int, top_n: int,
+                 tables: int):
+        for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Rows", rows),
+                            ("Top N", top_n), ("Tables", tables)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
+            raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
+        if capacity % lanes:
+            raise ValueError(f"Capacity must be a multiple of lanes, not {capacity!r}")
+        if top_n > capacity:
+            raise ValueError(f"Top N must be at most capacity, not {top_n!r}")
+        self._capacity = capacity
+        self._rows = rows
+        self._lanes = lanes
+        self._top_n = top_n
+
+        selected_shape = range(top_n + 1)
+        super().__init__({
+            "i": In(stream.Signature(query_layout(
+                key_bits=key_bits, capacity=capacity, rows=rows, tables=tables))),
+            "loaded": In(range(capacity + 1)),
+            "tables_loaded": In(tables),
+            "o_order": Out(stream.Signature(data.StructLayout({
+                "rows": data.ArrayLayout(data.StructLayout({
+                    "error": Error,
+                    "table": range(tables),
+                }), rows),
+                "trace": 1,
+            }))),
+            "o_select": Out(stream.Signature(data.StructLayout({
+                "word": range(capacity // lanes),
+                "skip": range(lanes),
+                "count": range(capacity + 1),
+                "n": selected_shape,
+                "sink": selected_shape,
+                "recent": selected_shape,
+            }))).array(rows),
+            "o_query": Out(stream.Signature(data.StructLayout({
+                "codes": data.ArrayLayout(key_bits, rows),
+                "active": rows,
+            }))),
+            "o_words": Out(stream.Signature(data.StructLayout({
+                "word": range(capacity // lanes),
+                "last": 1,
+            }))),
+        })
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a command's first valid cycle to its first word, if all is idle."""
+        return 2
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        lane_bits = exact_log2(self._lanes)
+        word_shape = range(self._capacity // self._lanes)
+        command = self.i.p
+        first_word, skip = command.first[lane_bits:], command.first[:lane_bits]
+
+        # ---- Check. The command stays on `i` until it is accepted.
+        fire = Signal() # the command is accepted
+        checked = Signal()
+        errors = Signal(data.ArrayLayout(Error, self._rows), reset_less=True)
+        active = Signal(self._rows, reset_less=True)
+        last_word = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
+        m.d.sync += checked.eq(self.i.valid & ~fire)
+
+        last_words: list[Value] = []
+        for row in range(self._rows):
+            fields = command.rows[row]
+            error = Signal(Error, name=f"error_{row}")
+            with m.If(command.n == 0):
+                m.d.comb += error.eq(Error.NO_N)
+            with m.Elif(command.n + command.sink + command.recent > self._top_n):
+                m.d.comb += error.eq(Error.TOO_MANY)
+            with m.Elif(fields.count == 0):
+                m.d.comb += error.eq(Error.EMPTY)
+            with m.Elif(command.first + fields.count > self.loaded):
+                m.d.comb += error.eq(Error.RANGE)
+            with m.Elif(~self.tables_loaded.bit_select(fields.table, 1)):
+                m.d.comb += error.eq(Error.TABLE)
+            good = Signal(name=f"good_{row}")
+            m.d.comb += good.eq(error == Error.OK)
+            with m.If(~checked):
+                m.d.sync += [errors[row].eq(error), active[row].eq(good)]
+
+            row_last = Signal.like(last_word, name=f"last_word_{row}")
+            with m.If(good):
+                m.d.comb += row_last.eq((skip + fields.count - 1)[lane_bits:])
+            last_words.append(row_last)
+        while len(last_words) > 1:
+            one, other, *last_words = last_words
+            last_words.append(Mux(one > other, one, other))
+        with m.If(~checked):
+            m.d.sync += last_word.eq(last_words[0])
+
+        # ---- Announce: each receiver takes the command once.
+        receivers = [self.o_order, *self.o_select]
+        concerned = Cat(1, active)
+        taken = Signal(len(receivers))
+        takes = Signal(len(receivers))
+        for index, receiver in enumerate(receivers):
+            m.d.comb += [
+                receiver.valid.eq(checked & concerned[index] & ~taken[index]),
+                takes[index].eq(receiver.valid & receiver.ready),
+            ]
+        m.d.sync += taken.eq(Mux(fire, 0, taken | takes))
+        m.d.comb += self.o_order.p.trace.eq(command.trace)
+        for row in range(self._rows):
+            fields = command.rows[row]
+            m.d.comb += [
+                self.o_order.p.rows[row].error.eq(errors[row]),
+                self.o_order.p.rows[row].table.eq(fields.table),
+                self.o_select[row].p.word.eq(first_word),
+                self.o_select[row].p.skip.eq(skip),
+                self.o_select[row].p.count.eq(fields.count),
+                self.o_select[row].p.n.eq(command.n),
+                self.o_select[row].p.sink.eq(command.sink),
+                self.o_select[row].p.recent.eq(command.recent),
+            ]
+
+        # ---- Words. The codes stay until the array has taken them.
+        busy = Signal()       # words are to be sent
+        query_busy = Signal() # codes are to be taken
+        word = Signal(word_shape, reset_less=True)
+        words_left = Signal.like(last_word, reset_less=True)
+        words_end, query_end = Signal(), Signal()
+        m.d.comb += [
+            self.o_words.valid.eq(busy),
+            self.o_words.p.word.eq(word),
+            self.o_words.p.last.eq(words_left == 0),
+            self.o_query.valid.eq(query_busy),
+            words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last)),
+            query_end.eq(~query_busy | self.o_query.ready),
+            fire.eq(checked & ((taken | takes | ~concerned).all()) & words_end & query_end),
+            self.i.ready.eq(fire),
+        ]
+        with m.If(busy & self.o_words.ready):
+            m.d.sync += [word.eq(word + 1), words_left.eq(words_left - 1)]
+        with m.If(words_end):
+            m.d.sync += busy.eq(0)
+        with m.If(query_end):
+            m.d.sync += query_busy.eq(0)
+        codes = Signal(self.o_query.payload.shape(), reset_less=True)
+        m.d.comb += self.o_query.payload.eq(codes)
+        with m.If(fire):
+            m.d.sync += [
+                busy.eq(active.any()),
+                query_busy.eq(active.any()),
+                word.eq(first_word),
+                words_left.eq(last_word),
+                codes.active.eq(active),
+            ]
+            for row in range(self._rows):
+                m.d.sync += codes.codes[row].eq(command.rows[row].code)
+
+        return m

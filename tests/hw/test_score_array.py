@@ -1,0 +1,98 @@
+# amaranth: UnusedElaboratable=no
+import cocotb
+import pytest
+
+from nearbit_hw.score_array import ScoreArray
+from nearbit_sim.bench import run_bench
+from nearbit_sim.stream import Bench
+
+
+IDLE = ("idle", [0.0, 0.3, 0.8])
+
+
+def send(bench, lengths, expect=True):
+    """Commands of the given numbers of words; all rows' distances in plain Python."""
+    key_bits, rows, lanes = (bench.parameters[name] for name in ("key_bits", "rows", "lanes"))
+    for length in lengths:
+        codes = [bench.rng.getrandbits(key_bits) for _ in range(rows)]
+        active = bench.rng.getrandbits(rows)
+        bench.source("i_query").send({"codes": codes, "active": active})
+        for index in range(length):
+            last = int(index == length - 1)
+            word = [bench.rng.choice([bench.rng.getrandbits(key_bits), codes[0], ~codes[0]])
+                    & (1 << key_bits) - 1 for _ in range(lanes)]
+            bench.source("i").send({"codes": word, "last": last})
+            for row in range(rows):
+                if expect and active >> row & 1:
+                    bench.sink(f"o__{row}").expect({
+                        "distances": [(codes[row] ^ code).bit_count() for code in word],
+                        "last": last,
+                    })
+
+
+@cocotb.test()
+@cocotb.parametrize(IDLE)
+async def distances(dut, idle):
+    bench = Bench(dut, idle=idle)
+    await bench.reset()
+    send(bench, [bench.rng.randint(1, 12) for _ in range(25)])
+    await bench.finish()
+
+
+@cocotb.test()
+async def latency_and_rate(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    rows, lanes = bench.parameters["rows"], bench.parameters["lanes"]
+    length = rows + 3
+    for _ in range(4):
+        bench.source("i_query").send({"codes": [0] * rows, "active": (1 << rows) - 1})
+        for index in range(length):
+            bench.source("i").send({"codes": [0] * lanes, "last": int(index == length - 1)})
+    await bench.finish()
+    entered = bench.source("i").cycles
+    assert entered == list(range(4 * length))
+    for row in range(rows):
+        assert bench.sink(f"o__{row}").cycles == [
+            cycle + bench.parameters["latency"] + row for cycle in entered]
+    assert bench.source("i_query").cycles == [rows - 1 + length * index for index in range(4)]
+
+
+@cocotb.test()
+async def short_commands_are_rows_apart(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    send(bench, [1] * 8)
+    await bench.finish()
+    rows = bench.parameters["rows"]
+    assert bench.source("i").cycles == [rows * index for index in range(8)]
+
+
+@cocotb.test()
+async def reset_forgets(dut):
+    bench = Bench(dut)
+    for cycles in range(1, 8):
+        await bench.reset()
+        send(bench, [9] * 2, expect=False)
+        await bench.step(cycles)
+        await bench.reset()
+        send(bench, [3, 1, 4])
+        await bench.finish()
+
+
+@pytest.mark.parametrize(("key_bits", "rows", "lanes"), [
+    (1, 1, 1), (64, 1, 16), (64, 8, 2), (33, 3, 5), (128, 2, 3), (7, 1, 64),
+])
+def test_bench(key_bits, rows, lanes):
+    dut = ScoreArray(key_bits=key_bits, rows=rows, lanes=lanes)
+    run_bench(dut, __file__, parameters={
+        "key_bits": key_bits, "rows": rows, "lanes": lanes, "latency": dut.latency})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
+@pytest.mark.parametrize(("name", "text"), [
+    ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes")])
+def test_wrong_parameter(name, text, value):
+    given = {"key_bits": 8, "rows": 1, "lanes": 1, name: value}
+    with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
+        ScoreArray(**given)
