@@ -1,5 +1,8 @@
 """Exactly rounded division of weighted sums by the sum of weights."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -165,31 +168,31 @@ class Normalizer(wiring.Component):
         # ---- Elements enter in turns. `age` has a bit for each step: bit s is set while an element
         # is ready for step s + 1, so the last one is set while an output is ready.
         age = Signal(steps)
-        enter, accept = Signal(), Signal()
-        turn = Signal(range(self._value_lanes))
-        is_last_turn = Signal()
+        turn = Signal(self._value_lanes, init=1) # one-hot
+        free, enter, accept = Signal(), Signal(), Signal()
         m.d.comb += [
-            is_last_turn.eq(turn == self._value_lanes - 1),
-            enter.eq(self.i.valid & ~age[:unit_steps - 1].any()),
-            accept.eq(enter & is_last_turn),
-            self.i.ready.eq(advance & is_last_turn & ~age[:unit_steps - 1].any()),
+            free.eq(~age[:unit_steps - 1].any()),
+            enter.eq(self.i.valid & free),
+            accept.eq(enter & turn[-1]),
+            self.i.ready.eq(advance & free & turn[-1]),
         ]
         with m.If(advance):
             m.d.sync += age.eq(Cat(enter, age))
             with m.If(enter):
-                m.d.sync += turn.eq(Mux(is_last_turn, 0, turn + 1))
+                m.d.sync += turn.eq(turn.rotate_left(1))
 
         # The first element comes straight from the input. The others have been picked out one turn
         # ahead, so that no adder waits for a multiplexer of all elements.
+        sums = self.i.p.sums
         element = Signal(signed(self._sum_bits))
-        m.d.comb += element.eq(self.i.p.sums[0])
+        m.d.comb += element.eq(sums[0])
         if self._value_lanes > 1:
-            next_turn = Signal.like(turn)
-            ahead = Signal.like(element, reset_less=True)
-            m.d.comb += next_turn.eq(turn + 1)
+            ahead = Signal(self._sum_bits, reset_less=True)
             with m.If(advance & enter):
-                m.d.sync += ahead.eq(_pick(list(self.i.p.sums), next_turn))
-            with m.If(turn != 0):
+                m.d.sync += ahead.eq(reduce(or_, (
+                    sums[lane] & turn[lane - 1].replicate(self._sum_bits)
+                    for lane in range(1, self._value_lanes))))
+            with m.If(~turn[0]):
                 m.d.comb += element.eq(ahead)
 
         # ---- Step 0. Its outcome has the bits of floor(Z / 2) as its lowest F. These are the same
@@ -204,7 +207,8 @@ class Normalizer(wiring.Component):
 
         remainder: Value = numerator[steps - 1:]
         bits: Value = numerator[steps - 1 - carried:steps - 1]
-        last: Value = is_last_turn
+        quotient: Value = bits
+        last: Value = turn[-1]
         gone: Value = Const(0)
         total: Value = self.i.p.total
 
@@ -253,6 +257,7 @@ class Normalizer(wiring.Component):
                        + Cat(subtract, unit_total ^ subtract.replicate(total_bits), subtract))
             remainder = outcome[1:total_bits + 2]
             bits = Cat(subtract, kept_bits)
+            quotient = Cat(subtract, unit_bits)
             last = unit_last
 
             if unit_steps > 1:
@@ -261,7 +266,6 @@ class Normalizer(wiring.Component):
 
         # ---- Output: the last unit's, as soon as it has done its last step. The quotient's highest
         # bit is inverted.
-        quotient = Cat(~unit_remainder[-1], unit_bits)
         m.d.comb += [
             self.o.valid.eq(age[-1]),
             self.o.p.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),
@@ -269,12 +273,3 @@ class Normalizer(wiring.Component):
         ]
 
         return m
-
-
-def _pick(elements: list[Value], index: Value) -> Value:
-    """Element of a list by its index, as a tree; past the end, any element."""
-    if len(elements) == 1:
-        return elements[0]
-    pairs = [elements[i] if i + 1 == len(elements) else Mux(index[0], elements[i + 1], elements[i])
-             for i in range(0, len(elements), 2)]
-    return _pick(pairs, index[1:])

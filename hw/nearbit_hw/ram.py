@@ -4,22 +4,28 @@ from collections.abc import Iterable
 from typing import Any
 
 from amaranth import *
-from amaranth.hdl import ShapeLike
 from amaranth.lib import memory
 
 
 __all__ = ["Address", "block_ram"]
 
 
-def block_ram(*, shape: ShapeLike, depth: int, init: Iterable[Any] = ()) -> memory.Memory:
+# Truth is an integer in Amaranth's attributes, though its stubs know strings only.
+_ATTRIBUTES: Any = {"no_rw_check": 1, "ram_style": "block"}
+
+
+def block_ram(*, shape: Any, depth: int, init: Iterable[Any] = ()) -> memory.Memory:
     """Memory whose words are never looked at in the cycle in which they are written.
 
     Amaranth's memories return the former word then, which no block RAM of ECP5 or iCE40 promises:
     Yosys adds a comparator, a bypass and a register for each bit (1,000 LUTs around a key store of
-    16 lanes). The attribute says that any value will do. Yosys heeds it in Verilog, as written by
+    16 lanes). An attribute says that any value will do. Yosys heeds it in Verilog, as written by
     :func:`nearbit_hw.verilog.generate`, not in RTLIL.
+
+    Another one keeps small memories out of LUTs, where they would cost more than they look: a
+    buffer of 64 words of 17 bits 40 LUTs, and another 70 to multiplex them.
     """
-    return memory.Memory(shape=shape, depth=depth, init=init, attrs={"no_rw_check": 1})
+    return memory.Memory(shape=shape, depth=depth, init=init, attrs=_ATTRIBUTES)
 
 
 class Address:

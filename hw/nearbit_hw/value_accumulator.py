@@ -1,5 +1,7 @@
 """Weighted sums of value rows."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,10 +19,10 @@ class ValueAccumulator(wiring.Component):
     that nothing overflows for up to :py:`top_n` keys.
 
     A key is accepted, and its beat asked for, in the same cycle. If the store presents beats s
-    cycles after accepting requests (1 for :class:`~nearbit_hw.value_store.ValueStore`), the sums
+    cycles after accepting requests (2 for :class:`~nearbit_hw.value_store.ValueStore`), the sums
     of a column whose last key is accepted at cycle t are presented at cycle
     :py:`t + s + latency`. Throughput is one key per cycle, also from one column to the next, if
-    :py:`depth` is at least s + 1. Sums that are not taken stop the pipeline only when the next
+    :py:`depth` is more than s. Sums that are not taken stop the pipeline only when the next
     column's are complete. Reset drops everything that is in work.
 
     Reference: :func:`nearbit_model.golden.accumulate`.
@@ -63,7 +65,7 @@ class ValueAccumulator(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, capacity: int, columns: int, value_lanes: int, value_bits: int,
-                 weight_bits: int, scale_bits: int = 16, top_n: int, depth: int = 2):
+                 weight_bits: int, scale_bits: int = 16, top_n: int, depth: int = 3):
         for name, value in [("Capacity", capacity), ("Columns", columns),
                             ("Value lanes", value_lanes), ("Value bits", value_bits),
                             ("Weight bits", weight_bits), ("Scale bits", scale_bits),
@@ -214,7 +216,7 @@ class ValueAccumulator(wiring.Component):
         terms_shape = data.ArrayLayout(
             signed(len(scaled) + self._value_bits), self._value_lanes)
         terms = Signal(terms_shape, reset_less=True)
-        terms_key = Signal(waiting_shape, reset_less=True)
+        terms_key: Any = Signal(waiting_shape, reset_less=True)
         with m.If(advance):
             m.d.sync += [terms_valid.eq(scaled_valid), terms_key.eq(scaled_key)]
             for lane in range(self._value_lanes):

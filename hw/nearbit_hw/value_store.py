@@ -18,9 +18,10 @@ class ValueStore(wiring.Component):
     written with every beat. Answers leave in the order of the requests.
 
     A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
-    cycle; a stall of the output holds the request behind it. What is written at cycle t is in the
-    answers to requests of cycle t + 1 or later; a row must not be asked for in a cycle in which a
-    beat of it is written. Reset drops what is presented; it does not touch the rows.
+    cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
+    answers to requests of cycle t + 1 or later; a row must not be written from the cycle in which
+    it is asked for until it is presented. Reset drops requests and answers; it does not touch the
+    rows.
 
     Reference: the values as given to :func:`nearbit_model.golden.attend`.
 
@@ -108,8 +109,8 @@ class ValueStore(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from accepting a request to presenting its answer: that of the block RAM."""
-        return 1
+        """Cycles from accepting a request to presenting its answer: block RAM, and a register."""
+        return 2
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -133,19 +134,28 @@ class ValueStore(wiring.Component):
             scales_write.en.eq(self.i_write.valid),
         ]
 
-        # The output register is the block RAM's own, which moves whenever it is free.
+        # A scale goes into a multiplier, which must not wait for the block RAM as well, so it is
+        # registered. The elements, many more bits, are read a cycle later instead.
         advance = Signal()
+        reading = Signal()
+        scale = Signal(self._scale_bits, reset_less=True)
+        elements_address = Signal(range(address.depth), reset_less=True)
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
-            elements_read.addr.eq(address(self.i.p.row, self.i.p.column)),
-            elements_read.en.eq(advance),
             scales_read.addr.eq(self.i.p.row),
             scales_read.en.eq(advance),
+            elements_read.addr.eq(elements_address),
+            elements_read.en.eq(advance),
             self.o.p.elements.eq(elements_read.data),
-            self.o.p.scale.eq(scales_read.data),
+            self.o.p.scale.eq(scale),
         ]
         with m.If(advance):
-            m.d.sync += self.o.valid.eq(self.i.valid)
+            m.d.sync += [
+                reading.eq(self.i.valid),
+                elements_address.eq(address(self.i.p.row, self.i.p.column)),
+                self.o.valid.eq(reading),
+                scale.eq(scales_read.data),
+            ]
 
         return m

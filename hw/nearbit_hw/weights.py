@@ -1,5 +1,7 @@
 """Weights of a selection: found in a table by the distance above the nearest key's."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -164,10 +166,10 @@ class Weights(wiring.Component):
         command_shape = data.StructLayout({"table": range(self._tables), "trace": 1})
 
         full = Signal(2)
-        nearest = Signal(data.ArrayLayout(distance_shape, 2), reset_less=True)
-        final_position = Signal(data.ArrayLayout(position_shape, 2), reset_less=True)
+        nearest: Any = Signal(data.ArrayLayout(distance_shape, 2), reset_less=True)
+        final_position: Any = Signal(data.ArrayLayout(position_shape, 2), reset_less=True)
         commanded = Signal(2)
-        commands = Signal(data.ArrayLayout(command_shape, 2), reset_less=True)
+        commands: Any = Signal(data.ArrayLayout(command_shape, 2), reset_less=True)
 
         m.submodules.buffer = buffer = block_ram(shape=key_shape, depth=2 * self._top_n)
         buffer_write, buffer_read = buffer.write_port(), buffer.read_port()
@@ -249,7 +251,7 @@ class Weights(wiring.Component):
         excess_key = Signal(key_shape, reset_less=True)
         excess_column = Signal.like(column, reset_less=True)
         excess_last = Signal(reset_less=True)
-        excess_command = Signal(command_shape, reset_less=True)
+        excess_command: Any = Signal(command_shape, reset_less=True)
         with m.If(advance):
             m.d.sync += [
                 excess_valid.eq(key_valid),
@@ -274,7 +276,7 @@ class Weights(wiring.Component):
             table_read.en.eq(advance),
         ]
         weight_valid, weight_trace = Signal(), Signal()
-        weight_key = Signal(key_shape, reset_less=True)
+        weight_key: Any = Signal(key_shape, reset_less=True)
         weight_column = Signal.like(column, reset_less=True)
         weight_last = Signal(reset_less=True)
         with m.If(advance):
