@@ -10,7 +10,7 @@ Stages, each usable alone as the oracle of its hardware block:
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
 ========================  ==========================================================
 
-Memory is bounded: beside inputs and results, some ten MiB whatever the number of keys, heads
+Memory is bounded: beside inputs and results, a few MiB whatever the number of keys, heads
 and queries. Head h uses key head h // (heads // kv_heads) (grouped-query attention).
 """
 

@@ -576,5 +576,5 @@ def test_memory_is_bounded():
                                      sink=4, recent=12))
 
     peak = peak_of(run)
-    assert peak < 64 << 20
+    assert peak < 8 << 20
     assert (results[0].selected >= 0).all()
