@@ -161,13 +161,15 @@ class Weights(wiring.Component):
         # cycle in which the last key comes in: h_min is not needed before the next cycle, and
         # nothing is in the way but a selection of one key, which is then not in the buffer yet.
         distance_shape = range(self._key_bits + 1)
-        position_shape = range(self._top_n)
+        position_shape = range(max(2, self._top_n)) # Amaranth has trouble with registers of 0 bits
         key_shape = data.StructLayout({"index": range(self._capacity), "distance": distance_shape})
         command_shape = data.StructLayout({"table": range(self._tables), "trace": 1})
 
         full = Signal(2)
-        nearest: Any = Signal(data.ArrayLayout(distance_shape, 2), reset_less=True)
-        final_position: Any = Signal(data.ArrayLayout(position_shape, 2), reset_less=True)
+        nearest = [Signal(distance_shape, name=f"nearest_{bank}", reset_less=True)
+                   for bank in range(2)]
+        final_position = [Signal(position_shape, name=f"final_position_{bank}", reset_less=True)
+                          for bank in range(2)]
         commanded = Signal(2)
         commands: Any = Signal(data.ArrayLayout(command_shape, 2), reset_less=True)
 
@@ -197,13 +199,17 @@ class Weights(wiring.Component):
             buffer_write.data.distance.eq(self.i.p.distance),
             buffer_write.en.eq(fill),
         ]
+        is_nearer = Signal()
+        m.d.comb += is_nearer.eq(is_first | (self.i.p.distance < Mux(fill_bank, *nearest[::-1])))
         with m.If(fill):
             m.d.sync += fill_position.eq(fill_position + 1)
-            with m.If(is_first | (self.i.p.distance < nearest[fill_bank])):
-                m.d.sync += nearest[fill_bank].eq(self.i.p.distance)
+            for bank in range(2):
+                with m.If(fill_bank == bank):
+                    m.d.sync += final_position[bank].eq(fill_position)
+                    with m.If(is_nearer):
+                        m.d.sync += nearest[bank].eq(self.i.p.distance)
             with m.If(self.i.p.last):
                 m.d.sync += [
-                    final_position[fill_bank].eq(fill_position),
                     full.bit_select(fill_bank, 1).eq(1),
                     fill_position.eq(0),
                     fill_bank.eq(~fill_bank),
@@ -220,7 +226,7 @@ class Weights(wiring.Component):
             # If the bank in turn is not full, it is the one that is filled.
             issue.eq((is_full | (fill & self.i.p.last & ~is_first))
                      & commanded.bit_select(replay_bank, 1)),
-            is_last.eq(is_full & (position == final_position[replay_bank])),
+            is_last.eq(is_full & (position == Mux(replay_bank, *final_position[::-1]))),
             is_final.eq(is_last & (column == self._columns - 1)),
             buffer_read.addr.eq(Cat(replay_bank, position)),
             buffer_read.en.eq(advance),
@@ -255,7 +261,7 @@ class Weights(wiring.Component):
         with m.If(advance):
             m.d.sync += [
                 excess_valid.eq(key_valid),
-                excess.eq(key.distance - nearest[key_bank]),
+                excess.eq(key.distance - Mux(key_bank, *nearest[::-1])),
                 excess_key.eq(key),
                 excess_column.eq(key_column),
                 excess_last.eq(key_last),
