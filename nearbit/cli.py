@@ -276,25 +276,25 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
 
 
 @contextmanager
-def _progress(is_shown: bool) -> "Iterator[Callable[[int, int], None]]":
+def _progress(is_shown: bool) -> "Iterator[Callable[[int, int, int], None]]":
     """Show a bar on a terminal, and nothing elsewhere; gives a function to move it."""
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         SpinnerColumn,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
     )
 
     console = _console(is_error=True)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(),
-                  MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True,
+                  TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True,
                   disable=not (is_shown and console.is_terminal)) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def move(done: int, total: int) -> None:
-            bar.update(task, description="queries", completed=done, total=total)
+        def move(cycle: int, done: int, total: int) -> None:
+            bar.update(task, description=f"cycle {cycle:,}", completed=done, total=total)
 
         yield move
 

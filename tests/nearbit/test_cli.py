@@ -1,0 +1,57 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import nearbit
+from nearbit_model.config import PRESETS, Config
+
+
+def test_version(run):
+    outcome = run("--version")
+    assert (outcome.status, outcome.out) == (0, f"nearbit {nearbit.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help(run, arguments):
+    outcome = run(*arguments)
+    assert outcome.status == 0
+    for command in ("simulate", "verilog", "presets"):
+        assert command in outcome.out
+        assert run(command, "--help").status == 0
+
+
+def test_presets(run):
+    outcome = run("presets")
+    assert outcome.status == 0
+    rows = [line.split() for line in outcome.out.splitlines()]
+    assert rows[0][:4] == ["preset", "key_bits", "value_dim", "capacity"]
+    assert [row[0] for row in rows[1:]] == list(PRESETS)
+    for row in rows[1:]:
+        config = PRESETS[row[0]]
+        assert [int(cell) for cell in row[1:4]] == [config.key_bits, config.value_dim,
+                                                    config.capacity]
+
+
+def test_presets_json(run):
+    outcome = run("presets", "--json")
+    assert outcome.status == 0
+    assert {name: Config.from_dict(fields)
+            for name, fields in json.loads(outcome.out).items()} == dict(PRESETS)
+
+
+def test_names():
+    for name in nearbit.__all__:
+        assert getattr(nearbit, name) is not None
+        assert name in dir(nearbit)
+    with pytest.raises(AttributeError, match=r"^module 'nearbit' has no attribute 'nothing'$"):
+        nearbit.nothing # noqa: B018
+
+
+def test_import_is_quick():
+    """Neither NumPy nor Amaranth is imported before they are used."""
+    program = "import sys, nearbit; print([m for m in ('numpy', 'amaranth') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True,
+                            encoding="utf-8", check=True)
+    assert result.stdout == "[]\n"

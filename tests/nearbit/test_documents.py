@@ -1,0 +1,83 @@
+"""The documents say what is so."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from nearbit_model.config import Config
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def first_column(document: str, heading: str) -> set[str]:
+    """The code in the first column of the first table after a text."""
+    _, found, rest = (ROOT / document).read_text(encoding="utf-8").partition(heading)
+    assert found
+    table = re.search(r"(?:^\|.*\n)+", rest, re.MULTILINE)
+    assert table is not None
+    return {name for row in table[0].splitlines()
+            for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(document):
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"),
+                  flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        if not link.startswith("https://"):
+            assert (document.parent / link).exists(), link
+
+
+def test_readme_example(capsys):
+    example, = blocks("README.md", "python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"\d+ cycles for 20 queries\n", capsys.readouterr().out)
+
+
+def test_configuration():
+    """The example of a configuration has every field, with its default."""
+    text, = blocks("docs/simulate.md", "toml")
+    config = Config.from_toml(text)
+    assert config.to_toml() == text
+    assert config == Config(key_bits=64, value_dim=64, capacity=2048)
+
+
+def test_json_fields(run, write):
+    figures = json.loads(run("simulate", write(), "--json").out)
+    per_part = first_column("docs/simulate.md", "under\n`heads`, for each by itself:")
+    settings = {"file", "engine", "preset", "config", "n", "sink", "recent", "causal",
+                "build_seconds"}
+    only_heads = {"head", "mismatch"}
+    assert set(figures) == settings | {"heads"} | per_part - only_heads
+    assert set(figures["heads"][0]) == per_part
+
+
+def test_demo(run):
+    """What the README shows of the demonstration is what it does, but for wall times."""
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "benchmarks" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+
+    recorded = json.loads(demo.RESULT.read_text(encoding="utf-8"))
+    assert demo.block(recorded) in (ROOT / "README.md").read_text(encoding="utf-8")
+    outcome = run("simulate", ROOT / demo.FILE, "--json")
+    assert outcome.status == 0
+    figures = json.loads(outcome.out)
+    for now, then in zip([figures, *figures["heads"]],
+                         [recorded["figures"], *recorded["figures"]["heads"]], strict=True):
+        for name in ("bit_exact", "cycles", "queries", "keys"):
+            assert now[name] == then[name]
+        for name in ("recall", "error_exact", "error_method"):
+            assert now[name] == pytest.approx(then[name])

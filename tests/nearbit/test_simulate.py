@@ -1,0 +1,156 @@
+"""The command on real hardware: the compiled engine on the preset `tiny`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nearbit
+from nearbit_model.config import Config
+
+
+def simulate(run, *arguments):
+    outcome = run("simulate", *arguments, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.err == ""
+    return json.loads(outcome.out)
+
+
+def test_figures(run, write):
+    figures = simulate(run, write())
+    assert figures["bit_exact"] is True
+    assert figures["preset"] == "tiny"
+    assert figures["engine"] == "compiled"
+    assert figures["config"] == Config.preset("tiny").to_dict()
+    assert (figures["n"], figures["sink"], figures["recent"]) == (16, 0, 0)
+    assert (figures["queries"], figures["keys"]) == (6, 20)
+    heads = figures["heads"]
+    assert [head["head"] for head in heads] == [0, 1]
+    assert [head["queries"] for head in heads] == [3, 3]
+    assert sum(head["cycles"] for head in heads) == figures["cycles"] > 0
+    assert figures["cycles_per_query"] == figures["cycles"] / 6
+    assert figures["cycles_per_second"] == pytest.approx(figures["cycles"] / figures["seconds"])
+    assert 0 < figures["recall"] <= 1
+    assert 0 < figures["error_method"] <= figures["error_method_max"] < 0.05
+    assert 0 < figures["error_exact"] <= figures["error_exact_max"]
+
+
+@pytest.mark.parametrize("options", [
+    "--top-n 1",
+    "--top-n 5 --sink 2 --recent 3",
+    "--sink 8 --recent 8",
+    "--heads 1 --queries 0,2",
+    "--queries -1:",
+])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sizes", [
+    {"heads": 2, "queries": 5, "tokens": 33},
+    {"heads": 6, "kv_heads": 2, "queries": 3, "tokens": 17},
+    {"heads": 3, "kv_heads": 1, "queries": 3, "tokens": 64},
+    {"heads": 2, "queries": 3, "tokens": 1},
+])
+def test_bit_exact(run, write, sizes, causal, options):
+    rng = np.random.default_rng(0)
+    positions = rng.integers(0, sizes["tokens"], sizes["queries"])
+    if options == "--sink 8 --recent 8":
+        options += " --config" # No room for n is left in the preset.
+        config = write().with_name("wide.toml")
+        config.write_text(Config.preset("tiny").replace(top_n=32).to_toml())
+        options += f" {config}"
+    figures = simulate(run, write(sizes=sizes, causal=causal, qpos=positions), *options.split())
+    assert figures["bit_exact"] is True
+    assert figures["causal"] is causal
+
+
+def test_out(run, write, tmp_path, tensors):
+    arrays = tensors(heads=4, kv_heads=2, queries=5, tokens=30)
+    path = write(**arrays, causal=True, qpos=[29, 3, 0, 12, 20])
+    out = tmp_path / "result" # The name is used as it is, without another .npz behind it.
+    out.write_text("old")
+    simulate(run, path, "--out", out, "--top-n", 6, "--sink", 1, "--recent", 2)
+    config = Config.preset("tiny")
+    golden = nearbit.attention(arrays["q"], arrays["k"], arrays["v"], config, causal=True,
+                               qpos=[29, 3, 0, 12, 20], n=6, sink=1, recent=2)
+    with np.load(out) as result:
+        assert set(result.files) == {"output", "output_int", "selected", "distances", "weights",
+                                     "heads", "queries"}
+        assert result["output"].dtype == np.float32
+        for name in ("output", "output_int", "selected", "distances", "weights"):
+            assert np.array_equal(result[name], getattr(golden, name))
+        assert result["output_int"].shape == (4, 5, 8)
+        assert result["selected"].shape == (4, 5, 9)
+        assert (result["selected"][:, 1, 4:] == -1).all()
+        assert result["heads"].tolist() == [0, 1, 2, 3]
+    assert sorted(tmp_path.iterdir()) == sorted([path, out])
+    umask = os.umask(0)
+    os.umask(umask)
+    assert out.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_choice_is_part_of_the_whole(run, write, tmp_path):
+    """A query answers the same whether it is asked alone or among all."""
+    path = write(sizes={"heads": 6, "kv_heads": 2, "queries": 7, "tokens": 40})
+    simulate(run, path, "--out", tmp_path / "all.npz")
+    simulate(run, path, "--out", tmp_path / "some.npz", "--heads", "1,4-5", "--queries", "2:5")
+    with np.load(tmp_path / "all.npz") as whole, np.load(tmp_path / "some.npz") as part:
+        assert part["heads"].tolist() == [1, 4, 5]
+        assert part["queries"].tolist() == [2, 3, 4]
+        for name in ("output", "output_int", "selected", "distances", "weights"):
+            assert np.array_equal(part[name], whole[name][[1, 4, 5]][:, 2:5])
+
+
+def test_temperature(run, write):
+    """A file's own temperature is used: with 0 every selected key weighs the same."""
+    path = write(temperature=[0.0, 0.0])
+    out = path.with_name("out.npz")
+    simulate(run, path, "--out", out)
+    with np.load(out) as result:
+        assert (result["weights"] == 65535).all()
+
+
+def test_table(run, write):
+    outcome = run("simulate", write())
+    assert outcome.status == 0
+    assert outcome.err == ""
+    lines = outcome.out.splitlines()
+    assert lines[0].endswith("heads.npz: 2 heads, 3 queries each, 20 keys of 8 bits")
+    assert [line.split()[:2] for line in lines if " exact " in line[:14]] == [
+        ["0", "exact"], ["1", "exact"], ["all", "exact"]]
+    assert lines[-1].startswith("Bit-exact: ")
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog")
+def test_engines_agree(run, write):
+    """Both engines count the same cycles, head by head."""
+    path = write(sizes={"heads": 2, "queries": 2, "tokens": 9})
+    compiled = simulate(run, path)
+    icarus = simulate(run, path, "--engine", "icarus")
+    assert icarus["bit_exact"] is True
+    assert icarus["engine"] == "icarus"
+    assert [head["cycles"] for head in icarus["heads"]] == [
+        head["cycles"] for head in compiled["heads"]]
+
+
+@pytest.mark.parametrize("engine", ["compiled", pytest.param("icarus", marks=pytest.mark.skipif(
+    shutil.which("iverilog") is None, reason="needs Icarus Verilog"))])
+def test_vcd(run, write, tmp_path, engine):
+    path = write(sizes={"heads": 1, "queries": 1, "tokens": 4})
+    vcd = tmp_path / "waves.vcd"
+    simulate(run, path, "--vcd", vcd, "--engine", engine)
+    text = vcd.read_text()
+    assert "$enddefinitions" in text
+    assert "i_query__valid" in text
+    assert sorted(tmp_path.iterdir()) == sorted([path, vcd])
+
+
+def test_pipe_that_closes():
+    """`nearbit presets | head -1` ends quietly."""
+    command = f"'{sys.executable}' -m nearbit presets --json | head -1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8",
+                            check=False)
+    assert result.stdout == "{\n"
+    assert result.stderr == ""
