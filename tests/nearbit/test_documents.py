@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from amaranth.lib import wiring
 
+import nearbit
 from nearbit_model.config import Config
 
 
@@ -50,6 +52,22 @@ def test_configuration():
     config = Config.from_toml(text)
     assert config.to_toml() == text
     assert config == Config(key_bits=64, value_dim=64, capacity=2048)
+
+
+def test_ports():
+    """The table of streams has those of the core, with their fields in order."""
+    core = nearbit.Core(Config.preset("tiny"))
+    documented = {}
+    for line in (ROOT / "docs/verilog.md").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\| `([io]_\w+)` \| (in|out) \| (.*) \|$", line):
+            documented[match[1]] = (match[2], re.findall(r"`(\w+)`", match[3]))
+    found = {}
+    for name, member in core.signature.members.items():
+        fields = list(getattr(core, name).payload.shape().members)
+        if name == "i_query":
+            fields[fields.index("rows"):] = ["code", "count", "table"]
+        found[name] = ("in" if member.flow == wiring.In else "out", fields)
+    assert documented == found
 
 
 def test_json_fields(run, write):
