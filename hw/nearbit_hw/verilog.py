@@ -63,6 +63,34 @@ def _ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirection]
     return ports
 
 
+_EMPTY_WIRE = re.compile(r"(?:  attribute [^\n]*\n)*  wire width 0 [^\n]*\n")
+_EMPTY_CONNECTION = re.compile(r"^connect \S+ \{  \}\n", re.MULTILINE)
+_EMPTY_PORT = re.compile(r"^    connect \S+ \{  \}\n", re.MULTILINE)
+_EMPTY_MEMORY = re.compile(r"(?:  attribute [^\n]*\n)*  memory width 0 [^\n]* (\S+)\n")
+_CELL = re.compile(r"(?:  attribute [^\n]*\n)*  cell (\S+) [^\n]*\n(?:    [^\n]*\n)*  end\n")
+
+
+def _drop_empty(text: str) -> str:
+    """Drop what has no bits: `range(1)` is such a shape.
+
+    Verilog has no empty vectors: Yosys would write `[-1:0]`, which is two bits, and it crashes at
+    an empty memory.
+    """
+    def drop(module: str) -> str:
+        memories = {f'"\\{name}"' for name in _EMPTY_MEMORY.findall(module)}
+
+        def cell(match: re.Match[str]) -> str:
+            if not match[1].startswith("$"):
+                return _EMPTY_PORT.sub("", match[0])
+            memory = match[1].startswith("$mem") and re.search(r"MEMID (\S+)", match[0])
+            return "" if memory and memory[1] in memories else match[0]
+
+        module = _EMPTY_CONNECTION.sub("", _EMPTY_WIRE.sub("", _EMPTY_MEMORY.sub("", module)))
+        return _CELL.sub(cell, module)
+
+    return "\nend\n".join(map(drop, text.split("\nend\n")))
+
+
 def _number_ports(text: str, names: list[str]) -> str:
     """Give the top module, which comes first, its ports in the given order.
 
@@ -118,8 +146,8 @@ def generate(component: wiring.Component, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"Name must be a Verilog identifier, not {name!r}")
     ports = _ports(component)
-    design = _number_ports(rtlil.convert(component, name=name, ports=ports, emit_src=False),
-                           ["clk", "rst", *ports])
+    design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
+    design = _number_ports(design, ["clk", "rst", *ports])
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",
         # As amaranth.back.verilog does, for the same form: one process for each register.
