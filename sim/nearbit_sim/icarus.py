@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import Icarus
 
 from nearbit_hw.verilog import generate
-from nearbit_sim.payload import Port, ports
+from nearbit_sim.payload import Port, mark_used, ports
 from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
 
 
@@ -54,6 +54,7 @@ class IcarusEngine:
         started = time.perf_counter()
         self._ports = ports(component)
         self._verilog = generate(component, _TOP) if verilog is None else verilog
+        mark_used(component)
         self._build_seconds = time.perf_counter() - started
 
     @property

@@ -16,7 +16,7 @@ from amaranth.lib import data, stream, wiring
 from numpy.typing import NDArray
 
 
-__all__ = ["Array", "Bits", "Port", "Shape", "Struct", "ports"]
+__all__ = ["Array", "Bits", "Port", "Shape", "Struct", "Words", "mark_used", "ports"]
 
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -298,3 +298,8 @@ def ports(component: wiring.Component) -> list[Port]:
         if member.is_signature:
             visit(name, member, member.flow is wiring.In, tuple(member.dimensions))
     return found
+
+
+def mark_used(component: wiring.Component) -> None:
+    """Keep Amaranth from warning of a component that was only made to be looked at."""
+    component._MustUse__used = True  # type: ignore[attr-defined]
