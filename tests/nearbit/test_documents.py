@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The documents say what is so."""
 
 import importlib.util
