@@ -70,6 +70,7 @@ iverilog:
 
 .PHONY: demo
 demo: compiler ## a real attention head of a language model through the generated hardware
+	@echo "The first run compiles the tools and the accelerator: two to three minutes."
 	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
 
 .PHONY: verilog

@@ -27,7 +27,7 @@ def nearbit(*arguments: str) -> str:
 def block(result: dict) -> str:
     """The part of the README that shows a result."""
     output = "\n".join(result["output"])
-    return (f"{BEGIN}```console\n$ make demo\n...\n{output}\n```\n\n"
+    return (f"{BEGIN}```console\n$ make demo\n{output}\n```\n\n"
             f"(Wall times: {result['machine']}.)\n{END}")
 
 
