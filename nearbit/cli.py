@@ -291,7 +291,7 @@ def _progress(is_shown: bool) -> "Iterator[Callable[[int, int, int], None]]":
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(),
                   TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True,
                   disable=not (is_shown and console.is_terminal)) as bar:
-        task = bar.add_task("building (a minute or two at first)", total=None)
+        task = bar.add_task("building (minutes at first, then kept)", total=None)
 
         def move(cycle: int, done: int, total: int) -> None:
             bar.update(task, description=f"simulating: cycle {cycle:,}", completed=done,
