@@ -25,6 +25,10 @@ RESULTS_IN_FLIGHT = 8
 COMMANDS_IN_FLIGHT = 4
 """Commands between their start and the merging of their rows; three are in the selection."""
 
+TRACES_IN_FLIGHT = 4
+"""Rows of which Weights has the command and the trace is not out: at most two in its buffers, and
+two of a single key each in its pipeline."""
+
 
 class Core(wiring.Component):
     """Binary attention: for each query the exactly weighted mean of the values of its nearest keys.
@@ -156,7 +160,7 @@ class Core(wiring.Component):
             scale_bits=SCALE_BITS, top_n=config.top_n)
         m.submodules.normalizer = normalizer = Normalizer(
             value_lanes=config.value_lanes, value_bits=config.value_bits,
-            sum_bits=accumulator.sum_bits, total_max=accumulator.total_max,
+            sum_bits=accumulator.acc_bits, total_max=accumulator.total_max,
             output_fraction_bits=config.output_fraction_bits,
             output_cycles=config.output_cycles)
 
@@ -228,27 +232,29 @@ class Core(wiring.Component):
         ]
         m.d.sync += in_flight.eq(in_flight + accept - complete)
 
-        # ---- Trace: which row it is of.
-        traced = row_merge.o_command
-        m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
-            width=len(traced.p.row), depth=4)
-        commanded = Signal()
+        # ---- Trace: with several rows, say which one it is of.
+        command = row_merge.o_command
         m.d.comb += [
-            weights.i_command.payload.eq(Cat(traced.p.table, traced.p.trace)),
-            weights.i_command.valid.eq(traced.valid & (trace_rows.w_rdy | ~traced.p.trace)),
-            commanded.eq(weights.i_command.ready & (trace_rows.w_rdy | ~traced.p.trace)),
-            traced.ready.eq(commanded),
-            trace_rows.w_data.eq(traced.p.row),
-            trace_rows.w_en.eq(traced.valid & traced.p.trace & commanded),
+            weights.i_command.p.table.eq(command.p.table),
+            weights.i_command.p.trace.eq(command.p.trace),
+            weights.i_command.valid.eq(command.valid),
+            command.ready.eq(weights.i_command.ready),
             self.o_trace.valid.eq(weights.o_trace.valid),
             weights.o_trace.ready.eq(self.o_trace.ready),
-            self.o_trace.p.row.eq(trace_rows.r_data),
             self.o_trace.p.index.eq(weights.o_trace.p.index),
             self.o_trace.p.distance.eq(weights.o_trace.p.distance),
             self.o_trace.p.weight.eq(weights.o_trace.p.weight),
             self.o_trace.p.last.eq(weights.o_trace.p.last),
-            trace_rows.r_en.eq(self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
         ]
+        if config.rows > 1:
+            m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
+                width=len(command.p.row), depth=TRACES_IN_FLIGHT)
+            m.d.comb += [
+                trace_rows.w_data.eq(command.p.row),
+                trace_rows.w_en.eq(command.valid & command.ready & command.p.trace),
+                self.o_trace.p.row.eq(trace_rows.r_data),
+                trace_rows.r_en.eq(self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
+            ]
 
         # ---- Results, in the order in which the rows were merged.
         result_layout = row_merge.o_result.payload.shape()

@@ -3,8 +3,9 @@
 from amaranth import *
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
+from nearbit_hw.ram import block_ram
 from nearbit_hw.tree import any_tree, sum_tree, tree_latency
 
 
@@ -14,7 +15,7 @@ __all__ = ["TopN"]
 BANKS = 3
 """Queries held: one is counted, one refined, one emitted."""
 
-EMIT_LATENCY = 6
+EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
 
 EMIT_WASTE = 3
@@ -45,7 +46,9 @@ EMIT_WASTE = 3
 # neither below nor at any threshold.
 #
 # How many cycles `emit` needs depends on where the keys lie, so the last key of a query waits until
-# a timer says that the worst case is over. What follows acts on the last key only.
+# a timer says that the worst case is over. What follows acts on the last key only. And `emit` must
+# not be stalled, for how far it is by then would depend on the keys as well: it writes to a queue,
+# and starts when that has room for all that it could write.
 
 class TopN(wiring.Component):
     """The nearest keys of each query.
@@ -58,7 +61,7 @@ class TopN(wiring.Component):
 
     Counting, refining and emitting overlap: three queries are in work at the same time. For a
     query whose distances come in w words, s of them per :py:`pass_lanes`, and which selects m keys,
-    each alone takes
+    each alone takes, if :py:`o` is not stalled,
 
     - count: w cycles, then :py:`count_latency`;
     - refine: ceil(w / s) cycles, then :py:`refine_latency`;
@@ -209,12 +212,12 @@ class TopN(wiring.Component):
         bank_groups = -(-bank_words // group)
         summary = data.ArrayLayout(1, len(fine_values) + 2)
 
-        m.submodules.items_refine = items_refine = memory.Memory(
-            shape=data.ArrayLayout(word_items, ratio), depth=BANKS * bank_words // ratio, init=[])
-        m.submodules.items_emit = items_emit = memory.Memory(
-            shape=word_items, depth=BANKS * bank_words, init=[])
-        m.submodules.summaries = summaries = memory.Memory(
-            shape=data.ArrayLayout(summary, group), depth=BANKS * bank_groups, init=[])
+        m.submodules.items_refine = items_refine = block_ram(
+            shape=data.ArrayLayout(word_items, ratio), depth=BANKS * bank_words // ratio)
+        m.submodules.items_emit = items_emit = block_ram(
+            shape=word_items, depth=BANKS * bank_words)
+        m.submodules.summaries = summaries = block_ram(
+            shape=data.ArrayLayout(summary, group), depth=BANKS * bank_groups)
         refine_write = items_refine.write_port(granularity=1 if ratio > 1 else None)
         refine_read = items_refine.read_port()
         emit_write = items_emit.write_port()
@@ -544,10 +547,15 @@ class TopN(wiring.Component):
         timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)))
         remaining = Signal(selected_shape, reset_less=True)
         quota = Signal(selected_shape, reset_less=True)
+        # One place stays free, so that a full queue differs from an empty one, and one is for the
+        # key that may be written in the cycle of the decision.
+        key_depth = 1 << ceil_log2(self._top_n + 2)
+        produce, consume = Signal(range(key_depth)), Signal(range(key_depth))
         emitted_first = Signal(range(self._capacity // lanes), reset_less=True)
         m.d.comb += [
             origin_read.addr.eq(next_emission.bank),
-            emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end)),
+            emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end)
+                         & ((produce - consume)[:len(produce)] <= key_depth - self._top_n - 2)),
             emit_queue.r_en.eq(emit_take),
             release.eq(emit_end),
         ]
@@ -636,28 +644,36 @@ class TopN(wiring.Component):
         with m.Elif(emit_move):
             m.d.sync += [below.eq(below & ~(1 << key)), level.eq(level & ~(1 << key))]
 
-        # ---- Emit: one key per cycle; the last one waits for the timer.
+        # ---- Emit: one key per cycle into the queue; the last one waits for the timer.
+        m.submodules.keys = key_queue = block_ram(
+            shape=self.o.payload.shape(), depth=key_depth)
+        key_write, key_read = key_queue.write_port(), key_queue.read_port()
         final = Signal()
         m.d.comb += [
             final.eq(remaining == 1),
-            emit_move.eq(word_valid & (keys != 0) & (~self.o.valid | self.o.ready)
-                         & (~final | (timer == 0))),
+            emit_move.eq(word_valid & (keys != 0) & (~final | (timer == 0))),
             emit_end.eq(emit_move & final),
+            key_write.addr.eq(produce),
+            key_write.data.index.eq(Cat(key, (word + emitted_first)[:len(word)])),
+            key_write.data.distance.eq(codes[key]),
+            key_write.data.last.eq(final),
+            key_write.en.eq(emit_move),
         ]
-        output = Signal(self.o.payload.shape(), reset_less=True)
-        m.d.comb += self.o.payload.eq(output)
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         with m.If(emit_move):
-            m.d.sync += [
-                self.o.valid.eq(1),
-                output.index.eq(Cat(key, (word + emitted_first)[:len(word)])),
-                output.distance.eq(codes[key]),
-                output.last.eq(final),
-                remaining.eq(remaining - 1),
-            ]
+            m.d.sync += [produce.eq(produce + 1), remaining.eq(remaining - 1)]
             with m.If(level.bit_select(key, 1)):
                 m.d.sync += quota.eq(quota - 1)
+
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            key_read.addr.eq(consume),
+            key_read.en.eq(advance),
+            self.o.payload.eq(key_read.data),
+        ]
+        with m.If(advance):
+            m.d.sync += [self.o.valid.eq(produce != consume),
+                         consume.eq(consume + (produce != consume))]
 
         # What was fetched ahead of the last key is of no use to the next query.
         with m.If(emit_end | ~emit_busy):
@@ -672,9 +688,9 @@ class TopN(wiring.Component):
                 remaining.eq(origin_read.data.selected),
                 emitted_first.eq(origin_read.data.first_word),
                 quota.eq(-next_emission.missing),
-                # Two cycles pass until the timer is seen, and until the key is presented.
+                # The timer is seen one cycle later, and the key presented two after its end.
                 timer.eq(next_group + origin_read.data.selected
-                         + (EMIT_LATENCY + EMIT_WASTE - 3)),
+                         + (EMIT_LATENCY + EMIT_WASTE - 4)),
                 scan.eq(next_group),
                 scan_valid.eq(1),
             ]

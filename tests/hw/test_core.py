@@ -1,0 +1,332 @@
+# amaranth: UnusedElaboratable=no
+import random
+
+import cocotb
+import numpy as np
+import pytest
+
+from nearbit_hw.core import Core
+from nearbit_hw.dispatcher import Error
+from nearbit_model import Config
+from nearbit_model.golden import attend_one
+from nearbit_sim.bench import run_bench
+from nearbit_sim.stream import MATRIX, Bench
+
+
+class Driver:
+    """A core, a copy of what it holds, and what it must answer."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.config = Config.from_dict(bench.parameters["config"])
+        self.codes, self.elements, self.scales = [], [], []
+        self.tables = {}
+        self.results, self.traces = [], []
+
+    def key(self, rng):
+        config = self.config
+        code = rng.getrandbits(config.key_bits)
+        if self.codes and rng.random() < 0.3:
+            code = rng.choice(self.codes) # ties
+        extreme = rng.choice([None, None, None, "low", "high"])
+        low, high = -(1 << config.value_bits - 1), (1 << config.value_bits - 1) - 1
+        elements = [{"low": low, "high": high}.get(extreme, rng.randint(low, high))
+                    for _ in range(config.value_dim)]
+        return code, elements, rng.choice([rng.randrange(1 << 16), 0xffff, 0])
+
+    def load(self, row, key):
+        """Write a key and its value at a row, which may be the next one."""
+        config = self.config
+        code, elements, scale = key
+        self.bench.source("i_key").send({"row": row, "code": code})
+        for column in range(config.columns):
+            start = column * config.value_lanes
+            self.bench.source("i_value").send({
+                "row": row, "column": column, "scale": scale,
+                "elements": elements[start:start + config.value_lanes]})
+        if row == len(self.codes):
+            self.codes.append(code)
+            self.elements.append(elements)
+            self.scales.append(scale)
+        else:
+            self.codes[row], self.elements[row], self.scales[row] = key
+
+    def append(self, count, rng):
+        for _ in range(min(count, self.config.capacity - len(self.codes))):
+            self.load(len(self.codes), self.key(rng))
+
+    def load_table(self, table, rng):
+        config = self.config
+        top = (1 << config.weight_bits) - 1
+        weights = sorted((rng.randint(0, top) for _ in range(config.key_bits)), reverse=True)
+        if rng.random() < 0.3: # as steep as can be
+            weights = [weight * (rng.random() < 0.2) for weight in weights]
+        weights.insert(0, rng.choice([top, rng.randint(1, top), 1]))
+        for distance, weight in enumerate(weights):
+            self.bench.source("i_table").send(
+                {"table": table, "distance": distance, "weight": weight})
+        self.tables[table] = weights
+
+    async def settle(self):
+        """Wait until all loads are taken: a command sees what came before it."""
+        await self.bench.until(lambda: not any(
+            self.bench.source(name).pending for name in ("i_key", "i_value", "i_table")))
+
+    def command(self, rng, *, faulty=False, full=False):
+        config, loaded = self.config, len(self.codes)
+        first = 0 if full else rng.choice([0, rng.randrange(loaded)])
+        n = config.top_n if full else rng.choice([1, rng.randint(1, config.top_n), config.top_n])
+        sink = rng.choice([0, rng.randint(0, config.top_n - n)])
+        recent = rng.choice([0, rng.randint(0, config.top_n - n - sink)])
+        rows = [{
+            "code": rng.choice([rng.getrandbits(config.key_bits), rng.choice(self.codes)]),
+            "count": loaded if full else rng.choice(
+                [rng.randint(1, loaded - first), loaded - first,
+                 min(loaded - first, max(1, n + sink + recent + rng.randint(-1, 1)))]),
+            "table": rng.choice(list(self.tables)),
+        } for _ in range(config.rows)]
+        if faulty:
+            match rng.choice(["n", "many", "empty", "range", "table"]):
+                case "n":
+                    n = 0
+                case "many":
+                    n = min(config.capacity, config.top_n + rng.randint(1, 9) - sink - recent)
+                case "empty":
+                    rng.choice(rows)["count"] = 0
+                case "range":
+                    row = rng.choice(rows)
+                    row["count"] = min(config.capacity, loaded - first + rng.randint(1, 3))
+                case "table":
+                    rng.choice(rows)["table"] = rng.randrange(config.tables)
+        self.ask({"first": first, "n": n, "sink": sink, "recent": recent,
+                  "trace": rng.randrange(2), "rows": rows})
+
+    def error(self, command, row):
+        if command["n"] == 0:
+            return Error.NO_N
+        if command["n"] + command["sink"] + command["recent"] > self.config.top_n:
+            return Error.TOO_MANY
+        if row["count"] == 0:
+            return Error.EMPTY
+        if command["first"] + row["count"] > len(self.codes):
+            return Error.RANGE
+        if row["table"] not in self.tables:
+            return Error.TABLE
+        return Error.OK
+
+    def ask(self, command):
+        self.bench.source("i_query").send(command)
+        for index, row in enumerate(command["rows"]):
+            error = self.error(command, row)
+            if error != Error.OK:
+                self.bench.sink("o_result").expect(
+                    {"row": index, "error": error.value, "output": 0, "last": 1})
+                continue
+            golden = attend_one(
+                row["code"], self.codes, self.elements, self.scales, self.tables[row["table"]],
+                config=self.config, count=row["count"], first=command["first"], n=command["n"],
+                sink=command["sink"], recent=command["recent"])
+            outputs = golden.output_int.tolist()
+            for element, output in enumerate(outputs):
+                self.bench.sink("o_result").expect({
+                    "row": index, "error": 0, "output": output,
+                    "last": int(element == len(outputs) - 1)})
+            if command["trace"]:
+                order = np.argsort(-golden.selected)
+                for place in order.tolist():
+                    self.bench.sink("o_trace").expect({
+                        "row": index, "index": int(golden.selected[place]),
+                        "distance": int(golden.distances[place]),
+                        "weight": int(golden.weights[place]),
+                        "last": int(place == order[-1])})
+
+
+async def fresh(dut, **options):
+    bench = Bench(dut, limit=400_000, **options)
+    await bench.reset()
+    driver = Driver(bench)
+    # Traces that nobody takes must not hold the results of commands without a trace for ever.
+    return bench, driver
+
+
+@cocotb.test()
+@cocotb.parametrize(MATRIX)
+async def random_mix(dut, idle, stall):
+    """Appends, overwrites, table loads, good and faulty commands, in any order."""
+    bench, driver = await fresh(dut, idle=idle, stall=stall)
+    rng = bench.rng
+    driver.append(rng.randint(1, 9), rng)
+    driver.load_table(0, rng)
+    await driver.settle()
+    for _ in range(bench.parameters["steps"]):
+        match rng.choices(["append", "overwrite", "table", "commands"], [3, 1, 1, 6])[0]:
+            case "append":
+                driver.append(rng.choice([1, 1, rng.randint(1, 3 * driver.config.lanes)]), rng)
+            case "overwrite":
+                driver.load(rng.randrange(len(driver.codes)), driver.key(rng))
+            case "table":
+                driver.load_table(rng.randrange(driver.config.tables), rng)
+            case "commands":
+                for _ in range(rng.randint(1, 6)):
+                    driver.command(rng, faulty=rng.random() < 0.2)
+                # The next loads are offered while these commands are in work.
+                await bench.until(lambda: not bench.source("i_query").pending)
+        await driver.settle()
+    await bench.finish()
+
+
+@cocotb.test()
+async def decode_loop(dut):
+    """Append, ask, append, ask, without waiting for answers."""
+    bench, driver = await fresh(dut)
+    driver.load_table(0, bench.rng)
+    for _ in range(min(20, driver.config.capacity)):
+        driver.append(1, bench.rng)
+        await driver.settle()
+        driver.command(bench.rng, full=True)
+        await bench.until(lambda: not bench.source("i_query").pending)
+    await bench.finish()
+
+
+@cocotb.test()
+async def several_heads(dut):
+    """Ranges of several heads side by side, each with its own table."""
+    bench, driver = await fresh(dut)
+    config, rng = driver.config, bench.rng
+    driver.append(config.capacity, rng)
+    for table in range(config.tables):
+        driver.load_table(table, rng)
+    await driver.settle()
+    heads = min(3, config.capacity)
+    length = config.capacity // heads
+    for index in range(3 * heads):
+        head = index % heads
+        driver.ask({"first": head * length, "n": config.top_n, "sink": 0, "recent": 0,
+                    "trace": 1, "rows": [{
+                        "code": rng.getrandbits(config.key_bits), "count": length,
+                        "table": head % config.tables} for _ in range(config.rows)]})
+    await bench.finish()
+
+
+@cocotb.test()
+async def every_error(dut):
+    bench, driver = await fresh(dut)
+    config, rng = driver.config, bench.rng
+    driver.append(max(1, config.capacity - 1), rng)
+    driver.load_table(0, rng)
+    await driver.settle()
+    loaded = len(driver.codes)
+
+    def ask(*, count=loaded, table=0, first=0, n=1, sink=0, recent=0):
+        driver.ask({"first": first, "n": n, "sink": sink, "recent": recent, "trace": 1,
+                    "rows": [{"code": 0, "count": count, "table": table}] * config.rows})
+
+    good = {}
+    faults = [{"n": 0}, {"count": 0}, {"n": 0, "count": 0}]
+    faults += [{"n": config.top_n + 1}] if config.top_n < config.capacity else []
+    faults += [{"sink": config.top_n}, {"recent": config.top_n}]
+    faults += [{"n": config.capacity, "sink": config.capacity, "recent": config.capacity}]
+    faults += [{"count": loaded + 1}, {"first": loaded, "count": 1}] \
+        if loaded < config.capacity else []
+    faults += [{"first": config.capacity - 1, "count": config.capacity}] \
+        if config.capacity > 1 else []
+    faults += [{"table": config.tables - 1}] if config.tables > 1 else []
+    for fault in faults:
+        ask(**fault)
+        ask(**good)
+    # A table whose first weight is 0 counts as not loaded.
+    await bench.finish()
+    for weight in (0, 1):
+        bench.source("i_table").send({"table": 0, "distance": 0, "weight": weight})
+        if weight:
+            driver.tables[0][0] = weight
+        else:
+            removed = driver.tables.pop(0)
+        await driver.settle()
+        ask(**good)
+        if not weight:
+            driver.tables[0] = removed
+        await bench.finish()
+
+
+@cocotb.test()
+async def reset_in_the_middle(dut):
+    bench, driver = await fresh(dut)
+    for cycles in (1, 5, 17, 40, 90, 160):
+        driver.append(driver.config.capacity, bench.rng)
+        driver.load_table(0, bench.rng)
+        await driver.settle()
+        for _ in range(4):
+            driver.command(bench.rng, full=True)
+        await bench.step(cycles)
+        await bench.reset()
+        driver = Driver(bench)
+        # Nothing is loaded after a reset.
+        bench.source("i_query").send({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
+                                      "rows": [{"code": 0, "count": 1, "table": 0}]
+                                      * driver.config.rows})
+        bench.sink("o_result").expect(*(
+            {"row": row, "error": Error.RANGE.value, "output": 0, "last": 1}
+            for row in range(driver.config.rows)))
+        await bench.finish()
+        driver.append(min(9, driver.config.capacity), bench.rng)
+        driver.load_table(0, bench.rng)
+        await driver.settle()
+        for _ in range(3):
+            driver.command(bench.rng)
+        await bench.finish()
+
+
+@cocotb.test()
+async def cycles_do_not_depend_on_data(dut):
+    bench, driver = await fresh(dut)
+    shapes = bench.rng.getrandbits(32)
+    seen = set()
+    for kind in ("random", "all equal", "ascending", "descending"):
+        await bench.reset()
+        driver = Driver(bench)
+        config = driver.config
+        for row in range(config.capacity):
+            ones = {"random": bench.rng.randint(0, config.key_bits), "all equal": 0,
+                    "ascending": row * config.key_bits // config.capacity,
+                    "descending": config.key_bits - row * config.key_bits // config.capacity}
+            _, elements, scale = driver.key(bench.rng)
+            driver.load(row, ((1 << ones[kind]) - 1, elements, scale))
+        driver.load_table(0, bench.rng)
+        await driver.settle()
+        await bench.step(bench.cycle % 2)
+        start = bench.cycle
+        rng = random.Random(shapes)
+        for _ in range(5):
+            count = rng.randint(1, config.capacity)
+            n = rng.randint(1, config.top_n)
+            driver.ask({"first": config.capacity - count, "n": n, "sink": 0,
+                        "recent": rng.randint(0, config.top_n - n), "trace": 1,
+                        "rows": [{"code": 0, "count": rng.randint(1, count), "table": 0}
+                                 for _ in range(config.rows)]})
+        await bench.finish()
+        seen.add(tuple(cycle - start for name in ("o_result", "o_trace")
+                       for cycle in bench.sink(name).cycles))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("config", "steps"), [
+    (Config.preset("tiny"), 40),
+    (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
+            tables=3, pass_lanes=4, output_cycles=2), 30),
+    (Config(key_bits=33, value_dim=5, capacity=96, rows=8, lanes=8, value_lanes=1, top_n=96,
+            value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8),
+    (Config(key_bits=64, value_dim=16, capacity=256, rows=3, lanes=64, value_lanes=16, top_n=32,
+            tables=4), 15),
+    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
+    (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
+            value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32), 20),
+], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow"])
+def test_bench(config, steps):
+    run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps})
+
+
+@pytest.mark.parametrize("config", [None, {}, 64])
+def test_wrong_parameter(config):
+    with pytest.raises(TypeError, match=rf"^Config must be a Config, not {config!r}$"):
+        Core(config)
