@@ -23,6 +23,7 @@ from amaranth.lib import wiring
 
 from nearbit_hw.verilog import YosysError, generate, run_yosys
 from nearbit_sim.cache import cached, key_of
+from nearbit_sim.cxxrtl import split_eval
 from nearbit_sim.payload import Port, Words, mark_used, ports
 from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
 
@@ -35,7 +36,7 @@ _TOP = "dut"
 # Seconds of one call into the library: what a progress bar and Ctrl-C wait for.
 _CALL_SECONDS = 0.1
 
-_FLAGS = ("-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w")
+_FLAGS = ("-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-shared", "-w")
 
 # Driver and design meet in one evaluation per cycle where the design has no combinational
 # feedback. CXXRTL computes combinational values from the state before the clock edge and the next
@@ -286,7 +287,7 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
     except YosysError as error:
         raise SimulationError(f"Yosys cannot compile the design: {error}") from None
     vcd = "#define NEARBIT_VCD\n#include <cxxrtl/cxxrtl_vcd.h>\n" if debug else ""
-    return f"{design}\n{vcd}{glue}{_HARNESS}"
+    return f"{split_eval(design)}\n{vcd}{glue}{_HARNESS}"
 
 
 def _compile(command: list[str], source: str, target: Path) -> None:
