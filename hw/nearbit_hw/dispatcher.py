@@ -1,5 +1,7 @@
 """Checks commands and starts them."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -227,7 +229,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += busy.eq(0)
         with m.If(query_end):
             m.d.sync += query_busy.eq(0)
-        codes = Signal(self.o_query.payload.shape(), reset_less=True)
+        codes: Any = Signal(self.o_query.payload.shape(), reset_less=True)
         m.d.comb += self.o_query.payload.eq(codes)
         with m.If(fire):
             m.d.sync += [

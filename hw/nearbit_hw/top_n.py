@@ -1,5 +1,7 @@
 """Selection of the nearest keys by counting."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -235,8 +237,9 @@ class TopN(wiring.Component):
             "first_word": range(self._capacity // lanes),
             "selected": selected_shape,
         })
-        m.submodules.origins = origins = memory.Memory(shape=origin, depth=BANKS, init=[])
-        m.submodules.wanted = wanted = memory.Memory(shape=selected_shape, depth=BANKS, init=[])
+        origins: Any = memory.Memory(shape=origin, depth=BANKS, init=[])
+        wanted: Any = memory.Memory(shape=selected_shape, depth=BANKS, init=[])
+        m.submodules.origins, m.submodules.wanted = origins, wanted
         origin_write, wanted_write = origins.write_port(), wanted.write_port()
         origin_read = origins.read_port(domain="comb")
         wanted_read = wanted.read_port(domain="comb")
@@ -250,7 +253,8 @@ class TopN(wiring.Component):
             "sink_end": position,
             "recent_start": position,
         })
-        waiting, counted = Signal(query, reset_less=True), Signal(query, reset_less=True)
+        waiting: Any = Signal(query, reset_less=True)
+        counted: Any = Signal(query, reset_less=True)
         waiting_valid, counted_valid = Signal(), Signal()
         command = self.i_command.p
         asked = command.n + command.sink + command.recent
@@ -313,7 +317,7 @@ class TopN(wiring.Component):
         m.d.comb += before_begin.eq(Mux(
             count_word == 0, Cat(lane < counted.skip for lane in range(lanes)), 0))
 
-        marked = Signal(word_items, reset_less=True)
+        marked: Any = Signal(word_items, reset_less=True)
         marked_coarse = Signal(data.ArrayLayout(coarse_bits, lanes), reset_less=True)
         marked_valid = Signal()
         marked_last = Signal()
@@ -349,7 +353,7 @@ class TopN(wiring.Component):
             m.d.comb += refine_write.data[part].eq(marked)
 
         # ---- Count: keys below each coarse value. What travels beside the trees of adders:
-        def delay(value: Value, cycles: int, name: str) -> Value:
+        def delay(value: Any, cycles: int, name: str) -> Any:
             for cycle in range(cycles):
                 delayed = Signal.like(value, name=f"{name}_{cycle}", reset_less=True)
                 m.d.sync += delayed.eq(value)
@@ -404,7 +408,7 @@ class TopN(wiring.Component):
         ]
 
         # ---- Refine: read the bank from its start.
-        refined = Signal(refinement, reset_less=True)
+        refined: Any = Signal(refinement, reset_less=True)
         refine_busy = Signal()
         refine_word = Signal(word_shape)
         refine_step = Signal()
@@ -445,13 +449,13 @@ class TopN(wiring.Component):
             # What a bank holds beyond the last word is of an older query.
             stale = (read_word | part) > read_query.last_word if part else Const(0)
             for lane in range(lanes):
-                key = part * lanes + lane
+                place = part * lanes + lane
                 source = refine_read.data[part][lane]
                 coarse = source.code[fine_bits:]
                 m.d.sync += [
-                    low[key].eq(((coarse < read_query.coarse) | source.forced) & ~stale),
-                    at[key].eq((coarse == read_query.coarse) & ~source.forced & ~stale),
-                    fine[key].eq(source.code[:fine_bits]),
+                    low[place].eq(((coarse < read_query.coarse) | source.forced) & ~stale),
+                    at[place].eq((coarse == read_query.coarse) & ~source.forced & ~stale),
+                    fine[place].eq(source.code[:fine_bits]),
                 ]
 
         refine_levels = tree_latency(self._pass_lanes)
@@ -460,9 +464,6 @@ class TopN(wiring.Component):
         sum_first = delay(split_first, refine_levels, "sum_first")
         sum_word = delay(split_word, refine_levels, "sum_word")
         sum_query = delay(split_query, refine_levels, "sum_query")
-        sum_missing = Signal(counter_shape)
-        m.d.comb += sum_missing.eq(data.View(refinement, sum_query).missing)
-
         fine_counts = []
         word_summaries = [Signal(summary, name=f"word_summary_{part}") for part in range(ratio)]
 
@@ -482,7 +483,7 @@ class TopN(wiring.Component):
             count = Signal(counter_shape, name=f"fine_count_{value}", reset_less=True)
             with m.If(sum_valid):
                 with m.If(sum_first):
-                    m.d.sync += count.eq(total + sum_missing)
+                    m.d.sync += count.eq(total + sum_query.missing)
                 with m.Elif(count < 0):
                     m.d.sync += count.eq(count + total)
             fine_counts.append(count)
@@ -504,7 +505,7 @@ class TopN(wiring.Component):
         # Written with every word, complete with the last of the group.
         m.d.comb += [
             summary_write.addr.eq(Cat(sum_word[exact_log2(group):],
-                                      data.View(refinement, sum_query).bank)),
+                                      sum_query.bank)),
             summary_write.data.eq(gathering),
             summary_write.en.eq(sum_valid),
         ]
@@ -517,7 +518,7 @@ class TopN(wiring.Component):
             "missing": counter_shape,
         })
         m.submodules.emit_queue = emit_queue = fifo.SyncFIFO(width=emission.size, depth=BANKS + 1)
-        done_query = data.View(refinement, delay(sum_query, 1, "done_query"))
+        done_query = delay(sum_query, 1, "done_query")
         threshold_fine = Signal(fine_bits)
         threshold = Signal(code_bits)
         fine_missing = Signal(counter_shape)
@@ -540,7 +541,7 @@ class TopN(wiring.Component):
         # ---- Emit: control.
         next_emission = data.View(emission, emit_queue.r_data)
         next_group = next_emission.last_word[exact_log2(group):]
-        emitted = Signal(emission, reset_less=True)
+        emitted: Any = Signal(emission, reset_less=True)
         emit_busy = Signal()
         emit_take = Signal()
         emit_end = Signal()
@@ -620,11 +621,11 @@ class TopN(wiring.Component):
 
         word_valid = Signal()
         word = Signal(word_shape, reset_less=True)
-        codes = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
-        below, level = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        codes: Any = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
+        nearer, level = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
         keys, key, others = Signal(lanes), Signal(range(lanes)), Signal(lanes)
         emit_move = Signal()
-        m.d.comb += keys.eq(below | (level & quota_left.replicate(lanes)))
+        m.d.comb += keys.eq(nearer | (level & quota_left.replicate(lanes)))
         for lane in range(lanes):
             with m.If(keys[lane]):
                 m.d.comb += key.eq(lane)
@@ -638,11 +639,11 @@ class TopN(wiring.Component):
                 source = emit_read.data[lane]
                 m.d.sync += [
                     codes[lane].eq(source.code),
-                    below[lane].eq((source.code < emitted.threshold) | source.forced),
+                    nearer[lane].eq((source.code < emitted.threshold) | source.forced),
                     level[lane].eq((source.code == emitted.threshold) & ~source.forced),
                 ]
         with m.Elif(emit_move):
-            m.d.sync += [below.eq(below & ~(1 << key)), level.eq(level & ~(1 << key))]
+            m.d.sync += [nearer.eq(nearer & ~(1 << key)), level.eq(level & ~(1 << key))]
 
         # ---- Emit: one key per cycle into the queue; the last one waits for the timer.
         m.submodules.keys = key_queue = block_ram(

@@ -300,7 +300,8 @@ def _compile(command: list[str], source: str, target: Path) -> None:
                                 capture_output=True, encoding="utf-8", errors="replace",
                                 check=False)
     if result.returncode != 0:
-        raise SimulationError(f"the C++ compiler {command[0]} failed:\n{result.stderr.strip()}")
+        said = "\n".join(result.stderr.strip().splitlines()[:10])
+        raise SimulationError(f"the C++ compiler {command[0]} failed:\n{said}")
 
 
 def _library(verilog: str, glue: str, debug: bool) -> Path:

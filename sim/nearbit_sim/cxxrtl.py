@@ -56,11 +56,14 @@ def split_eval(source: str) -> str:
     for number, part in enumerate(parts):
         for name in uses.keys() & set(_WORD.findall(part)):
             uses[name].add(number)
-    members = "".join(f"\t{types[name]} {name};\n" for name in types if len(uses[name]) > 1)
     locals_: list[str] = [""] * len(parts)
     for name, numbers in uses.items():
         if len(numbers) == 1:
             locals_[next(iter(numbers))] += f"\t{types[name]} {name};\n"
+    # With debug information there are members of the same names, computed on demand.
+    shared = {name: f"shared_{name}" for name in types if len(uses[name]) > 1}
+    members = "".join(f"\t{types[name]} {member};\n" for name, member in shared.items())
+    parts = [_WORD.sub(lambda word: shared.get(word[0], word[0]), part) for part in parts]
 
     declarations = "".join(f"\tvoid eval_{number}({_PARAMETERS});\n"
                            for number in range(len(parts)))

@@ -314,16 +314,20 @@ async def cycles_do_not_depend_on_data(dut):
     (Config.preset("tiny"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
             tables=3, pass_lanes=4, output_cycles=2), 30),
-    (Config(key_bits=33, value_dim=5, capacity=96, rows=8, lanes=8, value_lanes=1, top_n=96,
+    (Config(key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
             value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8),
-    (Config(key_bits=64, value_dim=16, capacity=256, rows=3, lanes=64, value_lanes=16, top_n=32,
-            tables=4), 15),
+    (Config(key_bits=12, value_dim=4, capacity=128, rows=1, lanes=64, value_lanes=4, top_n=16,
+            tables=2), 10),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32), 20),
-], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow"])
+    pytest.param(Config(key_bits=64, value_dim=16, capacity=256, rows=3, lanes=64, value_lanes=16,
+                        top_n=32, tables=4), 15, marks=pytest.mark.slow),
+    pytest.param(Config.preset("reference"), 8, marks=pytest.mark.slow),
+], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "wide-rows", "reference"])
 def test_bench(config, steps):
-    run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps})
+    run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
+              timeout=1200)
 
 
 @pytest.mark.parametrize("config", [None, {}, 64])
