@@ -210,7 +210,7 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     "head32": Config(key_bits=32, value_dim=32, capacity=512, lanes=8, value_lanes=16, top_n=64),
     # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
     "reference": Config(key_bits=64, value_dim=64, capacity=1024, lanes=16, value_lanes=32,
-                        top_n=32),
+                        top_n=32, pass_lanes=32),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256),
