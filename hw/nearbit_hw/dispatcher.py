@@ -47,11 +47,16 @@ class Dispatcher(wiring.Component):
     """Checks a command and sets the units before the values to work on it.
 
     A command is checked in the cycle in which it is first valid. From the next cycle on it is
-    announced to :py:`o_order` and to :py:`o_select` of each row without an error, and once all have
-    taken it and the words of the previous command are out, it is accepted; its own words follow
-    from the next cycle on, one per cycle. So the words of consecutive commands follow each other
-    without a gap, if a command lasts at least three cycles; a command occupies the words' stream
-    for :py:`max(words, rows)` cycles. A command without any good row has no words.
+    announced to :py:`o_order` and to :py:`o_select` of each row without an error. It is accepted in
+    the cycle in which the last of them takes it, or the last word or the codes of the previous
+    command are taken, whatever is latest. Its own codes and words follow from the next cycle on, a
+    word per cycle; :py:`last` is set on its last word, that of the longest row without an error. A
+    command without any good row has no codes and no words.
+
+    If nothing is stalled, a command of w words occupies the block for max(w, 2) cycles, so words
+    follow each other without a gap as long as no command has a single one. ScoreArray takes the
+    codes later, :py:`rows + 1` cycles after the acceptance, if its words come through a KeyStore:
+    then it is at least max(w, rows + 1) cycles. Reset drops the command in work.
 
     Parameters
     ----------
@@ -96,10 +101,12 @@ class Dispatcher(wiring.Component):
             raise ValueError(f"Capacity must be a multiple of lanes, not {capacity!r}")
         if top_n > capacity:
             raise ValueError(f"Top N must be at most capacity, not {top_n!r}")
+        self._key_bits = key_bits
         self._capacity = capacity
         self._rows = rows
         self._lanes = lanes
         self._top_n = top_n
+        self._tables = tables
 
         selected_shape = range(top_n + 1)
         super().__init__({
@@ -131,6 +138,30 @@ class Dispatcher(wiring.Component):
                 "last": 1,
             }))),
         })
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
+    @property
+    def top_n(self) -> int:
+        return self._top_n
+
+    @property
+    def tables(self) -> int:
+        return self._tables
 
     @property
     def latency(self) -> int:

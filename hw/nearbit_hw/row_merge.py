@@ -16,7 +16,8 @@ class RowMerge(wiring.Component):
     For each row, in order, :py:`o_result` says what result is to come. A row without an error is
     also announced to :py:`o_command`, and its selection passes from :py:`i` to :py:`o` without
     delay, one key per cycle; the next row follows in the cycle after the selection's last key or
-    the announcements, whatever is later. A row with an error takes one cycle.
+    the announcements, whatever is later. A row with an error takes one cycle. A stalled output does
+    not hold up the other two within its row. Reset starts again with row 0.
 
     Parameters
     ----------
@@ -48,7 +49,10 @@ class RowMerge(wiring.Component):
                             ("Tables", tables)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        self._capacity = capacity
+        self._key_bits = key_bits
         self._rows = rows
+        self._tables = tables
 
         selection = stream.Signature(data.StructLayout({
             "index": range(capacity),
@@ -76,6 +80,22 @@ class RowMerge(wiring.Component):
             }))),
             "o": Out(selection),
         })
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    @property
+    def tables(self) -> int:
+        return self._tables
 
     def elaborate(self, platform) -> Module:
         m = Module()
