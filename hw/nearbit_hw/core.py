@@ -40,8 +40,8 @@ class Core(wiring.Component):
     **Loading.** Keys and values are written row by row, in any order, a value row in
     :py:`columns` beats. A row can be read by commands once it and all rows before it have been
     written (what counts is the highest row written). A load of a new row is taken at once. One of a
-    row below that, or of a weight, waits until no command is in work, so that a result never
-    mixes old and new.
+    row below that, or of a weight, waits until no command is in work or offered, so that a result
+    never mixes old and new.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
     The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table
@@ -228,7 +228,8 @@ class Core(wiring.Component):
             dispatcher.i.payload.eq(self.i_query.payload),
             self.i_query.ready.eq(dispatcher.i.ready),
             accept.eq(self.i_query.valid & self.i_query.ready),
-            idle.eq(in_flight == 0),
+            # A command is checked in the cycle in which it is first valid, before it is accepted.
+            idle.eq((in_flight == 0) & ~self.i_query.valid),
         ]
         m.d.sync += in_flight.eq(in_flight + accept - complete)
 

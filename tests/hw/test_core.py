@@ -250,6 +250,85 @@ async def every_error(dut):
 
 
 @cocotb.test()
+async def loads_beside_commands(dut):
+    """New rows are taken at once, everything else when all commands are answered."""
+    bench, driver = await fresh(dut)
+    config, rng = driver.config, bench.rng
+    driver.append(max(1, config.capacity - 2), rng)
+    driver.load_table(0, rng)
+    await driver.settle()
+    for _ in range(3):
+        bench.sink("o_result").stall = 1
+        driver.command(rng, full=True)
+        await bench.until(lambda: not bench.source("i_query").pending)
+        driver.append(1, rng)
+        await bench.step(config.columns)
+        assert not bench.source("i_key").pending
+        assert not bench.source("i_value").pending
+        taken = len(bench.source("i_table").cycles)
+        driver.load(0, driver.key(rng))
+        driver.load_table(0, rng)
+        await bench.step(80)
+        assert bench.source("i_key").pending == 1
+        assert bench.source("i_value").pending == config.columns
+        assert bench.source("i_table").pending == config.key_bits + 1
+        bench.sink("o_result").stall = 0
+        await bench.finish()
+        answered = bench.sink("o_result").cycles[-1]
+        assert bench.source("i_key").cycles[-1] == answered + 1
+        assert bench.source("i_value").cycles[-config.columns] == answered + 1
+        assert bench.source("i_table").cycles[taken] == answered + 1
+
+
+@cocotb.test()
+async def commands_go_before_loads_offered_with_them(dut):
+    """One that was checked when a table was there must not meet it without."""
+    bench, driver = await fresh(dut)
+    driver.append(1, bench.rng)
+    driver.load_table(0, bench.rng)
+    await driver.settle()
+    for delay in (0, 1):
+        driver.command(bench.rng, full=True)
+        await bench.step(delay)
+        bench.source("i_table").send({"table": 0, "distance": 0, "weight": 0})
+        bench.source("i_table").send({"table": 0, "distance": 0, "weight": driver.tables[0][0]})
+        await bench.finish()
+        assert bench.source("i_table").cycles[-2] > bench.sink("o_result").cycles[-1]
+
+
+@cocotb.test()
+async def rows_count_when_they_are_whole(dut):
+    bench, driver = await fresh(dut)
+    config, rng = driver.config, bench.rng
+    driver.load_table(0, rng)
+    await driver.settle()
+    count = min(2, config.capacity)
+    keys = [driver.key(rng) for _ in range(count)]
+
+    async def ask(loaded):
+        driver.codes, driver.elements, driver.scales = (
+            [key[part] for key in keys[:loaded]] for part in range(3))
+        for rows in range(1, count + 1):
+            driver.ask({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
+                        "rows": [{"code": 0, "count": rows, "table": 0}] * config.rows})
+        await bench.finish()
+
+    await ask(0)
+    # The highest row counts, and so do those below it, from then on.
+    for row in reversed(range(count)):
+        bench.source("i_key").send({"row": row, "code": keys[row][0]})
+    await ask(0)
+    for row in range(count):
+        for column in range(config.columns):
+            start = column * config.value_lanes
+            bench.source("i_value").send({
+                "row": row, "column": column, "scale": keys[row][2],
+                "elements": keys[row][1][start:start + config.value_lanes]})
+            await driver.settle()
+            await ask(row + (column == config.columns - 1))
+
+
+@cocotb.test()
 async def reset_in_the_middle(dut):
     bench, driver = await fresh(dut)
     for cycles in (1, 5, 17, 40, 90, 160):
