@@ -88,6 +88,8 @@ class Part:
         Whether every output, selected index, distance and weight equals the golden model's.
     cycles
         Clock cycles, loading included.
+    load_cycles
+        Those of them in which keys, values and tables were loaded.
     seconds
         Wall time of the simulation.
     recall
@@ -102,6 +104,7 @@ class Part:
     keys: int
     bit_exact: bool
     cycles: int
+    load_cycles: int
     seconds: float
     recall: float
     error_exact: float
@@ -111,8 +114,8 @@ class Part:
 
     @property
     def cycles_per_query(self) -> float:
-        """Clock cycles for each query."""
-        return self.cycles / self.queries
+        """Clock cycles for each query, loading not included."""
+        return (self.cycles - self.load_cycles) / self.queries
 
     @property
     def cycles_per_second(self) -> float:
@@ -160,6 +163,7 @@ class Report:
             keys=heads[0].keys,
             bit_exact=all(head.bit_exact for head in heads),
             cycles=sum(head.cycles for head in heads),
+            load_cycles=sum(head.load_cycles for head in heads),
             seconds=sum(head.seconds for head in heads),
             recall=mean("recall"),
             error_exact=mean("error_exact"),
@@ -183,12 +187,18 @@ def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Repo
             distances=hardware.distances, temperature=prepared.temperature,
             counts=prepared.counts)
     heads = []
+    # Query heads that share a key head share its loading.
+    group = prepared.group
+    loads = [int(hardware.load_cycles[index // group]) * (index % group + 1) // group
+             - int(hardware.load_cycles[index // group]) * (index % group) // group
+             for index in range(prepared.heads)]
     for index, head in enumerate(tensors.heads):
         mismatch = first_mismatch(hardware, golden, index, tensors.queries)
         heads.append(HeadPart(
             head=int(head), mismatch=mismatch, bit_exact=mismatch is None,
             queries=len(tensors.queries), keys=tensors.tokens,
-            cycles=int(hardware.head_cycles[index]), seconds=float(hardware.head_seconds[index]),
+            cycles=int(hardware.head_cycles[index]), load_cycles=loads[index],
+            seconds=float(hardware.head_seconds[index]),
             recall=float(measures.recall[index]),
             error_exact=float(measures.error_exact.mean[index]),
             error_exact_max=float(measures.error_exact.maximum[index]),
@@ -202,8 +212,9 @@ def show(report: Report, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("head", justify="right")
     table.add_column("bits")
-    for title in ("cycles", "cycles\n/query", "recall\nof top N", "error against\nexact (max)",
-                  "error against\nfloat form (max)", "seconds", "cycles\n/second"):
+    for title in ("cycles", "of these\nloading", "cycles\n/query", "recall\nof top N",
+                  "error against\nexact (max)", "error against\nfloat form (max)", "seconds",
+                  "cycles\n/second"):
         table.add_column(title, justify="right")
     total = report.total
     for head in report.heads:
@@ -229,6 +240,7 @@ def _cells(part: Part) -> list[str]:
     return [
         "exact" if part.bit_exact else "differ",
         f"{part.cycles:,}",
+        f"{part.load_cycles:,}",
         f"{part.cycles_per_query:,.1f}",
         f"{part.recall:.1%}",
         f"{part.error_exact:.1%} ({part.error_exact_max:.1%})",

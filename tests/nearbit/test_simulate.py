@@ -32,7 +32,8 @@ def test_figures(run, write):
     assert [head["head"] for head in heads] == [0, 1]
     assert [head["queries"] for head in heads] == [3, 3]
     assert sum(head["cycles"] for head in heads) == figures["cycles"] > 0
-    assert figures["cycles_per_query"] == figures["cycles"] / 6
+    assert sum(head["load_cycles"] for head in heads) == figures["load_cycles"] > 0
+    assert figures["cycles_per_query"] == (figures["cycles"] - figures["load_cycles"]) / 6
     assert figures["cycles_per_second"] == pytest.approx(figures["cycles"] / figures["seconds"])
     assert 0 < figures["recall"] <= 1
     assert 0 < figures["error_method"] <= figures["error_method_max"] < 0.05
