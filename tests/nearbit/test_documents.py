@@ -10,6 +10,7 @@ import pytest
 from amaranth.lib import wiring
 
 import nearbit
+from nearbit_hw.dispatcher import Error
 from nearbit_model.config import Config
 
 
@@ -69,6 +70,14 @@ def test_ports():
             fields[fields.index("rows"):] = ["code", "count", "table"]
         found[name] = ("in" if member.flow == wiring.In else "out", fields)
     assert documented == found
+
+
+def test_errors():
+    """The table of errors has those of the hardware, in their order."""
+    text = (ROOT / "docs/verilog.md").read_text(encoding="utf-8")
+    assert {name: int(number) for number, name in re.findall(r"^\| (\d) \| `(\w+)` \|", text,
+                                                              re.MULTILINE)} == {
+        error.name: error.value for error in Error if error != Error.OK}
 
 
 def test_json_fields(run, write):
