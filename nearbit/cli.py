@@ -85,6 +85,10 @@ def simulate(
         metavar="S", help="First keys, selected always.")] = 0,
     recent: Annotated[int, typer.Option(
         metavar="R", help="Last keys, selected always.")] = 0,
+    rotate: Annotated[bool, typer.Option(
+        "--rotate/--no-rotate", help=(
+            "Rotate value rows into a basis without outliers before they become integers, and "
+            "outputs back: less error. Without, integers are those of v itself."))] = True,
     out: Annotated[Path | None, typer.Option(
         metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
     vcd: Annotated[Path | None, typer.Option(
@@ -129,13 +133,13 @@ def simulate(
         try:
             golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
                                recent=recent, causal=chosen.causal, qpos=chosen.qpos,
-                               temperature=chosen.temperature)
+                               temperature=chosen.temperature, rotate=rotate)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
         hardware = nearbit.simulate(
             chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
             causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
-            engine=engine, vcd=vcd_path, progress=move)
+            rotate=rotate, engine=engine, vcd=vcd_path, progress=move)
 
     report = compare(chosen, golden, hardware)
     if results is not None:
@@ -149,7 +153,7 @@ def simulate(
         print(json.dumps({
             "file": str(file), "engine": engine, "preset": name,
             "config": accelerator.to_dict(), "n": prepared.n, "sink": sink, "recent": recent,
-            "causal": chosen.causal, "build_seconds": hardware.build_seconds,
+            "causal": chosen.causal, "rotate": rotate, "build_seconds": hardware.build_seconds,
             **report.to_dict()}, indent=2, allow_nan=False))
     else:
         prepared = golden.prepared

@@ -83,7 +83,7 @@ def test_errors():
 def test_json_fields(run, write):
     figures = json.loads(run("simulate", write(), "--json").out)
     per_part = first_column("docs/simulate.md", "under\n`heads`, for each by itself:")
-    settings = {"file", "engine", "preset", "config", "n", "sink", "recent", "causal",
+    settings = {"file", "engine", "preset", "config", "n", "sink", "recent", "causal", "rotate",
                 "build_seconds"}
     only_heads = {"head", "mismatch"}
     assert set(figures) == settings | {"heads"} | per_part - only_heads

@@ -40,6 +40,23 @@ def test_figures(run, write):
     assert 0 < figures["error_exact"] <= figures["error_exact_max"]
 
 
+def test_no_rotate(run, write, tmp_path):
+    """Without rotation, a single selected key comes out as its value row does."""
+    path = write()
+    out = tmp_path / "out.npz"
+    outcome = run("simulate", path, "--no-rotate", "--top-n", "1", "--json", "--out", out)
+    assert outcome.status == 0
+    assert json.loads(outcome.out)["rotate"] is False
+    with np.load(path) as given, np.load(out) as got:
+        v, selected = given["v"].astype(float), got["selected"][..., 0]
+        rows = np.take_along_axis(v, selected[..., None], axis=1)
+        largest = np.abs(rows).max(-1, keepdims=True)
+        # Half a step of the row's scale, and a little for the rounding of scale and output.
+        assert (np.abs(got["output"] - rows) <= 0.6 / 127 * largest).all()
+        signs = np.sign(np.rint(rows / largest * 127))
+        assert (np.sign(got["output_int"]) == signs)[np.abs(signs) > 0].all()
+
+
 @pytest.mark.parametrize("options", [
     "--top-n 1",
     "--top-n 5 --sink 2 --recent 3",
