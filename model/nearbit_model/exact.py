@@ -16,7 +16,7 @@ from nearbit_model.quantize import group_size, real_array
 
 
 __all__ = ["Measures", "RelativeError", "attention", "float_form", "measure", "recall",
-           "relative_error"]
+           "relative_error", "weights"]
 
 
 # Elements of the largest temporary array: eight MiB.
@@ -68,13 +68,37 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *,
     queries, keys, rows_of_values = real_array(q, "q"), real_array(k, "k"), real_array(v, "v")
     group = group_size(len(queries), len(keys))
     output = np.empty((*queries.shape[:2], rows_of_values.shape[2]))
+    for head, rows, shares in weights(queries, keys, counts=counts):
+        output[head, rows] = shares @ rows_of_values[head // group].astype(np.float64)
+    return output
+
+
+def weights(q: ArrayLike, k: ArrayLike, *, counts: ArrayLike | None = None
+            ) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
+    """Weights of exact attention, ``softmax(q.k / sqrt(head_dim))``, some queries at a time.
+
+    Parameters
+    ----------
+    q, k, counts
+        As for :func:`attention`.
+
+    Yields
+    ------
+    Head, queries, and their weights, float64 [queries, tokens]; 0 for keys that a query may not
+    see. Head after head, queries in order.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, heads that do not divide, or a count out of range.
+    """
+    queries, keys = real_array(q, "q"), real_array(k, "k")
     for head, rows, scores in _scores(queries, keys, counts):
         scores /= np.sqrt(queries.shape[2])
         scores -= scores.max(axis=1, keepdims=True)
-        weights = np.exp(scores)
-        weights /= weights.sum(axis=1, keepdims=True)
-        output[head, rows] = weights @ rows_of_values[head // group].astype(np.float64)
-    return output
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=1, keepdims=True)
+        yield head, rows, scores
 
 
 def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.int32],
@@ -113,10 +137,10 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
             rows = slice(start, start + block)
             valid = selected[head, rows] >= 0
             logits = np.where(valid, -2.0 * float(scale[head]) * distances[head, rows], -np.inf)
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            weights /= weights.sum(axis=1, keepdims=True)
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
             chosen = values[head // group][np.maximum(selected[head, rows], 0)]
-            output[head, rows] = (weights[:, None] @ chosen.astype(np.float64))[:, 0]
+            output[head, rows] = (shares[:, None] @ chosen.astype(np.float64))[:, 0]
     return output
 
 

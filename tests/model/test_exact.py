@@ -45,6 +45,19 @@ def test_attention():
                                   exact.attention(q, k, v, counts=np.full((4, 5), 12)))
 
 
+def test_weights():
+    q, k, v = tensors(1)
+    counts = np.array([1, 3, 12, 7, 5])
+    output = exact.attention(q, k, v, counts=counts)
+    seen = []
+    for head, rows, weights in exact.weights(q, k, counts=counts):
+        np.testing.assert_allclose(weights.sum(axis=1), 1)
+        np.testing.assert_array_equal(weights > 0, np.arange(12) < counts[rows, None])
+        np.testing.assert_allclose(weights @ v[head // 2], output[head, rows], rtol=1e-12)
+        seen += [(head, query) for query in range(*rows.indices(5))]
+    assert seen == list(np.ndindex(4, 5))
+
+
 def test_large_logits_do_not_overflow():
     q, k, v = tensors(2)
     result = exact.attention(q * 1e6, k * 1e6, v)
