@@ -10,12 +10,17 @@ __all__ = ["split_eval"]
 # Characters of a part. Below, compilers gain nothing more; far above, they get slow.
 _PART = 4000
 
-_HEAD = ("bool p_dut::eval(performer *performer) {\n"
-         "\tbool converged = true;\n"
-         "\tbool posedge_p_clk = this->posedge_p_clk();\n")
-_TAIL = "\treturn converged;\n}\n"
-_DECLARATION = "\tbool eval(performer *performer = nullptr) override;\n"
-_PARAMETERS = "bool posedge_p_clk, bool &converged"
+# The functions to cut: how the definition begins and ends, the declaration in the class, and what
+# the parts take and are given.
+_EVAL_HEAD = """\
+bool p_dut::eval(performer *performer) {
+\tbool converged = true;
+\tbool posedge_p_clk = this->posedge_p_clk();
+"""
+_EVAL = (_EVAL_HEAD, "\treturn converged;\n}\n",
+         "\tbool eval(performer *performer = nullptr) override;\n",
+         "bool posedge_p_clk, bool &converged", "posedge_p_clk, converged")
+_DEBUG_EVAL = ("void p_dut::debug_eval() {\n", "\n}\n", "\tvoid debug_eval();\n", "", "")
 
 _LOCAL = re.compile(r"\t(value<\d+>) (\w+);")
 _TEMPORARY = re.compile(r"\tauto (tmp_\d+) =", re.MULTILINE)
@@ -23,55 +28,58 @@ _WORD = re.compile(r"\w+")
 
 
 def split_eval(source: str) -> str:
-    """Cut the function that evaluates the design into many.
+    """Cut the functions that evaluate the design into many.
 
     The time of optimizing compilers grows with more than the length of a function, and CXXRTL
     writes a single one: 40 s for the reference core, 10 s in parts, which run no slower. Local
     variables that more than one part uses become members; each is assigned in every evaluation
-    before it is used. A text without such a function, or with one of another form, is returned as
-    it is.
+    before it is used. A text without such functions, or with others, is returned as it is.
 
     Parameters
     ----------
     source
         C++ of a flattened design with the top module ``dut``.
     """
-    before, head, rest = source.partition(_HEAD)
-    body, tail, after = rest.partition(_TAIL)
-    if not head or not tail or _DECLARATION not in before or "performer" in body:
+    return _split(_split(source, "eval", *_EVAL), "debug_eval", *_DEBUG_EVAL)
+
+
+def _split(source: str, name: str, head: str, tail: str, declaration: str, parameters: str,
+           arguments: str) -> str:
+    before, _, rest = source.partition(head)
+    body, found, after = rest.partition(tail)
+    if not found or declaration not in before or "performer" in body:
         return source
 
     types: dict[str, str] = {}
     statements: list[str] = []
     for statement in _statements(body):
-        local = _LOCAL.fullmatch(statement)
-        if local:
-            types[local[2]] = local[1]
+        variable = _LOCAL.fullmatch(statement)
+        if variable:
+            types[variable[2]] = variable[1]
         else:
             statements.append(statement)
     parts = list(_parts(statements))
 
     # Where each local variable is used.
-    uses: dict[str, set[int]] = {name: set() for name in types}
+    uses: dict[str, set[int]] = {local: set() for local in types}
     for number, part in enumerate(parts):
-        for name in uses.keys() & set(_WORD.findall(part)):
-            uses[name].add(number)
-    locals_: list[str] = [""] * len(parts)
-    for name, numbers in uses.items():
+        for local in uses.keys() & set(_WORD.findall(part)):
+            uses[local].add(number)
+    own: list[str] = [""] * len(parts)
+    for local, numbers in uses.items():
         if len(numbers) == 1:
-            locals_[next(iter(numbers))] += f"\t{types[name]} {name};\n"
+            own[next(iter(numbers))] += f"\t{types[local]} {local};\n"
     # With debug information there are members of the same names, computed on demand.
-    shared = {name: f"shared_{name}" for name in types if len(uses[name]) > 1}
-    members = "".join(f"\t{types[name]} {member};\n" for name, member in shared.items())
+    shared = {local: f"{name}_{local}" for local in types if len(uses[local]) > 1}
+    members = "".join(f"\t{types[local]} {member};\n" for local, member in shared.items())
     parts = [_WORD.sub(lambda word: shared.get(word[0], word[0]), part) for part in parts]
 
-    declarations = "".join(f"\tvoid eval_{number}({_PARAMETERS});\n"
+    declarations = "".join(f"\tvoid {name}_{number}({parameters});\n"
                            for number in range(len(parts)))
-    before = before.replace(_DECLARATION, _DECLARATION + members + declarations, 1)
-    functions = "\n".join(f"void p_dut::eval_{number}({_PARAMETERS}) {{\n"
-                          f"{locals_[number]}{part}\n}}\n" for number, part in enumerate(parts))
-    calls = "".join(f"\teval_{number}(posedge_p_clk, converged);\n"
-                    for number in range(len(parts)))
+    before = before.replace(declaration, declaration + members + declarations, 1)
+    functions = "\n".join(f"void p_dut::{name}_{number}({parameters}) {{\n{own[number]}{part}\n}}\n"
+                          for number, part in enumerate(parts))
+    calls = "".join(f"\t{name}_{number}({arguments});\n" for number in range(len(parts)))
     return f"{before}{functions}\n{head}{calls}{tail}{after}"
 
 

@@ -13,16 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearbit_hw.core import Core, Error
 from nearbit_hw.verilog import generate
+from nearbit_model import cycles as cycle_model
 from nearbit_model.attention import Attention
 from nearbit_model.config import Config
 from nearbit_model.prepare import Prepared, prepare
 from nearbit_sim.cache import cached, key_of
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.icarus import IcarusEngine
-from nearbit_sim.program import Beats, Engine, Outcome, Program, Progress
+from nearbit_sim.payload import Port, mark_used, ports
+from nearbit_sim.program import Cycles, Engine, Outcome, Program, Progress
+from nearbit_sim.shapes import shapes
 
 
-__all__ = ["ENGINES", "Simulation", "core_engine", "run", "simulate"]
+__all__ = ["ENGINES", "Prediction", "Simulation", "core_engine", "predict", "run", "simulate"]
 
 
 ENGINES = ("compiled", "icarus")
@@ -120,6 +123,29 @@ class Simulation:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the cycle model says of a problem, counted as in :class:`Simulation`.
+
+    Parameters
+    ----------
+    cycles, head_cycles, query_cycles, load_cycles
+        As those of :class:`Simulation`, which they equal.
+    timeline
+        What happens when.
+    heads, queries
+        For each answer of the timeline, which query of which head it is to; -1 if to none, int64.
+    """
+
+    cycles: int
+    head_cycles: NDArray[np.int64]
+    query_cycles: NDArray[np.int64]
+    load_cycles: NDArray[np.int64]
+    timeline: cycle_model.Timeline = field(repr=False)
+    heads: NDArray[np.int64] = field(repr=False)
+    queries: NDArray[np.int64] = field(repr=False)
+
+
 def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
              sink: int = 0, recent: int = 0, causal: bool = False,
              qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
@@ -166,10 +192,18 @@ def run(prepared: Prepared, *, engine: str = "compiled", trace: bool = True,
         vcd: str | PathLike[str] | None = None, progress: Progress | None = None) -> Simulation:
     """Simulate a prepared problem; see :func:`simulate`."""
     hardware = core_engine(prepared.config, engine)
-    plan = _Plan(prepared, hardware, trace)
+    plan = _Plan(prepared, hardware.ports, trace)
     outcome = hardware.run(plan.program, patience=plan.patience, progress=progress,
                            vcd=None if vcd is None else fspath(vcd))
     return plan.read(outcome)
+
+
+def predict(prepared: Prepared, *, trace: bool = True) -> Prediction:
+    """Predict the cycles of :func:`run` by the cycle model, without a simulation."""
+    core = Core(prepared.config)
+    mark_used(core)
+    plan = _Plan(prepared, ports(core), trace)
+    return plan.count(cycle_model.predict(prepared.config, shapes(plan.program)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -204,11 +238,11 @@ class _Plan:
     queries of one head. What is left of the last command's rows sees no keys.
     """
 
-    def __init__(self, prepared: Prepared, engine: Engine, trace: bool) -> None:
+    def __init__(self, prepared: Prepared, streams: list[Port], trace: bool) -> None:
         self._prepared = prepared
         self._trace = trace
         self._config = prepared.config
-        self.program = Program(engine.ports)
+        self.program = Program(streams)
         # For each answer the head and the query that it is to, or -1 for a row without.
         self._heads: list[NDArray[np.int64]] = []
         self._queries: list[NDArray[np.int64]] = []
@@ -330,13 +364,23 @@ class _Plan:
         selected, distances, weights = self._read_trace(outcome, heads[good], queries[good])
 
         head_cycles, query_cycles, load_cycles = self._count_cycles(
-            outcome, results, heads, ends)
+            outcome.accepted, results.cycles[ends], heads, outcome.cycles)
         return Simulation(
             output=prepared.outputs(output), output_int=output, selected=selected,
             distances=distances, weights=weights, errors=errors, cycles=outcome.cycles,
             head_cycles=head_cycles, query_cycles=query_cycles, load_cycles=load_cycles,
             seconds=outcome.seconds, build_seconds=outcome.build_seconds, engine=outcome.engine,
             prepared=prepared, outcome=outcome)
+
+    def count(self, timeline: cycle_model.Timeline) -> Prediction:
+        """Count what the cycle model says as what the hardware does."""
+        heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
+        accepted = [{name: np.array(transfers, np.int64) for name, transfers in (
+            ("i_key", phase.keys), ("i_value", phase.values), ("i_table", phase.tables),
+            ("i_query", phase.commands)) if transfers} for phase in timeline.accepted]
+        ended = np.array([answer.end for answer in timeline.answers], np.int64)
+        return Prediction(timeline.cycles, *self._count_cycles(
+            accepted, ended, heads, timeline.cycles), timeline, heads, queries)
 
     def _read_trace(self, outcome: Outcome, heads: NDArray[np.int64], queries: NDArray[np.int64]
                     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
@@ -359,37 +403,42 @@ class _Plan:
         return (spread("index", np.int64), spread("distance", np.int32),
                 spread("weight", np.int64))
 
-    def _count_cycles(self, outcome: Outcome, results: Beats, heads: NDArray[np.int64],
-                      ends: NDArray[np.int64]
+    def _count_cycles(self, transfers: list[dict[str, Cycles]], ended: Cycles,
+                      heads: NDArray[np.int64], total: int
                       ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Count the cycles of each head and each load.
+
+        From the cycles of each phase's transfers and, for each answer, of its last beat and its
+        head.
+        """
         prepared = self._prepared
         head_cycles = np.zeros(prepared.heads, np.int64)
         query_cycles = np.zeros(prepared.heads, np.int64)
         load_cycles = np.zeros(prepared.kv_heads, np.int64)
-        for kv_head, accepted in zip(self._loads, outcome.accepted, strict=True):
+        for kv_head, accepted in zip(self._loads, transfers, strict=True):
             if kv_head >= 0:
-                cycles = np.concatenate(list(accepted.values()))
-                load_cycles[kv_head] += cycles.max() - cycles.min() + 1
+                loaded = np.concatenate(list(accepted.values()))
+                load_cycles[kv_head] += loaded.max() - loaded.min() + 1
 
         # Heads whose answers come one after another are counted from end to end; those whose
         # answers alternate share.
         phases = [accepted["i_query"] for kv_head, accepted
-                  in zip(self._loads, outcome.accepted, strict=True) if kv_head < 0]
+                  in zip(self._loads, transfers, strict=True) if kv_head < 0]
         start = answered = 0
         for phase, asked in zip(self._heads, phases, strict=True):
             segment = slice(answered, answered + len(phase))
             answered += len(phase)
             here = heads[segment]
-            last = int(results.cycles[ends[segment]].max(initial=start - 1)) + 1
+            last = int(ended[segment].max(initial=start - 1)) + 1
             members = np.unique(phase[phase >= 0])
             shares = np.diff(np.linspace(start, last, len(members) + 1).astype(np.int64))
             for head, share in zip(members, shares, strict=True):
-                final = results.cycles[ends[segment][here == head]].max(initial=asked[0])
+                final = ended[segment][here == head].max(initial=asked[0])
                 first = asked[np.flatnonzero(phase == head)[0] // self._config.rows]
                 head_cycles[head] += share
                 query_cycles[head] += final - first + 1
             start = last
-        head_cycles[-1] += outcome.cycles - start
+        head_cycles[-1] += total - start
         return head_cycles, query_cycles, load_cycles
 
 
