@@ -123,7 +123,7 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
 
 def _top(verilog: str) -> str:
     """Name the module that no other one instantiates; it comes first in generated text."""
-    match = re.search(r"^module\s+(\w+)", verilog, re.MULTILINE)
+    match = re.search(r"^\s*module\s+(\w+)", verilog, re.MULTILINE)
     if match is None:
         raise ValueError("there is no module in the Verilog text")
     return match[1]

@@ -35,7 +35,7 @@ class Bits:
         low = -(1 << (self.width - 1)) if self.signed and self.width else 0
         high = (1 << (self.width - self.signed)) - 1 if self.width else 0
         if not low <= number <= high:
-            raise ValueError(f"{value!r} is outside {low} to {high}")
+            raise ValueError(f"{number} is outside {low} to {high}")
         return number & ((1 << self.width) - 1)
 
     def unpack(self, bits: int) -> int:
