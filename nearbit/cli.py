@@ -93,6 +93,10 @@ def simulate(
         metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
     vcd: Annotated[Path | None, typer.Option(
         metavar="FILE.vcd", help="Write waveforms.")] = None,
+    report_folder: Annotated[Path | None, typer.Option(
+        "--report", metavar="DIR", help=(
+            "Write DIR/report.html: figures and plots, and which tokens each answer comes "
+            "from."))] = None,
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
@@ -104,7 +108,7 @@ def simulate(
     import numpy as np
 
     from nearbit import indices
-    from nearbit.files import OutputFile
+    from nearbit.files import OutputFile, output_folder
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
@@ -123,31 +127,46 @@ def simulate(
         None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
 
-    # A name that cannot be written is found out now, not after minutes.
-    results = None if out is None else OutputFile(out, keep=[file])
-    waveforms = None if vcd is None else OutputFile(vcd, keep=[file])
+    with ExitStack() as folders:
+        # A name that cannot be written is found out now, not after minutes.
+        page = None
+        if report_folder is not None:
+            folders.enter_context(output_folder(report_folder))
+            page = OutputFile(report_folder / "report.html", keep=[file])
+        results = None if out is None else OutputFile(out, keep=[file])
+        waveforms = None if vcd is None else OutputFile(vcd, keep=[file])
 
-    with ExitStack() as stack:
-        vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
-        move = stack.enter_context(_progress(is_shown=not as_json))
-        try:
-            golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
-                               recent=recent, causal=chosen.causal, qpos=chosen.qpos,
-                               temperature=chosen.temperature, rotate=rotate)
-        except ValueError as error:
-            raise UserError(f"{file}: {error}") from None
-        hardware = nearbit.simulate(
-            chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
-            causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
-            rotate=rotate, engine=engine, vcd=vcd_path, progress=move)
+        with ExitStack() as stack:
+            vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
+            move = stack.enter_context(_progress(is_shown=not as_json))
+            try:
+                golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
+                                   recent=recent, causal=chosen.causal, qpos=chosen.qpos,
+                                   temperature=chosen.temperature, rotate=rotate)
+            except ValueError as error:
+                raise UserError(f"{file}: {error}") from None
+            hardware = nearbit.simulate(
+                chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
+                causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+                rotate=rotate, engine=engine, vcd=vcd_path, progress=move)
 
-    report = compare(chosen, golden, hardware)
-    if results is not None:
-        with results.write() as path, path.open("wb") as stream:
-            np.savez_compressed(
-                stream, output=hardware.output, output_int=hardware.output_int,
-                selected=hardware.selected, distances=hardware.distances,
-                weights=hardware.weights, heads=chosen.heads, queries=chosen.queries)
+        report = compare(chosen, golden, hardware)
+        if results is not None:
+            with results.write() as path, path.open("wb") as stream:
+                np.savez_compressed(
+                    stream, output=hardware.output, output_int=hardware.output_int,
+                    selected=hardware.selected, distances=hardware.distances,
+                    weights=hardware.weights, heads=chosen.heads, queries=chosen.queries)
+        if page is not None:
+            from nearbit.page import render
+            from nearbit_sim.simulation import predict
+
+            with page.write() as path:
+                path.write_text(
+                    render(str(file), f"preset {name}" if name else str(config), chosen, report,
+                           hardware, predict(hardware.prepared)),
+                    encoding="utf-8", newline="\n")
+
     if as_json:
         prepared = golden.prepared
         print(json.dumps({
@@ -168,6 +187,9 @@ def simulate(
             f"recent {recent}; {engine} engine\n", highlight=False, soft_wrap=True,
             markup=False)
         show(report, console)
+        if report_folder is not None:
+            console.print(f"Report: {report_folder / 'report.html'}", soft_wrap=True,
+                          highlight=False, markup=False)
     if not report.total.bit_exact:
         raise typer.Exit(NOT_EXACT)
 
@@ -184,25 +206,21 @@ def verilog(
     The same byte for byte on each run. Without --preset and --config, it is the preset
     'reference'.
     """
-    from nearbit.files import OutputFile
+    from nearbit.files import OutputFile, output_folder
     from nearbit_hw.verilog import generate
 
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {directory}: "
-                        f"{error.strerror or error}") from None
     texts = {"nearbit.v": "", "nearbit.toml": accelerator.to_toml()}
-    files = {file: OutputFile(directory / file) for file in texts}
-    with _progress(is_shown=True):
-        texts["nearbit.v"] = generate(nearbit.Core(accelerator), "nearbit")
-    for file, output in files.items():
-        with output.write() as path:
-            path.write_text(texts[file], encoding="utf-8", newline="\n")
-        print(directory / file)
+    with output_folder(directory):
+        files = {file: OutputFile(directory / file) for file in texts}
+        with _progress(is_shown=True):
+            texts["nearbit.v"] = generate(nearbit.Core(accelerator), "nearbit")
+        for file, output in files.items():
+            with output.write() as path:
+                path.write_text(texts[file], encoding="utf-8", newline="\n")
+            print(directory / file)
 
 
 @app.command()

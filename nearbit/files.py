@@ -3,11 +3,11 @@
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-__all__ = ["OutputError", "OutputFile"]
+__all__ = ["OutputError", "OutputFile", "output_folder"]
 
 
 class OutputError(OSError):
@@ -62,3 +62,29 @@ class OutputFile:
 
     def _cannot(self, error: OSError) -> str:
         return f"cannot write {self._shown}: {error.strerror or error}"
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder, and those that it is in, unless they are there.
+
+    If the block fails, folders that were made here and are empty are removed. Raises
+    :class:`OutputError` if the folder cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        try:
+            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+            # Of a file in its place, this says that it is one.
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from None
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        raise

