@@ -206,9 +206,13 @@ def predict(prepared: Prepared, *, trace: bool = True) -> Prediction:
     return plan.count(cycle_model.predict(prepared.config, shapes(plan.program)))
 
 
-@functools.lru_cache(maxsize=8)
 def core_engine(config: Config, engine: str = "compiled") -> Engine:
     """Return an engine with the core of a configuration; the same one, if asked again."""
+    return _core_engine(config, engine)
+
+
+@functools.lru_cache(maxsize=8)
+def _core_engine(config: Config, engine: str) -> Engine:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     kind = CompiledEngine if engine == "compiled" else IcarusEngine
