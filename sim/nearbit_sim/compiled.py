@@ -470,8 +470,10 @@ class _Run:
                     full = True
                     self._grow(index, 2 * self._out[index].capacity)
             if done == limit:
-                self._chunk = max(100, int(self._chunk * min(4.0, _CALL_SECONDS
-                                                             / max(seconds, 1e-6))))
+                # A delay of a few cycles says nothing of the time that a whole call takes.
+                if limit == self._chunk:
+                    self._chunk = max(100, int(limit * min(4.0, _CALL_SECONDS
+                                                           / max(seconds, 1e-6))))
                 self._report()
             elif not full:
                 return
