@@ -18,17 +18,30 @@ from numpy.typing import NDArray
 
 from nearbit.explain import Maps
 from nearbit.report import HeadPart
+from nearbit_model.cycles import Answer, Error
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-__all__ = ["draw_heads", "draw_maps"]
+__all__ = ["draw_heads", "draw_maps", "draw_timeline", "style", "timeline"]
 
 
 # Of Okabe and Ito's palette, which colour-blind readers tell apart.
 _BLUE, _SKY, _ORANGE, _GREY = "#0072b2", "#56b4e9", "#d55e00", "#999999"
+
+_QUERIES = ((_BLUE, "white"), (_ORANGE, "white"), ("#009e73", "white"), (_SKY, "black"),
+            ("#cc79a7", "black"), ("#e69f00", "black"))
+"""Colours of consecutive queries, and of text on them."""
+
+_STAGES = {"score": "score all keys", "refine": "find the N nearest", "emit": "list them",
+           "weigh": "look up weights", "accumulate": "add up values",
+           "normalize": "divide, give out"}
+"""What the stages do, in their order."""
+
+_EACH_ROW = ("score", "refine", "emit")
+"""Stages that each row has for itself; the others are shared."""
 
 _FAINTEST = 1e-3
 """Least weight with a colour of its own."""
@@ -38,7 +51,7 @@ _HIDDEN = "#d9d9d9"
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Whatever the user's own settings are: equal figures give equal bytes."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -75,7 +88,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
 def draw_heads(heads: Sequence[HeadPart], predicted: NDArray[np.int64],
                covered: Sequence[float]) -> str:
     """Draw the figures of all heads as bars."""
-    with _style():
+    with style():
         figure = Figure(figsize=(10, 5.8), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04))
         (cycles, recall), (error, rounding) = figure.subplots(2, 2)
         places = np.arange(len(heads))
@@ -135,9 +148,58 @@ def _number(axes: "Axes", numbers: Sequence[int]) -> None:
     axes.set_xticks(range(0, len(numbers), step), [str(number) for number in numbers[::step]])
 
 
+def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
+    """Plot which stage works on which query at which cycle.
+
+    Parameters
+    ----------
+    answers
+        Consecutive answers of a timeline; those that are errors are left out. Cycle 0 is that in
+        which the first one's command is offered.
+    names
+        What to write into the bars of each answer: short.
+    """
+    shown = [(answer, name) for answer, name in zip(answers, names, strict=True)
+             if answer.error == Error.OK]
+    with style():
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes = figure.subplots()
+        start = min((answer.offered for answer, _ in shown), default=0)
+        span = max((answer.end + 1 for answer, _ in shown), default=1) - start
+        rows = max((answer.row for answer, _ in shown), default=0) + 1
+        for number, (answer, name) in enumerate(shown):
+            colour, ink = _QUERIES[number % len(_QUERIES)]
+            for place, stage in enumerate(_STAGES):
+                work = answer.stages[stage]
+                lanes = rows if stage in _EACH_ROW else 1
+                height = 0.76 / lanes
+                top = place - 0.38 + (answer.row * height if lanes > 1 else 0)
+                axes.barh(top, len(work), left=work.start - start, height=height, align="edge",
+                          color=colour, edgecolor="white", linewidth=0.5)
+                # A digit takes about a hundredth of the width.
+                if lanes <= 2 and len(work) > 0.012 * span * len(name):
+                    axes.text(work.start - start + len(work) / 2, top + height / 2, name,
+                              ha="center", va="center", color=ink, fontsize=8 if lanes == 1 else 7,
+                              fontweight="bold")
+        axes.set_yticks(range(len(_STAGES)), list(_STAGES.values()))
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set_xlim(0, span)
+        axes.set_xlabel("clock cycles since the first query was offered")
+        axes.grid(axis="x")
+        return figure
+
+
+def draw_timeline(answers: Sequence[Answer], names: Sequence[str]) -> str:
+    """Draw a timeline for the page."""
+    with style():
+        return _svg(timeline(answers, names), "timeline",
+                    "Timeline: which stage works on which query in which clock cycle")
+
+
 def draw_maps(maps: Maps, head: int) -> str:
     """Draw a head's weights, those of the hardware above those of exact attention."""
-    with _style():
+    with style():
         rows, columns = maps.shares.shape
         height = min(max(0.025 * rows, 1.2), 2.6)
         figure = Figure(figsize=(10, 2 * height + 1.3), layout="constrained")

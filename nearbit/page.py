@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 import nearbit
 from nearbit.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
-from nearbit.figures import draw_heads, draw_maps
+from nearbit.figures import draw_heads, draw_maps, draw_timeline
 from nearbit.report import Report
 from nearbit.tensors import Tensors
 
@@ -25,6 +25,8 @@ __all__ = ["render"]
 
 
 _TEMPLATE = "report.html.jinja"
+
+_TIMELINE_QUERIES = 8
 
 _ROOM = 8_000_000
 """Characters for the heads' maps and tables; with the rest, a page stays below ten million."""
@@ -72,8 +74,21 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
         predicted_total=prediction.cycles, explained=explained,
         covered_total=float(np.mean(covered)),
         heads_figure=draw_heads(report.heads, prediction.head_cycles, covered),
-        timeline=None, width=maps.width, causal=tensors.causal, sections=sections,
-        left_out=_left_out(tensors, explained, sections)) + "\n"
+        timeline=_timeline(tensors, prediction), width=maps.width, causal=tensors.causal,
+        sections=sections, left_out=_left_out(tensors, explained, sections)) + "\n"
+
+
+def _timeline(tensors: Tensors, prediction: "Prediction") -> str:
+    """Draw the first queries."""
+    first = np.flatnonzero(prediction.heads >= 0)[:_TIMELINE_QUERIES]
+    heads = tensors.heads[prediction.heads[first]]
+    queries = tensors.queries[prediction.queries[first]]
+    # Of rows side by side, heads are worked on in turns.
+    has_turns = len(set(heads.tolist())) > 1
+    return draw_timeline(
+        [prediction.timeline.answers[index] for index in first],
+        [f"{head}:{query}" if has_turns else str(query)
+         for head, query in zip(heads, queries, strict=True)])
 
 
 def _sections(explained: Sequence[HeadExplanation]) -> list[_Section]:

@@ -131,13 +131,13 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
     group = group_size(heads, len(values))
     scale = np.broadcast_to(real_array(temperature, "temperature"), (heads,))
     output = np.empty((heads, queries, values.shape[2]))
-    block = max(1, _BLOCK // (most * values.shape[2]))
+    block = max(1, _BLOCK // max(1, most * values.shape[2]))
     for head in range(heads):
         for start in range(0, queries, block):
             rows = slice(start, start + block)
             valid = selected[head, rows] >= 0
             logits = np.where(valid, -2.0 * float(scale[head]) * distances[head, rows], -np.inf)
-            shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
             shares /= shares.sum(axis=1, keepdims=True)
             chosen = values[head // group][np.maximum(selected[head, rows], 0)]
             output[head, rows] = (shares[:, None] @ chosen.astype(np.float64))[:, 0]
@@ -179,7 +179,8 @@ def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
         choice = sizes < np.isfinite(scores).sum(axis=1)
         if not choice.any():
             continue
-        scores, chosen, sizes = scores[choice], chosen[choice], sizes[choice]
+        # Broken hardware may have selected nothing, which finds nothing.
+        scores, chosen, sizes = scores[choice], chosen[choice], np.maximum(sizes[choice], 1)
         places = tokens - sizes
         least = np.take_along_axis(np.partition(scores, np.unique(places), axis=1),
                                    places[:, None], axis=1)
