@@ -1,0 +1,711 @@
+"""Cycle model: when the hardware accepts every input and gives every beat, from shapes alone.
+
+:func:`predict` takes what a program for the core pushes, without codes, values and weights, and
+gives the cycles that a simulation would: the same ones, not estimates. Nothing in the hardware's
+timing depends on data, so nothing else is needed.
+
+The time of each event is the latest of the times of what it waits for, plus a constant. A command
+never waits for anything that a later one does, so commands are worked through one after another,
+and each block below keeps, of those before, the times that the next one may have to wait for. The
+constants and rules are those in the docstrings of the blocks of :mod:`nearbit_hw` of the same name.
+
+After the selection the blocks are pipelines that move as a whole or not at all, see
+:class:`_Pipeline`; they wait for each other only where a query's columns come faster than the
+normalizer takes them.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from fractions import Fraction
+
+from nearbit_model.config import Config
+
+
+__all__ = ["Accepted", "Answer", "Command", "Error", "Interval", "Phase", "Steady", "Timeline",
+           "load", "predict", "steady", "tree_latency"]
+
+
+# Cycles are counted from the first one after reset. Names of times say what happens then.
+
+FAN_IN = 4
+"""Terms joined per level of an adder tree (:mod:`nearbit_hw.tree`)."""
+
+BANKS = 3
+"""Queries in the selection of a row: one is counted, one refined, one emitted."""
+
+BUFFERS = 2
+"""Selections in Weights: one is filled, one replayed."""
+
+GROUP = 8
+"""Words whose summaries the selection examines per cycle, at least."""
+
+COMMANDS_IN_FLIGHT = 4
+"""Places of the core's queue of commands from their start to the merging of their rows."""
+
+RESULTS_IN_FLIGHT = 8
+"""Places of the core's queue of rows from their selection to their result."""
+
+KEY_STORE_LATENCY = 1
+VALUE_STORE_LATENCY = 2
+WEIGHTS_LATENCY = 3
+ACCUMULATOR_LATENCY = 4
+
+_NEVER = -(1 << 62)
+_FOREVER = 1 << 62
+
+
+class Error(IntEnum):
+    """Why a row of a command has no result, as :class:`nearbit_hw.dispatcher.Error`."""
+
+    OK = 0
+    NO_N = 1
+    TOO_MANY = 2
+    EMPTY = 3
+    RANGE = 4
+    TABLE = 5
+
+
+@dataclass(frozen=True)
+class Command:
+    """The shape of a command.
+
+    Parameters
+    ----------
+    counts
+        For each row, the keys that it may see.
+    n, sink, recent
+        Which of them are selected.
+    first
+        The first key that all rows see.
+    tables
+        For each row, its weight table; table 0, if there are none.
+    trace
+        Whether the selection is to be told.
+    """
+
+    counts: tuple[int, ...]
+    n: int
+    sink: int = 0
+    recent: int = 0
+    first: int = 0
+    tables: tuple[int, ...] = ()
+    trace: bool = False
+
+    @property
+    def selected_most(self) -> int:
+        """Keys selected of a long range."""
+        return self.n + self.sink + self.recent
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is pushed in parallel, see :mod:`nearbit_sim.program`.
+
+    Parameters
+    ----------
+    keys
+        Rows of the key loads, in order.
+    values
+        Row and column of the value loads, in order.
+    tables
+        Table, distance and weight of the table loads, in order. Of the weight it matters only
+        whether it is 0, and only for distance 0: a table whose first weight is 0 is not usable.
+    commands
+        Commands, in order.
+    delay
+        Cycles to wait before the phase begins.
+    """
+
+    keys: Sequence[int] = ()
+    values: Sequence[tuple[int, int]] = ()
+    tables: Sequence[tuple[int, int, int]] = ()
+    commands: Sequence[Command] = ()
+    delay: int = 0
+
+
+def load(config: Config, keys: int, *, first: int = 0, tables: int = 1, delay: int = 0) -> Phase:
+    """Shape the phase that loads rows from ``first`` on and some whole tables."""
+    rows = range(first, first + keys)
+    return Phase(
+        keys=rows,
+        values=[(row, column) for row in rows for column in range(config.columns)],
+        tables=[(table, distance, 1) for table in range(tables)
+                for distance in range(config.key_bits + 1)],
+        delay=delay)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """When a phase's transfers are accepted, in the order in which they are pushed."""
+
+    keys: list[int] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+    tables: list[int] = field(default_factory=list)
+    commands: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stage's work on a query, from its first to its last cycle, both included."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        """Count the cycles."""
+        return self.end - self.start + 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row's answer to a command.
+
+    Parameters
+    ----------
+    command
+        Index of the command, over all phases.
+    row
+        Row of the command.
+    error
+        Error.OK, or why there is a single beat and no result.
+    words, selected
+        Words of keys that were scored, and keys selected of them; 0 for an error.
+    offered, accepted
+        When the command was offered and accepted.
+    columns
+        The first beat of each column of the result; the single beat of an error.
+    beats_per_column, beat_cycles
+        Beats of a column, and cycles from one to the next.
+    trace
+        The beats of the trace; none, if it was not asked for.
+    stages
+        When each stage worked on it: ``score``, ``refine``, ``emit``, ``weigh``, ``accumulate``,
+        ``normalize``. Empty for an error.
+    """
+
+    command: int
+    row: int
+    error: Error
+    words: int
+    selected: int
+    offered: int
+    accepted: int
+    columns: tuple[int, ...]
+    beats_per_column: int
+    beat_cycles: int
+    trace: tuple[int, ...]
+    stages: dict[str, Interval]
+
+    @property
+    def start(self) -> int:
+        """Cycle of the first beat."""
+        return self.columns[0]
+
+    @property
+    def end(self) -> int:
+        """Cycle of the last beat."""
+        return self.columns[-1] + (self.beats_per_column - 1) * self.beat_cycles
+
+    @property
+    def beats(self) -> Iterator[int]:
+        """Cycles of all beats."""
+        for first in self.columns:
+            yield from range(first, first + self.beats_per_column * self.beat_cycles,
+                             self.beat_cycles)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What happens when.
+
+    Parameters
+    ----------
+    accepted
+        For each phase, when its transfers are accepted.
+    answers
+        Answers in the order in which they leave: command by command, row by row.
+    """
+
+    accepted: list[Accepted]
+    answers: list[Answer]
+
+    @property
+    def results(self) -> list[int]:
+        """Cycles of all beats of the results."""
+        return [beat for answer in self.answers for beat in answer.beats]
+
+    @property
+    def trace(self) -> list[int]:
+        """Cycles of all beats of the trace."""
+        return [beat for answer in self.answers for beat in answer.trace]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles up to the last transfer, the first one after reset included."""
+        ends = [cycles[-1] for phase in self.accepted
+                for cycles in (phase.keys, phase.values, phase.tables, phase.commands) if cycles]
+        return max((*ends, *(answer.end for answer in self.answers[-1:])), default=-1) + 1
+
+
+def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
+    """Predict when the core of a configuration takes its inputs and gives its results.
+
+    Cycle 0 is the first after reset. In a phase, all sequences are offered at full rate in
+    parallel; the next phase begins in the cycle after its last transfer, or ``delay`` cycles later.
+    Outputs are always ready.
+    """
+    core = _Core(config)
+    start = 0
+    accepted = []
+    for phase in phases:
+        start += phase.delay
+        accepted.append(core.run(phase, start))
+        start = max((start - 1, *(cycles[-1] for cycles in vars(accepted[-1]).values() if cycles))
+                    ) + 1
+    return Timeline(accepted, core.answers)
+
+
+def tree_latency(count: int) -> int:
+    """Levels of an adder tree over some terms, each of which takes a cycle."""
+    levels, terms = 1, -(-count // FAN_IN)
+    while terms > 1:
+        levels, terms = levels + 1, -(-terms // FAN_IN)
+    return levels
+
+
+class _Pipeline:
+    """Stages that all move in a cycle, or none does.
+
+    What enters in one move leaves the stage k later k moves later, whatever the cycles. Moves are
+    numbered such that, without any stall, move x is made in cycle x. A stall holds a move back, and
+    with it all that follow. Stalls are added in order; old ones are forgotten, as nothing asks for
+    the cycle of a move that long ago.
+    """
+
+    _MEMORY = 64 # more moves than any pipeline has stages
+
+    def __init__(self) -> None:
+        self._stalls: deque[tuple[int, int]] = deque() # the move, and by how many cycles
+        self._total = 0
+        self.last_held = _NEVER
+
+    def next_move(self, cycle: int) -> int:
+        """The first move that is made in a cycle or after it."""
+        late = self._total
+        for move, cycles in reversed(self._stalls):
+            if cycle > move + late:
+                break
+            late -= cycles
+            if cycle >= move + late:
+                return move
+        return cycle - late
+
+    def cycle(self, move: int) -> int:
+        """The cycle in which a move is made."""
+        late = self._total
+        for held, cycles in reversed(self._stalls):
+            if held <= move:
+                break
+            late -= cycles
+        return move + late
+
+    def shown(self, move: int) -> int:
+        """The first cycle in which what leaves with a move is presented."""
+        return self.cycle(move - 1) + 1
+
+    def hold(self, move: int, until: int) -> None:
+        """Make a move in this cycle at the earliest."""
+        wait = until - self.cycle(move)
+        if wait <= 0:
+            return
+        self._stalls.append((move, wait))
+        self._total += wait
+        self.last_held = move
+        while self._stalls[0][0] < move - self._MEMORY:
+            self._stalls.popleft()
+
+
+class _Loads:
+    """The stores' and tables' inputs, and what commands find loaded.
+
+    A load below the watermark, or of a table, waits until no command is in work: from the cycle in
+    which it is first offered until the last beat of its last row.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._columns = config.columns
+        self._keys = 0
+        self._values = 0
+        self._usable = [False] * config.tables
+        self._busy: list[tuple[int, int]] = [] # times without a cycle between commands, in order
+        self._phase = Phase()
+        self._accepted = Accepted()
+        self._start = 0
+
+    def begin(self, phase: Phase, accepted: Accepted, start: int) -> None:
+        """Offer a phase's loads from a cycle on."""
+        self._phase, self._accepted, self._start = phase, accepted, start
+        self._busy = [time for time in self._busy if time[1] >= start]
+
+    def occupy(self, offered: int, complete: int) -> None:
+        """Note when a command is in work."""
+        if self._busy and offered <= self._busy[-1][1] + 1:
+            offered, _ = self._busy.pop()
+        self._busy.append((offered, complete))
+
+    def _idle(self, cycle: int) -> int:
+        """The first cycle from this one on in which no command is in work."""
+        for offered, complete in self._busy:
+            if offered <= cycle <= complete:
+                cycle = complete + 1
+        return cycle
+
+    def advance(self, before: int) -> None:
+        """Make all transfers before a cycle, that in which the next command is offered."""
+        phase, done = self._phase, self._accepted
+        while len(done.keys) < len(phase.keys):
+            cycle = done.keys[-1] + 1 if done.keys else self._start
+            row = phase.keys[len(done.keys)]
+            if row < self._keys:
+                cycle = self._idle(cycle)
+            if cycle >= before:
+                break
+            done.keys.append(cycle)
+            self._keys = max(self._keys, row + 1)
+        while len(done.values) < len(phase.values):
+            cycle = done.values[-1] + 1 if done.values else self._start
+            row, column = phase.values[len(done.values)]
+            if row < self._values:
+                cycle = self._idle(cycle)
+            if cycle >= before:
+                break
+            done.values.append(cycle)
+            if column == self._columns - 1:
+                self._values = max(self._values, row + 1)
+        while len(done.tables) < len(phase.tables):
+            cycle = self._idle(done.tables[-1] + 1 if done.tables else self._start)
+            if cycle >= before:
+                break
+            table, distance, weight = phase.tables[len(done.tables)]
+            done.tables.append(cycle)
+            if distance == 0:
+                self._usable[table] = weight != 0
+
+    def error(self, command: Command, row: int, top_n: int) -> Error:
+        """Check a row of a command against what was loaded before the cycle of the check."""
+        if command.n == 0:
+            return Error.NO_N
+        if command.selected_most > top_n:
+            return Error.TOO_MANY
+        if command.counts[row] == 0:
+            return Error.EMPTY
+        if command.first + command.counts[row] > min(self._keys, self._values):
+            return Error.RANGE
+        if not self._usable[command.tables[row] if command.tables else 0]:
+            return Error.TABLE
+        return Error.OK
+
+
+@dataclass
+class _Selection:
+    """A query in a row's selection."""
+
+    selected: int
+    emit: int      # emitting starts
+    emitted: int   # the last key goes into the queue of keys
+    taken: int = 0 # Weights begins to take keys
+    last: int = 0  # and takes the last one
+
+
+class _TopN:
+    """A row's selection: banks, the queue in front of counting, refining, emitting."""
+
+    def __init__(self, config: Config, row: int) -> None:
+        ratio = config.pass_lanes // config.lanes
+        self._ratio = ratio
+        self._group = max(GROUP, ratio)
+        self._score_latency = KEY_STORE_LATENCY + 1 + row + tree_latency(config.key_bits)
+        self._count_latency = 4 + tree_latency(config.lanes)
+        self._refine_latency = 4 + tree_latency(config.pass_lanes)
+        # Keys that may be in the queue of keys when emitting starts.
+        depth = 1 << (config.top_n + 1).bit_length()
+        self._queue_limit = depth - config.top_n - 2
+        self._released: deque[int] = deque([_NEVER] * BANKS, maxlen=BANKS)
+        self._counting = _NEVER # the command before goes from waiting to counting
+        self._counted = _NEVER  # its last word arrives
+        self._refined = _NEVER  # its last read
+        self._recent: deque[_Selection] = deque(maxlen=config.top_n + 2)
+
+    def claim(self, earliest: int) -> int:
+        """When a command is taken: a bank is free and no other command waits."""
+        claimed = max(earliest, self._released[0] + 1, self._counting + 1)
+        self._counting = max(claimed + 1, self._counted)
+        return claimed
+
+    def select(self, last_word: int, words: int, selected: int) -> tuple[_Selection,
+                                                                          dict[str, Interval]]:
+        """Select; the cycle given is that in which the command's last word is asked for."""
+        self._counted = last_word + self._score_latency
+        scored = Interval(last_word - words + 1, self._counted)
+
+        first_read = max(self._counted + self._count_latency, self._refined + 1)
+        self._refined = first_read + -(-words // self._ratio) - 1
+
+        emit = max(self._refined + self._refine_latency,
+                   self._recent[-1].emitted if self._recent else _NEVER)
+        emit = self._when_room(emit)
+        emitted = emit + -(-words // self._group) + selected + 6
+        self._released.append(emitted)
+        selection = _Selection(selected, emit, emitted)
+        self._recent.append(selection)
+        return selection, {"score": scored, "refine": Interval(first_read, self._refined),
+                           "emit": Interval(emit, emitted + 2)}
+
+    def _when_room(self, cycle: int) -> int:
+        """When the queue of keys has room for a selection, from a cycle on.
+
+        It has if at most `queue_limit` of the keys that were written are still to be read. In the
+        cycle in which the last key of the query before is written, that key does not count yet.
+        """
+        if not self._recent:
+            return cycle
+        if cycle == self._recent[-1].emitted and self._read(self._queue_limit + 1) < cycle:
+            return cycle
+        return max(cycle, self._read(self._queue_limit) + 1)
+
+    def _read(self, back: int) -> int:
+        """When the queue of keys was read for the last key but some.
+
+        It is read when the key before is taken, which makes room in the register behind it.
+        """
+        for index in range(len(self._recent) - 1, -1, -1):
+            selection = self._recent[index]
+            if back < selection.selected:
+                key = selection.selected - 1 - back
+                if key > 0:
+                    cycle = selection.taken + key - 1
+                else:
+                    cycle = self._recent[index - 1].last if index > 0 else _NEVER
+                return max(cycle, selection.emitted + 1) if back == 0 else cycle
+            back -= selection.selected
+        return _NEVER
+
+
+class _Replay:
+    """Weights, ValueStore, ValueAccumulator and Normalizer: keys, columns, outputs."""
+
+    def __init__(self, config: Config) -> None:
+        self._columns = config.columns
+        self._lanes = config.value_lanes
+        self._steps = config.output_bits
+        self._output_cycles = config.output_cycles
+        self._weights = _Pipeline()
+        self._store = _Pipeline()
+        self._accumulator = _Pipeline()
+        self._normalizer = _Pipeline()
+        self._freed: deque[int] = deque([_NEVER] * BUFFERS, maxlen=BUFFERS)
+        self._issued = _NEVER   # move of Weights in which the last key so far was read
+        self._asked = _NEVER    # move of ValueStore in which its beat was asked for
+        self._added = _NEVER    # move of ValueAccumulator in which its beat was taken
+        self._started = _NEVER  # move of Normalizer in which the column before started
+        self._accepted = _NEVER # cycle in which that column was accepted
+        self._last_sums = _NEVER # cycle in which the sums of the column before were complete
+
+    @property
+    def free(self) -> int:
+        """When the next selection's buffer is free."""
+        return self._freed[0]
+
+    def run(self, selection: _Selection, turn: int, trace: bool
+            ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Interval]]:
+        """Answer a selection; its result may leave from a cycle on.
+
+        Gives the first output of each column, the trace, and the stages' cycles.
+        """
+        keys = selection.selected
+        ready = selection.last + (keys == 1)
+        issue = max(self._weights.next_move(ready), self._issued + 1)
+        first_issue = self._weights.cycle(issue)
+        outputs: list[int] = []
+        traced: tuple[int, ...] = ()
+        first_asked = first_entered = 0
+        for column in range(self._columns):
+            key = 0
+            while key < keys:
+                # Without a stall on the way, all keys but the last are as they should be.
+                if (key or column) and self._accumulator.last_held <= self._added \
+                        and self._store.last_held <= self._asked:
+                    key = keys - 1
+                asked = self._move_key(issue + key)
+                if key == 0 and column == 0:
+                    first_asked = asked
+                key += 1
+            entered = self._move_column()
+            if column == 0:
+                # What leaves before this result holds the normalizer.
+                self._normalizer.hold(self._started + self._steps, turn)
+                first_entered = entered
+                if trace:
+                    traced = tuple(self._weights.shown(issue + key + WEIGHTS_LATENCY)
+                                   for key in range(keys))
+            self._accepted = self._normalizer.cycle(
+                self._started + (self._lanes - 1) * self._output_cycles)
+            outputs.append(self._normalizer.cycle(self._started + self._steps))
+            issue += keys
+        self._issued = issue - 1
+        self._freed.append(self._weights.cycle(issue) + 1)
+        end = outputs[-1] + (self._lanes - 1) * self._output_cycles
+        return tuple(outputs), traced, {
+            "weigh": Interval(first_issue, self._weights.cycle(self._issued)),
+            "accumulate": Interval(first_asked, self._last_sums),
+            "normalize": Interval(first_entered, end),
+        }
+
+    def _move_key(self, issue: int) -> int:
+        """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
+        weighed = issue + WEIGHTS_LATENCY
+        self._asked = self._store.next_move(self._weights.shown(weighed))
+        asked = self._store.cycle(self._asked)
+        self._weights.hold(weighed, asked)
+        answered = self._asked + VALUE_STORE_LATENCY
+        self._added = self._accumulator.next_move(self._store.shown(answered))
+        self._store.hold(answered, self._accumulator.cycle(self._added))
+        return asked
+
+    def _move_column(self) -> int:
+        """Take the sums of the last key's column to the normalizer; gives when they enter it."""
+        complete = self._added + ACCUMULATOR_LATENCY - 1
+        self._accumulator.hold(complete, self._accepted)
+        self._last_sums = self._accumulator.cycle(complete)
+        self._started = max(self._normalizer.next_move(self._last_sums + 1),
+                            self._started + self._lanes * self._output_cycles)
+        return self._normalizer.cycle(self._started)
+
+
+class _Core:
+    """All blocks, and the queues between them."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._loads = _Loads(config)
+        self._selectors = [_TopN(config, row) for row in range(config.rows)]
+        self._replay = _Replay(config)
+        # Dispatcher
+        self._free = _NEVER  # the command before may be followed by another
+        # RowMerge
+        self._merge_turn = _NEVER
+        self._merged = deque([_NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
+        # Results
+        self._given = deque([_NEVER] * RESULTS_IN_FLIGHT, maxlen=RESULTS_IN_FLIGHT)
+        self._commands = 0
+        self.answers: list[Answer] = []
+
+    def run(self, phase: Phase, start: int) -> Accepted:
+        """Offer a phase from a cycle on."""
+        accepted = Accepted()
+        self._loads.begin(phase, accepted, start)
+        offered = start
+        for command in phase.commands:
+            self._loads.advance(offered)
+            accepted.commands.append(self._command(command, offered))
+            offered = accepted.commands[-1] + 1
+        self._loads.advance(_FOREVER)
+        return accepted
+
+    def _command(self, command: Command, offered: int) -> int:
+        """Work on a command that is first offered in a cycle; gives when it is accepted."""
+        config = self._config
+        rows = range(config.rows)
+        errors = [self._loads.error(command, row, config.top_n) for row in rows]
+        good = [row for row in rows if errors[row] == Error.OK]
+
+        # ---- Dispatcher: checked in the cycle `offered`, then announced.
+        announced = max(offered + 1, self._merged[0] + 1)
+        claims = [self._selectors[row].claim(offered + 1) for row in good]
+        accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
+        words = 0
+        selections: dict[int, tuple[_Selection, dict[str, Interval]]] = {}
+        if good:
+            skip = command.first % config.lanes
+            words = -(-(skip + max(command.counts[row] for row in good)) // config.lanes)
+            # The words go out in the cycles after. The score array takes the codes rows - 1 cycles
+            # after the first word, and that word two cycles after the command is accepted.
+            self._free = accepted + max(words, config.rows + 1)
+            for row in good:
+                selections[row] = self._selectors[row].select(
+                    accepted + words, words, min(command.selected_most, command.counts[row]))
+
+        # ---- RowMerge: the rows in turns.
+        turn = max(self._merge_turn, announced + 1)
+        for row in rows:
+            noted = max(turn, self._given[0] + 1)
+            # A result leaves when it is noted and the one before is out.
+            leave = max(noted + 1, self._given[-1] + 1)
+            if row in selections:
+                selection, stages = selections[row]
+                selection.taken = max(turn, self._replay.free)
+                selection.last = max(selection.emitted + 2,
+                                     selection.taken + selection.selected - 1)
+                outputs, trace, later = self._replay.run(selection, leave, command.trace)
+                answer = Answer(
+                    command=self._commands, row=row, error=Error.OK, words=words,
+                    selected=selection.selected, offered=offered, accepted=accepted,
+                    columns=outputs, beats_per_column=config.value_lanes,
+                    beat_cycles=config.output_cycles, trace=trace, stages={**stages, **later})
+                turn = max(noted, selection.last) + 1
+            else:
+                answer = Answer(
+                    command=self._commands, row=row, error=errors[row], words=0, selected=0,
+                    offered=offered, accepted=accepted, columns=(leave,), beats_per_column=1,
+                    beat_cycles=1, trace=(), stages={})
+                turn = noted + 1
+            self.answers.append(answer)
+            self._given.append(answer.end)
+        self._merge_turn = turn
+        self._merged.append(turn - 1)
+        self._loads.occupy(offered, self._given[-1])
+        self._commands += 1
+        return accepted
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Queries of one shape, one after another without a pause.
+
+    Parameters
+    ----------
+    latency
+        Cycles from the offer of a command to an idle core to its last beat, both included.
+    interval
+        Cycles from one command's last beat to the next one's, in the long run.
+    stages
+        For each stage, the cycles in which it can do nothing else for a command's sake. The
+        interval is that of the slowest.
+    limit
+        The slowest stage.
+    timeline
+        The first commands.
+    """
+
+    latency: int
+    interval: Fraction
+    stages: dict[str, Fraction]
+    limit: str
+    timeline: Timeline
+
+
+def stage_cycles(config: Config, command: Command) -> dict[str, Fraction]:
+    """For each stage, the cycles for which a command occupies it, by formula.
+
+    ``score``, ``refine``, ``emit``, ``weigh`` and ``normalize`` are the blocks'; a row's keys are
+    weighed and accumulated at the same pace. ``banks`` is the time from the start of a command to
+    the end of its selection, of which three are in work at the same time.
+    """
+    raise NotImplementedError
+
+
+def steady(config: Config, command: Command, *, commands: int = 64) -> Steady:
+    """Latency and interval of commands of a shape."""
+    raise NotImplementedError(replace)

@@ -1,0 +1,209 @@
+# amaranth: UnusedElaboratable=no
+"""The cycle model predicts what the engines report, to the cycle."""
+
+import random
+
+import numpy as np
+import pytest
+
+from nearbit_model.config import Config
+from nearbit_model.cycles import Error, predict
+from nearbit_sim.program import Program
+from nearbit_sim.shapes import shapes
+from nearbit_sim.simulation import core_engine
+
+
+class Author:
+    """Writes a random program for a core."""
+
+    def __init__(self, config, engine, seed):
+        self.config = config
+        self.rng = random.Random(seed)
+        self.program = Program(engine.ports)
+        self.loaded = 0
+        self.tables = set()
+
+    def codes(self, count):
+        """Codes of every kind: spread, clustered, sorted by their distance to 0."""
+        bits, rng = self.config.key_bits, self.rng
+        kind = rng.choice(["random", "equal", "up", "down", "far", "near"])
+        if kind == "random":
+            return [rng.getrandbits(bits) for _ in range(count)]
+        if kind == "equal":
+            return [rng.getrandbits(bits)] * count
+        ones = {"up": [index * bits // count for index in range(count)],
+                "down": [bits - index * bits // count for index in range(count)],
+                "far": [bits] * count, "near": [0] * count}[kind]
+        return [(1 << one) - 1 for one in ones]
+
+    def keys(self, rows):
+        config, rng = self.config, self.rng
+        beats = [(row, column) for row in rows for column in range(config.columns)]
+        # NumPy holds no more than 64 bits in an integer.
+        codes = [code & (1 << 64) - 1 for code in self.codes(max(1, len(rows)))[:len(rows)]]
+        code = np.array(codes, np.uint64)
+        words = -(-config.key_bits // 64)
+        return {
+            "i_key": {"row": rows, "code": code if words == 1 else
+                      np.tile(code[:, None], (1, words))},
+            "i_value": {"row": [row for row, _ in beats], "column": [column for _, column in beats],
+                        "elements": np.full((len(beats), config.value_lanes), rng.randint(-3, 3)),
+                        "scale": [rng.randrange(1 << 16)] * len(beats)},
+        } if rows else {}
+
+    def table(self, table, whole=True):
+        distances = list(range(self.config.key_bits + 1)) if whole else [0]
+        first = self.rng.choice([0, 1, 1, 1])
+        (self.tables.add if first else self.tables.discard)(table)
+        return {"i_table": {"table": [table] * len(distances), "distance": distances,
+                            "weight": [first] + [1] * (len(distances) - 1)}}
+
+    def append(self, most):
+        count = self.rng.randint(0, min(most, self.config.capacity - self.loaded))
+        rows = list(range(self.loaded, self.loaded + count))
+        self.loaded += count
+        return self.keys(rows)
+
+    def overwrite(self):
+        rows = [self.rng.randrange(self.config.capacity) for _ in range(self.rng.randint(1, 4))]
+        self.loaded = max(self.loaded, *(row + 1 for row in rows))
+        return self.keys(rows)
+
+    def commands(self, count):
+        config, rng = self.config, self.rng
+        full, short = rng.random() < 0.3, rng.random() < 0.3
+        trace = rng.choice([0, 1, None])
+        fields = {name: [] for name in ("first", "n", "sink", "recent", "trace")}
+        rows = {name: [] for name in ("code", "count", "table")}
+        fixed = rng.randint(1, config.top_n) if rng.random() < 0.3 else None
+        for _ in range(count):
+            loaded = max(1, self.loaded)
+            first = 0 if full else rng.choice([0, rng.randrange(loaded)])
+            n = rng.choice([1, config.top_n, rng.randint(1, config.top_n)]) if fixed is None \
+                else fixed
+            sink = rng.choice([0, 0, rng.randint(0, config.top_n - n)])
+            recent = rng.choice([0, 0, rng.randint(0, config.top_n - n - sink)])
+            counts = []
+            for _ in range(config.rows):
+                longest = loaded - first
+                counts.append(longest if full else rng.randint(1, min(3, longest)) if short else
+                              rng.choice([longest, rng.randint(1, longest),
+                                          min(longest, n + sink + recent)]))
+            tables = [rng.choice(sorted(self.tables) or [0]) for _ in range(config.rows)]
+            if rng.random() < 0.15:
+                match rng.choice(["n", "many", "empty", "range", "table", "rows"]):
+                    case "n":
+                        n = 0
+                    case "many":
+                        recent = min(config.capacity, recent + config.top_n)
+                    case "empty":
+                        counts = [0] * config.rows
+                    case "range":
+                        counts[rng.randrange(config.rows)] = config.capacity
+                    case "table":
+                        tables[rng.randrange(config.rows)] = rng.randrange(config.tables)
+                    case "rows":
+                        counts = [count * rng.randrange(2) for count in counts]
+            for name, value in (("first", first), ("n", n), ("sink", sink), ("recent", recent),
+                                ("trace", rng.randrange(2) if trace is None else trace)):
+                fields[name].append(value)
+            code = [[rng.choice([0, (1 << min(config.key_bits, 64)) - 1,
+                                 rng.getrandbits(min(config.key_bits, 64))])]
+                    * -(-config.key_bits // 64) for _ in range(config.rows)]
+            rows["code"].append(code if config.key_bits > 64 else [word for word, in code])
+            rows["count"].append(counts)
+            rows["table"].append(tables)
+        return {"i_query": {**fields, "rows": {
+            name: np.array(rows[name], np.uint64 if name == "code" else np.int64)
+            for name in rows}}}
+
+    def write(self, sequences):
+        """Add a number of sequences: loads, commands, or both at once, after pauses or none."""
+        rng, config = self.rng, self.config
+        self.program.add({**self.append(config.capacity // 2), **self.table(0)})
+        for _ in range(sequences):
+            delay = rng.choice([0, 0, 0, rng.randint(0, 9), rng.randint(0, 400)])
+            burst = rng.choice([1, 1, 2, rng.randint(1, 8), rng.randint(1, 16)])
+            match rng.choices(["commands", "append", "overwrite", "table", "together"],
+                              [10, 3, 1, 2, 2])[0]:
+                case "commands":
+                    inputs = self.commands(burst)
+                case "append":
+                    inputs = self.append(rng.choice([1, 2, config.capacity]))
+                case "overwrite":
+                    inputs = self.overwrite()
+                case "table":
+                    inputs = self.table(rng.randrange(config.tables), rng.random() < 0.3)
+                case "together":
+                    inputs = {**self.commands(burst),
+                              **rng.choice([self.append(3), self.overwrite(), {}]),
+                              **(self.table(rng.randrange(config.tables), False)
+                                 if rng.random() < 0.5 else {})}
+            self.program.add(inputs, delay=delay)
+
+
+def first_difference(expected, found):
+    """Where two sequences differ first (pytest would explain all of it, which takes minutes)."""
+    for index, (one, other) in enumerate(zip(expected, found, strict=False)):
+        if one != other:
+            return index, one, other
+    return None if len(expected) == len(found) else (len(expected), len(found))
+
+
+def compare(config, program, engine):
+    """Simulate a program and compare everything with the prediction."""
+    timeline = predict(config, shapes(program))
+    program.beats = {"o_result": len(timeline.results), "o_trace": len(timeline.trace)}
+    outcome = engine.run(program, patience=50_000)
+    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands"}
+    beats = outcome.outputs["o_result"]
+    payloads = beats.payloads
+    last = payloads["last"] == 1
+    assert first_difference([int(answer.error) for answer in timeline.answers],
+                            payloads["error"][last].tolist()) is None
+    for index, (expected, found) in enumerate(zip(timeline.accepted, outcome.accepted,
+                                                  strict=True)):
+        for stream, cycles in found.items():
+            assert first_difference(getattr(expected, names[stream]), cycles.tolist()) is None, (
+                f"{stream} of phase {index}")
+    assert first_difference([answer.end for answer in timeline.answers],
+                            beats.cycles[last].tolist()) is None
+    assert first_difference(timeline.results, beats.cycles.tolist()) is None
+    assert first_difference(timeline.trace,
+                            outcome.outputs["o_trace"].cycles.tolist()) is None
+    assert timeline.cycles == outcome.cycles
+    return timeline
+
+
+SMALL = {
+    "tiny": Config.preset("tiny"),
+    # Several columns of an odd number, a wide second pass, a slow normalizer.
+    "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, tables=3,
+                  pass_lanes=8, output_cycles=2),
+    # The queue of keys has no room to spare.
+    "tight": Config(key_bits=7, value_dim=2, capacity=32, lanes=2, value_lanes=2, top_n=6),
+    # Nothing is wider than 1, and the longest division.
+    "narrow": Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=1, top_n=3,
+                     value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32),
+    "one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1),
+    # More words than one group of summaries; a single column; one output in many cycles.
+    "long": Config(key_bits=9, value_dim=4, capacity=256, lanes=2, value_lanes=4, top_n=40,
+                   output_cycles=8),
+    # Many rows: results, commands and banks wait for each other.
+    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=5, lanes=4, value_lanes=1, top_n=20,
+                   value_bits=5, weight_bits=7, output_fraction_bits=0, output_cycles=1, tables=5),
+    # Scoring is much faster than all that follows.
+    "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=16, value_lanes=8, top_n=16,
+                   pass_lanes=32),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_random_programs(name):
+    config = SMALL[name]
+    engine = core_engine(config)
+    for seed in range(20):
+        author = Author(config, engine, seed)
+        author.write(20)
+        timeline = compare(config, author.program, engine)
+        assert any(answer.error == Error.OK for answer in timeline.answers)
