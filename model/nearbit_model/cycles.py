@@ -16,7 +16,7 @@ normalizer takes them.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from fractions import Fraction
 
@@ -256,6 +256,11 @@ def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
     parallel; the next phase begins in the cycle after its last transfer, or ``delay`` cycles later.
     Outputs are always ready.
     """
+    for phase in phases:
+        for command in phase.commands:
+            if len(command.counts) != config.rows:
+                raise ValueError(f"a command must have {config.rows} counts, "
+                                 f"not {len(command.counts)}")
     core = _Core(config)
     start = 0
     accepted = []
@@ -672,40 +677,60 @@ class _Core:
 
 @dataclass(frozen=True)
 class Steady:
-    """Queries of one shape, one after another without a pause.
+    """Commands of one shape, one after another without a pause, by formula.
 
     Parameters
     ----------
     latency
         Cycles from the offer of a command to an idle core to its last beat, both included.
     interval
-        Cycles from one command's last beat to the next one's, in the long run.
+        Cycles from one command to the next in the long run: those of the slowest stage.
     stages
-        For each stage, the cycles in which it can do nothing else for a command's sake. The
-        interval is that of the slowest.
+        For each stage, the cycles that a command takes of it: ``score``, ``refine``, ``emit``,
+        ``weigh`` (ValueAccumulator is as fast), ``normalize``. And ``banks``, no stage but the time
+        from the start of a command to the end of its selection, by 3: so many of them are in work
+        at the same time.
     limit
-        The slowest stage.
-    timeline
-        The first commands.
+        The first of the slowest.
     """
 
     latency: int
     interval: Fraction
     stages: dict[str, Fraction]
     limit: str
-    timeline: Timeline
 
 
-def stage_cycles(config: Config, command: Command) -> dict[str, Fraction]:
-    """For each stage, the cycles for which a command occupies it, by formula.
+def steady(config: Config, *, words: int, selected: int) -> Steady:
+    """Latency and interval of commands whose rows all have the same number of words and keys.
 
-    ``score``, ``refine``, ``emit``, ``weigh`` and ``normalize`` are the blocks'; a row's keys are
-    weighed and accumulated at the same pace. ``banks`` is the time from the start of a command to
-    the end of its selection, of which three are in work at the same time.
+    Parameters
+    ----------
+    words
+        Words of keys: the longest range by ``lanes``, rounded up, if it begins with a word.
+    selected
+        Keys that each row selects.
     """
-    raise NotImplementedError
-
-
-def steady(config: Config, command: Command, *, commands: int = 64) -> Steady:
-    """Latency and interval of commands of a shape."""
-    raise NotImplementedError(replace)
+    ratio = config.pass_lanes // config.lanes
+    reads = -(-words // ratio)
+    groups = -(-words // max(GROUP, ratio))
+    # From the acceptance of a command, in rows 0 and later ones, to the last key into the queue.
+    selection = (words + KEY_STORE_LATENCY + 1 + tree_latency(config.key_bits)
+                 + 4 + tree_latency(config.lanes) + reads - 1
+                 + 4 + tree_latency(config.pass_lanes) + groups + selected + 6)
+    column = config.value_lanes * config.output_cycles
+    stages = {
+        "score": Fraction(max(words, config.rows + 1, 2)),
+        "refine": Fraction(reads),
+        "emit": Fraction(groups + selected + 6),
+        "weigh": Fraction(config.rows * config.columns * selected),
+        "normalize": Fraction(config.rows * config.columns * column),
+        "banks": Fraction(selection + config.rows, BANKS),
+    }
+    interval = max(stages.values())
+    # From the last key of row 0 on: the rows follow each other at the pace of the slower of
+    # weighing and normalizing; the first column must be complete before the first output.
+    replay = (2 + (selected == 1) + WEIGHTS_LATENCY + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
+              + selected + (config.rows * config.columns - 1) * max(selected, column)
+              + (config.value_lanes - 1) * config.output_cycles + config.output_bits)
+    return Steady(latency=1 + selection + replay, interval=interval, stages=stages,
+                  limit=next(name for name, cycles in stages.items() if cycles == interval))

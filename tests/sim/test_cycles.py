@@ -24,13 +24,16 @@ class Author:
         self.tables = set()
 
     def codes(self, count):
-        """Codes of every kind: spread, clustered, sorted by their distance to 0."""
+        """Codes of every kind: spread, all equal, few different ones, sorted by distance to 0."""
         bits, rng = self.config.key_bits, self.rng
-        kind = rng.choice(["random", "equal", "up", "down", "far", "near"])
+        kind = rng.choice(["random", "equal", "few", "up", "down", "far", "near"])
         if kind == "random":
             return [rng.getrandbits(bits) for _ in range(count)]
         if kind == "equal":
             return [rng.getrandbits(bits)] * count
+        if kind == "few":
+            few = [(1 << rng.randint(0, bits)) - 1 for _ in range(rng.randint(2, 3))]
+            return rng.choices(few, rng.choices([1, 2, 20], k=len(few)), k=count)
         ones = {"up": [index * bits // count for index in range(count)],
                 "down": [bits - index * bits // count for index in range(count)],
                 "far": [bits] * count, "near": [0] * count}[kind]
@@ -190,20 +193,92 @@ SMALL = {
     "long": Config(key_bits=9, value_dim=4, capacity=256, lanes=2, value_lanes=4, top_n=40,
                    output_cycles=8),
     # Many rows: results, commands and banks wait for each other.
-    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=5, lanes=4, value_lanes=1, top_n=20,
+    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=4, lanes=4, value_lanes=1, top_n=20,
                    value_bits=5, weight_bits=7, output_fraction_bits=0, output_cycles=1, tables=5),
     # Scoring is much faster than all that follows.
-    "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=16, value_lanes=8, top_n=16,
+    "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=8, value_lanes=8, top_n=16,
                    pass_lanes=32),
 }
 
 
+LARGE = {
+    "reference": Config.preset("reference"),
+    "head32": Config.preset("head32"),
+    # A code of several words, and a GQA group.
+    "group": Config(key_bits=96, value_dim=16, capacity=256, rows=3, lanes=8, value_lanes=8,
+                    top_n=62, tables=3, pass_lanes=16, output_cycles=2),
+}
+
+
+def check(config, engine, *, programs, sequences, first=0):
+    answers = []
+    for seed in range(first, first + programs):
+        author = Author(config, engine, seed)
+        author.write(sequences)
+        answers += compare(config, author.program, engine).answers
+    good = sum(answer.error == Error.OK for answer in answers)
+    assert 0.3 * len(answers) < good < len(answers)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_random_programs(name):
+    """Hundreds of sequences for each configuration."""
+    check(SMALL[name], core_engine(SMALL[name]), programs=20, sequences=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_more_random_programs(name):
+    check(SMALL[name], core_engine(SMALL[name]), programs=200, sequences=40, first=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_random_programs_of_larger_cores(name):
+    check(LARGE[name], core_engine(LARGE[name]), programs=40, sequences=20)
+
+
+def test_other_engine():
+    config = SMALL["tight"]
+    check(config, core_engine(config, "icarus"), programs=1, sequences=10)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tight", "long"])
+def test_constant_time(name):
+    """Programs of one shape take the same cycles, whatever their data."""
     config = SMALL[name]
     engine = core_engine(config)
-    for seed in range(20):
-        author = Author(config, engine, seed)
-        author.write(20)
-        timeline = compare(config, author.program, engine)
-        assert any(answer.error == Error.OK for answer in timeline.answers)
+    bits, rows, capacity = config.key_bits, config.rows, config.capacity
+    rng = random.Random(name)
+    spread = [index * bits // capacity for index in range(capacity)]
+    for n in (1, config.top_n):
+        counts = [[rng.choice([capacity, rng.randint(1, capacity)]) for _ in range(rows)]
+                  for _ in range(12)]
+        seen = []
+        for data in ("up", "down", "equal", "two ends", "random", "few", "few", "few", "few"):
+            ones = {"up": spread, "down": spread[::-1], "equal": [bits // 2] * capacity,
+                    "two ends": [bits] * (capacity // 2) + [0] * (capacity - capacity // 2),
+                    "random": [rng.randint(0, bits) for _ in range(capacity)],
+                    "few": rng.choices(rng.sample(range(bits + 1), 3), [1, 2, 20], k=capacity),
+                    }[data]
+            program = Program(engine.ports)
+            beats = [(row, column) for row in range(capacity) for column in range(config.columns)]
+            program.add({
+                "i_key": {"row": list(range(capacity)), "code": [(1 << one) - 1 for one in ones]},
+                "i_value": {"row": [row for row, _ in beats],
+                            "column": [column for _, column in beats],
+                            "elements": np.zeros((len(beats), config.value_lanes), int),
+                            "scale": [1] * len(beats)},
+                "i_table": {"table": [0], "distance": [0], "weight": [1]}})
+            same = np.zeros(len(counts), int)
+            program.add({"i_query": {
+                "first": same, "n": same + n, "sink": same, "recent": same, "trace": same + 1,
+                "rows": {"code": np.array([[(1 << rng.choice([0, rng.randint(0, bits)])) - 1]
+                                           * rows for _ in counts]),
+                         "count": np.array(counts), "table": np.zeros((len(counts), rows), int)},
+            }})
+            timeline = predict(config, shapes(program))
+            program.beats = {"o_result": len(timeline.results), "o_trace": len(timeline.trace)}
+            outcome = engine.run(program)
+            seen.append({name: beats.cycles.tolist() for name, beats in outcome.outputs.items()})
+        assert all(cycles == seen[0] for cycles in seen)

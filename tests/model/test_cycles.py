@@ -1,0 +1,91 @@
+"""The cycle model by itself; tests/sim/test_cycles.py compares it with the hardware."""
+
+import random
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from nearbit_model.config import Config, ConfigError
+from nearbit_model.cycles import Command, Error, Phase, load, predict, steady
+
+
+REFERENCE = Config.preset("reference")
+QUOTED = Command(counts=(1024,), n=32)
+
+
+def test_quoted_workload():
+    formula = steady(REFERENCE, words=64, selected=32)
+    assert formula.latency <= 300
+    assert formula.interval == 64
+    timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 100)])
+    first, *_, before, last = timeline.answers
+    assert first.end - first.offered + 1 == formula.latency
+    assert last.end - before.end == formula.interval
+
+
+def random_config(rng):
+    while True:
+        lanes, value_lanes = 1 << rng.randint(0, 6), 1 << rng.randint(0, 5)
+        pass_lanes = lanes << rng.randint(0, 2)
+        capacity = pass_lanes * rng.randint(1, 100)
+        try:
+            return Config(key_bits=rng.randint(1, 128), value_dim=value_lanes * rng.randint(1, 4),
+                          capacity=capacity, lanes=lanes, pass_lanes=pass_lanes,
+                          value_lanes=value_lanes, top_n=rng.randint(1, min(capacity, 100)),
+                          rows=rng.choice([1, 1, 2, 3, 5]), output_cycles=1 << rng.randint(0, 4))
+        except ConfigError:
+            continue
+
+
+def test_formulas():
+    """The formulas of the steady state are what the model of all events gives."""
+    rng = random.Random(1)
+    for _ in range(100):
+        config = random_config(rng)
+        count, n = rng.randint(1, config.capacity), rng.randint(1, max(1, config.top_n // 2))
+        command = Command(counts=(count,) * config.rows, n=n)
+        formula = steady(config, words=-(-count // config.lanes), selected=min(count, n))
+        loads = load(config, config.capacity)
+        cold = predict(config, [loads, Phase(commands=[command])]).answers
+        assert cold[-1].end - cold[0].offered + 1 == formula.latency, (config, command)
+        answers = predict(config, [loads, Phase(commands=[command] * 200)]).answers
+        ends = [answer.end for answer in answers if answer.row == config.rows - 1]
+        assert Fraction(ends[199] - ends[79], 120) == formula.interval, (config, command)
+        assert formula.stages[formula.limit] == formula.interval
+
+
+def test_stages():
+    """The stages of an answer follow each other, and no stage works on two queries at a time."""
+    timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 10)])
+    for answer in timeline.answers:
+        stages = list(answer.stages.values())
+        assert list(answer.stages) == ["score", "refine", "emit", "weigh", "accumulate",
+                                       "normalize"]
+        assert all(before.start < after.start for before, after in pairwise(stages))
+        assert stages[-1].end == answer.end
+    for one, other in pairwise(timeline.answers):
+        for stage in ("refine", "weigh"):
+            assert one.stages[stage].end < other.stages[stage].start
+
+
+def test_errors():
+    tiny = Config.preset("tiny")
+    commands = [Command(counts=(8, 8), n=0), Command(counts=(8, 8), n=15, sink=2),
+                Command(counts=(0, 9), n=1), Command(counts=(8, 8), n=1, tables=(0, 1)),
+                Command(counts=(4, 4), n=1, first=5)]
+    answers = predict(tiny, [load(tiny, 8), Phase(commands=commands)]).answers
+    assert [answer.error for answer in answers] == [
+        Error.NO_N, Error.NO_N, Error.TOO_MANY, Error.TOO_MANY, Error.EMPTY, Error.RANGE,
+        Error.OK, Error.TABLE, Error.RANGE, Error.RANGE]
+    assert [len(list(answer.beats)) for answer in answers] == [1] * 6 + [8] + [1] * 3
+
+
+def test_nothing():
+    assert predict(REFERENCE, []).cycles == 0
+    assert predict(REFERENCE, [Phase(delay=5)]).cycles == 0
+
+
+def test_wrong_rows():
+    with pytest.raises(ValueError, match=r"^a command must have 2 counts, not 1$"):
+        predict(Config.preset("tiny"), [Phase(commands=[Command(counts=(1,), n=1)])])
