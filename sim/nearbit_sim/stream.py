@@ -215,7 +215,7 @@ class Bench:
     """
 
     def __init__(self, dut: Any, *, idle: float = 0.0, stall: float = 0.0,
-                 limit: int = 100_000) -> None:
+                 limit: int = 20_000) -> None:
         """Find the ports in the simulator and start the monitor."""
         bench = json.loads(Path(os.environ["NEARBIT_BENCH"]).read_text(encoding="utf-8"))
         # A combinational loop hangs the simulator inside one time step.
