@@ -400,10 +400,8 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32), 20),
-    pytest.param(Config(key_bits=64, value_dim=16, capacity=256, rows=3, lanes=64, value_lanes=16,
-                        top_n=32, tables=4), 15, marks=pytest.mark.slow),
-    pytest.param(Config.preset("reference"), 8, marks=pytest.mark.slow),
-], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "wide-rows", "reference"])
+    pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
+], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "reference"])
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)
