@@ -1,4 +1,4 @@
-"""The command `nearbit`: simulate tensors, generate Verilog, list presets."""
+"""The command `nearbit`: simulate tensors, predict cycles, generate Verilog, list presets."""
 
 import json
 import os
@@ -224,6 +224,67 @@ def verilog(
 
 
 @app.command()
+def cycles(
+    keys: Annotated[int, typer.Option(
+        "--keys", metavar="L", help="Keys that each query sees.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    queries: Annotated[int, typer.Option(
+        metavar="M", help="Queries to simulate with --check.")] = 64,
+    top_n: Annotated[int | None, typer.Option(
+        "--n", metavar="N", help="Keys selected by distance (default: 32, or as many as fit).",
+        )] = None,
+    sink: Annotated[int, typer.Option(
+        metavar="S", help="First keys, selected always.")] = 0,
+    recent: Annotated[int, typer.Option(
+        metavar="R", help="Last keys, selected always.")] = 0,
+    is_checked: Annotated[bool, typer.Option(
+        "--check", help="Simulate as well, and compare every cycle.")] = False,
+    plot: Annotated[Path | None, typer.Option(
+        metavar="FILE.svg", help="Draw which stage works on which query at which cycle.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Predict latency and interval of queries, and say which stage limits them.
+
+    Without --preset and --config, it is the preset 'reference'. The exit status is 1 if --check
+    finds a cycle that is not as predicted, 2 if the input is wrong.
+    """
+    from nearbit import cycles as report
+    from nearbit.files import OutputFile
+    from nearbit_model.prepare import DEFAULT_N
+
+    accelerator, name = _given(preset, config)
+    if accelerator is None:
+        accelerator, name = _preset(DEFAULT_PRESET)
+    shown = f"preset {name}" if name else str(config)
+    if top_n is None:
+        top_n = min(DEFAULT_N, max(1, accelerator.top_n - max(0, sink) - max(0, recent)))
+    workload = report.Workload(keys=keys, queries=queries, n=top_n, sink=sink, recent=recent)
+    workload.validate(accelerator, shown)
+    ending = "" if plot is None else report.plot_format(plot)
+    drawing = None if plot is None else OutputFile(plot, keep=[config] if config else [])
+
+    predicted = report.measure(accelerator, workload)
+    found = None
+    if is_checked:
+        with _progress(is_shown=not as_json) as move:
+            found = report.check(accelerator, workload, predicted, progress=move)
+    if drawing is not None:
+        with drawing.write() as path:
+            report.plot(path, ending, predicted)
+    if as_json:
+        print(json.dumps({
+            "preset": name, "config": accelerator.to_dict(), "keys": keys, "queries": queries,
+            "n": top_n, "sink": sink, "recent": recent, **predicted.to_dict(),
+            **({} if found is None else {"simulated": found.to_dict(), "equal": found.equal}),
+        }, indent=2, allow_nan=False))
+    else:
+        report.show(accelerator, shown, workload, predicted, found, _console())
+    if found is not None and not found.equal:
+        raise typer.Exit(NOT_EXACT)
+
+
+@app.command()
 def presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -324,6 +385,7 @@ def _progress(is_shown: bool) -> "Iterator[Callable[[int, int, int], None]]":
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """The exceptions whose message is one sentence for the user."""
+    from nearbit.cycles import WorkloadError
     from nearbit.files import OutputError
     from nearbit.indices import IndexListError
     from nearbit_model.config import ConfigError
@@ -331,7 +393,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit_sim.program import SimulationError
 
     return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
-            TensorError, SimulationError)
+            TensorError, SimulationError, WorkloadError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -211,6 +211,9 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
     "reference": Config(key_bits=64, value_dim=64, capacity=1024, lanes=16, value_lanes=32,
                         top_n=32, pass_lanes=32),
+    # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
+    "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
+                         top_n=32, pass_lanes=16, output_cycles=4),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256),

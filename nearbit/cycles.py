@@ -1,0 +1,368 @@
+"""`nearbit cycles`: what a workload takes, where it waits, and whether the simulation agrees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nearbit_model.config import Config
+from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict, steady
+
+
+if TYPE_CHECKING:
+    from nearbit_sim.program import Progress
+
+
+__all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "measure",
+           "plot", "show"]
+
+
+_STEADY_COMMANDS = 240
+"""Commands after which the start is forgotten. The time of a half is a whole number of intervals,
+which may be in halves or thirds of a cycle."""
+
+_PLOT_ANSWERS = 8
+"""Answers in a plot."""
+
+_MOST_QUERIES = 1_000_000
+
+_SEED = 1
+
+
+class WorkloadError(ValueError):
+    """A workload that the configuration cannot run; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What others have published, or what their algorithm takes."""
+
+    name: str
+    latency: int | None
+    interval: int | None
+    conditions: str
+
+
+PEERS = (
+    Peer("CAMformer", 721, 327,
+         "1,024 keys of 64 bits, top 32 by two-stage selection, which finds 97.4 % of the true "
+         "top 32; arXiv 2511.19740"),
+    Peer("SpAtten's selection", None, 149,
+         "quick-select of the top 32 of 1,024 with 16 comparators, nothing else: mean of random "
+         "scores, worst of 1,000 is 347; the algorithm of arXiv 2012.09852, counted by "
+         "benchmarks/cycles.py"),
+)
+"""The same workload elsewhere; docs/cycles.md has the table."""
+
+# What would help, by the limiting stage.
+_RELIEF = {
+    "score": "more lanes: more keys are scored per cycle",
+    "refine": "more pass_lanes: more distances are read per cycle",
+    "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
+    "weigh": "more value_lanes: a key's value row is read in fewer columns",
+    "weigh, one column": "a smaller n: one key is added up per cycle already",
+    "normalize": "fewer output_cycles: more units divide",
+    "normalize, one cycle": "nothing, as one output element leaves per cycle already",
+    "banks": "more pass_lanes: each of the three selections in work ends sooner",
+    "queues": "a larger top_n, if it is hardly more than what is selected: queues are full",
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Queries over the first ``keys`` keys."""
+
+    keys: int
+    queries: int
+    n: int
+    sink: int = 0
+    recent: int = 0
+
+    def validate(self, config: Config, name: str) -> None:
+        """Raise :class:`WorkloadError` if a configuration cannot run it."""
+        for option, value, least in (("--keys", self.keys, 1), ("--queries", self.queries, 1),
+                                     ("--n", self.n, 1), ("--sink", self.sink, 0),
+                                     ("--recent", self.recent, 0)):
+            if value < least:
+                raise WorkloadError(f"{option} must be at least {least}, not {value}")
+        if self.queries > _MOST_QUERIES:
+            raise WorkloadError(f"--queries must be at most {_MOST_QUERIES:,}, not {self.queries}")
+        if self.keys > config.capacity:
+            raise WorkloadError(f"{name} holds {config.capacity} keys (capacity), not {self.keys}")
+        selected = self.n + self.sink + self.recent
+        if selected > config.top_n:
+            raise WorkloadError(f"{name} selects at most {config.top_n} keys (top_n), not "
+                                f"n + sink + recent = {selected}")
+
+    def commands(self, config: Config, count: int, *, full: bool = False) -> list[Command]:
+        """Commands for some queries, or for that many commands; what is left of rows is unused."""
+        used = [config.rows] * (count // config.rows)
+        if count % config.rows:
+            used.append(count % config.rows)
+        if full:
+            used = [config.rows] * count
+        return [Command(counts=(self.keys,) * rows + (0,) * (config.rows - rows), n=self.n,
+                        sink=self.sink, recent=self.recent) for rows in used]
+
+    def phases(self, config: Config, latency: int) -> list[Phase]:
+        """Load, ask one command of an idle core, then all queries back to back."""
+        return [load(config, self.keys),
+                Phase(commands=self.commands(config, 1, full=True)),
+                Phase(commands=self.commands(config, self.queries), delay=latency)]
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """What a workload takes.
+
+    Parameters
+    ----------
+    latency
+        Cycles from the offer of a command to an idle core to its last beat, both included.
+    interval
+        Cycles from one command to the next in the long run.
+    interval_per_query
+        The same for each query: a command asks one with each row.
+    stages
+        Cycles that a command takes of each stage.
+    limits
+        The stages that the interval is of.
+    relief
+        For each, what would make it less.
+    timeline
+        Of the phases of :meth:`Workload.phases`.
+    """
+
+    latency: int
+    interval: Fraction
+    interval_per_query: Fraction
+    stages: dict[str, Fraction]
+    limits: tuple[str, ...]
+    relief: tuple[str, ...]
+    timeline: Timeline
+
+    @property
+    def burst(self) -> list[Answer]:
+        """Answers to the queries that are asked back to back."""
+        return [answer for answer in self.timeline.answers if answer.command > 0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the timeline, as JSON can hold it."""
+        return {
+            "latency": self.latency, "interval": _number(self.interval),
+            "interval_per_query": _number(self.interval_per_query),
+            "stages": {name: {"cycles": _number(cycles), "share": float(cycles / self.interval)}
+                       for name, cycles in self.stages.items()},
+            "limit": self.limits[0], "limits": self.limits, "relief": self.relief,
+            "cycles": self.timeline.cycles,
+        }
+
+
+def _number(cycles: Fraction) -> int | float:
+    return int(cycles) if cycles.denominator == 1 else float(cycles)
+
+
+def measure(config: Config, workload: Workload) -> Cycles:
+    """Predict what a workload takes."""
+    words = -(-workload.keys // config.lanes)
+    selected = min(workload.keys, workload.n + workload.sink + workload.recent)
+    formula = steady(config, words=words, selected=selected)
+    # The formulas know all stages but not the waits for room in queues between them.
+    loads = load(config, workload.keys)
+    answers = predict(config, [loads, Phase(
+        commands=workload.commands(config, _STEADY_COMMANDS, full=True))]).answers
+    ends = [answer.end for answer in answers[config.rows - 1::config.rows]]
+    half = _STEADY_COMMANDS // 2
+    interval = Fraction(ends[-1] - ends[-1 - half], half)
+    stages = dict(formula.stages)
+    if interval > formula.interval:
+        stages["queues"] = interval
+    limits = tuple(stage for stage, cycles in stages.items() if cycles == interval)
+    return Cycles(
+        latency=formula.latency, interval=interval, interval_per_query=interval / config.rows,
+        stages=stages, limits=limits,
+        relief=tuple(_relief(config, stage) for stage in limits),
+        timeline=predict(config, workload.phases(config, formula.latency)))
+
+
+def _relief(config: Config, stage: str) -> str:
+    """Say what would make a stage faster."""
+    if stage == "weigh" and config.columns == 1:
+        stage = "weigh, one column"
+    elif stage == "normalize" and config.output_cycles == 1:
+        stage = "normalize, one cycle"
+    return _RELIEF[stage]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a simulation says.
+
+    Parameters
+    ----------
+    latency
+        As that of :class:`Cycles`.
+    interval
+        Cycles from one command to the next in the second half of the queries; None if there are
+        too few.
+    cycles
+        All, loading included.
+    equal
+        Whether all transfers are in the cycles that were predicted.
+    seconds, build_seconds
+        Wall time of the simulation, and of compiling before.
+    """
+
+    latency: int
+    interval: int | float | None
+    cycles: int
+    equal: bool
+    seconds: float
+    build_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but ``equal``."""
+        return {"latency": self.latency, "interval": self.interval, "cycles": self.cycles,
+                "seconds": self.seconds, "build_seconds": self.build_seconds}
+
+
+def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str = "compiled",
+          progress: "Progress | None" = None) -> Check:
+    """Simulate a workload with random keys and compare it with its prediction."""
+    from nearbit_sim.program import Program
+    from nearbit_sim.simulation import core_engine
+
+    hardware = core_engine(config, engine)
+    program = Program(hardware.ports)
+    rng = np.random.default_rng(_SEED)
+    for phase in workload.phases(config, predicted.latency):
+        program.add(_inputs(config, phase, rng), delay=phase.delay)
+    timeline = predicted.timeline
+    program.expect({"o_result": len(timeline.results)})
+    outcome = hardware.run(program, patience=100 * predicted.latency, progress=progress)
+
+    beats = outcome.outputs["o_result"]
+    ends = beats.cycles[beats.payloads["last"] == 1][config.rows - 1::config.rows].tolist()
+    offered = 1 + max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
+    commands = ends[1:]
+    # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
+    half = len(commands) // 2
+    half = half // 6 * 6 or half
+    equal = beats.cycles.tolist() == timeline.results and all(
+        cycles.tolist() == getattr(accepted, {"i_key": "keys", "i_value": "values",
+                                              "i_table": "tables", "i_query": "commands"}[name])
+        for accepted, found in zip(timeline.accepted, outcome.accepted, strict=True)
+        for name, cycles in found.items())
+    return Check(
+        latency=ends[0] - offered + 1,
+        interval=_number(Fraction(commands[-1] - commands[-1 - half], half)) if half else None,
+        cycles=outcome.cycles, equal=equal, seconds=outcome.seconds,
+        build_seconds=outcome.build_seconds)
+
+
+def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str, Any]:
+    """Give the shapes of a phase random contents."""
+    inputs: dict[str, Any] = {}
+    words = -(-config.key_bits // 64)
+    mask = np.uint64((1 << min(config.key_bits, 64)) - 1)
+
+    def codes(*shape: int) -> Any:
+        random = rng.integers(0, 1 << 64, size=(*shape, words), dtype=np.uint64)
+        random[..., -1] &= np.uint64((1 << config.key_bits - 64 * (words - 1)) - 1)
+        return random if words > 1 else random[..., 0] & mask
+
+    if phase.keys:
+        inputs["i_key"] = {"row": np.array(phase.keys), "code": codes(len(phase.keys))}
+        rows, columns = np.array(phase.values).T
+        high = (1 << config.value_bits - 1) - 1
+        inputs["i_value"] = {"row": rows, "column": columns, "elements": rng.integers(
+            -high, high + 1, size=(len(rows), config.value_lanes)), "scale": rows * 0 + 0xffff}
+        tables, distances, weights = np.array(phase.tables).T
+        inputs["i_table"] = {"table": tables, "distance": distances, "weight": weights}
+    if phase.commands:
+        def every(name: str) -> Any:
+            return np.array([getattr(command, name) for command in phase.commands])
+
+        counts = every("counts")
+        inputs["i_query"] = {
+            **{name: every(name) for name in ("first", "n", "sink", "recent")},
+            "trace": every("trace").astype(int),
+            "rows": {"code": codes(*counts.shape), "count": counts, "table": counts * 0}}
+    return inputs
+
+
+def show(config: Config, name: str, workload: Workload, predicted: Cycles, found: Check | None,
+         console: Console) -> None:
+    """Print a workload's cycles, stages and peers."""
+    sinks = f", sink {workload.sink}, recent {workload.recent}" \
+        if workload.sink or workload.recent else ""
+    console.print(
+        f"{name}: {workload.keys:,} keys of {config.key_bits} bits, n {workload.n}{sinks}, "
+        f"{config.value_dim} values"
+        + (f", {config.rows} queries per command" if config.rows > 1 else ""),
+        markup=False, highlight=False, soft_wrap=True)
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
+    for column in ("cycles", "share"):
+        table.add_column(column, justify="right")
+    per_query = "" if config.rows == 1 else f"  ({_text(predicted.interval_per_query)} per query)"
+    table.add_row("latency of a command, idle core", f"{predicted.latency:,}")
+    table.add_row(f"interval{per_query}", _text(predicted.interval))
+    for stage, cycles in predicted.stages.items():
+        limit = "<- limits" if stage in predicted.limits else ""
+        table.add_row(f"  {stage}", _text(cycles), f"{float(cycles / predicted.interval):.0%}",
+                      limit)
+    console.print()
+    console.print(table)
+    together = "" if len(predicted.limits) == 1 else ", all of it at once"
+    console.print(f"\nWhat would lower the interval{together}:", markup=False, highlight=False)
+    for stage, relief in zip(predicted.limits, predicted.relief, strict=True):
+        console.print(f"  {stage}: {relief}", markup=False, highlight=False, soft_wrap=True)
+    if found is not None:
+        interval = "" if found.interval is None else f", interval {found.interval:g}"
+        console.print(
+            f"\nSimulated: latency {found.latency:,}{interval}; all {found.cycles:,} cycles "
+            + ("as predicted, to the cycle." if found.equal else "NOT as predicted."),
+            markup=False, highlight=False, soft_wrap=True)
+    console.print("\nElsewhere:", markup=False, highlight=False)
+    for peer in PEERS:
+        latency = "" if peer.latency is None else f", latency {peer.latency}"
+        console.print(f"  {peer.name}: interval {peer.interval}{latency} ({peer.conditions})",
+                      markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(cycles: Fraction) -> str:
+    return f"{int(cycles):,}" if cycles.denominator == 1 else f"{float(cycles):,.1f}"
+
+
+def plot_formats() -> Sequence[str]:
+    """Formats that a plot may have, by the ending of its name."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
+def plot_format(path: Path) -> str:
+    """Look up the format of a plot's file; :class:`WorkloadError` if there is none."""
+    ending = path.suffix[1:].lower()
+    if ending not in plot_formats():
+        raise WorkloadError(f"{path}: a plot's name must end in .{', .'.join(plot_formats())}")
+    return ending
+
+
+def plot(path: Path, ending: str, predicted: Cycles) -> None:
+    """Draw the first queries' way through the stages."""
+    from nearbit.figures import style, timeline
+
+    answers = [answer for answer in predicted.burst if answer.stages][:_PLOT_ANSWERS]
+    figure = timeline(answers, [str(index) for index in range(len(answers))])
+    with style():
+        # Without the date, equal plots are equal files.
+        figure.savefig(path, format=ending,
+                       metadata={"Date": None} if ending in ("svg", "svgz") else None)
