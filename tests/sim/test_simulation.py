@@ -188,7 +188,10 @@ def test_verilog_is_kept(monkeypatch, tmp_path):
 
 def test_interrupt(tmp_path):
     """Ctrl-C ends a long simulation at once."""
-    code = ("import numpy as np\n"
+    # A shell that runs the tests in the background lets its children ignore the signal.
+    code = ("import signal\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "import numpy as np\n"
             "from nearbit_model.config import Config\n"
             "from nearbit_sim import simulate\n"
             "x = np.ones((1, 400_000, 8))\n"
