@@ -69,9 +69,11 @@ class TopN(wiring.Component):
     - refine: ceil(w / s) cycles, then :py:`refine_latency`;
     - emit: :py:`emit_cycles(w, m)` until the last key is presented.
 
-    A command is taken when one of the three banks is free, and must be accepted at least two
-    cycles before its first distances. Cycles depend on w and m only; when keys but the last leave
-    within the time of :py:`emit` depends on the distances.
+    A command is taken when one of the three banks is free and the command before it is no longer
+    waiting to be counted. It must be accepted at least two cycles before its first distances.
+    Emitting waits as well while more than :py:`queue_limit` keys are in the queue in front of
+    :py:`o`. Cycles depend on w and m only; when keys but the last leave within the time of
+    :py:`emit` depends on the distances.
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
@@ -180,6 +182,11 @@ class TopN(wiring.Component):
     def refine_latency(self) -> int:
         """Cycles from the last read of refining a query to the start of emitting it."""
         return 4 + tree_latency(self._pass_lanes)
+
+    @property
+    def queue_limit(self) -> int:
+        """Keys that may wait to be taken when emitting a query starts; then its own have room."""
+        return (1 << ceil_log2(self._top_n + 2)) - self._top_n - 2
 
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled."""
@@ -556,7 +563,7 @@ class TopN(wiring.Component):
         m.d.comb += [
             origin_read.addr.eq(next_emission.bank),
             emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end)
-                         & ((produce - consume)[:len(produce)] <= key_depth - self._top_n - 2)),
+                         & ((produce - consume)[:len(produce)] <= self.queue_limit)),
             emit_queue.r_en.eq(emit_take),
             release.eq(emit_end),
         ]
