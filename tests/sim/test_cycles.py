@@ -39,16 +39,17 @@ class Author:
                 "far": [bits] * count, "near": [0] * count}[kind]
         return [(1 << one) - 1 for one in ones]
 
+    def payload(self, code):
+        """A code as programs have it: a number, or 64-bit words if it has more bits."""
+        words = [code >> start & (1 << 64) - 1 for start in range(0, self.config.key_bits, 64)]
+        return words if len(words) > 1 else words[0]
+
     def keys(self, rows):
         config, rng = self.config, self.rng
         beats = [(row, column) for row in rows for column in range(config.columns)]
-        # NumPy holds no more than 64 bits in an integer.
-        codes = [code & (1 << 64) - 1 for code in self.codes(max(1, len(rows)))[:len(rows)]]
-        code = np.array(codes, np.uint64)
-        words = -(-config.key_bits // 64)
+        codes = [self.payload(code) for code in self.codes(max(1, len(rows)))[:len(rows)]]
         return {
-            "i_key": {"row": rows, "code": code if words == 1 else
-                      np.tile(code[:, None], (1, words))},
+            "i_key": {"row": rows, "code": np.array(codes, np.uint64)},
             "i_value": {"row": [row for row, _ in beats], "column": [column for _, column in beats],
                         "elements": np.full((len(beats), config.value_lanes), rng.randint(-3, 3)),
                         "scale": [rng.randrange(1 << 16)] * len(beats)},
@@ -110,10 +111,9 @@ class Author:
             for name, value in (("first", first), ("n", n), ("sink", sink), ("recent", recent),
                                 ("trace", rng.randrange(2) if trace is None else trace)):
                 fields[name].append(value)
-            code = [[rng.choice([0, (1 << min(config.key_bits, 64)) - 1,
-                                 rng.getrandbits(min(config.key_bits, 64))])]
-                    * -(-config.key_bits // 64) for _ in range(config.rows)]
-            rows["code"].append(code if config.key_bits > 64 else [word for word, in code])
+            rows["code"].append([self.payload(rng.choice([
+                0, (1 << config.key_bits) - 1, rng.getrandbits(config.key_bits)]))
+                for _ in range(config.rows)])
             rows["count"].append(counts)
             rows["table"].append(tables)
         return {"i_query": {**fields, "rows": {
