@@ -29,7 +29,8 @@ class Load:
         # Exactly as many keys as can be selected, one fewer, one more.
         edge = rng.choice([None, None, -1, 0, 1])
         if edge is not None:
-            count = min(max(1, n + sink + recent + edge), self.capacity - first)
+            around = rng.choice([n + sink + recent, n + sink + recent, sink, recent])
+            count = min(max(1, around + edge), self.capacity - first)
         return {"first": first, "count": count, "n": n, "sink": sink, "recent": recent}
 
     def distances(self, shape, kind, rng):
@@ -50,6 +51,9 @@ class Load:
                 values = [0 if index < shape["n"] - 1 else top for index in range(count)]
             case "best last":
                 values = [0 if index >= count - shape["n"] + 1 else top for index in range(count)]
+            case "nearer first": # Words with ties lie between those that have what is wanted.
+                nearer = rng.randint(0, max(0, shape["n"] - 1))
+                values = [index >= nearer for index in range(count)]
             case "one a word":
                 values = [index % self.lanes != 0 for index in range(count)]
             case "parted":
@@ -58,7 +62,7 @@ class Load:
         return [int(value) for value in values]
 
     KINDS = ("random", "ascending", "descending", "equal", "near middle", "best first",
-             "best last", "one a word", "parted")
+             "best last", "nearer first", "one a word", "parted")
 
     def send(self, shape, distances, rng, beyond=0):
         skip = shape["first"] % self.lanes
@@ -82,14 +86,16 @@ class Load:
                 "index": shape["first"] + index, "distance": distances[index],
                 "last": int(index == chosen[-1])})
 
-    async def run(self):
+    async def run(self, before_step=lambda: None):
         """Words of a query enter two cycles after its command was taken, at the earliest."""
-        while self.waiting:
+        while self.waiting or self.bench.sink("o").pending:
             accepted = self.bench.source("i_command").cycles
-            if len(accepted) > self.taken and self.bench.cycle >= accepted[self.taken] + 2:
+            if (self.waiting and len(accepted) > self.taken
+                    and self.bench.cycle >= accepted[self.taken] + 2):
                 self.bench.source("i").send(*self.waiting.pop(0))
                 self.taken += 1
             else:
+                before_step()
                 await self.bench.step()
         await self.bench.finish()
 
@@ -148,6 +154,28 @@ async def cycles_do_not_depend_on_distances(dut):
         last_keys[kind] = (bench.source("i_command").cycles[:], [
             cycle for key, cycle in zip(sink.received, sink.cycles, strict=True) if key["last"]])
     assert len(set(map(str, last_keys.values()))) == 1, last_keys
+
+
+@cocotb.test()
+async def long_stalls(dut):
+    """Keys wait in the queue, as many as there is room for."""
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    for _ in range(12):
+        count = bench.rng.choice([1, load.capacity])
+        shape = {"first": 0, "count": count, "n": load.top_n, "sink": 0, "recent": 0}
+        distances = load.distances(shape, "random", bench.rng)
+        load.send(shape, distances, bench.rng)
+        load.expect(shape, distances)
+
+    def stalls():
+        while True:
+            yield from [1] * bench.rng.choice([1, 9, 200])
+            yield from [0] * bench.rng.randint(1, 3)
+
+    stall = stalls()
+    await load.run(lambda: setattr(bench.sink("o"), "stall", next(stall)))
 
 
 @cocotb.test()
