@@ -460,6 +460,7 @@ class _Run:
 
     def _advance(self, mode: int, cycles: int | None = None) -> None:
         """Simulate in calls of bounded time until the library has nothing left to do."""
+        began = self._library.nearbit_cycle(self._handle)
         while cycles is None or cycles > 0:
             limit = self._chunk if cycles is None else min(self._chunk, cycles)
             started = time.perf_counter()
@@ -480,11 +481,12 @@ class _Run:
                 self._report()
             elif not full:
                 return
-            self._check()
+            if cycles is None:
+                self._check(began)
 
-    def _check(self) -> None:
+    def _check(self, began: int) -> None:
         cycle = self._library.nearbit_cycle(self._handle)
-        if cycle - self._library.nearbit_active(self._handle) > self._patience:
+        if cycle - max(began, self._library.nearbit_active(self._handle)) > self._patience:
             raise SimulationError(f"the hardware has stopped: nothing moved in the "
                                   f"{self._patience} cycles before cycle {cycle}")
 

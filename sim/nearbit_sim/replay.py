@@ -111,6 +111,7 @@ class _Replay:
         self._reported = time.monotonic()
         self.cycle = 0
         self.active = -1
+        self._began = 0  # of what is waited for
         with np.load(directory / "program.npz") as arrays:
             self.counts = arrays["counts"]
             self.delays = arrays["delays"]
@@ -154,7 +155,7 @@ class _Replay:
                 self.active = self.cycle
         await self._edge()
         self.cycle += 1
-        if self.cycle - self.active > self._patience:
+        if self.cycle - max(self._began, self.active) > self._patience:
             raise RuntimeError(f"the hardware has stopped: nothing moved in the "
                                f"{self._patience} cycles before cycle {self.cycle}")
         if time.monotonic() - self._reported > _REPORT_SECONDS:
@@ -166,6 +167,7 @@ class _Replay:
     async def run(self) -> None:
         for counts, delay in zip(self.counts, self.delays, strict=True):
             for _ in range(delay):
+                self._began = self.cycle
                 await self.step()
             for port, count in zip(self.inputs.values(), counts, strict=True):
                 port.last += int(count)

@@ -22,7 +22,8 @@ def selected():
     for _ in range(5):
         program.add({"i_command": {"word": [0], "skip": [0], "count": [16], "n": [3], "sink": [1],
                                    "recent": [0]}}, delay=60)
-        program.add({"i": {"distances": rng.integers(0, 7, (8, 2)), "last": np.arange(8) == 7}})
+        program.add({"i": {"distances": rng.integers(0, 7, (8, 2)), "last": np.arange(8) == 7}},
+                    delay=2)
     program.expect({"o": 20})
     outcome = engine.run(program, patience=1000)
     return outcome.outputs["o"].words.tolist(), outcome.outputs["o"].cycles.tolist()

@@ -221,6 +221,17 @@ def test_stuck(kind):
 
 
 @pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
+def test_long_delay(kind):
+    """A delay is no standstill."""
+    engine = kind(XorPopcount(4))
+    program = Program(engine.ports)
+    for _ in range(2):
+        program.add({"i": {"a": np.zeros(1, int), "b": np.zeros(1, int)}}, delay=900)
+    program.expect({"o": 2})
+    assert engine.run(program, patience=50).cycles == 2 * 901 + XorPopcount(4).latency
+
+
+@pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
 def test_waveforms(kind, tmp_path):
     engine = kind(Table())
     program, _ = table_program(engine)
