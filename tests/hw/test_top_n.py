@@ -25,7 +25,7 @@ class Load:
         first = rng.randint(0, self.capacity - count)
         n = rng.choice([rng.randint(1, self.top_n), self.top_n, 1])
         sink = rng.choice([0, rng.randint(0, self.top_n - n)])
-        recent = rng.choice([0, rng.randint(0, self.top_n - n - sink)])
+        recent = rng.choice([0, rng.randint(0, self.top_n - n - sink), self.top_n - n - sink])
         # Exactly as many keys as can be selected, one fewer, one more.
         edge = rng.choice([None, None, -1, 0, 1])
         if edge is not None:
@@ -162,7 +162,7 @@ async def long_stalls(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    for _ in range(12):
+    for _ in range(12 + 96 // load.top_n):
         count = bench.rng.choice([1, load.capacity])
         shape = {"first": 0, "count": count, "n": load.top_n, "sink": 0, "recent": 0}
         distances = load.distances(shape, "random", bench.rng)
@@ -171,7 +171,7 @@ async def long_stalls(dut):
 
     def stalls():
         while True:
-            yield from [1] * bench.rng.choice([1, 9, 200])
+            yield from [1] * bench.rng.choice([1, 60])
             yield from [0] * bench.rng.randint(1, 3)
 
     stall = stalls()
