@@ -41,10 +41,7 @@ _WORDS = re.compile(r"    (\S+|\\\S+ )\[(\d+)\] = (\d+'h[0-9a-f]+);\n"
                     r"(?:    (?:\S+|\\\S+ )\[\d+\] = \3;\n){3,}")
 
 
-# The contents of a memory in RTLIL, if they are zero throughout, and the memory in Verilog, if
-# nothing says what it holds.
-_ZEROS = re.compile(r"  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*    connect \\DATA \d+'0+\n"
-                    r"(?:    [^\n]*\n)*  end\n")
+# A memory in Verilog, if nothing says what it holds.
 _BLANK = re.compile(r"^(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
                     re.MULTILINE)
 
@@ -80,6 +77,27 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def _without_zeros() -> Iterator[None]:
+    """Let Amaranth say nothing of memories that hold zeros; :func:`_fill` does so in the end.
+
+    Amaranth makes an object of each bit and Yosys takes it up, which is minutes and gigabytes for
+    the value store of a long context.
+    """
+    emitter = rtlil.ModuleEmitter
+    emit_memory = emitter.emit_memory
+
+    def emit_contents(self, cell_index, cell):
+        if any(cell.init):
+            emit_memory(self, cell_index, cell)
+
+    emitter.emit_memory = emit_contents
+    try:
+        yield
+    finally:
+        emitter.emit_memory = emit_memory
 
 
 def _ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirection]]:
@@ -185,10 +203,9 @@ def generate(component: wiring.Component, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"Name must be a Verilog identifier, not {name!r}")
     ports = _ports(component)
-    with _without_collector():
+    with _without_collector(), _without_zeros():
         design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
-    # Yosys takes minutes and gigabytes for the zeros of a long value store, bit by bit.
-    design = _ZEROS.sub("", _number_ports(design, ["clk", "rst", *ports]))
+    design = _number_ports(design, ["clk", "rst", *ports])
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",
         # As amaranth.back.verilog does, for the same form: one process for each register.
