@@ -11,11 +11,18 @@ from typing import Any
 import tomli_w
 
 
-__all__ = ["PRESETS", "SCALE_BITS", "Config", "ConfigError", "fitting_preset"]
+__all__ = ["DECAY_BITS", "MULTIPLIER_BITS", "PRESETS", "SCALE_BITS", "Config", "ConfigError",
+           "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
-"""Bits of a value row's scale (contract, section 6 of the numeric contract)."""
+"""Bits of a value row's scale (item 6 of the numeric contract)."""
+
+MULTIPLIER_BITS = 32
+"""Bits of the logit scale of a rescored query (item 5 of the numeric contract)."""
+
+DECAY_BITS = 8
+"""Bits of the fraction of an octave that the exponential distinguishes (the same item)."""
 
 
 class ConfigError(ValueError):
@@ -40,8 +47,74 @@ _RANGES: dict[str, tuple[int, int]] = {
 }
 
 
+_RESCORE_RANGES: dict[str, tuple[int, int]] = {
+    "head_dim": (1, 1024),
+    "lanes": (1, 1024),
+    "element_bits": (2, 16),
+}
+
+
 def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
+
+
+def _check_ranges(fields: object, ranges: dict[str, tuple[int, int]], prefix: str = "") -> None:
+    for name, (least, most) in ranges.items():
+        value = getattr(fields, name)
+        if type(value) is not int:
+            raise ConfigError(f"{prefix}{name} must be an integer, not {value!r}")
+        if not least <= value <= most:
+            raise ConfigError(f"{prefix}{name} must be from {least} to {most}, not {value}")
+
+
+def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") -> Any:
+    """Make a dataclass of a mapping, whose keys must be its fields."""
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"unknown key {prefix + name!r}; {what} has the keys {', '.join(known)}")
+    needed = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+    for name in needed:
+        if name not in table:
+            raise ConfigError(f"{prefix}{name} is missing; {', '.join(needed[:-1])} and "
+                              f"{needed[-1]} have no default")
+    return cls(**table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescore:
+    """The unit that scores selected keys exactly (HashAttention, arXiv 2412.14468).
+
+    Parameters
+    ----------
+    head_dim
+        Elements of the queries and keys that it multiplies, 1 to 1,024.
+    lanes
+        Elements multiplied per cycle; divides ``head_dim``.
+    element_bits
+        Bits of an element, two's complement, 2 to 16.
+    """
+
+    head_dim: int
+    lanes: int
+    element_bits: int = 8
+
+    def __post_init__(self) -> None:
+        """Check every field, and the rules between them."""
+        _check_ranges(self, _RESCORE_RANGES, "rescore.")
+        if self.head_dim % self.lanes:
+            raise ConfigError(f"rescore.lanes must divide rescore.head_dim ({self.head_dim}), "
+                              f"not {self.lanes}")
+
+    @property
+    def columns(self) -> int:
+        """Beats in which a key is read: ``head_dim / lanes``."""
+        return self.head_dim // self.lanes
+
+    @property
+    def score_max(self) -> int:
+        """The largest absolute value of a score: that of a product of two most negative rows."""
+        return self.head_dim << 2 * (self.element_bits - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +155,8 @@ class Config:
     output_cycles
         Cycles per output element in the normalizer: it divides ``value_bits +
         output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower.
+    rescore
+        The unit for exact scores, or None: then commands cannot ask for it.
     """
 
     key_bits: int
@@ -97,17 +172,15 @@ class Config:
     tables: int = 2
     pass_lanes: int = 0
     output_cycles: int = 1
+    rescore: Rescore | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
         if self.pass_lanes == 0 and type(self.pass_lanes) is int:
             object.__setattr__(self, "pass_lanes", self.lanes)
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise ConfigError(f"{name} must be an integer, not {value!r}")
-            if not least <= value <= most:
-                raise ConfigError(f"{name} must be from {least} to {most}, not {value}")
+        _check_ranges(self, _RANGES)
+        if self.rescore is not None and not isinstance(self.rescore, Rescore):
+            raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
         if not _is_power_of_two(self.lanes):
             raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
         if self.pass_lanes % self.lanes or not _is_power_of_two(self.pass_lanes):
@@ -139,9 +212,11 @@ class Config:
     @property
     def memory_bits(self) -> int:
         """Bits of the key, value and scale stores: the size by which presets are ordered."""
-        return self.capacity * (self.key_bits + self.value_dim * self.value_bits + SCALE_BITS)
+        exact = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
+        return self.capacity * (self.key_bits + self.value_dim * self.value_bits + SCALE_BITS
+                                + exact)
 
-    def replace(self, **changes: int) -> "Config":
+    def replace(self, **changes: Any) -> "Config":
         """Return a copy with some fields changed, checked like any other.
 
         ``pass_lanes`` follows ``lanes`` unless it is given.
@@ -150,23 +225,19 @@ class Config:
             changes["pass_lanes"] = 0
         return dataclasses.replace(self, **changes)
 
-    def to_dict(self) -> dict[str, int]:
-        """All fields with their values, in order of definition."""
-        return dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """All fields with their values, in order of definition; without what is None."""
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if value is not None}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":
         """Make a configuration of a mapping; a name that is no field is refused."""
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                raise ConfigError(f"unknown key {name!r}; a configuration has the keys "
-                                  f"{', '.join(known)}")
-        for name, field in known.items():
-            if field.default is dataclasses.MISSING and name not in fields:
-                raise ConfigError(f"{name} is missing; key_bits, value_dim and capacity "
-                                  f"have no default")
-        return cls(**fields)
+        table = fields.get("rescore")
+        if isinstance(table, dict):
+            fields = {**fields, "rescore": _from_table(Rescore, table, "rescore", "rescore.")}
+        config: Config = _from_table(cls, fields, "a configuration")
+        return config
 
     def to_toml(self) -> str:
         """The configuration as TOML text."""

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from nearbit_model.config import PRESETS, Config, ConfigError, fitting_preset
+from nearbit_model.config import PRESETS, Config, ConfigError, Rescore, fitting_preset
 
 
 SMALL = {"key_bits": 8, "value_dim": 8, "capacity": 64, "lanes": 4, "value_lanes": 4, "top_n": 16}
@@ -30,7 +30,7 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert set(RANGES) == {field.name for field in dataclasses.fields(Config)}
+    assert {*RANGES, "rescore"} == {field.name for field in dataclasses.fields(Config)}
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -106,7 +106,7 @@ def test_round_trip(config, tmp_path):
 
 
 def test_unknown_key():
-    keys = ", ".join(Config(**SMALL).to_dict())
+    keys = ", ".join([*Config(**SMALL).to_dict(), "rescore"])
     with refuses(f"unknown key 'lane'; a configuration has the keys {keys}"):
         Config.from_dict({**SMALL, "lane": 4})
 
@@ -162,3 +162,44 @@ def test_presets_are_ordered_by_size():
 ])
 def test_fitting_preset(sizes, name):
     assert fitting_preset(*sizes) == name
+
+
+EXACT = {"head_dim": 16, "lanes": 4}
+EXACT_RANGES = {"head_dim": (1, 1024), "lanes": (1, 1024), "element_bits": (2, 16)}
+
+
+def test_rescore():
+    unit = Rescore(**EXACT)
+    assert unit.element_bits == 8
+    assert unit.columns == 4
+    assert unit.score_max == 16 * 128 * 128
+    config = Config(**SMALL, rescore=unit)
+    plain = Config(**SMALL)
+    assert plain.rescore is None
+    assert "rescore" not in plain.to_dict()
+    assert config.to_dict()["rescore"] == {**EXACT, "element_bits": 8}
+    assert Config.from_toml(config.to_toml()) == config
+    assert config.replace(lanes=2).rescore == unit
+    assert config.replace(rescore=None) == plain
+    assert config.memory_bits == plain.memory_bits + 64 * 16 * 8
+
+
+@pytest.mark.parametrize("name", EXACT_RANGES)
+def test_rescore_out_of_range(name):
+    least, most = EXACT_RANGES[name]
+    for value in (least - 1, most + 1):
+        with refuses(f"rescore.{name} must be from {least} to {most}, not {value}"):
+            Rescore(**{**EXACT, name: value})
+    with refuses(f"rescore.{name} must be an integer, not '4'"):
+        Rescore(**{**EXACT, name: "4"})
+
+
+def test_wrong_rescore():
+    with refuses("rescore.lanes must divide rescore.head_dim (16), not 3"):
+        Rescore(head_dim=16, lanes=3)
+    with refuses("rescore must be a Rescore or None, not 5"):
+        Config(**SMALL, rescore=5)
+    with refuses("unknown key 'rescore.lane'; rescore has the keys head_dim, lanes, element_bits"):
+        Config.from_dict({**SMALL, "rescore": {**EXACT, "lane": 4}})
+    with refuses("rescore.lanes is missing; head_dim and lanes have no default"):
+        Config.from_dict({**SMALL, "rescore": {"head_dim": 16}})
