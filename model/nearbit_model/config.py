@@ -72,7 +72,8 @@ def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") ->
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name in table:
         if name not in known:
-            raise ConfigError(f"unknown key {prefix + name!r}; {what} has the keys {', '.join(known)}")
+            raise ConfigError(f"unknown key {prefix + name!r}; {what} has the keys "
+                              f"{', '.join(known)}")
     needed = [name for name, field in known.items() if field.default is dataclasses.MISSING]
     for name in needed:
         if name not in table:

@@ -5,6 +5,8 @@ Stages, each usable alone as the oracle of its hardware block:
 ========================  ==========================================================
 :func:`select`            distances and the exact top N (:mod:`nearbit_hw.top_n`)
 :func:`lookup`            weights by distance (:mod:`nearbit_hw.weights`)
+:func:`score`             exact scores of selected keys (:mod:`nearbit_hw.rescorer`)
+:func:`decay`             weights by exact score (:mod:`nearbit_hw.weights`)
 :func:`accumulate`        weighted sums of value rows (:mod:`nearbit_hw.value_accumulator`)
 :func:`normalize`         exactly rounded division (:mod:`nearbit_hw.normalizer`)
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
@@ -22,13 +24,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_model.config import SCALE_BITS, Config
+from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
 from nearbit_model.popcount import distances
-from nearbit_model.quantize import WORD_BITS, Values, codes_from_ints, group_size
+from nearbit_model.quantize import (
+    MULTIPLIER_SHIFT,
+    WORD_BITS,
+    Exact,
+    Values,
+    codes_from_ints,
+    group_size,
+)
 
 
-__all__ = ["Result", "accumulate", "attend", "attend_one", "check_command", "error_bound",
-           "lookup", "normalize", "select", "select_one"]
+__all__ = ["Result", "accumulate", "attend", "attend_one", "check_command", "decay",
+           "error_bound", "lookup", "normalize", "score", "select", "select_one"]
 
 
 # Elements of the largest temporary array: two MiB of words, which stay in the cache.
@@ -50,15 +59,20 @@ class Result:
     selected
         Rows of the store, int64 [heads, queries, m].
     distances
-        int32 [heads, queries, m], 0 to key_bits.
+        int32 [heads, queries, m], 0 to key_bits; if the group's heads share a selection, the sum
+        of theirs.
     weights
         int64 [heads, queries, m], 0 to 2**weight_bits - 1.
+    scores
+        Exact scores q.k in units of the quantized operands, int64 [heads, queries, m], 0 where
+        there is no key; None without rescoring.
     """
 
     output_int: NDArray[np.int32]
     selected: NDArray[np.int64]
     distances: NDArray[np.int32]
     weights: NDArray[np.int64]
+    scores: NDArray[np.int64] | None = None
 
 
 def check_command(*, n: int, sink: int, recent: int, top_n: int) -> None:
@@ -82,8 +96,8 @@ def _check_range(counts: NDArray[np.int64], first: int, tokens: int) -> None:
 
 
 def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: ArrayLike,
-           first: int = 0, n: int, sink: int = 0,
-           recent: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+           first: int = 0, n: int, sink: int = 0, recent: int = 0,
+           shared: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Select each query's keys: distances and exact top N (contract, items 2 and 3).
 
     If ``sink + recent + n >= count`` every key is selected; else the first ``sink`` and the last
@@ -103,6 +117,9 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
         First row of the range.
     n, sink, recent
         See above; n at least 1, the others at least 0.
+    shared
+        Whether the heads of a group (those that share a key head) share one selection at each
+        position, by the sum of their distances. Their counts must be equal.
 
     Returns
     -------
@@ -124,19 +141,27 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
         raise ValueError(f"at most {1 << 20} keys of 1024 bits can be selected from, not {tokens} "
                          f"of {words * WORD_BITS}")
 
+    together = group if shared else 1
+    if shared and (each.reshape(-1, group, queries) != each[::group, None]).any():
+        raise ValueError("counts of heads that share a selection must be equal")
+    if together * words * WORD_BITS << (tokens - 1).bit_length() > _NONE:
+        raise ValueError(f"{together} heads of {words * WORD_BITS} bits cannot share a selection "
+                         f"among {tokens} keys")
+
     most = int(min(n + sink + recent, each.max()))
     selected = np.full((heads, queries, most), -1, np.int64)
     found = np.full((heads, queries, most), -1, np.int32)
-    for head in range(heads):
+    for head in range(0, heads, together):
+        heads_here = slice(head, head + together)
         keys = k_codes[head // group, first:]
         block = max(1, _BLOCK // int(each[head].max()))
         for start in range(0, queries, block):
             rows = slice(start, start + block)
-            index, distance = _select_block(q_codes[head, rows], keys, each[head, rows],
+            index, distance = _select_block(q_codes[heads_here, rows], keys, each[head, rows],
                                             n=n, sink=sink, recent=recent)
             width = index.shape[1]
-            selected[head, rows, :width] = np.where(index < 0, -1, index + first)
-            found[head, rows, :width] = distance
+            selected[heads_here, rows, :width] = np.where(index < 0, -1, index + first)
+            found[heads_here, rows, :width] = distance
     return selected, found
 
 
@@ -153,10 +178,15 @@ _NONE = np.int32((1 << 31) - 1)
 def _select_block(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64],
                   counts: NDArray[np.int64], *, n: int, sink: int,
                   recent: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Positions and distances of the selected keys of some queries, padded with -1."""
+    """Positions and distances of the selected keys of some queries, padded with -1.
+
+    The distances of the queries [heads, queries, words] of several heads are added.
+    """
     span = int(counts.max())
     position_bits = (span - 1).bit_length()
-    sort_keys = distances(q_codes[:, None], k_codes[None, :span])
+    sort_keys = distances(q_codes[0, :, None], k_codes[None, :span])
+    for others in q_codes[1:]:
+        sort_keys += distances(others[:, None], k_codes[None, :span])
     sort_keys <<= position_bits
     sort_keys |= np.arange(span - 1, -1, -1, dtype=np.int32)
 
@@ -231,6 +261,60 @@ def lookup(distances: NDArray[np.int32], table: ArrayLike) -> NDArray[np.int64]:
     return np.where(valid, np.asarray(table).astype(np.int64)[excess], -1)
 
 
+def score(queries: NDArray[Any], keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Exact scores of selected keys: ``s[i] = sum_j q[j] * k[i][j]`` (contract, item 5).
+
+    Parameters
+    ----------
+    queries
+        Integers of at most 16 bits [..., head_dim].
+    keys
+        The selected keys, the same [..., m, head_dim], head_dim at most 1,024.
+
+    Returns
+    -------
+    int64 [..., m]
+    """
+    # Sums of up to 1,024 products of 30 bits are exact in float64, whose products are fast.
+    products = keys.astype(np.float64) @ queries.astype(np.float64)[..., None]
+    return np.asarray(products[..., 0], np.int64)
+
+
+def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDArray[Any], *,
+          weight_bits: int) -> NDArray[np.int64]:
+    """Weights of selected keys by their exact scores (contract, item 5).
+
+    ``t = ((s_max - s[i]) * multiplier) >> 24``; ``w[i] = exp2[t & 255] >> (t >> 8)``, and 0 once
+    ``t >> 8 >= weight_bits``; ``exp2[f] = rint((2**weight_bits - 1) * 2**(-f / 256))``.
+
+    Parameters
+    ----------
+    scores
+        Integers [..., m] below 2**41 in absolute value.
+    valid
+        Which of them are of a key, [..., m]; at least one in each row.
+    multipliers
+        Integers [...], 0 to 2**32 - 1.
+    weight_bits
+        Bits of a weight, 2 to 24.
+
+    Returns
+    -------
+    int64 [..., m]
+        -1 where there is no key.
+    """
+    best = np.where(valid, scores, np.iinfo(np.int64).min).max(axis=-1, keepdims=True)
+    behind = np.where(valid, best - scores, 0)
+    # In two halves, because the whole product has up to 74 bits.
+    high, low = np.divmod(np.asarray(multipliers, np.int64)[..., None], 1 << MULTIPLIER_BITS // 2)
+    octaves = ((behind * high + (behind * low >> MULTIPLIER_BITS // 2))
+               >> MULTIPLIER_SHIFT - MULTIPLIER_BITS // 2)
+    fractions = np.arange(1 << DECAY_BITS) / (1 << DECAY_BITS)
+    exp2 = np.rint(((1 << weight_bits) - 1) * 2.0 ** -fractions).astype(np.int64)
+    shift = np.minimum(octaves >> DECAY_BITS, weight_bits)
+    return np.where(valid, exp2[octaves & ((1 << DECAY_BITS) - 1)] >> shift, -1)
+
+
 def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArray[Any], *,
                scale_bits: int = SCALE_BITS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Weighted sums of value rows (contract, item 7).
@@ -292,7 +376,8 @@ def normalize(sums: NDArray[np.int64], total: NDArray[np.int64],
 
 def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
            tables: ArrayLike, *, config: Config, counts: ArrayLike, first: int = 0, n: int,
-           sink: int = 0, recent: int = 0) -> Result:
+           sink: int = 0, recent: int = 0, exact: Exact | None = None,
+           shared: bool = False) -> Result:
     """Binary attention by the numeric contract: the golden model of :class:`nearbit_hw.core.Core`.
 
     Parameters
@@ -308,8 +393,11 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
         not 0.
     config
         Widths, ``top_n`` and ``capacity``.
-    counts, first, n, sink, recent
+    counts, first, n, sink, recent, shared
         As for :func:`select`; at most ``top_n`` keys may be asked for.
+    exact
+        Operands of exact scores, of which the weights are then made; the tables are not looked at.
+        None: the weights follow from the distances.
 
     Returns
     -------
@@ -326,22 +414,51 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     check_command(n=n, sink=sink, recent=recent, top_n=config.top_n)
     heads, queries, _ = q_codes.shape
     group = heads // len(k_codes)
+    if exact is not None:
+        _check_exact(exact, (heads, queries), k_codes.shape[:2], config)
+    elif shared:
+        raise ValueError("a shared selection needs exact scores: the sum of several distances is "
+                         "no measure of a single one's weight")
     selected, found = select(q_codes, k_codes, counts=counts, first=first, n=n, sink=sink,
-                             recent=recent)
+                             recent=recent, shared=shared)
     most = selected.shape[-1]
     weights = np.empty(selected.shape, np.int64)
+    scores = None if exact is None else np.zeros(selected.shape, np.int64)
     output_int = np.empty((heads, queries, config.value_dim), np.int32)
-    block = max(1, _BLOCK // (most * config.value_dim))
+    widest = max(config.value_dim, 0 if exact is None else exact.keys.shape[-1])
+    block = max(1, _BLOCK // (most * widest))
     for head in range(heads):
         elements, scales = values.elements[head // group], values.scales[head // group]
         for start in range(0, queries, block):
             rows = slice(start, start + block)
-            weights[head, rows] = lookup(found[head, rows], weight_tables[head])
+            valid = selected[head, rows] >= 0
             # Padding takes row 0, with weight 0.
-            index = np.maximum(selected[head, rows], 0)
+            index = np.where(valid, selected[head, rows], 0)
+            if exact is None or scores is None:
+                weights[head, rows] = lookup(found[head, rows], weight_tables[head])
+            else:
+                scores[head, rows] = np.where(valid, score(
+                    exact.queries[head, rows], exact.keys[head // group][index]), 0)
+                weights[head, rows] = decay(scores[head, rows], valid,
+                                            exact.multipliers[head, rows],
+                                            weight_bits=config.weight_bits)
             sums, total = accumulate(weights[head, rows], elements[index], scales[index])
             output_int[head, rows] = normalize(sums, total, config.output_fraction_bits)
-    return Result(output_int, selected, found, weights)
+    return Result(output_int, selected, found, weights, scores)
+
+
+def _check_exact(exact: Exact, queries: tuple[int, int], keys: tuple[int, int],
+                 config: Config) -> None:
+    """Check shapes and widths of the operands of exact scores."""
+    unit = config.rescore
+    if unit is None:
+        raise ValueError("the configuration has no unit for exact scores; set rescore")
+    limit = 1 << unit.element_bits - 1
+    for name, array, shape, least, most in (
+            ("exact queries", exact.queries, (*queries, unit.head_dim), -limit, limit - 1),
+            ("exact keys", exact.keys, (*keys, unit.head_dim), -limit, limit - 1),
+            ("multipliers", exact.multipliers, queries, 0, (1 << MULTIPLIER_BITS) - 1)):
+        _check_array(name, array, shape, least, most)
 
 
 def _integers(x: ArrayLike, name: str) -> NDArray[Any]:
@@ -349,6 +466,16 @@ def _integers(x: ArrayLike, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers, not {array.dtype}")
     return array
+
+
+def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], least: int,
+                 most: int) -> None:
+    _integers(array, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
+    if array.min() < least or array.max() > most:
+        raise ValueError(f"{name} must be from {least} to {most}, not from {array.min()} to "
+                         f"{array.max()}")
 
 
 def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
@@ -375,12 +502,7 @@ def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], va
             ("scales", values.scales, (kv_heads, tokens), 0, (1 << SCALE_BITS) - 1),
             ("tables", weight_tables, (heads, config.key_bits + 1), 0,
              (1 << config.weight_bits) - 1)):
-        _integers(array, name)
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
-        if array.min() < least or array.max() > most:
-            raise ValueError(f"{name} must be from {least} to {most}, not from {array.min()} to "
-                             f"{array.max()}")
+        _check_array(name, array, shape, least, most)
     if not weight_tables[:, 0].all():
         raise ValueError("tables must not have a 0 at distance 0")
     return weight_tables
@@ -388,7 +510,7 @@ def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], va
 
 def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales: ArrayLike,
                table: ArrayLike, *, config: Config, count: int | None = None, first: int = 0,
-               n: int, sink: int = 0, recent: int = 0) -> Result:
+               n: int, sink: int = 0, recent: int = 0, exact: Exact | None = None) -> Result:
     """:func:`attend` for one query, with codes as Python integers: for benches of the hardware.
 
     Parameters
@@ -405,6 +527,8 @@ def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales:
         Keys from ``first`` on that the query may see; None is all of them.
     config, first, n, sink, recent
         As for :func:`attend`.
+    exact
+        The same, of one head with one query.
 
     Returns
     -------
@@ -418,9 +542,9 @@ def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales:
         Values(_integers(elements, "elements")[None], _integers(scales, "scales")[None]),
         _integers(table, "table")[None], config=config, first=first,
         counts=len(k_codes) - first if count is None else operator.index(count),
-        n=n, sink=sink, recent=recent)
+        n=n, sink=sink, recent=recent, exact=exact)
     return Result(result.output_int[0, 0], result.selected[0, 0], result.distances[0, 0],
-                  result.weights[0, 0])
+                  result.weights[0, 0], None if result.scores is None else result.scores[0, 0])
 
 
 def error_bound(config: Config, selected: int) -> float:

@@ -5,7 +5,7 @@ refused with a :class:`ValueError` of one sentence if it holds a NaN, an infinit
 beyond float32's range, or is not made of real numbers.
 
 Codes, temperature and weights are those of Hamming Attention Distillation (HAD,
-arXiv 2502.01770).
+arXiv 2502.01770); the operands of exact scores are for HashAttention (arXiv 2412.14468).
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_model.config import SCALE_BITS
+from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS
 
 
-__all__ = ["Values", "codes", "codes_from_ints", "codes_to_ints", "outputs", "rotate",
-           "rotate_back", "temperature", "values", "weight_table"]
+__all__ = ["Exact", "Values", "codes", "codes_from_ints", "codes_to_ints", "exact", "outputs",
+           "rotate", "rotate_back", "temperature", "values", "weight_table"]
 
 
 WORD_BITS = 64
+MULTIPLIER_SHIFT = 24
+"""Fraction bits of a multiplier (contract, item 5)."""
 SCALE_MAX = (1 << SCALE_BITS) - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -247,6 +249,120 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
         with np.errstate(over="ignore"):
             elements[head] = np.clip(np.rint(rows / step[:, None]), -largest, largest)
     return Values(elements, scales, units, saturated, rotated)
+
+
+# Exact scores. Rotating queries and keys alike leaves q.k as it is and spreads the few elements
+# that are much larger than all others, which is what decides how fine a step of the keys can be:
+# they must share one, as the products of a row are added before anything is known of it. A query
+# may have its own step, which goes into its multiplier.
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Quantized operands of exact scores (contract, item 5).
+
+    Parameters
+    ----------
+    queries
+        int8 or int16 [heads, queries, head_dim].
+    keys
+        int8 or int16 [kv_heads, tokens, head_dim]; head h uses ``keys[h // (heads // kv_heads)]``.
+    multipliers
+        uint32 [heads, queries]: what a unit of the integer score is worth, in units of
+        ``2**-24 / 256`` octaves of the weight.
+    step
+        Step of each key head's elements, float64 [kv_heads].
+    saturated
+        Keys beyond a given step, which were clipped, int64 [kv_heads].
+    rotated
+        Whether queries and keys are in the basis of :func:`rotate`.
+    """
+
+    queries: NDArray[Any]
+    keys: NDArray[Any]
+    multipliers: NDArray[np.uint32]
+    step: NDArray[np.float64] = field(default_factory=lambda: np.ones(()))
+    saturated: NDArray[np.int64] = field(default_factory=lambda: np.zeros((), np.int64))
+    rotated: bool = False
+
+
+def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None = None,
+          rotated: bool = True) -> Exact:
+    """Quantize queries, each with its own step, and keys, with one step a head.
+
+    With ``L = 2**(bits - 1) - 1``, the step of a query is ``max|q| / L``, that of a key head
+    ``max|k| / L``, and elements are ``rint(x / step)``, ties to even. A query's multiplier is
+    ``rint(2**24 * 256 * log2(e) * query step * key step / sqrt(head_dim))``, so that its softmax
+    is that of ``q.k / sqrt(head_dim)``.
+
+    Parameters
+    ----------
+    q
+        Queries, real numbers [heads, queries, head_dim].
+    k
+        Keys, real numbers [kv_heads, tokens, head_dim].
+    bits
+        Bits of an element, 2 to 16. The multiplier has 32 bits for every range of logits; with
+        more than 13 bits of the elements its own rounding is felt.
+    step
+        The keys' step, positive, if it is fixed already (a decode loop fixes it with headroom
+        before the first append): a number, or [kv_heads]. Keys beyond are clipped and counted.
+    rotated
+        Whether to :func:`rotate` both first.
+
+    Returns
+    -------
+    Exact
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, axes that do not fit, ``bits`` or ``step`` out of
+        range, or queries and keys so large that a multiplier would need more than 32 bits.
+    """
+    queries, keys = real_array(q, "q"), real_array(k, "k")
+    if queries.ndim != 3 or keys.ndim != 3 or queries.shape[2] != keys.shape[2] \
+            or 0 in queries.shape or 0 in keys.shape:
+        raise ValueError(f"q and k must be [heads, n, head_dim] with the same head_dim and no "
+                         f"axis empty, not shapes {queries.shape} and {keys.shape}")
+    group = group_size(len(queries), len(keys))
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be from 2 to 16, not {bits}")
+    largest = (1 << bits - 1) - 1
+    kind = np.int8 if bits <= 8 else np.int16
+
+    steps = np.empty(len(keys))
+    if step is not None:
+        given = real_array(step, "step").astype(np.float64)
+        if not (given > 0).all():
+            raise ValueError(f"step must be greater than 0, not {given.min()}")
+        steps[...] = given
+    saturated = np.zeros(len(keys), np.int64)
+    key_elements = np.empty(keys.shape, kind)
+    for head, rows in enumerate(keys):
+        real = rotate(rows) if rotated else rows.astype(np.float64)
+        if step is None:
+            steps[head] = np.abs(real).max() / largest
+        elements = np.rint(real / steps[head]) if steps[head] > 0 else np.zeros(real.shape)
+        saturated[head] = (np.abs(elements).max(axis=-1) > largest).sum()
+        key_elements[head] = np.clip(elements, -largest, largest)
+
+    query_elements = np.empty(queries.shape, kind)
+    multipliers = np.empty(queries.shape[:2], np.uint32)
+    unit = (1 << MULTIPLIER_SHIFT + DECAY_BITS) * np.log2(np.e) / np.sqrt(queries.shape[2])
+    for head, rows in enumerate(queries):
+        real = rotate(rows) if rotated else rows.astype(np.float64)
+        query_steps = np.abs(real).max(axis=-1) / largest
+        divisors = np.where(query_steps > 0, query_steps, np.inf)
+        query_elements[head] = np.rint(real / divisors[:, None])
+        wanted = np.rint(query_steps * steps[head // group] * unit)
+        if wanted.max() >= 1 << MULTIPLIER_BITS:
+            raise ValueError(f"q and k of head {head} are too large for exact scores of "
+                             f"{bits} bits: one step of a score would be worth "
+                             f"{wanted.max() / (1 << MULTIPLIER_SHIFT + DECAY_BITS):.3g} octaves "
+                             f"of a weight, and at most 1 can be told")
+        multipliers[head] = wanted
+    return Exact(query_elements, key_elements, multipliers, steps, saturated, rotated)
 
 
 def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
