@@ -73,7 +73,8 @@ class TopN(wiring.Component):
     waiting to be counted. It must be accepted at least two cycles before its first distances.
     Emitting waits as well while more than :py:`queue_limit` keys are in the queue in front of
     :py:`o`. Cycles depend on w and m only; when keys but the last leave within the time of
-    :py:`emit` depends on the distances.
+    :py:`emit` depends on the distances. If :py:`gapless`, it does not: the first key waits until
+    all can leave in m cycles without a gap, and that is when they leave.
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
@@ -89,6 +90,8 @@ class TopN(wiring.Component):
         The most keys that a query selects, at most :py:`capacity`.
     pass_lanes : :class:`int`
         Distances refined per cycle: :py:`lanes` times a power of two.
+    gapless : :class:`bool`
+        Whether the keys of a query are presented one after another without a gap.
 
     Members
     -------
@@ -108,7 +111,7 @@ class TopN(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 pass_lanes: int | None = None):
+                 pass_lanes: int | None = None, gapless: bool = False):
         if not isinstance(key_bits, int) or key_bits < 1:
             raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
         if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
@@ -127,6 +130,7 @@ class TopN(wiring.Component):
         self._capacity = capacity
         self._top_n = top_n
         self._pass_lanes = pass_lanes
+        self._gapless = bool(gapless)
 
         super().__init__({
             "i_command": In(stream.Signature(data.StructLayout({
@@ -167,6 +171,10 @@ class TopN(wiring.Component):
     @property
     def pass_lanes(self) -> int:
         return self._pass_lanes
+
+    @property
+    def gapless(self) -> bool:
+        return self._gapless
 
     @property
     def group(self) -> int:
@@ -672,16 +680,34 @@ class TopN(wiring.Component):
             with m.If(level.bit_select(key, 1)):
                 m.d.sync += quota.eq(quota - 1)
 
-        advance = Signal()
+        # Keys before `limit` may leave. In the worst case the last m keys are found in the last m
+        # cycles of the timer; from then on nothing can be late.
+        limit = Signal.like(produce)
+        if self._gapless:
+            own_keys = Signal.like(produce, reset_less=True) # where those of the query begin
+            may_leave = Signal(init=1)
+            wait = Signal(range(bank_groups + EMIT_LATENCY), reset_less=True)
+            m.d.comb += limit.eq(Mux(may_leave, produce, own_keys))
+            with m.If(wait == 0):
+                m.d.sync += may_leave.eq(1)
+            with m.Else():
+                m.d.sync += wait.eq(wait - 1)
+            with m.If(emit_take):
+                m.d.sync += [may_leave.eq(0), own_keys.eq(produce + emit_move),
+                             wait.eq(next_group + (EMIT_LATENCY + EMIT_WASTE - 3))]
+        else:
+            m.d.comb += limit.eq(produce)
+
+        advance, leave = Signal(), Signal()
         m.d.comb += [
+            leave.eq(limit != consume),
             advance.eq(~self.o.valid | self.o.ready),
             key_read.addr.eq(consume),
             key_read.en.eq(advance),
             self.o.payload.eq(key_read.data),
         ]
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(produce != consume),
-                         consume.eq(consume + (produce != consume))]
+            m.d.sync += [self.o.valid.eq(leave), consume.eq(consume + leave)]
 
         # What was fetched ahead of the last key is of no use to the next query.
         with m.If(emit_end | ~emit_busy):

@@ -152,8 +152,29 @@ async def cycles_do_not_depend_on_distances(dut):
         await load.run()
         sink = bench.sink("o")
         last_keys[kind] = (bench.source("i_command").cycles[:], [
-            cycle for key, cycle in zip(sink.received, sink.cycles, strict=True) if key["last"]])
+            cycle for key, cycle in zip(sink.received, sink.cycles, strict=True)
+            if key["last"] or bench.parameters["gapless"]])
     assert len(set(map(str, last_keys.values()))) == 1, last_keys
+
+
+@cocotb.test()
+async def gaps(dut):
+    """Keys of a query follow each other without a gap, and not later than they must."""
+    bench = Bench(dut)
+    if not bench.parameters["gapless"]:
+        return
+    for kind in Load.KINDS * 2:
+        await bench.reset()
+        load = Load(bench)
+        for _ in range(4):
+            shape = load.shape(bench.rng)
+            distances = load.distances(shape, kind, bench.rng)
+            load.send(shape, distances, bench.rng)
+            load.expect(shape, distances)
+        await load.run()
+        sink = bench.sink("o")
+        for key, cycle, after in zip(sink.received, sink.cycles, sink.cycles[1:], strict=False):
+            assert key["last"] or after == cycle + 1
 
 
 @cocotb.test()
@@ -192,6 +213,7 @@ async def latency(dut):
             == bench.parameters["latency"])
 
 
+@pytest.mark.parametrize("gapless", [False, True])
 @pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
     (64, 16, 256, 32, 16),
     (64, 4, 128, 16, 32),
@@ -202,12 +224,12 @@ async def latency(dut):
     (3, 1, 13, 4, 1),
     (1, 1, 1, 1, 1),
 ])
-def test_bench(key_bits, lanes, capacity, top_n, pass_lanes):
+def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, gapless):
     dut = TopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-               pass_lanes=pass_lanes)
+               pass_lanes=pass_lanes, gapless=gapless)
     words, reads = capacity // lanes, capacity // pass_lanes
     run_bench(dut, __file__, parameters={
-        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
+        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27, "gapless": gapless,
         "latency": dut.count_latency + reads - 1 + dut.refine_latency
         + dut.emit_cycles(words=words, selected=top_n),
     })
