@@ -11,8 +11,8 @@ from typing import Any
 import tomli_w
 
 
-__all__ = ["DECAY_BITS", "MULTIPLIER_BITS", "PRESETS", "SCALE_BITS", "Config", "ConfigError",
-           "Rescore", "fitting_preset"]
+__all__ = ["DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS", "Config",
+           "ConfigError", "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -20,6 +20,9 @@ SCALE_BITS = 16
 
 MULTIPLIER_BITS = 32
 """Bits of the logit scale of a rescored query (item 5 of the numeric contract)."""
+
+MULTIPLIER_SHIFT = 24
+"""Fraction bits of that scale."""
 
 DECAY_BITS = 8
 """Bits of the fraction of an octave that the exponential distinguishes (the same item)."""

@@ -24,16 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
-from nearbit_model.popcount import distances
-from nearbit_model.quantize import (
+from nearbit_model.config import (
+    DECAY_BITS,
+    MULTIPLIER_BITS,
     MULTIPLIER_SHIFT,
-    WORD_BITS,
-    Exact,
-    Values,
-    codes_from_ints,
-    group_size,
+    SCALE_BITS,
+    Config,
 )
+from nearbit_model.popcount import distances
+from nearbit_model.quantize import WORD_BITS, Exact, Values, codes_from_ints, group_size
 
 
 __all__ = ["Result", "accumulate", "attend", "attend_one", "check_command", "decay",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS
+from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT, SCALE_BITS
 
 
 __all__ = ["Exact", "Values", "codes", "codes_from_ints", "codes_to_ints", "exact", "outputs",
@@ -23,8 +23,6 @@ __all__ = ["Exact", "Values", "codes", "codes_from_ints", "codes_to_ints", "exac
 
 
 WORD_BITS = 64
-MULTIPLIER_SHIFT = 24
-"""Fraction bits of a multiplier (contract, item 5)."""
 SCALE_MAX = (1 << SCALE_BITS) - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nearbit_hw.weights import Weights
-from nearbit_model.golden import lookup
+from nearbit_model.golden import decay, lookup
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -22,6 +22,18 @@ class Replay:
         self.weight_max = (1 << self.weight_bits) - 1
         self.content = [[self.weight_max] * (self.key_bits + 1) for _ in range(self.tables)]
         self.lengths = []
+        self.scales, self.commanded, self.filled = [], 0, 0
+
+    def scale(self, selection):
+        """Whether a selection is rescored, and its multiplier; the same whenever it is asked."""
+        rng = self.bench.rng
+        while len(self.scales) <= selection:
+            # Weights that differ little, in a few octaves, and all but the best in none.
+            span = rng.choice([0.1, 4, self.weight_bits, 4 * self.weight_bits, 1000])
+            multiplier = int(rng.random() * span * 256 * 2 ** 24 / max(1, 2 * self.score_max))
+            self.scales.append((rng.getrandbits(1), rng.choice(
+                [0, 1, 2 ** 32 - 1, *[min(2 ** 32 - 1, multiplier)] * 5])))
+        return self.scales[selection]
 
     def load(self):
         entries = [(table, distance) for table in range(self.tables)
@@ -36,15 +48,21 @@ class Replay:
         return self.bench.finish(extra=0)
 
     def command(self, table, trace):
-        self.bench.source("i_command").send({"table": table, "trace": trace})
+        rescore, multiplier = self.scale(self.commanded)
+        self.commanded += 1
+        scale = {"rescore": rescore, "multiplier": multiplier} if self.score_max else {}
+        self.bench.source("i_command").send({"table": table, "trace": trace, **scale})
 
     def distances(self, kind, length):
-        rng, bits = self.bench.rng, self.key_bits
+        return self.numbers(kind, length, 0, self.key_bits)
+
+    def numbers(self, kind, length, least, most):
+        rng = self.bench.rng
         if kind == "equal":
-            return [rng.randint(0, bits)] * length
+            return [rng.randint(least, most)] * length
         if kind == "extremes":
-            return [rng.choice([0, bits]) for _ in range(length)]
-        drawn = [rng.randint(0, bits) for _ in range(length)]
+            return [rng.choice([least, most]) for _ in range(length)]
+        drawn = [rng.randint(least, most) for _ in range(length)]
         return {"random": drawn, "ascending": sorted(drawn),
                 "descending": sorted(drawn, reverse=True)}[kind]
 
@@ -53,14 +71,25 @@ class Replay:
         self.lengths.append(length)
         indices = [self.bench.rng.randrange(self.capacity) for _ in range(length)]
         distances = self.distances(kind, length)
-        weights = lookup(np.array(distances, np.int32), self.content[table]).tolist()
-        for j, (index, distance, weight) in enumerate(
-                zip(indices, distances, weights, strict=True)):
-            last = int(j == length - 1)
-            self.bench.source("i").send({"index": index, "distance": distance, "last": last})
+        rescore, multiplier = self.scale(self.filled)
+        self.filled += 1
+        scores = [-distance for distance in distances]
+        if self.score_max and rescore:
+            # What a key's distance is makes no difference then.
+            distances = [self.bench.rng.randint(0, self.distance_max) for _ in range(length)]
+            scores = self.numbers(kind, length, -self.score_max, self.score_max)
+            weights = decay(np.array(scores), np.full(length, True), np.array(multiplier),
+                            weight_bits=self.weight_bits).tolist()
+        else:
+            weights = lookup(np.array(distances, np.int32), self.content[table]).tolist()
+        for j, (index, distance, score, weight) in enumerate(
+                zip(indices, distances, scores, weights, strict=True)):
+            key = {"index": index, "distance": distance, "last": int(j == length - 1)}
+            if self.score_max:
+                key["score"] = score
+            self.bench.source("i").send(key)
             if trace:
-                self.bench.sink("o_trace").expect(
-                    {"index": index, "distance": distance, "weight": weight, "last": last})
+                self.bench.sink("o_trace").expect({**key, "weight": weight})
         for column in range(self.columns):
             for j, (index, weight) in enumerate(zip(indices, weights, strict=True)):
                 self.bench.sink("o").expect({"index": index, "column": column, "weight": weight,
@@ -225,10 +254,17 @@ async def reset_forgets_all_but_the_tables(dut):
     {"capacity": 64, "key_bits": 8, "columns": 2, "top_n": 2, "weight_bits": 16, "tables": 2},
     {"capacity": 64, "key_bits": 12, "columns": 3, "top_n": 5, "weight_bits": 24, "tables": 5},
     {"capacity": 256, "key_bits": 64, "columns": 4, "top_n": 16, "weight_bits": 16, "tables": 1},
+    {"capacity": 1, "key_bits": 1, "columns": 1, "top_n": 1, "weight_bits": 2, "tables": 1,
+     "score_max": 1},
+    {"capacity": 64, "key_bits": 8, "columns": 2, "top_n": 6, "weight_bits": 16, "tables": 2,
+     "score_max": 1 << 20},
+    {"capacity": 64, "key_bits": 12, "columns": 1, "top_n": 5, "weight_bits": 24, "tables": 3,
+     "score_max": 1 << 40, "distance_max": 36},
 ], ids=lambda parameters: "-".join(map(str, parameters.values())))
 def test_bench(parameters):
     dut = Weights(**parameters)
-    run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency})
+    run_bench(dut, __file__, parameters=parameters | {
+        "latency": dut.latency, "score_max": dut.score_max, "distance_max": dut.distance_max})
 
 
 GOOD = {"capacity": 8, "key_bits": 7, "columns": 2, "top_n": 5, "weight_bits": 16, "tables": 3}
@@ -238,6 +274,9 @@ def test_properties():
     dut = Weights(**GOOD)
     assert {name: getattr(dut, name) for name in GOOD} == GOOD
     assert dut.latency == 3
+    assert dut.score_max == 0
+    assert dut.distance_max == 7
+    assert Weights(**GOOD, score_max=100).latency == 6
 
 
 @pytest.mark.parametrize("value", [0, -1, "8", None])
@@ -247,3 +286,16 @@ def test_properties():
 def test_wrong_number(name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
         Weights(**GOOD | {name: value})
+
+
+@pytest.mark.parametrize(("changes", "kind", "message"), [
+    ({"score_max": -1}, TypeError, r"^Largest score must be an integer of at least 0, not -1$"),
+    ({"score_max": "8"}, TypeError, r"^Largest score must be an integer of at least 0, not '8'$"),
+    ({"distance_max": None}, TypeError,
+     r"^Largest distance must be an integer of at least 0, not None$"),
+    ({"score_max": 20, "distance_max": 21}, ValueError,
+     r"^Largest score must be at least the largest distance \(21\), not 20$"),
+])
+def test_wrong_scores(changes, kind, message):
+    with pytest.raises(kind, match=message):
+        Weights(**GOOD | changes)
