@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ import nearbit
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, Task
 
     from nearbit.tensors import Tensors
     from nearbit_model.config import Config
@@ -29,6 +31,7 @@ __all__ = ["main"]
 
 DEFAULT_PRESET = "reference"
 ENGINES = ("compiled", "icarus")
+BUILDING = "building the hardware (minutes, once)"
 
 NOT_EXACT = 1
 BAD_INPUT = 2
@@ -112,6 +115,7 @@ def simulate(
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
+    from nearbit_sim.simulation import predict
 
     for option, value, least in (("--top-n", top_n, 1), ("--sink", sink, 0),
                                  ("--recent", recent, 0)):
@@ -138,17 +142,20 @@ def simulate(
 
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
-            move = stack.enter_context(_progress(is_shown=not as_json))
+            bar = stack.enter_context(_progress("computing the golden model"))
             try:
                 golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
                                    recent=recent, causal=chosen.causal, qpos=chosen.qpos,
                                    temperature=chosen.temperature, rotate=rotate)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
+            prediction = predict(golden.prepared)
+            bar.say(BUILDING)
             hardware = nearbit.simulate(
                 chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
                 causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
-                rotate=rotate, engine=engine, vcd=vcd_path, progress=move)
+                rotate=rotate, engine=engine, vcd=vcd_path,
+                progress=bar.to(prediction.cycles))
 
         report = compare(chosen, golden, hardware)
         if results is not None:
@@ -159,12 +166,11 @@ def simulate(
                     weights=hardware.weights, heads=chosen.heads, queries=chosen.queries)
         if page is not None:
             from nearbit.page import render
-            from nearbit_sim.simulation import predict
 
             with page.write() as path:
                 path.write_text(
                     render(str(file), f"preset {name}" if name else str(config), chosen, report,
-                           hardware, predict(hardware.prepared)),
+                           hardware, prediction),
                     encoding="utf-8", newline="\n")
 
     if as_json:
@@ -215,7 +221,7 @@ def verilog(
     texts = {"nearbit.v": "", "nearbit.toml": accelerator.to_toml()}
     with output_folder(directory):
         files = {file: OutputFile(directory / file) for file in texts}
-        with _progress(is_shown=True):
+        with _progress("generating Verilog"):
             texts["nearbit.v"] = generate(nearbit.Core(accelerator), "nearbit")
         for file, output in files.items():
             with output.write() as path:
@@ -240,6 +246,10 @@ def cycles(
         metavar="R", help="Last keys, selected always.")] = 0,
     is_checked: Annotated[bool, typer.Option(
         "--check", help="Simulate as well, and compare every cycle.")] = False,
+    clock: Annotated[float | None, typer.Option(
+        metavar="MHZ", help=(
+            "Give times and queries per second at this clock, too. Presets have no clock of "
+            "their own."))] = None,
     plot: Annotated[Path | None, typer.Option(
         metavar="FILE.svg", help="Draw which stage works on which query at which cycle.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -261,14 +271,17 @@ def cycles(
         top_n = min(DEFAULT_N, max(1, accelerator.top_n - max(0, sink) - max(0, recent)))
     workload = report.Workload(keys=keys, queries=queries, n=top_n, sink=sink, recent=recent)
     workload.validate(accelerator, shown)
+    if clock is not None:
+        report.check_clock(clock)
     ending = "" if plot is None else report.plot_format(plot)
     drawing = None if plot is None else OutputFile(plot, keep=[config] if config else [])
 
     predicted = report.measure(accelerator, workload)
     found = None
     if is_checked:
-        with _progress(is_shown=not as_json) as move:
-            found = report.check(accelerator, workload, predicted, progress=move)
+        with _progress(BUILDING) as bar:
+            found = report.check(accelerator, workload, predicted,
+                                 progress=bar.to(predicted.timeline.cycles))
     if drawing is not None:
         with drawing.write() as path:
             report.plot(path, ending, predicted)
@@ -276,10 +289,14 @@ def cycles(
         print(json.dumps({
             "preset": name, "config": accelerator.to_dict(), "keys": keys, "queries": queries,
             "n": top_n, "sink": sink, "recent": recent, **predicted.to_dict(),
+            **({} if clock is None else predicted.at_clock(clock)),
             **({} if found is None else {"simulated": found.to_dict(), "equal": found.equal}),
         }, indent=2, allow_nan=False))
     else:
-        report.show(accelerator, shown, workload, predicted, found, _console())
+        console = _console()
+        report.show(accelerator, shown, workload, predicted, found, console, clock)
+        if plot is not None:
+            console.print(f"\nPlot: {plot}", soft_wrap=True, highlight=False, markup=False)
     if found is not None and not found.equal:
         raise typer.Exit(NOT_EXACT)
 
@@ -358,29 +375,55 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
         f"give it with --config")
 
 
+class _Bar:
+    """What is done now, on a terminal; in a simulation, how far it is and how long it will take."""
+
+    def __init__(self, progress: "Progress", doing: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(doing, total=None)
+
+    def say(self, doing: str) -> None:
+        """Show what is done now, without an estimate."""
+        self._progress.reset(self._task, total=None, description=doing)
+
+    def to(self, cycles: int) -> Callable[[int, int, int], None]:
+        """Give a function that shows a simulation's way to so many cycles, as engines call it."""
+        def move(cycle: int, _done: int, _total: int) -> None:
+            if self._progress.tasks[0].total is None:
+                # Only what is simulated counts for the time left.
+                self._progress.reset(self._task, total=cycles)
+            self._progress.update(self._task, completed=cycle,
+                                  description=f"simulating: cycle {cycle:,}")
+
+        return move
+
+
 @contextmanager
-def _progress(is_shown: bool) -> "Iterator[Callable[[int, int, int], None]]":
-    """Show a bar on a terminal, and nothing elsewhere; gives a function to move it."""
+def _progress(doing: str) -> Iterator[_Bar]:
+    """Show a bar on a terminal, and nothing elsewhere."""
     from rich.progress import (
         BarColumn,
         Progress,
+        ProgressColumn,
         SpinnerColumn,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
     )
+    from rich.text import Text
+
+    class TimeLeftColumn(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: "Task") -> Text:
+            seconds = task.time_remaining
+            return Text("" if seconds is None else f"{timedelta(seconds=int(seconds))} left")
 
     console = _console(is_error=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(),
-                  TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True,
-                  disable=not (is_shown and console.is_terminal)) as bar:
-        task = bar.add_task("building (minutes at first, then kept)", total=None)
-
-        def move(cycle: int, done: int, total: int) -> None:
-            bar.update(task, description=f"simulating: cycle {cycle:,}", completed=done,
-                       total=total)
-
-        yield move
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20),
+                  TaskProgressColumn(), TimeElapsedColumn(), TimeLeftColumn(), console=console,
+                  transient=True, disable=not console.is_terminal) as progress:
+        yield _Bar(progress, doing)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -412,7 +455,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, _user_errors()):
             raise
-        print("nearbit:", " ".join(str(error).split()), file=sys.stderr)
+        said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print("nearbit:", " ".join(said.split()), file=sys.stderr)
         return BAD_INPUT
     if status == INTERRUPTED:
         print("nearbit: interrupted", file=sys.stderr)

@@ -1,15 +1,21 @@
 """`nearbit cycles`."""
 
 import importlib.util
+import io
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from rich.console import Console
 
-from nearbit import cycles
+from nearbit import cli, cycles
 from nearbit_model.config import Config
+from nearbit_model.cycles import Phase, load, predict
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +38,34 @@ def test_table(run):
     assert re.search(r"^interval +64 *$", outcome.out, re.MULTILINE)
     assert re.search(r"^  score +64 +100% +<- limits *$", outcome.out, re.MULTILINE)
     assert "CAMformer: interval 327, latency 721" in outcome.out
+    assert "MHz" not in outcome.out
+
+
+def test_clock(run):
+    """Cycles, times at 48 MHz, and as many queries as fit into a second."""
+    options = ("cycles", "--keys", 1024, "--clock", 48)
+    outcome = run(*options)
+    assert re.search(r"^ +cycles +at 48 MHz +share *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^latency .* 282 +5\.875 us *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^interval +64 +1\.333 us *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^queries per second +750,000 *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^  score +64 +100% +<- limits *$", outcome.out, re.MULTILINE)
+    figures = json.loads(run(*options, "--json").out)
+    assert figures["clock_mhz"] == 48
+    assert figures["latency_seconds"] == pytest.approx(282 / 48e6, rel=1e-12)
+    assert figures["interval_seconds"] == pytest.approx(64 / 48e6, rel=1e-12)
+    assert figures["queries_per_second"] == pytest.approx(750_000, rel=1e-12)
+
+
+def test_clock_of_rows(run):
+    """A command of three rows answers three queries in an interval."""
+    figures = json.loads(run("cycles", "--keys", 4096, "--preset", "gqa3", "--clock", 0.001,
+                             "--json").out)
+    assert figures["interval"] == 192
+    assert figures["queries_per_second"] == pytest.approx(1000 / 64, rel=1e-12)
+    outcome = run("cycles", "--keys", 4096, "--preset", "gqa3", "--clock", 0.001)
+    assert re.search(r"^interval  \(64 per query\) +192 +192 ms *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^queries per second +15\.6 *$", outcome.out, re.MULTILINE)
 
 
 def test_rows(run):
@@ -78,6 +112,68 @@ def test_difference_is_found(run, monkeypatch):
     assert "cycles NOT as predicted." in outcome.out
 
 
+def test_every_stream_is_compared():
+    config = Config.preset("tiny")
+    workload = cycles.Workload(keys=8, queries=2, n=2)
+    timeline = cycles.measure(config, workload).timeline
+
+    def transfers(timeline):
+        names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands"}
+        return SimpleNamespace(
+            outputs={"o_result": SimpleNamespace(cycles=np.array(timeline.results)),
+                     "o_trace": SimpleNamespace(cycles=np.array(timeline.trace))},
+            accepted=[{name: np.array(getattr(phase, field)) for name, field in names.items()
+                       if getattr(phase, field)} for phase in timeline.accepted])
+
+    assert cycles.differences(timeline, transfers(timeline)) == []
+    for name in ("o_result", "o_trace"):
+        found = transfers(timeline)
+        found.outputs[name].cycles = np.append(found.outputs[name].cycles, 7)
+        assert cycles.differences(timeline, found) == [name]
+    for phase, name in ((0, "i_key"), (0, "i_value"), (0, "i_table"), (1, "i_query")):
+        found = transfers(timeline)
+        found.accepted[phase][name][-1] += 1
+        assert cycles.differences(timeline, found) == [f"{name} of phase {phase}"]
+        del found.accepted[phase][name]
+        assert cycles.differences(timeline, found) == [f"{name} of phase {phase}"]
+    found = transfers(timeline)
+    del found.accepted[-1]
+    assert cycles.differences(timeline, found) == ["phases"]
+
+
+def test_progress(monkeypatch):
+    """On a terminal: what is done; in a simulation, the share of the cycles and the time left."""
+    screen = io.StringIO()
+    now = 0.0
+    console = Console(file=screen, force_terminal=True, width=80, get_time=lambda: now)
+    monkeypatch.setattr(cli, "_console", lambda **_: console)
+
+    def shown():
+        """Show it anew; give the last line without colours."""
+        bar._progress.refresh()
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()[-1].strip()
+
+    with cli._progress("thinking") as bar:
+        assert "thinking" in shown()
+        bar.say("building")
+        now = 100.0
+        assert re.search(r"building .* 0:01:40$", shown())
+        move = bar.to(4000)
+        # A speed needs two reports; the first is that of the start.
+        now = 101.0
+        move(1000, 0, 0)
+        now = 102.0
+        move(2000, 0, 0)
+        assert re.search(r"simulating: cycle 2,000 .* 50% 0:00:01 0:00:02 left$", shown())
+        now = 103.0
+        move(3000, 0, 0)
+        assert re.search(r"simulating: cycle 3,000 .* 75% 0:00:02 0:00:01 left$", shown())
+
+
+def test_no_progress_elsewhere(run):
+    assert run("cycles", "--preset", "tiny", "--keys", 60, "--check").err == ""
+
+
 def test_wide_codes():
     """Random contents fit codes of more than a word."""
     config = Config(key_bits=100, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2)
@@ -116,6 +212,7 @@ def test_plot(run, tmp_path, ending):
         outcome = run("cycles", "--preset", "tiny", "--keys", 40, "--plot", path)
         assert (outcome.status, outcome.err) == (0, "")
         contents.append(path.read_bytes())
+    assert outcome.out.endswith(f"\nPlot: {path}\n")
     if ending == "svg":
         assert b"score all keys" in contents[0]
         assert contents[0] == contents[1]
@@ -123,7 +220,10 @@ def test_plot(run, tmp_path, ending):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ("--keys 1025", "preset reference holds 1024 keys (capacity), not 1025"),
+    ("--keys 1025", ("preset reference holds 1024 keys (capacity), not 1025; the preset head64 "
+                     "does")),
+    ("--keys 65537 --preset long", ("preset long holds 65536 keys (capacity), not 65537; give a "
+                                    "configuration that does with --config")),
     ("--keys 0", "--keys must be at least 1, not 0"),
     ("--keys 9 --queries 0", "--queries must be at least 1, not 0"),
     ("--keys 9 --queries 1000001", "--queries must be at most 1,000,000, not 1000001"),
@@ -131,11 +231,16 @@ def test_plot(run, tmp_path, ending):
     ("--keys 9 --sink -1", "--sink must be at least 0, not -1"),
     ("--keys 9 --recent -1", "--recent must be at least 0, not -1"),
     ("--keys 9 --n 33", ("preset reference selects at most 32 keys (top_n), not "
-                         "n + sink + recent = 33")),
-    ("--keys 9 --sink 40", ("preset reference selects at most 32 keys (top_n), not "
-                            "n + sink + recent = 41")),
+                         "n + sink + recent = 33; the preset head64 does")),
+    ("--keys 9 --sink 4000", ("preset reference selects at most 32 keys (top_n), not "
+                              "n + sink + recent = 4001; give a configuration that does with "
+                              "--config")),
+    *[(f"--keys 9 --clock {clock}", f"--clock is in MHz, from 0.001 to 100,000, not {shown}")
+      for clock, shown in (("0", "0"), ("-1", "-1"), ("nan", "nan"), ("inf", "inf"),
+                           ("12e6", "1.2e+07"), ("1e-320", "9.99989e-321"))],
     ("--keys 9 --preset none", None),
-    ("", None),
+    ("", "Missing option '--keys'."),
+    ("--key 9", "No such option: --key (Possible options: --keys)"),
 ])
 def test_bad_input(run, options, message):
     outcome = run("cycles", *options.split())
@@ -145,7 +250,16 @@ def test_bad_input(run, options, message):
         assert outcome.err == f"nearbit: {message}\n"
 
 
+@pytest.mark.parametrize(("option", "value"), [("--keys", "1e3"), ("--clock", "fast")])
+def test_not_a_number(run, option, value):
+    outcome = run("cycles", "--keys", 9, option, value)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"nearbit: Invalid value for '{option}': ")
+    assert outcome.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("name", "message"), [
+    ("plot.pgf", "a plot's name must end in ."),
     ("plot.xyz", "a plot's name must end in ."), ("plot", "a plot's name must end in ."),
     ("no/plot.svg", "No such file or directory"), ("folder.svg", "it is a directory"),
 ])
@@ -173,10 +287,29 @@ def test_benchmark(benchmark):
         assert recorded["workloads"][name]["latency"] <= latency
         assert recorded["workloads"][name]["interval"] <= interval
     assert recorded["workloads"]["64 lanes"]["interval"] <= 1.02 * 128
+    many = json.loads(json.dumps(benchmark.many()))
+    assert recorded["many"] == many
     select = recorded["quick_select"]
+    assert select == benchmark.quick_select()
     peer = cycles.PEERS[1]
     assert peer.interval == select["mean"]
-    assert f"worst of 1,000 is {select['worst']};" in peer.conditions
+    assert f"the worst is {select['worst']};" in peer.remark
+
+
+def test_long_context(benchmark):
+    """The record is exact, in the time that was asked for, and what the model predicts now."""
+    recorded = json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))["long_context"]
+    assert recorded["bit_exact"]
+    assert recorded["cycle_exact"]
+    assert recorded["machine"]["cores_used"] == 1
+    assert recorded["seconds"] < 600
+    assert (recorded["preset"], recorded["keys"], recorded["queries"], recorded["n"]) == (
+        "long", 65536, 64, 2048)
+    config, workload = benchmark.WORKLOADS["long"]
+    asked = [replace(command, trace=True)
+             for command in workload.commands(config, workload.queries)]
+    assert predict(config, [load(config, workload.keys), Phase(commands=asked)]).cycles \
+        == recorded["cycles"] == recorded["predicted_cycles"]
 
 
 def test_documents(benchmark):
