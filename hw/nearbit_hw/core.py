@@ -1,14 +1,21 @@
 """The accelerator: stores, scoring, selection, weighting and normalization, joined."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from nearbit_hw.dispatcher import Dispatcher, Error, query_layout
+from nearbit_hw.distance_sum import DistanceSum
+from nearbit_hw.exact_key_store import ExactKeyStore
 from nearbit_hw.key_store import KeyStore
 from nearbit_hw.normalizer import Normalizer
+from nearbit_hw.rescorer import Rescorer
 from nearbit_hw.row_merge import RowMerge
 from nearbit_hw.score_array import ScoreArray
+from nearbit_hw.selection_repeat import SelectionRepeat
 from nearbit_hw.top_n import TopN
 from nearbit_hw.value_accumulator import ValueAccumulator
 from nearbit_hw.value_store import ValueStore
@@ -20,14 +27,19 @@ __all__ = ["Core", "Error"]
 
 
 RESULTS_IN_FLIGHT = 8
-"""Rows whose selection is made and whose result is not out; no unit holds more than two."""
+"""Rows whose selection is made and whose result is not out; no unit holds more than two, but for
+those of a single key."""
 
 COMMANDS_IN_FLIGHT = 4
 """Commands between their start and the merging of their rows; three are in the selection."""
 
 TRACES_IN_FLIGHT = 4
 """Rows of which Weights has the command and the trace is not out: at most two in its buffers, and
-two of a single key each in its pipeline."""
+two of a single key each in its pipeline, which is longer with exact scores."""
+
+EXACT_QUERIES = 8
+"""Queries for exact scores held for each row, so that a host may send them with their commands: as
+many commands as are in work before the values."""
 
 
 class Core(wiring.Component):
@@ -41,13 +53,22 @@ class Core(wiring.Component):
     :py:`columns` beats. A row can be read by commands once it and all rows before it have been
     written (what counts is the highest row written). A load of a new row is taken at once. One of a
     row below that, or of a weight, waits until no command is in work or offered, so that a result
-    never mixes old and new.
+    never mixes old and new. Keys for exact scores are loaded in the same way as values.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
     The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table
     :py:`rows[r].table`. Each row is answered, in order, with the result's :py:`value_dim`
     elements, or with one beat that carries an error, and the core goes on; see
     :class:`nearbit_hw.dispatcher.Error`.
+
+    **Exact scores.** If the configuration has the unit for it, a command with :py:`rescore` gets
+    its weights not from a table but from the dot products of the rows' queries and the selected
+    keys, by an exponential whose scale is :py:`rows[r].multiplier`; see
+    :class:`nearbit_hw.rescorer.Rescorer` and :class:`nearbit_hw.weights.Weights`. For every row of
+    such a command, also for one that is unused or fails, a query must be sent to
+    :py:`i_exact_query`, row by row in the order of the commands, before or after them. If the unit
+    allows it, a command with :py:`shared` makes one selection for all its rows, by the sum of
+    their distances; their counts must be equal.
 
     Reference: :func:`nearbit_model.golden.attend`.
 
@@ -66,20 +87,29 @@ class Core(wiring.Component):
     i_table : :py:`In(stream.Signature(...))`
         Loads :py:`weight` into :py:`table` for a distance that exceeds the least by
         :py:`distance`. A table counts as loaded when its weight 0 is loaded and is not 0.
+    i_exact_key : :py:`In(stream.Signature(...))`
+        Loads :py:`elements` as those of column :py:`column` of exact key number :py:`row`. This
+        and the next stream are there if the configuration has :py:`rescore`.
+    i_exact_query : :py:`In(stream.Signature(...))`
+        Queries for exact scores, a column of elements per beat.
     i_query : :py:`In(stream.Signature(...))`
-        Commands: :py:`first`, :py:`n`, :py:`sink`, :py:`recent`, :py:`trace`, and for each row
-        :py:`code`, :py:`count`, :py:`table`.
+        Commands: :py:`first`, :py:`n`, :py:`sink`, :py:`recent`, :py:`trace`,
+        :py:`rescore`, :py:`shared`, and for each row :py:`code`, :py:`count`, :py:`table`, and
+        with the unit :py:`multiplier`.
     o_result : :py:`Out(stream.Signature(...))`
         Results: :py:`row`, :py:`error`, :py:`output` (two's complement, with
         :py:`output_fraction_bits` fraction bits), and :py:`last` with the row's last element.
     o_trace : :py:`Out(stream.Signature(...))`
         For commands with :py:`trace`, each row's selection by descending index: :py:`row`,
-        :py:`index`, :py:`distance`, :py:`weight`, :py:`last`. It leaves before the result.
+        :py:`index`, :py:`distance`, :py:`weight`, :py:`last`, and with the unit :py:`score`, which
+        is minus the distance if none was asked for. It leaves before the result.
     """
 
     i_key: stream.Interface
     i_value: stream.Interface
     i_table: stream.Interface
+    i_exact_key: stream.Interface
+    i_exact_query: stream.Interface
     i_query: stream.Interface
     o_result: stream.Interface
     o_trace: stream.Interface
@@ -89,6 +119,20 @@ class Core(wiring.Component):
             raise TypeError(f"Config must be a Config, not {config!r}")
         self._config = config
 
+        unit = config.rescore
+        exact: dict[str, Any] = {}
+        score: dict[str, Any] = {}
+        if unit is not None:
+            elements = data.ArrayLayout(signed(unit.element_bits), unit.lanes)
+            exact = {
+                "i_exact_key": In(stream.Signature(data.StructLayout({
+                    "row": range(config.capacity),
+                    "column": range(unit.columns),
+                    "elements": elements,
+                }))),
+                "i_exact_query": In(stream.Signature(elements)),
+            }
+            score = {"score": range(-self._score_max, self._score_max + 1)}
         super().__init__({
             "i_key": In(stream.Signature(data.StructLayout({
                 "row": range(config.capacity),
@@ -105,9 +149,10 @@ class Core(wiring.Component):
                 "distance": range(config.key_bits + 1),
                 "weight": config.weight_bits,
             }))),
+            **exact,
             "i_query": In(stream.Signature(query_layout(
                 key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
-                tables=config.tables))),
+                tables=config.tables, rescore=unit is not None))),
             "o_result": Out(stream.Signature(data.StructLayout({
                 "row": range(config.rows),
                 "error": Error,
@@ -117,7 +162,8 @@ class Core(wiring.Component):
             "o_trace": Out(stream.Signature(data.StructLayout({
                 "row": range(config.rows),
                 "index": range(config.capacity),
-                "distance": range(config.key_bits + 1),
+                "distance": range(config.distance_max + 1),
+                **score,
                 "weight": config.weight_bits,
                 "last": 1,
             }))),
@@ -127,9 +173,17 @@ class Core(wiring.Component):
     def config(self) -> Config:
         return self._config
 
+    @property
+    def _score_max(self) -> int:
+        """Largest absolute value of a score, or 0."""
+        unit = self._config.rescore
+        return 0 if unit is None else max(unit.score_max, self._config.distance_max)
+
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self._config
+        unit = config.rescore
+        shared = unit is not None and unit.shared
 
         m.submodules.key_store = key_store = KeyStore(
             capacity=config.capacity, lanes=config.lanes, key_bits=config.key_bits)
@@ -138,22 +192,25 @@ class Core(wiring.Component):
             value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS)
         m.submodules.dispatcher = dispatcher = Dispatcher(
             key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
-            lanes=config.lanes, top_n=config.top_n, tables=config.tables)
+            lanes=config.lanes, top_n=config.top_n, tables=config.tables,
+            rescore=unit is not None, shared=shared)
         m.submodules.score_array = score_array = ScoreArray(
             key_bits=config.key_bits, rows=config.rows, lanes=config.lanes)
+        # The last row is the one that may select for all.
         selectors = [
-            TopN(key_bits=config.key_bits, lanes=config.lanes, capacity=config.capacity,
-                 top_n=config.top_n, pass_lanes=config.pass_lanes)
-            for _ in range(config.rows)
+            TopN(key_bits=key_bits, lanes=config.lanes, capacity=config.capacity,
+                 top_n=config.top_n, pass_lanes=config.pass_lanes, gapless=unit is not None)
+            for key_bits in [config.key_bits] * (config.rows - 1) + [config.distance_max]
         ]
         for row, selector in enumerate(selectors):
             m.submodules[f"top_n_{row}"] = selector
         m.submodules.row_merge = row_merge = RowMerge(
-            capacity=config.capacity, key_bits=config.key_bits, rows=config.rows,
-            tables=config.tables)
+            capacity=config.capacity, distance_max=config.distance_max, rows=config.rows,
+            tables=config.tables, rescore=unit is not None, shared=shared)
         m.submodules.weights = weights = Weights(
             capacity=config.capacity, key_bits=config.key_bits, columns=config.columns,
-            top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables)
+            top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables,
+            score_max=self._score_max, distance_max=config.distance_max)
         m.submodules.value_accumulator = accumulator = ValueAccumulator(
             capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
@@ -165,6 +222,12 @@ class Core(wiring.Component):
             output_cycles=config.output_cycles)
 
         # ---- The datapath.
+        def join(source: Any, target: Any) -> None:
+            """Connect streams whose payloads have the same fields, some of them narrower."""
+            m.d.comb += [target.valid.eq(source.valid), source.ready.eq(target.ready),
+                         *(target.p[name].eq(source.p[name])
+                           for name, _ in target.payload.shape())]
+
         m.submodules.order = order = fifo.SyncFIFO(
             width=dispatcher.o_order.payload.shape().size, depth=COMMANDS_IN_FLIGHT)
         m.d.comb += [
@@ -179,10 +242,42 @@ class Core(wiring.Component):
         wiring.connect(m, dispatcher.o_query, score_array.i_query)
         wiring.connect(m, key_store.o, score_array.i)
         for row, selector in enumerate(selectors):
-            wiring.connect(m, dispatcher.o_select[row], selector.i_command)
-            wiring.connect(m, score_array.o[row], selector.i)
-            wiring.connect(m, selector.o, row_merge.i[row])
-        wiring.connect(m, row_merge.o, weights.i)
+            join(dispatcher.o_select[row], selector.i_command)
+            words, keys = score_array.o[row], selector.o
+            if shared and row == config.rows - 1:
+                # The row that may select for all.
+                m.submodules.distance_sum = distance_sum = DistanceSum(
+                    key_bits=config.key_bits, rows=config.rows, lanes=config.lanes)
+                m.submodules.selection_repeat = repeat = SelectionRepeat(
+                    capacity=config.capacity, distance_max=config.distance_max,
+                    top_n=config.top_n)
+                for source, target in zip(score_array.o, distance_sum.i, strict=True):
+                    m.d.comb += [target.valid.eq(source.valid), target.payload.eq(source.payload)]
+                m.d.comb += [
+                    distance_sum.i_command.valid.eq(
+                        selector.i_command.valid & selector.i_command.ready),
+                    distance_sum.i_command.p.shared.eq(dispatcher.o_select[row].p.shared),
+                    repeat.again.eq(row_merge.again),
+                ]
+                wiring.connect(m, selector.o, repeat.i)
+                words, keys = distance_sum.o, repeat.o
+            wiring.connect(m, words, selector.i)
+            join(keys, row_merge.i[row])
+        if unit is None:
+            wiring.connect(m, row_merge.o, weights.i)
+        else:
+            m.submodules.exact_key_store = exact_key_store = ExactKeyStore(
+                capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
+                element_bits=unit.element_bits)
+            m.submodules.rescorer = rescorer = Rescorer(
+                capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
+                lanes=unit.lanes, element_bits=unit.element_bits,
+                queries=1 << ceil_log2(EXACT_QUERIES * config.rows))
+            wiring.connect(m, wiring.flipped(self.i_exact_query), rescorer.i_query)
+            wiring.connect(m, row_merge.o, rescorer.i)
+            wiring.connect(m, rescorer.o_request, exact_key_store.i)
+            wiring.connect(m, exact_key_store.o, rescorer.i_beat)
+            wiring.connect(m, rescorer.o, weights.i)
         wiring.connect(m, weights.o, accumulator.i)
         wiring.connect(m, accumulator.o_request, value_store.i)
         wiring.connect(m, value_store.o, accumulator.i_beat)
@@ -220,6 +315,20 @@ class Core(wiring.Component):
             dispatcher.tables_loaded.eq(tables_loaded),
         ]
 
+        if unit is not None:
+            exact_loaded = Signal(range(config.capacity + 1))
+            new_exact = Signal()
+            m.d.comb += [
+                new_exact.eq(self.i_exact_key.p.row >= exact_loaded),
+                self.i_exact_key.ready.eq(idle | new_exact),
+                exact_key_store.i_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
+                exact_key_store.i_write.payload.eq(self.i_exact_key.payload),
+                dispatcher.exact_loaded.eq(exact_loaded),
+            ]
+            with m.If(exact_key_store.i_write.valid & new_exact
+                      & (self.i_exact_key.p.column == unit.columns - 1)):
+                m.d.sync += exact_loaded.eq(self.i_exact_key.p.row + 1)
+
         # ---- Commands in work.
         accept, complete = Signal(), Signal()
         in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
@@ -236,20 +345,18 @@ class Core(wiring.Component):
         # ---- Trace: with several rows, say which one it is of.
         command = row_merge.o_command
         m.d.comb += [
-            weights.i_command.p.table.eq(command.p.table),
-            weights.i_command.p.trace.eq(command.p.trace),
+            *(weights.i_command.p[name].eq(command.p[name])
+              for name, _ in weights.i_command.payload.shape()),
             weights.i_command.valid.eq(command.valid),
             command.ready.eq(weights.i_command.ready),
             self.o_trace.valid.eq(weights.o_trace.valid),
             weights.o_trace.ready.eq(self.o_trace.ready),
-            self.o_trace.p.index.eq(weights.o_trace.p.index),
-            self.o_trace.p.distance.eq(weights.o_trace.p.distance),
-            self.o_trace.p.weight.eq(weights.o_trace.p.weight),
-            self.o_trace.p.last.eq(weights.o_trace.p.last),
+            *(self.o_trace.p[name].eq(weights.o_trace.p[name])
+              for name, _ in weights.o_trace.payload.shape()),
         ]
         if config.rows > 1:
             m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
-                width=len(command.p.row), depth=TRACES_IN_FLIGHT)
+                width=len(command.p.row), depth=TRACES_IN_FLIGHT + (weights.latency - 3))
             m.d.comb += [
                 trace_rows.w_data.eq(command.p.row),
                 trace_rows.w_en.eq(command.valid & command.ready & command.p.trace),

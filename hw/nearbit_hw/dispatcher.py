@@ -7,8 +7,10 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from nearbit_model.config import MULTIPLIER_BITS
 
-__all__ = ["Dispatcher", "Error", "query_layout"]
+
+__all__ = ["Dispatcher", "Error", "order_layout", "query_layout"]
 
 
 class Error(enum.Enum, shape=3):
@@ -23,23 +25,49 @@ class Error(enum.Enum, shape=3):
     EMPTY = 3
     #: The row's range goes beyond what is loaded.
     RANGE = 4
-    #: The row's weight table was not loaded.
+    #: The row's weight table was not loaded; one to be rescored needs none.
     TABLE = 5
+    #: :py:`rescore` or :py:`shared` is asked for, and there is no unit for it.
+    RESCORE = 6
+    #: :py:`shared` is asked for without :py:`rescore`, or the rows' counts differ.
+    SHARED = 7
 
 
-def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int) -> data.StructLayout:
-    """Layout of a command, see :class:`nearbit_hw.core.Core`."""
+def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int,
+                 rescore: bool = False) -> data.StructLayout:
+    """Layout of a command, see :class:`nearbit_hw.core.Core`.
+
+    With :py:`rescore`, for a core that has the unit for exact scores.
+    """
     return data.StructLayout({
         "first": range(capacity),
         "n": range(capacity + 1),
         "sink": range(capacity + 1),
         "recent": range(capacity + 1),
         "trace": 1,
+        "rescore": 1,
+        "shared": 1,
         "rows": data.ArrayLayout(data.StructLayout({
             "code": key_bits,
             "count": range(capacity + 1),
             "table": range(tables),
+            **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
         }), rows),
+    })
+
+
+def order_layout(*, rows: int, tables: int, rescore: bool = False,
+                 shared: bool = False) -> data.StructLayout:
+    """Layout of what follows a command: whether each row is good, and how to weight it."""
+    return data.StructLayout({
+        "rows": data.ArrayLayout(data.StructLayout({
+            "error": Error,
+            "table": range(tables),
+            **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
+        }), rows),
+        "trace": 1,
+        **({"rescore": 1} if rescore else {}),
+        **({"shared": 1} if shared else {}),
     })
 
 
@@ -51,7 +79,9 @@ class Dispatcher(wiring.Component):
     the cycle in which the last of them takes it, or the last word or the codes of the previous
     command are taken, whatever is latest. Its own codes and words follow from the next cycle on, a
     word per cycle; :py:`last` is set on its last word, that of the longest row without an error. A
-    command without any good row has no codes and no words.
+    command without any good row has no codes and no words. One with :py:`shared` is a command of
+    the last row alone to all but :py:`o_order`, which is to select by the sum of all rows'
+    distances.
 
     If nothing is stalled, a command of w words occupies the block for max(w, 2) cycles, so words
     follow each other without a gap as long as no command has a single one. ScoreArray takes the
@@ -62,6 +92,10 @@ class Dispatcher(wiring.Component):
     ----------
     key_bits, capacity, rows, lanes, top_n, tables : :class:`int`
         As in :class:`nearbit_model.Config`.
+    rescore : :class:`bool`
+        Whether there is a unit for exact scores.
+    shared : :class:`bool`
+        Whether rows may share a selection.
 
     Members
     -------
@@ -69,10 +103,12 @@ class Dispatcher(wiring.Component):
         Commands.
     loaded : :py:`In(range(capacity + 1))`
         Rows from 0 that may be read. Must not fall.
+    exact_loaded : :py:`In(range(capacity + 1))`
+        Rows from 0 that may be rescored, if there is a unit for it. Must not fall.
     tables_loaded : :py:`In(tables)`
         Weight tables that may be used.
-    o_order : :py:`Out(stream.Signature(...))`
-        For each command, each row's :py:`error` and :py:`table`, and :py:`trace`.
+    o_order : :py:`Out(stream.Signature(order_layout(...)))`
+        For each command, what is to be known of it later.
     o_select : :py:`Out(stream.Signature(...)).array(rows)`
         Commands for each row's :class:`nearbit_hw.top_n.TopN`.
     o_query : :py:`Out(stream.Signature(...))`
@@ -83,6 +119,7 @@ class Dispatcher(wiring.Component):
 
     i: stream.Interface
     loaded: Signal
+    exact_loaded: Signal
     tables_loaded: Signal
     o_order: stream.Interface
     o_select: list[stream.Interface]
@@ -90,7 +127,7 @@ class Dispatcher(wiring.Component):
     o_words: stream.Interface
 
     def __init__(self, *, key_bits: int, capacity: int, rows: int, lanes: int, top_n: int,
-                 tables: int):
+                 tables: int, rescore: bool = False, shared: bool = False):
         for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Rows", rows),
                             ("Top N", top_n), ("Tables", tables)]:
             if not isinstance(value, int) or value < 1:
@@ -107,20 +144,19 @@ class Dispatcher(wiring.Component):
         self._lanes = lanes
         self._top_n = top_n
         self._tables = tables
+        self._rescore = bool(rescore)
+        self._shared = bool(shared)
 
         selected_shape = range(top_n + 1)
         super().__init__({
             "i": In(stream.Signature(query_layout(
-                key_bits=key_bits, capacity=capacity, rows=rows, tables=tables))),
+                key_bits=key_bits, capacity=capacity, rows=rows, tables=tables,
+                rescore=rescore))),
             "loaded": In(range(capacity + 1)),
+            **({"exact_loaded": In(range(capacity + 1))} if rescore else {}),
             "tables_loaded": In(tables),
-            "o_order": Out(stream.Signature(data.StructLayout({
-                "rows": data.ArrayLayout(data.StructLayout({
-                    "error": Error,
-                    "table": range(tables),
-                }), rows),
-                "trace": 1,
-            }))),
+            "o_order": Out(stream.Signature(order_layout(
+                rows=rows, tables=tables, rescore=rescore, shared=shared))),
             "o_select": Out(stream.Signature(data.StructLayout({
                 "word": range(capacity // lanes),
                 "skip": range(lanes),
@@ -128,6 +164,7 @@ class Dispatcher(wiring.Component):
                 "n": selected_shape,
                 "sink": selected_shape,
                 "recent": selected_shape,
+                **({"shared": 1} if shared else {}),
             }))).array(rows),
             "o_query": Out(stream.Signature(data.StructLayout({
                 "codes": data.ArrayLayout(key_bits, rows),
@@ -164,6 +201,14 @@ class Dispatcher(wiring.Component):
         return self._tables
 
     @property
+    def rescore(self) -> bool:
+        return self._rescore
+
+    @property
+    def shared(self) -> bool:
+        return self._shared
+
+    @property
     def latency(self) -> int:
         """Cycles from a command's first valid cycle to its first word, if all is idle."""
         return 2
@@ -184,6 +229,17 @@ class Dispatcher(wiring.Component):
         last_word = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         m.d.sync += checked.eq(self.i.valid & ~fire)
 
+        readable: Value = self.loaded
+        if self._rescore:
+            exact_readable = Mux(self.exact_loaded < self.loaded, self.exact_loaded, self.loaded)
+            readable = Mux(command.rescore, exact_readable, self.loaded)
+
+        # Whether the rows could share a selection.
+        can_share = Signal()
+        if self._shared:
+            m.d.comb += can_share.eq(command.rescore & Cat(
+                fields.count == command.rows[0].count for fields in command.rows).all())
+
         last_words: list[Value] = []
         for row in range(self._rows):
             fields = command.rows[row]
@@ -194,14 +250,20 @@ class Dispatcher(wiring.Component):
                 m.d.comb += error.eq(Error.TOO_MANY)
             with m.Elif(fields.count == 0):
                 m.d.comb += error.eq(Error.EMPTY)
-            with m.Elif(command.first + fields.count > self.loaded):
+            with m.Elif(command.first + fields.count > readable):
                 m.d.comb += error.eq(Error.RANGE)
-            with m.Elif(~self.tables_loaded.bit_select(fields.table, 1)):
+            with m.Elif(~command.rescore & ~self.tables_loaded.bit_select(fields.table, 1)):
                 m.d.comb += error.eq(Error.TABLE)
+            with m.Elif((command.rescore & (not self._rescore))
+                        | (command.shared & (not self._shared))):
+                m.d.comb += error.eq(Error.RESCORE)
+            with m.Elif(command.shared & ~can_share):
+                m.d.comb += error.eq(Error.SHARED)
             good = Signal(name=f"good_{row}")
             m.d.comb += good.eq(error == Error.OK)
             with m.If(~checked):
-                m.d.sync += [errors[row].eq(error), active[row].eq(good)]
+                m.d.sync += [errors[row].eq(error),
+                             active[row].eq(good & (~command.shared | (row == self._rows - 1)))]
 
             row_last = Signal.like(last_word, name=f"last_word_{row}")
             with m.If(good):
@@ -225,8 +287,16 @@ class Dispatcher(wiring.Component):
             ]
         m.d.sync += taken.eq(Mux(fire, 0, taken | takes))
         m.d.comb += self.o_order.p.trace.eq(command.trace)
+        if self._rescore:
+            m.d.comb += self.o_order.p.rescore.eq(command.rescore)
+        if self._shared:
+            m.d.comb += self.o_order.p.shared.eq(command.shared)
         for row in range(self._rows):
             fields = command.rows[row]
+            if self._rescore:
+                m.d.comb += self.o_order.p.rows[row].multiplier.eq(fields.multiplier)
+            if self._shared:
+                m.d.comb += self.o_select[row].p.shared.eq(command.shared)
             m.d.comb += [
                 self.o_order.p.rows[row].error.eq(errors[row]),
                 self.o_order.p.rows[row].table.eq(fields.table),

@@ -1,10 +1,13 @@
 """Brings the rows' selections into one order."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.dispatcher import Error
+from nearbit_hw.dispatcher import Error, order_layout
+from nearbit_model.config import MULTIPLIER_BITS
 
 
 __all__ = ["RowMerge"]
@@ -30,44 +33,51 @@ class RowMerge(wiring.Component):
         As :py:`Dispatcher.o_order`.
     i : :py:`In(stream.Signature(...)).array(rows)`
         Selections, as :py:`TopN.o`.
+    again : :py:`Out(1)`
+        Whether the last row's selection is wanted once more, when its last key is accepted; if
+        there is :py:`shared`.
     o_result : :py:`Out(stream.Signature(...))`
         For each row: :py:`row`, :py:`error`, and :py:`final`, set for the command's last row.
     o_command : :py:`Out(stream.Signature(...))`
-        For each row without an error: :py:`row`, :py:`table`, :py:`trace`.
+        For each row without an error: :py:`row`, :py:`table`, :py:`trace`; and for a unit for
+        exact scores :py:`rescore`, :py:`multiplier`.
     o : :py:`Out(stream.Signature(...))`
-        Selections of the rows without an error.
+        Selections of the rows without an error; for a unit for exact scores with :py:`rescore`,
+        :py:`skip`.
     """
 
     i_order: stream.Interface
     i: list[stream.Interface]
+    again: Signal
     o_result: stream.Interface
     o_command: stream.Interface
     o: stream.Interface
 
-    def __init__(self, *, capacity: int, key_bits: int, rows: int, tables: int):
-        for name, value in [("Capacity", capacity), ("Key bits", key_bits), ("Rows", rows),
-                            ("Tables", tables)]:
+    def __init__(self, *, capacity: int, distance_max: int, rows: int, tables: int,
+                 rescore: bool = False, shared: bool = False):
+        for name, value in [("Capacity", capacity), ("Largest distance", distance_max),
+                            ("Rows", rows), ("Tables", tables)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         self._capacity = capacity
-        self._key_bits = key_bits
+        self._distance_max = distance_max
         self._rows = rows
         self._tables = tables
+        self._rescore = bool(rescore)
+        self._shared = bool(shared)
 
-        selection = stream.Signature(data.StructLayout({
+        selection: dict[str, Any] = {
             "index": range(capacity),
-            "distance": range(key_bits + 1),
+            "distance": range(distance_max + 1),
             "last": 1,
-        }))
+        }
+        marks: dict[str, Any] = {"rescore": 1, "skip": 1} if rescore else {}
+        scale: dict[str, Any] = {"rescore": 1, "multiplier": MULTIPLIER_BITS} if rescore else {}
         super().__init__({
-            "i_order": In(stream.Signature(data.StructLayout({
-                "rows": data.ArrayLayout(data.StructLayout({
-                    "error": Error,
-                    "table": range(tables),
-                }), rows),
-                "trace": 1,
-            }))),
-            "i": In(selection).array(rows),
+            "i_order": In(stream.Signature(order_layout(
+                rows=rows, tables=tables, rescore=rescore, shared=shared))),
+            "i": In(stream.Signature(data.StructLayout(selection))).array(rows),
+            **({"again": Out(1)} if shared else {}),
             "o_result": Out(stream.Signature(data.StructLayout({
                 "row": range(rows),
                 "error": Error,
@@ -77,8 +87,9 @@ class RowMerge(wiring.Component):
                 "row": range(rows),
                 "table": range(tables),
                 "trace": 1,
+                **scale,
             }))),
-            "o": Out(selection),
+            "o": Out(stream.Signature(data.StructLayout({**selection, **marks}))),
         })
 
     @property
@@ -86,8 +97,8 @@ class RowMerge(wiring.Component):
         return self._capacity
 
     @property
-    def key_bits(self) -> int:
-        return self._key_bits
+    def distance_max(self) -> int:
+        return self._distance_max
 
     @property
     def rows(self) -> int:
@@ -97,12 +108,23 @@ class RowMerge(wiring.Component):
     def tables(self) -> int:
         return self._tables
 
+    @property
+    def rescore(self) -> bool:
+        return self._rescore
+
+    @property
+    def shared(self) -> bool:
+        return self._shared
+
     def elaborate(self, platform) -> Module:
         m = Module()
 
         row = Signal(range(self._rows))
         order = self.i_order.p.rows[row]
         good, final = Signal(), Signal()
+        skip = Signal() # the row failed, but its query for exact scores was sent
+        if self._rescore:
+            m.d.comb += skip.eq(~good & self.i_order.p.rescore)
         m.d.comb += [
             good.eq(order.error == Error.OK),
             final.eq(row == self._rows - 1),
@@ -117,8 +139,8 @@ class RowMerge(wiring.Component):
             self.o_command.valid.eq(self.i_order.valid & good & ~done[1]),
             does[0].eq(self.o_result.valid & self.o_result.ready),
             does[1].eq(self.o_command.valid & self.o_command.ready),
-            does[2].eq(self.o.valid & self.o.ready & self.o.p.last),
-            fire.eq(self.i_order.valid & (done | does | Cat(0, ~good, ~good)).all()),
+            does[2].eq(self.o.valid & self.o.ready & (self.o.p.last | skip)),
+            fire.eq(self.i_order.valid & (done | does | Cat(0, ~good, ~(good | skip))).all()),
             self.i_order.ready.eq(fire & final),
         ]
         m.d.sync += done.eq(Mux(fire, 0, done | does))
@@ -133,12 +155,30 @@ class RowMerge(wiring.Component):
             self.o_command.p.table.eq(order.table),
             self.o_command.p.trace.eq(self.i_order.p.trace),
         ]
+        source = Signal.like(row)
+        m.d.comb += source.eq(row)
+        if self._shared:
+            m.d.comb += self.again.eq(self.i_order.p.shared & ~final)
+            with m.If(self.i_order.p.shared):
+                m.d.comb += source.eq(self._rows - 1)
         for index in range(self._rows):
-            with m.If((row == index) & self.i_order.valid & good & ~done[2]):
+            key = self.i[index]
+            with m.If((source == index) & self.i_order.valid & good & ~done[2]):
                 m.d.comb += [
-                    self.o.valid.eq(self.i[index].valid),
-                    self.o.payload.eq(self.i[index].payload),
-                    self.i[index].ready.eq(self.o.ready),
+                    self.o.valid.eq(key.valid),
+                    self.o.p.index.eq(key.p.index),
+                    self.o.p.distance.eq(key.p.distance),
+                    self.o.p.last.eq(key.p.last),
+                    key.ready.eq(self.o.ready),
                 ]
+        if self._rescore:
+            m.d.comb += [
+                self.o_command.p.rescore.eq(self.i_order.p.rescore),
+                self.o_command.p.multiplier.eq(order.multiplier),
+                self.o.p.rescore.eq(self.i_order.p.rescore),
+                self.o.p.skip.eq(skip),
+            ]
+            with m.If(self.i_order.valid & skip & ~done[2]):
+                m.d.comb += self.o.valid.eq(1)
 
         return m

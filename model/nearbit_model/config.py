@@ -97,15 +97,21 @@ class Rescore:
         Elements multiplied per cycle; divides ``head_dim``.
     element_bits
         Bits of an element, two's complement, 2 to 16.
+    shared
+        Whether a command may have one selection for all its rows, by the sum of their distances
+        (the query heads of a GQA group).
     """
 
     head_dim: int
     lanes: int
     element_bits: int = 8
+    shared: bool = False
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
         _check_ranges(self, _RESCORE_RANGES, "rescore.")
+        if type(self.shared) is not bool:
+            raise ConfigError(f"rescore.shared must be true or false, not {self.shared!r}")
         if self.head_dim % self.lanes:
             raise ConfigError(f"rescore.lanes must divide rescore.head_dim ({self.head_dim}), "
                               f"not {self.lanes}")
@@ -212,6 +218,12 @@ class Config:
     def output_bits(self) -> int:
         """Bits of an output element, two's complement."""
         return self.value_bits + self.output_fraction_bits
+
+    @property
+    def distance_max(self) -> int:
+        """The largest distance that a selection may be made by."""
+        shared = self.rescore is not None and self.rescore.shared
+        return self.key_bits * (self.rows if shared else 1)
 
     @property
     def memory_bits(self) -> int:

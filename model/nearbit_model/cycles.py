@@ -49,7 +49,16 @@ RESULTS_IN_FLIGHT = 8
 
 KEY_STORE_LATENCY = 1
 VALUE_STORE_LATENCY = 2
+EXACT_KEY_STORE_LATENCY = 1
+RESCORER_DEPTH = 2
+"""Beats asked for, and keys that need none, in front of the rescorer's pipeline."""
+RESCORER_LATENCY = 3
+"""Without the tree of adders."""
+EXACT_QUERIES = 8
+"""Queries for exact scores held for each row, at least."""
 WEIGHTS_LATENCY = 3
+RESCORED_WEIGHTS_LATENCY = 6
+"""In a core that has exact scores."""
 ACCUMULATOR_LATENCY = 4
 
 _NEVER = -(1 << 62)
@@ -65,6 +74,8 @@ class Error(IntEnum):
     EMPTY = 3
     RANGE = 4
     TABLE = 5
+    RESCORE = 6
+    SHARED = 7
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,11 @@ class Command:
         For each row, its weight table; table 0, if there are none.
     trace
         Whether the selection is to be told.
+    rescore
+        Whether the selected keys are scored exactly. Then there is a query for each row among the
+        :attr:`Phase.exact_queries` of the same phase or one before.
+    shared
+        Whether the rows share a selection.
     """
 
     counts: tuple[int, ...]
@@ -92,6 +108,8 @@ class Command:
     first: int = 0
     tables: tuple[int, ...] = ()
     trace: bool = False
+    rescore: bool = False
+    shared: bool = False
 
     @property
     def selected_most(self) -> int:
@@ -112,6 +130,10 @@ class Phase:
     tables
         Table, distance and weight of the table loads, in order. Of the weight it matters only
         whether it is 0, and only for distance 0: a table whose first weight is 0 is not usable.
+    exact_keys
+        Row and column of the loads of keys for exact scores, in order.
+    exact_queries
+        Beats of queries for exact scores.
     commands
         Commands, in order.
     delay
@@ -121,6 +143,8 @@ class Phase:
     keys: Sequence[int] = ()
     values: Sequence[tuple[int, int]] = ()
     tables: Sequence[tuple[int, int, int]] = ()
+    exact_keys: Sequence[tuple[int, int]] = ()
+    exact_queries: int = 0
     commands: Sequence[Command] = ()
     delay: int = 0
 
@@ -128,7 +152,9 @@ class Phase:
 def load(config: Config, keys: int, *, first: int = 0, tables: int = 1, delay: int = 0) -> Phase:
     """Shape the phase that loads rows from ``first`` on and some whole tables."""
     rows = range(first, first + keys)
+    exact_columns = 0 if config.rescore is None else config.rescore.columns
     return Phase(
+        exact_keys=[(row, column) for row in rows for column in range(exact_columns)],
         keys=rows,
         values=[(row, column) for row in rows for column in range(config.columns)],
         tables=[(table, distance, 1) for table in range(tables)
@@ -143,6 +169,8 @@ class Accepted:
     keys: list[int] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
     tables: list[int] = field(default_factory=list)
+    exact_keys: list[int] = field(default_factory=list)
+    exact_queries: list[int] = field(default_factory=list)
     commands: list[int] = field(default_factory=list)
 
 
@@ -181,8 +209,8 @@ class Answer:
     trace
         The beats of the trace; none, if it was not asked for.
     stages
-        When each stage worked on it: ``score``, ``refine``, ``emit``, ``weigh``, ``accumulate``,
-        ``normalize``. Empty for an error.
+        When each stage worked on it: ``score``, ``refine``, ``emit``, ``rescore`` (if the core has
+        exact scores), ``weigh``, ``accumulate``, ``normalize``. Empty for an error.
     """
 
     command: int
@@ -245,7 +273,7 @@ class Timeline:
     def cycles(self) -> int:
         """Cycles up to the last transfer, the first one after reset included."""
         ends = [cycles[-1] for phase in self.accepted
-                for cycles in (phase.keys, phase.values, phase.tables, phase.commands) if cycles]
+                for cycles in vars(phase).values() if cycles]
         return max((*ends, *(answer.end for answer in self.answers[-1:])), default=-1) + 1
 
 
@@ -343,6 +371,9 @@ class _Loads:
         self._columns = config.columns
         self._keys = 0
         self._values = 0
+        self._exact_columns = 0 if config.rescore is None else config.rescore.columns
+        self._shared = config.rescore is not None and config.rescore.shared
+        self._exact = 0
         self._usable = [False] * config.tables
         self._busy: list[tuple[int, int]] = [] # times without a cycle between commands, in order
         self._phase = Phase()
@@ -389,6 +420,16 @@ class _Loads:
             done.values.append(cycle)
             if column == self._columns - 1:
                 self._values = max(self._values, row + 1)
+        while len(done.exact_keys) < len(phase.exact_keys):
+            cycle = done.exact_keys[-1] + 1 if done.exact_keys else self._start
+            row, column = phase.exact_keys[len(done.exact_keys)]
+            if row < self._exact:
+                cycle = self._idle(cycle)
+            if cycle >= before:
+                break
+            done.exact_keys.append(cycle)
+            if column == self._exact_columns - 1:
+                self._exact = max(self._exact, row + 1)
         while len(done.tables) < len(phase.tables):
             cycle = self._idle(done.tables[-1] + 1 if done.tables else self._start)
             if cycle >= before:
@@ -406,11 +447,78 @@ class _Loads:
             return Error.TOO_MANY
         if command.counts[row] == 0:
             return Error.EMPTY
-        if command.first + command.counts[row] > min(self._keys, self._values):
+        readable = min(self._keys, self._values)
+        if command.rescore and self._exact_columns:
+            readable = min(readable, self._exact)
+        if command.first + command.counts[row] > readable:
             return Error.RANGE
-        if not self._usable[command.tables[row] if command.tables else 0]:
+        if not (command.rescore or self._usable[command.tables[row] if command.tables else 0]):
             return Error.TABLE
+        if ((command.rescore and not self._exact_columns)
+                or (command.shared and not self._shared)):
+            return Error.RESCORE
+        if command.shared and not (command.rescore and len(set(command.counts)) == 1):
+            return Error.SHARED
         return Error.OK
+
+
+class _ExactQueries:
+    """The rescorer's ring of queries: when each is complete.
+
+    A beat is taken when there is a place for its query: when the one that had it is free.
+    """
+
+    def __init__(self, columns: int, places: int) -> None:
+        self._columns = columns
+        self._places = places
+        self._offered: deque[tuple[list[int], int, int]] = deque() # accepted, start, beats to come
+        self._beats = 0     # accepted
+        self._last = _NEVER # when the last one was
+        self._complete: list[int] = [] # of each query, when its last beat is accepted
+        self._freed: list[int] = []
+
+    def begin(self, phase: Phase, accepted: Accepted, start: int) -> None:
+        """Offer a phase's beats from a cycle on."""
+        if phase.exact_queries:
+            self._offered.append((accepted.exact_queries, start, phase.exact_queries))
+
+    def free(self, cycle: int) -> None:
+        """Note when the next query is no longer needed."""
+        self._freed.append(cycle)
+
+    def _accept(self) -> bool:
+        """Accept a beat, if one is offered and it is known when there is a place for it."""
+        query = self._beats // self._columns
+        if not self._offered or query - self._places >= len(self._freed):
+            return False
+        accepted, start, left = self._offered.popleft()
+        cycle = max(start, self._last + 1)
+        if query >= self._places:
+            cycle = max(cycle, self._freed[query - self._places] + 1)
+        accepted.append(cycle)
+        self._last = cycle
+        self._beats += 1
+        if self._beats % self._columns == 0:
+            self._complete.append(cycle)
+        if left > 1:
+            self._offered.appendleft((accepted, start, left - 1))
+        return True
+
+    def next_ready(self) -> int:
+        """The first cycle in which the next query, the first that is not free, can be used."""
+        while len(self._complete) <= len(self._freed):
+            if not self._accept():
+                raise ValueError("a command is rescored without a query for each row in its phase "
+                                 "or one before")
+        return self._complete[len(self._freed)] + 1
+
+    def finish(self) -> None:
+        """Accept all that is offered."""
+        while self._accept():
+            pass
+        if self._offered:
+            raise ValueError("there are more queries for exact scores than commands take and the "
+                             "core holds")
 
 
 @dataclass
@@ -420,8 +528,19 @@ class _Selection:
     selected: int
     emit: int      # emitting starts
     emitted: int   # the last key goes into the queue of keys
-    taken: int = 0 # Weights begins to take keys
+    taken: int = 0 # the next unit begins to take keys
     last: int = 0  # and takes the last one
+    each: list[int] = field(default_factory=list) # when it takes each, if not one per cycle
+    passed: int = 0 # the last key is taken for the last time so far, if rows share the selection
+
+    @property
+    def first_shown(self) -> int:
+        """When the first key is presented, if none before is in the way and there are no gaps."""
+        return self.emitted + 2 - (self.selected - 1)
+
+    def take(self, key: int) -> int:
+        """When a key is taken."""
+        return self.each[key] if self.each else self.taken + key
 
 
 class _TopN:
@@ -430,6 +549,7 @@ class _TopN:
     def __init__(self, config: Config, row: int) -> None:
         ratio = config.pass_lanes // config.lanes
         self._ratio = ratio
+        self._gapless = config.rescore is not None
         self._group = max(GROUP, ratio)
         self._score_latency = KEY_STORE_LATENCY + 1 + row + tree_latency(config.key_bits)
         self._count_latency = 4 + tree_latency(config.lanes)
@@ -490,12 +610,83 @@ class _TopN:
             if back < selection.selected:
                 key = selection.selected - 1 - back
                 if key > 0:
-                    cycle = selection.taken + key - 1
+                    cycle = selection.take(key - 1)
                 else:
                     cycle = self._recent[index - 1].last if index > 0 else _NEVER
+                    if self._gapless:
+                        cycle = max(cycle, selection.first_shown - 1)
                 return max(cycle, selection.emitted + 1) if back == 0 else cycle
             back -= selection.selected
         return _NEVER
+
+
+class _Rescorer:
+    """Rescorer and ExactKeyStore: from the selection's keys to Weights."""
+
+    def __init__(self, config: Config) -> None:
+        unit = config.rescore
+        lanes = 1 if unit is None else unit.lanes
+        self._columns = 1 if unit is None else unit.columns
+        self._latency = RESCORER_LATENCY + (tree_latency(lanes) if lanes > 1 else 0)
+        self.queries = _ExactQueries(
+            self._columns, 1 << (EXACT_QUERIES * config.rows - 1).bit_length())
+        self._store = _Pipeline()
+        self._pipeline = _Pipeline()
+        self._asked = _NEVER # when the last beat, or key that needs none, began to wait
+        self._taken = _NEVER # move of the pipeline in which it was taken
+        self._waiting: deque[int] = deque([_NEVER] * RESCORER_DEPTH, maxlen=RESCORER_DEPTH)
+
+    def _go(self, cycle: int, *, needs_beat: bool) -> int:
+        """Let a beat of a key wait, from a cycle on; gives when it begins to."""
+        asked = max(cycle, self._asked + 1, self._waiting[0] + 1)
+        shown = asked + 1
+        if needs_beat:
+            move = self._store.next_move(asked)
+            asked = self._store.cycle(move)
+            answered = move + EXACT_KEY_STORE_LATENCY
+            shown = max(asked + 1, self._store.shown(answered))
+        self._taken = max(self._pipeline.next_move(shown), self._taken + 1)
+        taken = self._pipeline.cycle(self._taken)
+        if needs_beat:
+            self._store.hold(answered, taken)
+        self._asked = asked
+        self._waiting.append(taken)
+        return asked
+
+    def skip(self, turn: int) -> int:
+        """Drop a query; gives when the key that stands for it is accepted."""
+        accepted = self._go(max(turn, self.queries.next_ready()), needs_beat=False)
+        self.queries.free(self._waiting[-1])
+        return accepted
+
+    def run(self, selection: _Selection, turn: int, *, rescore: bool, free: int, again: bool
+            ) -> tuple[int, Interval]:
+        """Take a selection from a cycle on; gives when Weights, once free, takes the last key.
+
+        It may be one that a row before had.
+        """
+        cycle = max(turn, selection.passed + 2 if again else selection.first_shown)
+        each: list[int] = []
+        if rescore:
+            cycle = max(cycle, self.queries.next_ready())
+        first = _NEVER
+        left = _NEVER
+        for key in range(selection.selected):
+            for _ in range(self._columns if rescore else 1):
+                asked = self._go(cycle, needs_beat=rescore)
+                first = asked if first == _NEVER else first
+            each.append(asked)
+            cycle = asked + 1
+            leaves = self._taken + self._latency
+            if key == 0:
+                self._pipeline.hold(leaves, free)
+            left = self._pipeline.cycle(leaves)
+        if rescore:
+            self.queries.free(self._waiting[-1])
+        if not again:
+            selection.taken, selection.last, selection.each = each[0], each[-1], each
+        selection.passed = each[-1]
+        return left, Interval(first, left)
 
 
 class _Replay:
@@ -506,6 +697,7 @@ class _Replay:
         self._lanes = config.value_lanes
         self._steps = config.output_bits
         self._output_cycles = config.output_cycles
+        self._latency = WEIGHTS_LATENCY if config.rescore is None else RESCORED_WEIGHTS_LATENCY
         self._weights = _Pipeline()
         self._store = _Pipeline()
         self._accumulator = _Pipeline()
@@ -523,14 +715,14 @@ class _Replay:
         """When the next selection's buffer is free."""
         return self._freed[0]
 
-    def run(self, selection: _Selection, turn: int, trace: bool
+    def run(self, keys: int, last: int, turn: int, trace: bool
             ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Interval]]:
-        """Answer a selection; its result may leave from a cycle on.
+        """Answer a selection whose last key is taken in a cycle.
 
-        Gives the first output of each column, the trace, and the stages' cycles.
+        Its result may leave from the cycle ``turn`` on. Gives the first output of each column, the
+        trace, and the stages' cycles.
         """
-        keys = selection.selected
-        ready = selection.last + (keys == 1)
+        ready = last + (keys == 1)
         issue = max(self._weights.next_move(ready), self._issued + 1)
         first_issue = self._weights.cycle(issue)
         outputs: list[int] = []
@@ -553,7 +745,7 @@ class _Replay:
                 self._normalizer.hold(self._started + self._steps, turn)
                 first_entered = entered
                 if trace:
-                    traced = tuple(self._weights.shown(issue + key + WEIGHTS_LATENCY)
+                    traced = tuple(self._weights.shown(issue + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
                 self._started + (self._lanes - 1) * self._output_cycles)
@@ -570,7 +762,7 @@ class _Replay:
 
     def _move_key(self, issue: int) -> int:
         """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
-        weighed = issue + WEIGHTS_LATENCY
+        weighed = issue + self._latency
         self._asked = self._store.next_move(self._weights.shown(weighed))
         asked = self._store.cycle(self._asked)
         self._weights.hold(weighed, asked)
@@ -596,6 +788,7 @@ class _Core:
         self._config = config
         self._loads = _Loads(config)
         self._selectors = [_TopN(config, row) for row in range(config.rows)]
+        self._rescorer = _Rescorer(config)
         self._replay = _Replay(config)
         # Dispatcher
         self._free = _NEVER  # the command before may be followed by another
@@ -611,12 +804,14 @@ class _Core:
         """Offer a phase from a cycle on."""
         accepted = Accepted()
         self._loads.begin(phase, accepted, start)
+        self._rescorer.queries.begin(phase, accepted, start)
         offered = start
         for command in phase.commands:
             self._loads.advance(offered)
             accepted.commands.append(self._command(command, offered))
             offered = accepted.commands[-1] + 1
         self._loads.advance(_FOREVER)
+        self._rescorer.queries.finish()
         return accepted
 
     def _command(self, command: Command, offered: int) -> int:
@@ -625,10 +820,12 @@ class _Core:
         rows = range(config.rows)
         errors = [self._loads.error(command, row, config.top_n) for row in rows]
         good = [row for row in rows if errors[row] == Error.OK]
+        # Rows that select; if they share, the last one does for all.
+        selecting = good[-1:] if command.shared else good
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
         announced = max(offered + 1, self._merged[0] + 1)
-        claims = [self._selectors[row].claim(offered + 1) for row in good]
+        claims = [self._selectors[row].claim(offered + 1) for row in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
         selections: dict[int, tuple[_Selection, dict[str, Interval]]] = {}
@@ -638,7 +835,7 @@ class _Core:
             # The words go out in the cycles after. The score array takes the codes rows - 1 cycles
             # after the first word, and that word two cycles after the command is accepted.
             self._free = accepted + max(words, config.rows + 1)
-            for row in good:
+            for row in selecting:
                 selections[row] = self._selectors[row].select(
                     accepted + words, words, min(command.selected_most, command.counts[row]))
 
@@ -648,24 +845,34 @@ class _Core:
             noted = max(turn, self._given[0] + 1)
             # A result leaves when it is noted and the one before is out.
             leave = max(noted + 1, self._given[-1] + 1)
-            if row in selections:
-                selection, stages = selections[row]
-                selection.taken = max(turn, self._replay.free)
-                selection.last = max(selection.emitted + 2,
-                                     selection.taken + selection.selected - 1)
-                outputs, trace, later = self._replay.run(selection, leave, command.trace)
+            if errors[row] == Error.OK:
+                selection, selecting_stages = selections[config.rows - 1 if command.shared else row]
+                stages = dict(selecting_stages)
+                commanded = max(turn, self._replay.free)
+                if config.rescore is None:
+                    selection.taken = commanded
+                    last = selection.last = selection.passed = max(
+                        selection.emitted + 2, selection.taken + selection.selected - 1)
+                else:
+                    last, stages["rescore"] = self._rescorer.run(
+                        selection, turn, rescore=command.rescore, free=self._replay.free,
+                        again=command.shared and row > 0)
+                outputs, trace, later = self._replay.run(
+                    selection.selected, last, leave, command.trace)
                 answer = Answer(
                     command=self._commands, row=row, error=Error.OK, words=words,
                     selected=selection.selected, offered=offered, accepted=accepted,
                     columns=outputs, beats_per_column=config.value_lanes,
                     beat_cycles=config.output_cycles, trace=trace, stages={**stages, **later})
-                turn = max(noted, selection.last) + 1
+                turn = max(noted, commanded, selection.passed) + 1
             else:
+                skipped = (self._rescorer.skip(turn)
+                           if command.rescore and config.rescore is not None else turn)
                 answer = Answer(
                     command=self._commands, row=row, error=errors[row], words=0, selected=0,
                     offered=offered, accepted=accepted, columns=(leave,), beats_per_column=1,
                     beat_cycles=1, trace=(), stages={})
-                turn = noted + 1
+                turn = max(noted, skipped) + 1
             self.answers.append(answer)
             self._given.append(answer.end)
         self._merge_turn = turn
@@ -691,7 +898,8 @@ class Steady:
         Cycles from one command to the next in the long run: those of the slowest stage.
     stages
         For each stage, the cycles that a command takes of it: ``score``, ``refine``, ``emit``,
-        ``weigh`` (ValueAccumulator is as fast), ``normalize``. And ``banks``, no stage but the time
+        ``rescore`` (if the core has exact scores), ``weigh`` (ValueAccumulator is as fast),
+        ``normalize``. And ``banks``, no stage but the time
         from the start of a command to the end of its selection, by 3: so many of them are in work
         at the same time.
     limit
@@ -704,7 +912,7 @@ class Steady:
     limit: str
 
 
-def steady(config: Config, *, words: int, selected: int) -> Steady:
+def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
     """Latency and interval of commands whose rows all have the same number of words and keys.
 
     Parameters
@@ -713,6 +921,8 @@ def steady(config: Config, *, words: int, selected: int) -> Steady:
         Words of keys: the longest range by ``lanes``, rounded up, if it begins with a word.
     selected
         Keys that each row selects.
+    rescore
+        Whether they are scored exactly.
     """
     ratio = config.pass_lanes // config.lanes
     reads = -(-words // ratio)
@@ -730,11 +940,24 @@ def steady(config: Config, *, words: int, selected: int) -> Steady:
         "normalize": Fraction(config.rows * config.columns * column),
         "banks": Fraction(selection + config.rows, BANKS),
     }
+    # From the last key into the queue to the last one into Weights' buffer.
+    handing = 2
+    weights_latency = WEIGHTS_LATENCY
+    if config.rescore is not None:
+        beats = config.rescore.columns if rescore else 1
+        lanes = config.rescore.lanes
+        stages["rescore"] = Fraction(config.rows * beats * selected)
+        handing += (selected * (beats - 1) + EXACT_KEY_STORE_LATENCY + RESCORER_LATENCY
+                    + (tree_latency(lanes) if lanes > 1 else 0))
+        weights_latency = RESCORED_WEIGHTS_LATENCY
     interval = max(stages.values())
-    # From the last key of row 0 on: the rows follow each other at the pace of the slower of
-    # weighing and normalizing; the first column must be complete before the first output.
-    replay = (2 + (selected == 1) + WEIGHTS_LATENCY + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
-              + selected + (config.rows * config.columns - 1) * max(selected, column)
+    # Row 0 alone; the first column must be complete before the first output. Then the rows follow
+    # each other at the pace of the slowest of these stages.
+    replay = (handing + (selected == 1) + weights_latency + VALUE_STORE_LATENCY
+              + ACCUMULATOR_LATENCY + selected + (config.columns - 1) * max(selected, column)
               + (config.value_lanes - 1) * config.output_cycles + config.output_bits)
-    return Steady(latency=1 + selection + replay, interval=interval, stages=stages,
+    paces = [stages[name] / config.rows
+             for name in ("rescore", "weigh", "normalize") if name in stages]
+    following = (config.rows - 1) * int(max(paces))
+    return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
                   limit=next(name for name, cycles in stages.items() if cycles == interval))

@@ -14,17 +14,20 @@ def shapes(program: Program) -> list[Phase]:
         fields = {name: program.port(name, is_input=True).unpack(words)
                   for name, words in phase.inputs.items()}
         keys, values = fields.get("i_key"), fields.get("i_value")
+        exact_keys = fields.get("i_exact_key")
         tables, queries = fields.get("i_table"), fields.get("i_query")
         commands: list[Command] = []
         if queries is not None:
             rows = queries["rows"]
             commands = [
                 Command(counts=tuple(counts), n=n, sink=sink, recent=recent, first=first,
-                        tables=tuple(loaded), trace=bool(trace))
-                for counts, n, sink, recent, first, loaded, trace in zip(
-                    rows["count"].tolist(), *(queries[name].tolist() for name in (
-                        "n", "sink", "recent", "first")), rows["table"].tolist(),
-                    queries["trace"].tolist(), strict=True)]
+                        tables=tuple(loaded), trace=bool(trace), rescore=bool(rescore),
+                        shared=bool(shared))
+                for counts, loaded, n, sink, recent, first, trace, rescore, shared in zip(
+                    rows["count"].tolist(), rows["table"].tolist(),
+                    *(queries[name].tolist() for name in (
+                        "n", "sink", "recent", "first", "trace", "rescore", "shared")),
+                    strict=True)]
         phases.append(Phase(
             keys=[] if keys is None else keys["row"].tolist(),
             values=[] if values is None else list(zip(
@@ -32,5 +35,8 @@ def shapes(program: Program) -> list[Phase]:
             tables=[] if tables is None else list(zip(
                 *(tables[name].tolist() for name in ("table", "distance", "weight")),
                 strict=True)),
+            exact_keys=[] if exact_keys is None else list(zip(
+                exact_keys["row"].tolist(), exact_keys["column"].tolist(), strict=True)),
+            exact_queries=len(phase.inputs.get("i_exact_query", ())),
             commands=commands, delay=phase.delay))
     return phases

@@ -336,7 +336,8 @@ class _Plan:
         self.program.add({"i_query": {
             "first": every(prepared.first),
             "n": every(prepared.n), "sink": every(prepared.sink), "recent": every(prepared.recent),
-            "trace": every(int(self._trace)),
+            "trace": every(int(self._trace)), "rescore": every(0),
+            "shared": every(0),
             "rows": {"code": rows(_code(prepared.q_codes[heads, queries], config.key_bits)),
                      "count": rows(prepared.counts[queries]),
                      "table": rows(heads - group[0] if together else np.zeros_like(heads))},

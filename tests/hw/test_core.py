@@ -7,8 +7,9 @@ import pytest
 
 from nearbit_hw.core import Core
 from nearbit_hw.dispatcher import Error
-from nearbit_model import Config
-from nearbit_model.golden import attend_one
+from nearbit_model.config import Config, Rescore
+from nearbit_model.golden import Result, attend, attend_one
+from nearbit_model.quantize import Exact, Values, codes_from_ints
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -19,9 +20,9 @@ class Driver:
     def __init__(self, bench):
         self.bench = bench
         self.config = Config.from_dict(bench.parameters["config"])
-        self.codes, self.elements, self.scales = [], [], []
+        self.unit = self.config.rescore
+        self.codes, self.elements, self.scales, self.exact = [], [], [], []
         self.tables = {}
-        self.results, self.traces = [], []
 
     def key(self, rng):
         config = self.config
@@ -32,24 +33,36 @@ class Driver:
         low, high = -(1 << config.value_bits - 1), (1 << config.value_bits - 1) - 1
         elements = [{"low": low, "high": high}.get(extreme, rng.randint(low, high))
                     for _ in range(config.value_dim)]
-        return code, elements, rng.choice([rng.randrange(1 << 16), 0xffff, 0])
+        return code, elements, rng.choice([rng.randrange(1 << 16), 0xffff, 0]), self.vector(rng)
+
+    def vector(self, rng):
+        """A query or a key for exact scores, if there is a unit for them."""
+        if self.unit is None:
+            return []
+        limit = 1 << self.unit.element_bits - 1
+        extreme = rng.choice([None, None, None, -limit, limit - 1])
+        return [rng.randrange(-limit, limit) if extreme is None else extreme
+                for _ in range(self.unit.head_dim)]
+
+    def beats(self, vector):
+        return [vector[start:start + self.unit.lanes]
+                for start in range(0, len(vector), self.unit.lanes)] if vector else []
 
     def load(self, row, key):
         """Write a key and its value at a row, which may be the next one."""
         config = self.config
-        code, elements, scale = key
+        code, elements, scale, exact = key
         self.bench.source("i_key").send({"row": row, "code": code})
         for column in range(config.columns):
             start = column * config.value_lanes
             self.bench.source("i_value").send({
                 "row": row, "column": column, "scale": scale,
                 "elements": elements[start:start + config.value_lanes]})
-        if row == len(self.codes):
-            self.codes.append(code)
-            self.elements.append(elements)
-            self.scales.append(scale)
-        else:
-            self.codes[row], self.elements[row], self.scales[row] = key
+        for column, beat in enumerate(self.beats(exact)):
+            self.bench.source("i_exact_key").send({"row": row, "column": column, "elements": beat})
+        stores = (self.codes, self.elements, self.scales, self.exact)
+        for store, part in zip(stores, key, strict=True):
+            store[row:row + 1] = [part]
 
     def append(self, count, rng):
         for _ in range(min(count, self.config.capacity - len(self.codes))):
@@ -67,10 +80,30 @@ class Driver:
                 {"table": table, "distance": distance, "weight": weight})
         self.tables[table] = weights
 
+    def share(self, command, queries):
+        """Answers of the golden model to rows that share a selection."""
+        config, rows = self.config, command["rows"]
+        ones = [[1] * (config.key_bits + 1)] * len(rows)
+        result = attend(
+            np.array([codes_from_ints([row["code"]], config.key_bits) for row in rows]),
+            codes_from_ints(self.codes, config.key_bits)[None],
+            Values(np.array([self.elements]), np.array([self.scales])), ones, config=config,
+            counts=rows[0]["count"], first=command["first"], n=command["n"],
+            sink=command["sink"], recent=command["recent"], shared=True,
+            exact=Exact(np.array(queries)[:, None], np.array([self.exact]),
+                        np.array([[row["multiplier"]] for row in rows])))
+        return [Result(result.output_int[row, 0], result.selected[row, 0],
+                       result.distances[row, 0], result.weights[row, 0], result.scores[row, 0])
+                for row in range(len(rows))]
+
     async def settle(self):
         """Wait until all loads are taken: a command sees what came before it."""
         await self.bench.until(lambda: not any(
-            self.bench.source(name).pending for name in ("i_key", "i_value", "i_table")))
+            self.bench.source(name).pending for name in self.loads))
+
+    @property
+    def loads(self):
+        return ("i_key", "i_value", "i_table", *(["i_exact_key"] if self.unit else []))
 
     def command(self, rng, *, faulty=False, full=False):
         config, loaded = self.config, len(self.codes)
@@ -86,9 +119,13 @@ class Driver:
             "table": rng.choice(list(self.tables)),
         } for _ in range(config.rows)]
         if faulty:
-            match rng.choice(["n", "many", "empty", "range", "table"]):
+            match rng.choice(["n", "many", "empty", "range", "table", "rescore"]):
                 case "n":
                     n = 0
+                case "rescore":
+                    self.ask({"first": first, "n": n, "sink": sink, "recent": recent,
+                              "trace": rng.randrange(2), "rescore": 1, "rows": rows})
+                    return
                 case "many":
                     n = min(config.capacity, config.top_n + rng.randint(1, 9) - sink - recent)
                 case "empty":
@@ -99,7 +136,20 @@ class Driver:
                 case "table":
                     rng.choice(rows)["table"] = rng.randrange(config.tables)
         self.ask({"first": first, "n": n, "sink": sink, "recent": recent,
-                  "trace": rng.randrange(2), "rows": rows})
+                  "trace": rng.randrange(2), "rows": rows, **self.sharing(rng, rows, faulty)})
+
+    def sharing(self, rng, rows, faulty):
+        """Have all rows share a selection, or not."""
+        if not self.shares or rng.random() < 0.5:
+            return {"shared": rng.randrange(2) if faulty and rng.random() < 0.2 else 0}
+        if not faulty:
+            for row in rows:
+                row["count"] = rows[0]["count"]
+        return {"shared": 1, "rescore": int(not faulty or rng.random() < 0.8)}
+
+    @property
+    def shares(self):
+        return self.unit is not None and self.unit.shared
 
     def error(self, command, row):
         if command["n"] == 0:
@@ -110,22 +160,48 @@ class Driver:
             return Error.EMPTY
         if command["first"] + row["count"] > len(self.codes):
             return Error.RANGE
-        if row["table"] not in self.tables:
+        if not command["rescore"] and row["table"] not in self.tables:
             return Error.TABLE
+        if ((command["rescore"] and self.unit is None)
+                or (command["shared"] and not self.shares)):
+            return Error.RESCORE
+        if command["shared"] and (not command["rescore"]
+                                  or len({other["count"] for other in command["rows"]}) > 1):
+            return Error.SHARED
         return Error.OK
 
     def ask(self, command):
+        """Send a command, and expect its answer; it is rescored or not, unless it says so."""
+        rng = self.bench.rng
+        command = {"rescore": rng.randrange(2) if self.unit else 0, "shared": 0, **command}
+        if self.unit:
+            span = 2 ** 24 * 256 * 20 // (2 * self.unit.score_max)
+            command["rows"] = [
+                {**row, "multiplier": rng.choice([0, rng.randrange(1 << 32),
+                                                  *[rng.randrange(min(1 << 32, span + 2))] * 4])}
+                for row in command["rows"]]
         self.bench.source("i_query").send(command)
+        queries = [self.vector(rng) for _ in command["rows"]]
+        rescored = self.unit and command["rescore"]
+        if rescored:
+            for query in queries:
+                self.bench.source("i_exact_query").send(*self.beats(query))
+        shared = None
+        if command["shared"] and self.error(command, command["rows"][0]) == Error.OK:
+            shared = self.share(command, queries)
         for index, row in enumerate(command["rows"]):
             error = self.error(command, row)
             if error != Error.OK:
                 self.bench.sink("o_result").expect(
                     {"row": index, "error": error.value, "output": 0, "last": 1})
                 continue
-            golden = attend_one(
-                row["code"], self.codes, self.elements, self.scales, self.tables[row["table"]],
+            table = self.tables.get(row["table"], [1] * (self.config.key_bits + 1))
+            exact = Exact(np.array([[queries[index]]]), np.array([self.exact]),
+                          np.array([[row["multiplier"]]])) if rescored else None
+            golden = shared[index] if shared else attend_one(
+                row["code"], self.codes, self.elements, self.scales, table,
                 config=self.config, count=row["count"], first=command["first"], n=command["n"],
-                sink=command["sink"], recent=command["recent"])
+                sink=command["sink"], recent=command["recent"], exact=exact)
             outputs = golden.output_int.tolist()
             for element, output in enumerate(outputs):
                 self.bench.sink("o_result").expect({
@@ -133,10 +209,12 @@ class Driver:
                     "last": int(element == len(outputs) - 1)})
             if command["trace"]:
                 order = np.argsort(-golden.selected)
+                scores = -golden.distances if golden.scores is None else golden.scores
                 for place in order.tolist():
                     self.bench.sink("o_trace").expect({
                         "row": index, "index": int(golden.selected[place]),
                         "distance": int(golden.distances[place]),
+                        **({"score": int(scores[place])} if self.unit else {}),
                         "weight": int(golden.weights[place]),
                         "last": int(place == order[-1])})
 
@@ -217,8 +295,10 @@ async def every_error(dut):
     await driver.settle()
     loaded = len(driver.codes)
 
-    def ask(*, count=loaded, table=0, first=0, n=1, sink=0, recent=0):
+    def ask(*, count=loaded, table=0, first=0, n=1, sink=0, recent=0, rescore=0,
+            shared=0):
         driver.ask({"first": first, "n": n, "sink": sink, "recent": recent, "trace": 1,
+                    "rescore": rescore, "shared": shared,
                     "rows": [{"code": 0, "count": count, "table": table}] * config.rows})
 
     good = {}
@@ -231,6 +311,9 @@ async def every_error(dut):
     faults += [{"first": config.capacity - 1, "count": config.capacity}] \
         if config.capacity > 1 else []
     faults += [{"table": config.tables - 1}] if config.tables > 1 else []
+    # An error without a unit; with it, the query is taken in either case, and no table is needed.
+    faults += [{**fault, "rescore": 1} for fault in [good, *faults]]
+    faults += [{"shared": 1}, {"shared": 1, "rescore": 1}, {"shared": 1, "rescore": 1, "count": 0}]
     for fault in faults:
         ask(**fault)
         ask(**good)
@@ -244,6 +327,7 @@ async def every_error(dut):
             removed = driver.tables.pop(0)
         await driver.settle()
         ask(**good)
+        ask(**good, rescore=1)
         if not weight:
             driver.tables[0] = removed
         await bench.finish()
@@ -262,9 +346,10 @@ async def loads_beside_commands(dut):
         driver.command(rng, full=True)
         await bench.until(lambda: not bench.source("i_query").pending)
         driver.append(1, rng)
-        await bench.step(config.columns)
+        await bench.step(max(config.columns, driver.unit.columns if driver.unit else 0))
         assert not bench.source("i_key").pending
         assert not bench.source("i_value").pending
+        assert driver.unit is None or not bench.source("i_exact_key").pending
         taken = len(bench.source("i_table").cycles)
         driver.load(0, driver.key(rng))
         driver.load_table(0, rng)
@@ -278,6 +363,8 @@ async def loads_beside_commands(dut):
         assert bench.source("i_key").cycles[-1] == answered + 1
         assert bench.source("i_value").cycles[-config.columns] == answered + 1
         assert bench.source("i_table").cycles[taken] == answered + 1
+        if driver.unit:
+            assert (bench.source("i_exact_key").cycles[-driver.unit.columns] == answered + 1)
 
 
 @cocotb.test()
@@ -305,11 +392,12 @@ async def rows_count_when_they_are_whole(dut):
     count = min(2, config.capacity)
     keys = [driver.key(rng) for _ in range(count)]
 
-    async def ask(loaded):
-        driver.codes, driver.elements, driver.scales = (
-            [key[part] for key in keys[:loaded]] for part in range(3))
+    async def ask(loaded, rescore=0):
+        driver.codes, driver.elements, driver.scales, driver.exact = (
+            [key[part] for key in keys[:loaded]] for part in range(4))
         for rows in range(1, count + 1):
             driver.ask({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
+                        "rescore": rescore,
                         "rows": [{"code": 0, "count": rows, "table": 0}] * config.rows})
         await bench.finish()
 
@@ -326,6 +414,16 @@ async def rows_count_when_they_are_whole(dut):
                 "elements": keys[row][1][start:start + config.value_lanes]})
             await driver.settle()
             await ask(row + (column == config.columns - 1))
+    if driver.unit is None:
+        return
+    # Rescored commands see exact keys as well, the others do not.
+    await ask(0, rescore=1)
+    await ask(count)
+    for row in range(count):
+        for column, beat in enumerate(driver.beats(keys[row][3])):
+            bench.source("i_exact_key").send({"row": row, "column": column, "elements": beat})
+            await driver.settle()
+            await ask(row + (column == driver.unit.columns - 1), rescore=1)
 
 
 @cocotb.test()
@@ -341,9 +439,10 @@ async def reset_in_the_middle(dut):
         await bench.reset()
         driver = Driver(bench)
         # Nothing is loaded after a reset.
+        row = {"code": 0, "count": 1, "table": 0, **({"multiplier": 0} if driver.unit else {})}
         bench.source("i_query").send({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
-                                      "rows": [{"code": 0, "count": 1, "table": 0}]
-                                      * driver.config.rows})
+                                      "rescore": 0, "shared": 0,
+                                      "rows": [row] * driver.config.rows})
         bench.sink("o_result").expect(*(
             {"row": row, "error": Error.RANGE.value, "output": 0, "last": 1}
             for row in range(driver.config.rows)))
@@ -369,8 +468,7 @@ async def cycles_do_not_depend_on_data(dut):
             ones = {"random": bench.rng.randint(0, config.key_bits), "all equal": 0,
                     "ascending": row * config.key_bits // config.capacity,
                     "descending": config.key_bits - row * config.key_bits // config.capacity}
-            _, elements, scale = driver.key(bench.rng)
-            driver.load(row, ((1 << ones[kind]) - 1, elements, scale))
+            driver.load(row, ((1 << ones[kind]) - 1, *driver.key(bench.rng)[1:]))
         driver.load_table(0, bench.rng)
         await driver.settle()
         await bench.step(bench.cycle % 2)
@@ -381,6 +479,7 @@ async def cycles_do_not_depend_on_data(dut):
             n = rng.randint(1, config.top_n)
             driver.ask({"first": config.capacity - count, "n": n, "sink": 0,
                         "recent": rng.randint(0, config.top_n - n), "trace": 1,
+                        "rescore": rng.randrange(2) if driver.unit else 0,
                         "rows": [{"code": 0, "count": rng.randint(1, count), "table": 0}
                                  for _ in range(config.rows)]})
         await bench.finish()
@@ -400,8 +499,21 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32), 20),
+    (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
+    (Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, tables=3,
+            pass_lanes=4, rescore=Rescore(head_dim=15, lanes=5, element_bits=12)), 20),
+    (Config(key_bits=6, value_dim=4, capacity=32, rows=3, lanes=4, value_lanes=4, top_n=32,
+            weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10),
+    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1,
+            rescore=Rescore(head_dim=1, lanes=1, element_bits=2)), 20),
+    (Config.preset("tiny").replace(rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 30),
+    (Config(key_bits=5, value_dim=2, capacity=12, lanes=2, value_lanes=2, top_n=1, tables=1,
+            rescore=Rescore(head_dim=4, lanes=4, shared=True)), 20),
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
-], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "reference"])
+    pytest.param(Config.preset("reference").replace(
+        capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
+], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "exact-tiny", "exact-odd",
+        "exact-rows", "exact-one", "shared", "shared-one", "reference", "exact-reference"])
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)

@@ -177,7 +177,11 @@ def test_rescore():
     plain = Config(**SMALL)
     assert plain.rescore is None
     assert "rescore" not in plain.to_dict()
-    assert config.to_dict()["rescore"] == {**EXACT, "element_bits": 8}
+    assert config.to_dict()["rescore"] == {**EXACT, "element_bits": 8, "shared": False}
+    assert config.distance_max == 8
+    together = config.replace(rows=3, rescore=Rescore(**EXACT, shared=True))
+    assert together.distance_max == 24
+    assert Config.from_toml(together.to_toml()) == together
     assert Config.from_toml(config.to_toml()) == config
     assert config.replace(lanes=2).rescore == unit
     assert config.replace(rescore=None) == plain
@@ -197,9 +201,12 @@ def test_rescore_out_of_range(name):
 def test_wrong_rescore():
     with refuses("rescore.lanes must divide rescore.head_dim (16), not 3"):
         Rescore(head_dim=16, lanes=3)
+    with refuses("rescore.shared must be true or false, not 1"):
+        Rescore(head_dim=16, lanes=4, shared=1)
     with refuses("rescore must be a Rescore or None, not 5"):
         Config(**SMALL, rescore=5)
-    with refuses("unknown key 'rescore.lane'; rescore has the keys head_dim, lanes, element_bits"):
+    with refuses("unknown key 'rescore.lane'; rescore has the keys head_dim, lanes, element_bits, "
+                 "shared"):
         Config.from_dict({**SMALL, "rescore": {**EXACT, "lane": 4}})
     with refuses("rescore.lanes is missing; head_dim and lanes have no default"):
         Config.from_dict({**SMALL, "rescore": {"head_dim": 16}})

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from nearbit_model.config import Config
+from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Error, predict
 from nearbit_sim.program import Program
 from nearbit_sim.shapes import shapes
@@ -48,12 +48,24 @@ class Author:
         config, rng = self.config, self.rng
         beats = [(row, column) for row in rows for column in range(config.columns)]
         codes = [self.payload(code) for code in self.codes(max(1, len(rows)))[:len(rows)]]
+        unit, exact = config.rescore, {}
+        if unit is not None and rows and rng.random() < 0.9:
+            places = [(row, column) for row in rows for column in range(unit.columns)]
+            exact = {"i_exact_key": {
+                "row": [row for row, _ in places], "column": [column for _, column in places],
+                "elements": np.array([self.elements() for _ in places])}}
         return {
+            **exact,
             "i_key": {"row": rows, "code": np.array(codes, np.uint64)},
             "i_value": {"row": [row for row, _ in beats], "column": [column for _, column in beats],
                         "elements": np.full((len(beats), config.value_lanes), rng.randint(-3, 3)),
                         "scale": [rng.randrange(1 << 16)] * len(beats)},
         } if rows else {}
+
+    def elements(self):
+        """A beat of a key or of a query for exact scores."""
+        limit = 1 << self.config.rescore.element_bits - 1
+        return [self.rng.randrange(-limit, limit) for _ in range(self.config.rescore.lanes)]
 
     def table(self, table, whole=True):
         distances = list(range(self.config.key_bits + 1)) if whole else [0]
@@ -77,8 +89,12 @@ class Author:
         config, rng = self.config, self.rng
         full, short = rng.random() < 0.3, rng.random() < 0.3
         trace = rng.choice([0, 1, None])
-        fields = {name: [] for name in ("first", "n", "sink", "recent", "trace")}
-        rows = {name: [] for name in ("code", "count", "table")}
+        unit = config.rescore
+        # Mostly commands of one kind, and sometimes those that the core cannot run.
+        kind = rng.choice([0, 1, 1, None]) if unit else 0
+        fields = {name: [] for name in ("first", "n", "sink", "recent", "trace", "rescore",
+                                     "shared")}
+        rows = {name: [] for name in ("code", "count", "table", *(["multiplier"] if unit else []))}
         fixed = rng.randint(1, config.top_n) if rng.random() < 0.3 else None
         for _ in range(count):
             loaded = max(1, self.loaded)
@@ -94,8 +110,14 @@ class Author:
                               rng.choice([longest, rng.randint(1, longest),
                                           min(longest, n + sink + recent)]))
             tables = [rng.choice(sorted(self.tables) or [0]) for _ in range(config.rows)]
+            rescore = rng.randrange(2) if kind is None else kind
+            shared = int(unit is not None and unit.shared and rescore and rng.random() < 0.6)
+            if shared:
+                counts = counts[:1] * config.rows
             if rng.random() < 0.15:
-                match rng.choice(["n", "many", "empty", "range", "table", "rows"]):
+                match rng.choice(["n", "many", "empty", "range", "table", "rows", "rescore"]):
+                    case "rescore":
+                        rescore, shared = rng.randrange(2), rng.randrange(2)
                     case "n":
                         n = 0
                     case "many":
@@ -109,14 +131,21 @@ class Author:
                     case "rows":
                         counts = [count * rng.randrange(2) for count in counts]
             for name, value in (("first", first), ("n", n), ("sink", sink), ("recent", recent),
-                                ("trace", rng.randrange(2) if trace is None else trace)):
+                                ("trace", rng.randrange(2) if trace is None else trace),
+                                ("rescore", rescore), ("shared", shared)):
                 fields[name].append(value)
+            if unit:
+                rows["multiplier"].append([rng.getrandbits(rng.choice([8, 32]))
+                                           for _ in range(config.rows)])
             rows["code"].append([self.payload(rng.choice([
                 0, (1 << config.key_bits) - 1, rng.getrandbits(config.key_bits)]))
                 for _ in range(config.rows)])
             rows["count"].append(counts)
             rows["table"].append(tables)
-        return {"i_query": {**fields, "rows": {
+        queries = sum(fields["rescore"]) * config.rows if unit else 0
+        exact = {} if queries == 0 else {"i_exact_query": np.array(
+            [self.elements() for _ in range(queries * unit.columns)])}
+        return {**exact, "i_query": {**fields, "rows": {
             name: np.array(rows[name], np.uint64 if name == "code" else np.int64)
             for name in rows}}}
 
@@ -158,7 +187,8 @@ def compare(config, program, engine):
     timeline = predict(config, shapes(program))
     program.beats = {"o_result": len(timeline.results), "o_trace": len(timeline.trace)}
     outcome = engine.run(program, patience=50_000)
-    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands"}
+    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
+             "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
     beats = outcome.outputs["o_result"]
     payloads = beats.payloads
     last = payloads["last"] == 1
@@ -198,6 +228,17 @@ SMALL = {
     # Scoring is much faster than all that follows.
     "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=8, value_lanes=8, top_n=16,
                    pass_lanes=32),
+    # Exact scores: of a beat, of several, slower and faster than what comes before and after.
+    "exact": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16,
+                    rescore=Rescore(head_dim=8, lanes=4)),
+    "exact slow": Config(key_bits=9, value_dim=3, capacity=32, lanes=4, value_lanes=3, top_n=6,
+                         rescore=Rescore(head_dim=5, lanes=1, element_bits=12)),
+    "exact fast": Config(key_bits=7, value_dim=6, capacity=32, rows=3, lanes=2, value_lanes=2,
+                         top_n=30, output_cycles=4, rescore=Rescore(head_dim=16, lanes=16)),
+    "shared": Config(key_bits=8, value_dim=8, capacity=64, rows=3, lanes=4, value_lanes=4, top_n=16,
+                     rescore=Rescore(head_dim=8, lanes=4, shared=True)),
+    "exact one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
+                        tables=1, rescore=Rescore(head_dim=1, lanes=1, element_bits=2)),
 }
 
 
@@ -205,6 +246,8 @@ LARGE = {
     "reference": Config.preset("reference"),
     "head32": Config.preset("head32"),
     # A code of several words, and a GQA group.
+    "exact reference": Config.preset("reference").replace(
+        rescore=Rescore(head_dim=64, lanes=32)),
     "group": Config(key_bits=96, value_dim=16, capacity=256, rows=3, lanes=8, value_lanes=8,
                     top_n=62, tables=3, pass_lanes=16, output_cycles=2),
 }
@@ -273,6 +316,7 @@ def test_constant_time(name):
             same = np.zeros(len(counts), int)
             program.add({"i_query": {
                 "first": same, "n": same + n, "sink": same, "recent": same, "trace": same + 1,
+                "rescore": same, "shared": same,
                 "rows": {"code": np.array([[(1 << rng.choice([0, rng.randint(0, bits)])) - 1]
                                            * rows for _ in counts]),
                          "count": np.array(counts), "table": np.zeros((len(counts), rows), int)},
