@@ -4,8 +4,9 @@
 
 Measures, on one core, the golden model on 8 heads x 256 queries x 2,048 keys (those of the file, or
 random ones), its selection of the 32 nearest keys beside FAISS's, the memory that 64 queries x
-65,536 keys x 8 heads take, and the error on the real heads of tests/data and of the file. Writes
-benchmarks/results/golden.json and, from it, the figures in docs/numerics.md.
+65,536 keys x 8 heads take, and the error on the real heads of tests/data and of the file. Given a
+file, writes benchmarks/results/golden.json and, from it, the figures in docs/numerics.md. Without
+one, both are left alone: their figures are of a file that is not in the repository.
 """
 
 import os
@@ -161,7 +162,8 @@ def document(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", nargs="?", type=Path, help="tensors to time; random ones without")
+    parser.add_argument("file", nargs="?", type=Path,
+                        help="tensors to time; without, random ones, and nothing is written")
     path = parser.parse_args().file
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -182,14 +184,18 @@ def main() -> None:
         "memory": measure_memory(),
         "errors": {file.name: measure_error(load(file)) for file in files},
     }
+    print(json.dumps({name: results[name] for name in ("input", "time", "memory")}, indent=2))
+    print(document(results))
+    if path is None:
+        print(f"Random tensors: {RESULTS.relative_to(ROOT)} and {DOCUMENT.relative_to(ROOT)} are "
+              f"left as they are.")
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     text = DOCUMENT.read_text()
     DOCUMENT.write_text(re.sub(
         r"(<!-- golden -->\n).*?(<!-- /golden -->)",
         lambda match: f"{match[1]}{document(results)}\n{match[2]}", text, flags=re.DOTALL))
-    print(json.dumps({name: results[name] for name in ("input", "time", "memory")}, indent=2))
-    print(document(results))
 
 
 if __name__ == "__main__":
