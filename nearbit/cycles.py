@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from nearbit_model.config import Config, fitting_preset
+from nearbit_model.config import MULTIPLIER_BITS, Config, fitting_preset
 from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict, steady
 
 
@@ -71,6 +71,8 @@ _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
     "refine": "more pass_lanes: more distances are read per cycle",
     "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
+    "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
+    "rescore, one column": "a smaller n: one key is scored exactly per cycle already",
     "weigh": "more value_lanes: a key's value row is read in fewer columns",
     "weigh, one column": "a smaller n: one key is added up per cycle already",
     "normalize": "fewer output_cycles: more units divide",
@@ -82,7 +84,7 @@ _RELIEF = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Queries over the first ``keys`` keys."""
+    """Queries over the first ``keys`` keys; with exact scores, if the configuration has them."""
 
     keys: int
     queries: int
@@ -118,13 +120,20 @@ class Workload:
         if full:
             used = [config.rows] * count
         return [Command(counts=(self.keys,) * rows + (0,) * (config.rows - rows), n=self.n,
-                        sink=self.sink, recent=self.recent) for rows in used]
+                        sink=self.sink, recent=self.recent, rescore=config.rescore is not None)
+                for rows in used]
+
+    def ask(self, config: Config, count: int, *, full: bool = False, delay: int = 0) -> Phase:
+        """Ask the commands of :meth:`commands`."""
+        commands = self.commands(config, count, full=full)
+        columns = 0 if config.rescore is None else config.rescore.columns
+        return Phase(commands=commands, exact_queries=len(commands) * config.rows * columns,
+                     delay=delay)
 
     def phases(self, config: Config, latency: int) -> list[Phase]:
         """Load, ask one command of an idle core, then all queries back to back."""
-        return [load(config, self.keys),
-                Phase(commands=self.commands(config, 1, full=True)),
-                Phase(commands=self.commands(config, self.queries), delay=latency)]
+        return [load(config, self.keys), self.ask(config, 1, full=True),
+                self.ask(config, self.queries, delay=latency)]
 
 
 @dataclass(frozen=True)
@@ -189,11 +198,10 @@ def measure(config: Config, workload: Workload) -> Cycles:
     """Predict what a workload takes."""
     words = -(-workload.keys // config.lanes)
     selected = min(workload.keys, workload.n + workload.sink + workload.recent)
-    formula = steady(config, words=words, selected=selected)
+    formula = steady(config, words=words, selected=selected, rescore=config.rescore is not None)
     # The formulas know all stages but not the waits for room in queues between them.
-    loads = load(config, workload.keys)
-    answers = predict(config, [loads, Phase(
-        commands=workload.commands(config, _STEADY_COMMANDS, full=True))]).answers
+    answers = predict(config, [load(config, workload.keys), workload.ask(
+        config, _STEADY_COMMANDS, full=True)]).answers
     ends = [answer.end for answer in answers[config.rows - 1::config.rows]]
     half = _STEADY_COMMANDS // 2
     interval = Fraction(ends[-1] - ends[-1 - half], half)
@@ -214,6 +222,8 @@ def _relief(config: Config, stage: str) -> str:
         stage = "weigh, one column"
     elif stage == "normalize" and config.output_cycles == 1:
         stage = "normalize, one cycle"
+    elif stage == "rescore" and config.rescore is not None and config.rescore.columns == 1:
+        stage = "rescore, one column"
     return _RELIEF[stage]
 
 
@@ -262,7 +272,8 @@ def differences(predicted: Timeline, found: "Outcome") -> list[str]:
 
     With a trace, if the simulation has one; outputs first, then the inputs of each phase.
     """
-    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands"}
+    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
+             "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
     different = [name for name, cycles in (("o_result", predicted.results),
                                            ("o_trace", predicted.trace))
                  if found.outputs[name].cycles.tolist() != cycles]
@@ -317,12 +328,22 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
         random[..., -1] &= np.uint64((1 << config.key_bits - 64 * (words - 1)) - 1)
         return random if words > 1 else random[..., 0] & mask
 
+    def elements(count: int, lanes: int, bits: int) -> Any:
+        return rng.integers(-1 << bits - 1, 1 << bits - 1, size=(count, lanes))
+
+    unit = config.rescore
+    if unit is not None and phase.exact_keys:
+        rows, columns = np.array(phase.exact_keys).T
+        inputs["i_exact_key"] = {"row": rows, "column": columns, "elements": elements(
+            len(rows), unit.lanes, unit.element_bits)}
+    if unit is not None and phase.exact_queries:
+        inputs["i_exact_query"] = elements(phase.exact_queries, unit.lanes, unit.element_bits)
     if phase.keys:
         inputs["i_key"] = {"row": np.array(phase.keys), "code": codes(len(phase.keys))}
         rows, columns = np.array(phase.values).T
-        high = (1 << config.value_bits - 1) - 1
-        inputs["i_value"] = {"row": rows, "column": columns, "elements": rng.integers(
-            -high, high + 1, size=(len(rows), config.value_lanes)), "scale": rows * 0 + 0xffff}
+        inputs["i_value"] = {
+            "row": rows, "column": columns, "scale": rows * 0 + 0xffff,
+            "elements": elements(len(rows), config.value_lanes, config.value_bits)}
         tables, distances, weights = np.array(phase.tables).T
         inputs["i_table"] = {"table": tables, "distance": distances, "weight": weights}
     if phase.commands:
@@ -330,10 +351,12 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
             return np.array([getattr(command, name) for command in phase.commands])
 
         counts = every("counts")
+        scales = {} if unit is None else {
+            "multiplier": rng.integers(0, 1 << MULTIPLIER_BITS, size=counts.shape)}
         inputs["i_query"] = {
             **{name: every(name) for name in ("first", "n", "sink", "recent")},
-            "trace": every("trace").astype(int),
-            "rows": {"code": codes(*counts.shape), "count": counts, "table": counts * 0}}
+            **{name: every(name).astype(int) for name in ("trace", "rescore", "shared")},
+            "rows": {"code": codes(*counts.shape), "count": counts, "table": counts * 0, **scales}}
     return inputs
 
 
@@ -345,6 +368,7 @@ def show(config: Config, name: str, workload: Workload, predicted: Cycles, found
     console.print(
         f"{name}: {workload.keys:,} keys of {config.key_bits} bits, n {workload.n}{sinks}, "
         f"{config.value_dim} values"
+        + (f", exact scores of {config.rescore.head_dim} elements" if config.rescore else "")
         + (f", {config.rows} queries per command" if config.rows > 1 else ""),
         markup=False, highlight=False, soft_wrap=True)
 

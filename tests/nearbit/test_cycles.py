@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from nearbit import cli, cycles
-from nearbit_model.config import Config
+from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Phase, load, predict
 
 
@@ -113,12 +113,13 @@ def test_difference_is_found(run, monkeypatch):
 
 
 def test_every_stream_is_compared():
-    config = Config.preset("tiny")
+    config = Config.preset("tiny").replace(rescore=Rescore(head_dim=2, lanes=1))
     workload = cycles.Workload(keys=8, queries=2, n=2)
     timeline = cycles.measure(config, workload).timeline
 
     def transfers(timeline):
-        names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands"}
+        names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
+                 "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
         return SimpleNamespace(
             outputs={"o_result": SimpleNamespace(cycles=np.array(timeline.results)),
                      "o_trace": SimpleNamespace(cycles=np.array(timeline.trace))},
@@ -130,7 +131,8 @@ def test_every_stream_is_compared():
         found = transfers(timeline)
         found.outputs[name].cycles = np.append(found.outputs[name].cycles, 7)
         assert cycles.differences(timeline, found) == [name]
-    for phase, name in ((0, "i_key"), (0, "i_value"), (0, "i_table"), (1, "i_query")):
+    for phase, name in ((0, "i_key"), (0, "i_value"), (0, "i_table"), (0, "i_exact_key"),
+                        (1, "i_query"), (2, "i_exact_query")):
         found = transfers(timeline)
         found.accepted[phase][name][-1] += 1
         assert cycles.differences(timeline, found) == [f"{name} of phase {phase}"]
@@ -184,6 +186,23 @@ def test_wide_codes():
     assert found.latency == predicted.latency
 
 
+@pytest.mark.parametrize("queries", [1, 9])
+def test_exact_scores(run, tmp_path, queries):
+    """A configuration with the unit for exact scores uses it."""
+    path = tmp_path / "config.toml"
+    path.write_text(Config(key_bits=16, value_dim=4, capacity=16, rows=2, lanes=2, value_lanes=4,
+                           top_n=6, rescore=Rescore(head_dim=6, lanes=2)).to_toml())
+    options = ("cycles", "--config", path, "--keys", 15, "--queries", queries, "--check")
+    outcome = run(*options)
+    assert outcome.status == 0
+    assert ", exact scores of 6 elements, 2 queries per command\n" in outcome.out
+    figures = json.loads(run(*options, "--json").out)
+    assert figures["equal"]
+    assert figures["simulated"]["latency"] == figures["latency"]
+    assert figures["limits"] == ["rescore"]
+    assert figures["interval"] == 2 * 6 * 3
+
+
 def test_every_limit():
     """Each stage can be the one that limits; what it says of it is about a field."""
     small = {"key_bits": 16, "value_dim": 8, "capacity": 256, "lanes": 4, "value_lanes": 8,
@@ -193,11 +212,17 @@ def test_every_limit():
             ("weigh", "value_lanes", {"value_lanes": 1}, 16, 16),
             ("weigh", "n", {"rows": 3}, 16, 16), ("banks", "pass_lanes", {"top_n": 40}, 40, 3),
             ("normalize", "output_cycles", {"output_cycles": 16}, 16, 1),
-            ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1)):
+            ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1),
+            ("rescore", "rescore.lanes", {"rescore": Rescore(head_dim=8, lanes=4)}, 16, 16)):
         config = Config(**{**small, **changes})
         predicted = cycles.measure(config, cycles.Workload(keys=keys, queries=1, n=n))
         assert predicted.limits[0] == limit, (limit, predicted.stages)
         assert word in predicted.relief[0]
+    config = Config(**{**small, "value_dim": 4, "value_lanes": 4, "rows": 3,
+                       "rescore": Rescore(head_dim=8, lanes=8)})
+    predicted = cycles.measure(config, cycles.Workload(keys=16, queries=1, n=16))
+    assert dict(zip(predicted.limits, predicted.relief, strict=True)).keys() == {"weigh", "rescore"}
+    assert all(relief.startswith("a smaller n: ") for relief in predicted.relief)
     config = Config(key_bits=30, value_dim=1, capacity=24, rows=2, lanes=1, value_lanes=1, top_n=6,
                     pass_lanes=4, output_cycles=4)
     predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=5))
