@@ -54,8 +54,9 @@ def first_mismatch(hardware: "Simulation", golden: Attention, head: int,
     queries
         The indices of the queries in the file.
     """
+    scores = () if golden.scores is None else ("scores",)
     pairs = {name: _same_width(getattr(hardware, name)[head], getattr(golden, name)[head])
-             for name in ("selected", "distances", "weights", "output_int")}
+             for name in ("selected", "distances", *scores, "weights", "output_int")}
     differ = {name: ours != theirs for name, (ours, theirs) in pairs.items()}
     wrong = np.any([elements.any(axis=1) for elements in differ.values()], axis=0)
     if not wrong.any():
@@ -185,7 +186,7 @@ def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Repo
             tensors.q, tensors.k, tensors.v, output=hardware.output,
             selected=np.minimum(hardware.selected, tensors.tokens - 1),
             distances=hardware.distances, temperature=prepared.temperature,
-            counts=prepared.counts)
+            counts=prepared.counts, rescored=prepared.exact is not None)
     heads = []
     # Query heads that share a key head share its loading.
     group = prepared.group

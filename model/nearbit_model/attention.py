@@ -7,10 +7,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearbit_model import golden
 from nearbit_model.config import Config
+from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import Prepared, prepare
 
 
-__all__ = ["Attention", "attend", "attention"]
+__all__ = ["ORIGINS", "Attention", "attend", "attention", "origins"]
+
+
+ORIGINS = ("rank", "sink", "recent")
+"""Why a key was selected: by its distance, or as one of the first or last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +35,15 @@ class Attention:
     selected
         Indices of the selected keys, int64 [heads, queries, m].
     distances
-        Their Hamming distances to the query, int32 [heads, queries, m].
+        Their Hamming distances to the query, int32 [heads, queries, m]; if the heads of a group
+        share a selection, the sum of their distances.
     weights
         Their integer weights, int64 [heads, queries, m].
     prepared
         The integers that went in.
+    scores
+        With method "hash", their exact integer scores, int64 [heads, queries, m], 0 where there is
+        no key; else None.
     """
 
     output: NDArray[np.float32]
@@ -43,22 +52,31 @@ class Attention:
     distances: NDArray[np.int32]
     weights: NDArray[np.int64]
     prepared: Prepared = field(repr=False)
+    scores: NDArray[np.int64] | None = None
+
+    @property
+    def origins(self) -> NDArray[np.int8]:
+        """Why each key was selected, see :func:`origins`."""
+        return origins(self.selected, self.prepared)
 
 
 def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
               sink: int = 0, recent: int = 0, causal: bool = False,
               qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
-              rotate: bool = True) -> Attention:
+              rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
+              shared: bool = False) -> Attention:
     """Attention with binary queries and keys (HAD, arXiv 2502.01770), bit for bit as in hardware.
 
     Each query takes the ``n`` keys whose sign codes differ from its own in the fewest bits, and
     the first ``sink`` and last ``recent`` keys that it may see; it weights their value rows with
-    the softmax of ``temperature * (head_dim - 2 * distance)``. Integers throughout:
-    docs/numerics.md.
+    the softmax of ``temperature * (head_dim - 2 * distance)``. With ``method="hash"``
+    (HashAttention, arXiv 2412.14468) the codes, which then a ``mapping`` may make, only choose the
+    keys, and the weights are the softmax of their exact ``q.k / sqrt(head_dim)``. Integers
+    throughout: docs/numerics.md.
 
     Parameters
     ----------
-    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate
+    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate, method, mapping, shared
         As for :func:`nearbit_model.prepare.prepare`: q [heads, queries, head_dim], k [kv_heads,
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
 
@@ -72,7 +90,31 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
         Tensors, or numbers of keys, that do not fit each other or the configuration.
     """
     return attend(prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal,
-                          qpos=qpos, temperature=temperature, rotate=rotate))
+                          qpos=qpos, temperature=temperature, rotate=rotate, method=method,
+                          mapping=mapping, shared=shared))
+
+
+def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]:
+    """Say why keys were selected, which follows from where they stand (contract, item 3).
+
+    Parameters
+    ----------
+    selected
+        Indices of selected keys, int64 [heads, queries, m], padded with -1.
+    prepared
+        What was asked.
+
+    Returns
+    -------
+    int8 [heads, queries, m]
+        Indices of :data:`ORIGINS`, -1 where there is no key. A key that is among the first and the
+        last is a sink. Where a query sees no more keys than are asked for, it selects all of them,
+        and the others count as chosen by rank.
+    """
+    place = selected - prepared.first
+    counts = prepared.counts[None, :, None]
+    reasons = np.where(place < prepared.sink, 1, np.where(place >= counts - prepared.recent, 2, 0))
+    return np.where(selected < 0, -1, reasons).astype(np.int8)
 
 
 def attend(prepared: Prepared) -> Attention:
@@ -80,6 +122,6 @@ def attend(prepared: Prepared) -> Attention:
     result = golden.attend(
         prepared.q_codes, prepared.k_codes, prepared.values, prepared.tables,
         config=prepared.config, counts=prepared.counts, first=prepared.first, n=prepared.n,
-        sink=prepared.sink, recent=prepared.recent)
+        sink=prepared.sink, recent=prepared.recent, exact=prepared.exact, shared=prepared.shared)
     return Attention(prepared.outputs(result.output_int), result.output_int, result.selected,
-                     result.distances, result.weights, prepared)
+                     result.distances, result.weights, prepared, result.scores)

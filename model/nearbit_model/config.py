@@ -307,9 +307,19 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # A GQA group of three query heads on one key head (SmolLM2), in one pass over the keys.
     "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32, value_lanes=64,
                    top_n=256, tables=3),
+    # HashAttention on decoders with 64-element heads; up to all keys can be selected and rescored.
+    "hash64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
+                     top_n=4096, rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
+    # The same for a GQA group of three, each head for itself or all with one selection.
+    "hash64gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32,
+                         value_lanes=64, top_n=4096,
+                         rescore=Rescore(head_dim=64, lanes=64, element_bits=12, shared=True)),
     # Decoders with 128-element heads.
     "head128": Config(key_bits=128, value_dim=128, capacity=8192, lanes=32, value_lanes=64,
                       top_n=256),
+    # HashAttention as published: heads of 128 elements ranked by learned codes of 32 bits.
+    "hash128": Config(key_bits=32, value_dim=128, capacity=8192, lanes=64, value_lanes=128,
+                      top_n=8192, rescore=Rescore(head_dim=128, lanes=128, element_bits=12)),
     # Long contexts; larger than any board, for simulation.
     "long": Config(key_bits=64, value_dim=64, capacity=65536, lanes=64, value_lanes=64,
                    top_n=2048),
@@ -317,22 +327,35 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
 """Named configurations, smallest first."""
 
 
-def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int) -> str | None:
+def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
+                   key_bits: int | None = None, rescore: bool = False,
+                   shared: int = 0) -> str | None:
     """Name the smallest preset for heads of these sizes, or None if there is none.
 
     Parameters
     ----------
     head_dim
-        Elements of a query and of a key; a preset's ``key_bits`` must equal it.
+        Elements of a query and of a key.
     value_dim
         Elements of a value row; a preset's must equal it.
     tokens
         Keys to hold, at most ``capacity``.
     top_n
         Keys to select (n + sink + recent), at most a preset's ``top_n``.
+    key_bits
+        Bits of a code; None is ``head_dim``. A preset's must equal it.
+    rescore
+        Whether the preset must have exact scores, of ``head_dim`` elements; if not, it has none.
+    shared
+        If not 0, the heads that must be able to share a selection: the preset's ``rows``.
     """
+    bits = head_dim if key_bits is None else key_bits
     for name, config in PRESETS.items():
-        if (config.key_bits == head_dim and config.value_dim == value_dim
-                and tokens <= config.capacity and top_n <= config.top_n):
+        unit = config.rescore
+        if (config.key_bits == bits and config.value_dim == value_dim
+                and tokens <= config.capacity and top_n <= config.top_n
+                and (unit is not None and unit.head_dim == head_dim if rescore else unit is None)
+                and (not shared or (unit is not None and unit.shared
+                                    and config.rows == shared))):
             return name
     return None

@@ -1,9 +1,9 @@
 """What binary attention is measured against, in float64.
 
 Two references: exact attention, the softmax of q.k / sqrt(head_dim) over all keys; and the float
-form of the method, which takes the method's own selection and distances but neither rounds
-weights nor quantizes values. The distance to the first is the method's error, the distance to the
-second the arithmetic's.
+form of the method, which takes the method's own selection (and, where the weights follow from
+them, its distances) but neither rounds weights nor quantizes values. The distance to the first is
+the method's error, the distance to the second the arithmetic's.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from nearbit_model.quantize import group_size, real_array
 
 
 __all__ = ["Measures", "RelativeError", "attention", "float_form", "measure", "recall",
-           "relative_error", "weights"]
+           "relative_error", "restricted", "weights"]
 
 
 # Elements of the largest temporary array: eight MiB.
@@ -144,6 +144,45 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
     return output
 
 
+def restricted(q: ArrayLike, k: ArrayLike, v: ArrayLike,
+               selected: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Exact attention to the selected keys alone: what rescoring computes without its integers.
+
+    Parameters
+    ----------
+    q, k, v
+        As for :func:`attention`.
+    selected
+        int64 [heads, queries, m], padded with -1.
+
+    Returns
+    -------
+    float64 [heads, queries, value_dim]
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, or heads that do not divide.
+    """
+    queries, keys, values = real_array(q, "q"), real_array(k, "k"), real_array(v, "v")
+    group = group_size(len(queries), len(keys))
+    output = np.empty((*queries.shape[:2], values.shape[2]))
+    block = max(1, _BLOCK // max(1, selected.shape[2] * max(keys.shape[2], values.shape[2])))
+    for head in range(len(queries)):
+        for start in range(0, queries.shape[1], block):
+            rows = slice(start, start + block)
+            index = np.maximum(selected[head, rows], 0)
+            chosen = keys[head // group][index].astype(np.float64)
+            logits = (chosen @ queries[head, rows, :, None].astype(np.float64))[..., 0]
+            logits /= np.sqrt(queries.shape[2])
+            logits[selected[head, rows] < 0] = -np.inf
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+            shares /= shares.sum(axis=1, keepdims=True)
+            rows_of_values = values[head // group][index].astype(np.float64)
+            output[head, rows] = (shares[:, None] @ rows_of_values)[:, 0]
+    return output
+
+
 def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
            counts: ArrayLike | None = None) -> NDArray[np.float64]:
     """Share of the exact attention's top keys that a selection holds, per head.
@@ -244,7 +283,7 @@ class Measures:
     error_exact
         Against :func:`attention`: what the method loses.
     error_method
-        Against :func:`float_form`: what the integers lose.
+        Against :func:`float_form`, or :func:`restricted`: what the integers lose.
     """
 
     recall: NDArray[np.float64]
@@ -254,7 +293,7 @@ class Measures:
 
 def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
             selected: NDArray[np.int64], distances: NDArray[np.int32], temperature: ArrayLike,
-            counts: ArrayLike | None = None) -> Measures:
+            counts: ArrayLike | None = None, rescored: bool = False) -> Measures:
     """Measure outputs and selections against both references.
 
     Parameters
@@ -265,12 +304,16 @@ def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
         Dequantized outputs, real numbers [heads, queries, value_dim].
     selected, distances, temperature
         As for :func:`float_form`.
+    rescored
+        Whether the weights follow from exact scores.
 
     Returns
     -------
     Measures
     """
+    form = restricted(q, k, v, selected) if rescored \
+        else float_form(v, selected, distances, temperature)
     return Measures(
         recall(q, k, selected, counts=counts),
         relative_error(output, attention(q, k, v, counts=counts)),
-        relative_error(output, float_form(v, selected, distances, temperature)))
+        relative_error(output, form))

@@ -9,10 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from nearbit_model import quantize
 from nearbit_model.config import Config, fitting_preset
 from nearbit_model.golden import check_command
-from nearbit_model.quantize import Values
+from nearbit_model.mapping import Mapping, MappingError
+from nearbit_model.quantize import Exact, Values
 
 
-__all__ = ["DEFAULT_N", "Prepared", "TensorError", "prepare"]
+__all__ = ["DEFAULT_N", "METHODS", "Prepared", "TensorError", "prepare"]
+
+
+METHODS = ("had", "hash")
+"""Binary attention (HAD, arXiv 2502.01770), and codes that only rank, with exact attention on the
+selected keys (HashAttention, arXiv 2412.14468)."""
 
 
 DEFAULT_N = 32
@@ -52,6 +58,10 @@ class Prepared:
         First key of the range; always 0 here.
     n, sink, recent
         Nearest, first and last keys to select.
+    exact
+        Operands of exact scores; None with method "had".
+    shared
+        Whether the heads of a group share a selection.
     """
 
     config: Config
@@ -65,6 +75,13 @@ class Prepared:
     n: int
     sink: int
     recent: int
+    exact: Exact | None = None
+    shared: bool = False
+
+    @property
+    def method(self) -> str:
+        """One of :data:`METHODS`."""
+        return "had" if self.exact is None else "hash"
 
     @property
     def heads(self) -> int:
@@ -105,14 +122,15 @@ class Prepared:
 def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
             sink: int = 0, recent: int = 0, causal: bool = False,
             qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
-            rotate: bool = True) -> Prepared:
+            rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
+            shared: bool = False) -> Prepared:
     """Check float tensors and turn them into the integers of the numeric contract.
 
     Parameters
     ----------
     q
         Queries, real numbers [heads, queries, head_dim]; head_dim is the configuration's
-        ``key_bits``.
+        ``key_bits``, or with method "hash" its ``rescore.head_dim``.
     k
         Keys, real numbers [kv_heads, tokens, head_dim]; kv_heads divides heads, tokens is at most
         ``capacity``.
@@ -136,7 +154,15 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     rotate
         Whether value rows are stored in the basis of :func:`nearbit_model.quantize.rotate`, which
         lowers the largest error on real heads. Integer outputs are then in that basis as well;
-        :meth:`Prepared.outputs` gives them back in that of v.
+        :meth:`Prepared.outputs` gives them back in that of v. Queries and keys for exact scores
+        are rotated likewise.
+    method
+        One of :data:`METHODS`; "hash" needs a configuration with ``rescore``.
+    mapping
+        With method "hash", what makes the codes; None is the sign of each element.
+    shared
+        With method "hash", whether the heads of a group select together, by the sum of their
+        distances; the configuration's ``rows`` must be as many.
 
     Returns
     -------
@@ -166,17 +192,44 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
         check_command(n=nearest, sink=sink, recent=recent, top_n=nearest + sink + recent)
     except ValueError as error:
         raise TensorError(str(error)) from None
-    _check_fit(q_array.shape, v_array.shape, config, nearest + sink + recent)
+    if method not in METHODS:
+        raise TensorError(f"method must be {' or '.join(METHODS)}, not {method!r}")
+    if method == "had":
+        if mapping is not None or shared:
+            raise TensorError(f"{'shared' if shared else 'mapping'} needs method hash: with method "
+                              f"had the weights follow from the distances of sign codes")
+        _check_fit(q_array.shape, v_array.shape, config, nearest + sink + recent)
+        q_codes, k_codes, operands = quantize.codes(q_array), quantize.codes(k_array), None
+    else:
+        codes = Mapping.sign(head_dim, heads=heads, kv_heads=kv_heads) if mapping is None \
+            else mapping
+        _check_hash_fit(q_array.shape, v_array.shape, config, nearest + sink + recent, codes.bits,
+                        heads // kv_heads if shared else 0)
+        try:
+            q_codes, k_codes = codes.query_codes(q_array), codes.key_codes(k_array)
+        except MappingError as error:
+            raise TensorError(str(error)) from None
+        if len(k_codes) > kv_heads:
+            if shared:
+                raise TensorError("heads cannot share a selection with a mapping that gives a key "
+                                  "another code for each of them")
+            # Each head has codes of its own, and so a store of its own.
+            k_array, v_array = (np.repeat(x, heads // kv_heads, axis=0)
+                                for x in (k_array, v_array))
+        try:
+            operands = quantize.exact(q_array, k_array, _element_bits(config), rotated=rotate)
+        except ValueError as error:
+            raise TensorError(str(error)) from None
 
     counts = (_positions(qpos, queries, tokens) + 1 if causal
               else np.full(queries, tokens, np.int64))
     scale = (quantize.temperature(q_array, k_array) if temperature is None
              else _temperature(temperature, heads))
     return Prepared(
-        config, quantize.codes(q_array), quantize.codes(k_array),
+        config, q_codes, k_codes,
         quantize.values(v_array, config.value_bits, rotated=rotate), scale,
         quantize.weight_table(scale, config.key_bits, config.weight_bits),
-        counts, 0, nearest, sink, recent)
+        counts, 0, nearest, sink, recent, operands, shared)
 
 
 def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
@@ -192,21 +245,57 @@ def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
     return array
 
 
+def _element_bits(config: Config) -> int:
+    return 8 if config.rescore is None else config.rescore.element_bits
+
+
+def _check_hash_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Config, most: int,
+                    bits: int, shared: int) -> None:
+    """Check sizes for exact scores; ``shared`` is the heads that share a selection, or 0."""
+    head_dim, value_dim, tokens = q_shape[2], v_shape[2], v_shape[1]
+    preset = fitting_preset(head_dim, value_dim, tokens, most, key_bits=bits, rescore=True,
+                            shared=shared)
+    remedy = f"the preset {preset} fits" if preset else "no preset fits, so give a configuration"
+    unit = config.rescore
+    if unit is None:
+        raise TensorError(f"method hash needs a configuration with exact scores; set rescore, with "
+                          f"head_dim {head_dim}; {remedy}")
+    if head_dim != unit.head_dim:
+        raise TensorError(f"head_dim of q, shape {q_shape}, must equal the configuration's "
+                          f"rescore.head_dim ({unit.head_dim}), not {head_dim}; {remedy}")
+    if bits != config.key_bits:
+        raise TensorError(f"codes of {bits} bits do not fit the configuration's key_bits "
+                          f"({config.key_bits}); {remedy}, or take a mapping to {config.key_bits} "
+                          f"bits")
+    if shared and not unit.shared:
+        raise TensorError(f"a shared selection needs rescore.shared in the configuration; {remedy}")
+    if shared and config.rows != shared:
+        raise TensorError(f"a shared selection needs the configuration's rows ({config.rows}) to "
+                          f"equal the heads of a group ({shared}); {remedy}")
+    _check_room(v_shape, config, most, remedy)
+
+
 def _check_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Config,
                most: int) -> None:
     head_dim, value_dim, tokens = q_shape[2], v_shape[2], v_shape[1]
     preset = fitting_preset(head_dim, value_dim, tokens, most)
     remedy = f"the preset {preset} fits" if preset else "no preset fits, so give a configuration"
+    if head_dim != config.key_bits:
+        raise TensorError(f"head_dim of q, shape {q_shape}, must equal the configuration's "
+                          f"key_bits ({config.key_bits}), not {head_dim}; {remedy}")
+    _check_room(v_shape, config, most, remedy)
+
+
+def _check_room(v_shape: tuple[int, ...], config: Config, most: int, remedy: str) -> None:
+    value_dim, tokens = v_shape[2], v_shape[1]
     for what, value, field, room, fits in (
-            (f"head_dim of q, shape {q_shape},", head_dim, "key_bits", config.key_bits,
-             head_dim == config.key_bits),
             (f"value_dim of v, shape {v_shape},", value_dim, "value_dim", config.value_dim,
              value_dim == config.value_dim),
             (f"tokens of k and v, shape {v_shape},", tokens, "capacity", config.capacity,
              tokens <= config.capacity),
             ("n + sink + recent", most, "top_n", config.top_n, most <= config.top_n)):
         if not fits:
-            relation = "equal" if field in ("key_bits", "value_dim") else "be at most"
+            relation = "equal" if field == "value_dim" else "be at most"
             raise TensorError(f"{what} must {relation} the configuration's {field} ({room}), "
                               f"not {value}; {remedy}")
 

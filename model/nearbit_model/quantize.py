@@ -69,7 +69,7 @@ def codes(x: ArrayLike) -> NDArray[np.uint64]:
     octets = np.packbits(array > 0, axis=-1, bitorder="little")
     padding = -octets.shape[-1] % (WORD_BITS // 8)
     octets = np.pad(octets, [(0, 0)] * (array.ndim - 1) + [(0, padding)])
-    return octets.view("<u8").astype(np.uint64)
+    return np.ascontiguousarray(octets).view("<u8").astype(np.uint64)
 
 
 def codes_from_ints(numbers: Sequence[int], key_bits: int) -> NDArray[np.uint64]:

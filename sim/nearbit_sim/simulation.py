@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from nearbit_hw.core import Core, Error
 from nearbit_hw.verilog import generate
 from nearbit_model import cycles as cycle_model
-from nearbit_model.attention import Attention
+from nearbit_model.attention import Attention, origins
 from nearbit_model.config import Config
+from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import Prepared, prepare
 from nearbit_sim.cache import cached, key_of
 from nearbit_sim.compiled import CompiledEngine
@@ -78,6 +79,9 @@ class Simulation:
         The integers that went in.
     outcome
         All transfers with their cycles.
+    scores
+        With method "hash", the keys' exact integer scores, int64 [heads, queries, m], 0 where there
+        is no key; else None.
     """
 
     output: NDArray[np.float32]
@@ -95,6 +99,12 @@ class Simulation:
     engine: str
     prepared: Prepared = field(repr=False)
     outcome: Outcome = field(repr=False)
+    scores: NDArray[np.int64] | None = None
+
+    @property
+    def origins(self) -> NDArray[np.int8]:
+        """Why each key was selected, see :func:`nearbit_model.attention.origins`."""
+        return origins(self.selected, self.prepared)
 
     @property
     def cycles_per_second(self) -> float:
@@ -110,7 +120,8 @@ class Simulation:
         """Name the first element that differs from the golden model's; None if there is none."""
         names = ["output_int"]
         if self.selected.shape[-1]:
-            names = ["selected", "distances", "weights", *names]
+            names = ["selected", "distances", *(["scores"] if self.scores is not None else []),
+                     "weights", *names]
         for name in names:
             ours, theirs = getattr(self, name), getattr(golden, name)
             if ours.shape != theirs.shape:
@@ -149,16 +160,17 @@ class Prediction:
 def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
              sink: int = 0, recent: int = 0, causal: bool = False,
              qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
-             rotate: bool = True, engine: str = "compiled", trace: bool = True,
+             rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
+             shared: bool = False, engine: str = "compiled", trace: bool = True,
              vcd: str | PathLike[str] | None = None,
              progress: Progress | None = None) -> Simulation:
-    """Attention with binary queries and keys, computed by the generated hardware.
+    """Attention with binary codes of queries and keys, computed by the generated hardware.
 
     The result equals that of :func:`nearbit_model.attention.attention` bit for bit.
 
     Parameters
     ----------
-    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate
+    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate, method, mapping, shared
         As for :func:`nearbit_model.prepare.prepare`: q [heads, queries, head_dim], k [kv_heads,
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
     engine
@@ -184,7 +196,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
         A missing compiler or simulator, a file that cannot be written, or hardware that hangs.
     """
     prepared = prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal, qpos=qpos,
-                       temperature=temperature, rotate=rotate)
+                       temperature=temperature, rotate=rotate, method=method, mapping=mapping,
+                       shared=shared)
     return run(prepared, engine=engine, trace=trace, vcd=vcd, progress=progress)
 
 
@@ -238,8 +251,9 @@ class _Plan:
 
     For each key head: its keys, values and weight tables are loaded, then all queries of its heads
     follow back to back. A row of a command is a query of a head. Rows are filled with the heads of
-    the group at the same position if there is a table for each head; otherwise with consecutive
-    queries of one head. What is left of the last command's rows sees no keys.
+    the group at the same position if there is a table for each head, or if none is needed;
+    otherwise with consecutive queries of one head. What is left of the last command's rows sees no
+    keys.
     """
 
     def __init__(self, prepared: Prepared, streams: list[Port], trace: bool) -> None:
@@ -265,7 +279,8 @@ class _Plan:
     def patience(self) -> int:
         """Cycles without any transfer that no command takes."""
         config = self._config
-        return _PATIENCE * (1000 + config.capacity // config.lanes + config.rows * config.columns
+        beats = config.columns + (0 if config.rescore is None else config.rescore.columns)
+        return _PATIENCE * (1000 + config.capacity // config.lanes + config.rows * beats
                             * (config.top_n + config.value_lanes * config.output_cycles))
 
     def _selected_counts(self) -> NDArray[np.int64]:
@@ -277,17 +292,18 @@ class _Plan:
     def _add_group(self, kv_head: int) -> None:
         prepared, config = self._prepared, self._config
         heads = np.arange(kv_head * prepared.group, (kv_head + 1) * prepared.group)
-        together = prepared.group <= config.tables
+        together = prepared.exact is not None or prepared.group <= config.tables
         load = self._load_rows(kv_head)
         if together:
             self._loads.append(kv_head)
-            self.program.add({**load, "i_table": self._tables(heads)})
+            tables = {} if prepared.exact is not None else {"i_table": self._tables(heads)}
+            self.program.add({**load, **tables})
         for sequence in self._sequences(heads, together):
             if not together:
                 self._loads.append(kv_head)
                 self.program.add({**load, "i_table": self._tables(sequence[0][:1])})
                 load = {}
-            self._add_queries(heads, *sequence)
+            self._add_queries(heads, *sequence, together=together)
 
     def _sequences(self, heads: NDArray[np.int64], together: bool
                    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -304,7 +320,16 @@ class _Plan:
         rows = np.arange(prepared.tokens)
         values = prepared.values
         elements = values.elements[kv_head].reshape(-1, config.value_lanes)
+        exact: dict[str, Any] = {}
+        if prepared.exact is not None and config.rescore is not None:
+            columns = config.rescore.columns
+            exact["i_exact_key"] = {
+                "row": np.repeat(rows, columns),
+                "column": np.tile(np.arange(columns), len(rows)),
+                "elements": prepared.exact.keys[kv_head].reshape(-1, config.rescore.lanes),
+            }
         return {
+            **exact,
             "i_key": {"row": rows, "code": _code(prepared.k_codes[kv_head], config.key_bits)},
             "i_value": {"row": np.repeat(rows, config.columns),
                         "column": np.tile(np.arange(config.columns), len(rows)),
@@ -319,9 +344,9 @@ class _Plan:
                 "weight": self._prepared.tables[heads].reshape(-1)}
 
     def _add_queries(self, group: NDArray[np.int64], heads: NDArray[np.int64],
-                     queries: NDArray[np.int64]) -> None:
+                     queries: NDArray[np.int64], *, together: bool) -> None:
         prepared, config = self._prepared, self._config
-        together = len(group) <= config.tables
+        exact, unit = prepared.exact, config.rescore
         spare = -len(heads) % config.rows
         commands = (len(heads) + spare) // config.rows
 
@@ -332,15 +357,23 @@ class _Plan:
         def every(number: int) -> NDArray[np.int64]:
             return np.full(commands, number)
 
+        tables = rows(heads - group[0] if together and exact is None else np.zeros_like(heads))
+        fields = {"code": rows(_code(prepared.q_codes[heads, queries], config.key_bits)),
+                  "count": rows(prepared.counts[queries]), "table": tables}
+        inputs: dict[str, Any] = {}
+        if unit is not None:
+            fields["multiplier"] = rows(np.zeros_like(heads) if exact is None
+                                        else exact.multipliers[heads, queries].astype(np.int64))
+        if unit is not None and exact is not None:
+            # One for every row, also for those that are left.
+            inputs["i_exact_query"] = rows(exact.queries[heads, queries]).reshape(-1, unit.lanes)
+
         self._loads.append(-1)
-        self.program.add({"i_query": {
+        self.program.add({**inputs, "i_query": {
             "first": every(prepared.first),
             "n": every(prepared.n), "sink": every(prepared.sink), "recent": every(prepared.recent),
-            "trace": every(int(self._trace)), "rescore": every(0),
-            "shared": every(0),
-            "rows": {"code": rows(_code(prepared.q_codes[heads, queries], config.key_bits)),
-                     "count": rows(prepared.counts[queries]),
-                     "table": rows(heads - group[0] if together else np.zeros_like(heads))},
+            "trace": every(int(self._trace)), "rescore": every(int(exact is not None)),
+            "shared": every(int(prepared.shared)), "rows": fields,
         }})
         unused = np.full(spare, -1)
         self._heads.append(np.concatenate([heads, unused]))
@@ -366,7 +399,8 @@ class _Plan:
             beats = ends[whole, None] + np.arange(1 - config.value_dim, 1)
             output[heads[whole], queries[whole]] = fields["output"][beats]
         good = used & (fields["error"][ends] == Error.OK.value)
-        selected, distances, weights = self._read_trace(outcome, heads[good], queries[good])
+        selected, distances, weights, scores = self._read_trace(
+            outcome, heads[good], queries[good])
 
         head_cycles, query_cycles, load_cycles = self._count_cycles(
             outcome.accepted, results.cycles[ends], heads, outcome.cycles)
@@ -375,20 +409,22 @@ class _Plan:
             distances=distances, weights=weights, errors=errors, cycles=outcome.cycles,
             head_cycles=head_cycles, query_cycles=query_cycles, load_cycles=load_cycles,
             seconds=outcome.seconds, build_seconds=outcome.build_seconds, engine=outcome.engine,
-            prepared=prepared, outcome=outcome)
+            prepared=prepared, outcome=outcome, scores=scores)
 
     def count(self, timeline: cycle_model.Timeline) -> Prediction:
         """Count what the cycle model says as what the hardware does."""
         heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
         accepted = [{name: np.array(transfers, np.int64) for name, transfers in (
             ("i_key", phase.keys), ("i_value", phase.values), ("i_table", phase.tables),
+            ("i_exact_key", phase.exact_keys), ("i_exact_query", phase.exact_queries),
             ("i_query", phase.commands)) if transfers} for phase in timeline.accepted]
         ended = np.array([answer.end for answer in timeline.answers], np.int64)
         return Prediction(timeline.cycles, *self._count_cycles(
             accepted, ended, heads, timeline.cycles), timeline, heads, queries)
 
     def _read_trace(self, outcome: Outcome, heads: NDArray[np.int64], queries: NDArray[np.int64]
-                    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+                    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64],
+                               NDArray[np.int64] | None]:
         prepared = self._prepared
         fields = outcome.outputs["o_trace"].payloads
         ends, lengths = _segments(fields["last"])
@@ -400,13 +436,14 @@ class _Plan:
         place = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         shape = (prepared.heads, prepared.queries, int(lengths.max(initial=0)))
 
-        def spread(name: str, dtype: Any) -> NDArray[Any]:
-            array = np.full(shape, -1, dtype)
+        def spread(name: str, dtype: Any, absent: int = -1) -> NDArray[Any]:
+            array = np.full(shape, absent, dtype)
             array[heads[answer], queries[answer], place] = fields[name][:total][order]
             return array
 
         return (spread("index", np.int64), spread("distance", np.int32),
-                spread("weight", np.int64))
+                spread("weight", np.int64),
+                None if prepared.exact is None else spread("score", np.int64, 0))
 
     def _count_cycles(self, transfers: list[dict[str, Cycles]], ended: Cycles,
                       heads: NDArray[np.int64], total: int
