@@ -10,19 +10,30 @@ from nearbit_sim.stream import MATRIX, Bench
 class Load:
     """Commands of all kinds, and what must become of them."""
 
-    def __init__(self, bench, *, loaded=None, tables_loaded=None):
+    def __init__(self, bench, *, loaded=None, tables_loaded=None, exact_loaded=None):
         self.bench = bench
         self.rows, self.lanes, self.capacity, self.top_n, self.tables = (
             bench.parameters[name] for name in ("rows", "lanes", "capacity", "top_n", "tables"))
+        self.rescore, self.shared = bench.parameters["rescore"], bench.parameters["shared"]
         self.receivers = ["o_order", *(f"o_select__{row}" for row in range(self.rows))]
         self.sent = []
         self.set_loaded(self.capacity if loaded is None else loaded,
-                        (1 << self.tables) - 1 if tables_loaded is None else tables_loaded)
+                        (1 << self.tables) - 1 if tables_loaded is None else tables_loaded,
+                        self.capacity if exact_loaded is None else exact_loaded)
 
-    def set_loaded(self, loaded, tables_loaded):
+    def set_loaded(self, loaded, tables_loaded, exact_loaded):
         self.loaded, self.tables_loaded = loaded, tables_loaded
+        # Keys without a code or a value cannot be rescored either.
+        self.readable = [loaded, min(loaded, exact_loaded) if self.rescore else loaded]
         self.bench.dut.loaded.value = loaded
         self.bench.dut.tables_loaded.value = tables_loaded
+        if self.rescore:
+            self.bench.dut.exact_loaded.value = exact_loaded
+
+    def kinds(self):
+        """Commands without an error: whether to rescore, and whether to share a selection."""
+        return [(0, 0), *([(1, 0)] if self.rescore else []),
+                *([(1, 1)] if self.rescore and self.shared else [])]
 
     def selected(self, rng):
         """n, sink and recent: good ones, such as are one too many, and any."""
@@ -40,25 +51,34 @@ class Load:
                 n = sink = recent = self.capacity
         return {"n": n, "sink": sink, "recent": recent}
 
-    def count(self, first, rng):
-        left = self.loaded - first
+    def count(self, first, readable, rng):
+        left = readable - first
         return min(self.capacity, max(0, rng.choice([
             rng.randint(0, self.capacity), left, left - 1, left + 1, 0, 1,
             # To the end of a word, and one beyond.
             self.lanes - first % self.lanes, self.lanes - first % self.lanes + 1])))
 
     def command(self, rng):
-        first = rng.choice([0, rng.randrange(self.capacity),
-                            rng.randrange(max(1, self.loaded))])
-        return {"first": first, **self.selected(rng), "trace": rng.getrandbits(1), "rows": [
-            {"code": rng.getrandbits(self.bench.parameters["key_bits"]),
-             "count": self.count(first, rng), "table": rng.randrange(self.tables)}
-            for _ in range(self.rows)]}
+        rescore, shared = rng.choice([*self.kinds() * 3, (0, 1), (1, 0), (1, 1)])
+        readable = self.readable[rescore]
+        first = rng.choice([0, rng.randrange(self.capacity), rng.randrange(max(1, readable))])
+        counts = [self.count(first, readable, rng) for _ in range(self.rows)]
+        if shared and rng.random() < 0.7:
+            counts = counts[:1] * self.rows
+        return {"first": first, **self.selected(rng), "trace": rng.getrandbits(1),
+                "rescore": rescore, "shared": shared,
+                "rows": [self.row(count, rng.randrange(self.tables), rng) for count in counts]}
 
-    def plain(self, count):
+    def row(self, count, table, rng):
+        scale = {"multiplier": rng.getrandbits(32)} if self.rescore else {}
+        return {"code": rng.getrandbits(self.bench.parameters["key_bits"]), "count": count,
+                "table": table, **scale}
+
+    def plain(self, count, rescore=0, shared=0):
         """A command for the first keys."""
-        return {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, "rows": [
-            {"code": row & 1, "count": count, "table": 0} for row in range(self.rows)]}
+        return {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, "rescore": rescore,
+                "shared": shared,
+                "rows": [self.row(count, 0, self.bench.rng) for _ in range(self.rows)]}
 
     def errors(self, command):
         def error(row):
@@ -68,11 +88,16 @@ class Load:
                 return Error.TOO_MANY
             if row["count"] == 0:
                 return Error.EMPTY
-            if command["first"] + row["count"] > self.loaded:
+            if command["first"] + row["count"] > self.readable[command["rescore"]]:
                 return Error.RANGE
-            if not self.tables_loaded >> row["table"] & 1:
+            if not command["rescore"] and not self.tables_loaded >> row["table"] & 1:
                 return Error.TABLE
+            if command["rescore"] > self.rescore or command["shared"] > self.shared:
+                return Error.RESCORE
+            if command["shared"] and (not command["rescore"] or len(counts) > 1):
+                return Error.SHARED
             return Error.OK
+        counts = {row["count"] for row in command["rows"]}
         return [error(row) for row in command["rows"]]
 
     def ask(self, command, expect=True):
@@ -83,14 +108,22 @@ class Load:
             return
         errors = self.errors(command)
         good = [row for row, error in enumerate(errors) if error == Error.OK]
+        if command["shared"]:
+            # What is good in one row is good in all of them.
+            assert len(good) in (0, self.rows)
+            good = good[-1:]
         words = []
-        bench.sink("o_order").expect({"trace": command["trace"], "rows": [
-            {"error": error.value, "table": row["table"]}
+        marks = {name: command[name] for name, exists in [
+            ("rescore", self.rescore), ("shared", self.shared)] if exists}
+        bench.sink("o_order").expect({"trace": command["trace"], **marks, "rows": [
+            {"error": error.value,
+             **{name: value for name, value in row.items() if name in ("table", "multiplier")}}
             for error, row in zip(errors, rows, strict=True)]})
+        shared = {"shared": command["shared"]} if self.shared else {}
         for row in good:
             bench.sink(f"o_select__{row}").expect({
                 "word": first // self.lanes, "skip": first % self.lanes,
-                "count": rows[row]["count"],
+                "count": rows[row]["count"], **shared,
                 **{name: command[name] for name in ("n", "sink", "recent")}})
         if good:
             last = first + max(rows[row]["count"] for row in good) - 1
@@ -112,7 +145,7 @@ class Load:
             announced = [next(order), *(next(selects[row]) for row in good)]
             assert min(announced) >= before + 2
             now = next(accepted)
-            assert now == max(*announced, busy)
+            assert now == max([*announced, busy])
             before = busy = now
             if good:
                 moved = [next(words) for _ in range(length)]
@@ -129,14 +162,18 @@ class Load:
 async def commands(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
-    load = Load(bench, loaded=0, tables_loaded=0)
+    load = Load(bench, loaded=0, tables_loaded=0, exact_loaded=0)
+    exact_loaded = 0
     for step in range(6):
         if step:
+            exact_loaded = bench.rng.choice([exact_loaded, load.capacity,
+                                             bench.rng.randint(exact_loaded, load.capacity)])
             load.set_loaded(bench.rng.choice([load.capacity,
                                               bench.rng.randint(load.loaded, load.capacity)]),
-                            load.tables_loaded | bench.rng.getrandbits(load.tables))
+                            load.tables_loaded | bench.rng.getrandbits(load.tables), exact_loaded)
         if step == 4:
-            load.set_loaded(load.capacity, (1 << load.tables) - 1)
+            exact_loaded = load.capacity
+            load.set_loaded(load.capacity, (1 << load.tables) - 1, exact_loaded)
         for _ in range(12):
             load.ask(load.command(bench.rng))
         await bench.finish(extra=3)
@@ -144,33 +181,53 @@ async def commands(dut, idle, stall):
 
 
 @cocotb.test()
-async def every_error(dut):
+@cocotb.parametrize(exact=["fewer", "more"])
+async def every_error(dut, exact):
     """Each error alone, where the size lets it be, and with some that come after it."""
     bench = Bench(dut)
     await bench.reset()
-    # All but the last key and the last table.
-    load = Load(bench, loaded=bench.parameters["capacity"] - 1,
-                tables_loaded=(1 << bench.parameters["tables"] - 1) - 1)
-    top, loaded, capacity, last_table = load.top_n, load.loaded, load.capacity, load.tables - 1
+    capacity, rows = bench.parameters["capacity"], bench.parameters["rows"]
+    # All but the last key and the last table; for exact scores, one key fewer or all of them.
+    loaded = capacity - 1
+    exact_loaded = capacity if exact == "more" else max(0, loaded - 1)
+    load = Load(bench, loaded=loaded, tables_loaded=(1 << bench.parameters["tables"] - 1) - 1,
+                exact_loaded=exact_loaded)
+    top, last_table = load.top_n, load.tables - 1
     seen = set()
-    for changes in [
-        {}, {"n": top, "count": loaded}, {"first": max(0, loaded - 1)},
-        {"n": 0}, {"n": 0, "sink": top, "recent": capacity, "count": 0},
-        {"n": top, "recent": 1}, {"n": top, "sink": 1, "count": 0},
-        {"n": capacity, "sink": capacity, "recent": capacity, "count": capacity},
-        {"count": 0}, {"count": 0, "first": capacity - 1, "table": last_table},
-        {"count": capacity}, {"first": capacity - 1}, {"first": capacity - 1, "count": capacity},
-        {"count": capacity, "table": last_table},
-        {"table": last_table}, {"count": loaded, "table": last_table},
-    ]:
-        row = {"code": 0, "count": 1, "table": 0}
-        command = {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, **changes}
-        row = {name: command.pop(name, value) for name, value in row.items()}
-        load.ask({**command, "rows": [row] * load.rows})
-        seen.update(load.errors({**command, "rows": [row]}))
+    for marks in [{}, {"rescore": 1}, {"shared": 1}, {"rescore": 1, "shared": 1}]:
+        for changes in [
+            {}, {"n": top, "count": loaded}, {"first": max(0, loaded - 1)},
+            {"n": 0}, {"n": 0, "sink": top, "recent": capacity, "count": 0},
+            {"n": top, "recent": 1}, {"n": top, "sink": 1, "count": 0},
+            {"n": capacity, "sink": capacity, "recent": capacity, "count": capacity},
+            {"count": 0}, {"count": 0, "first": capacity - 1, "table": last_table},
+            {"count": capacity}, {"first": capacity - 1},
+            {"first": capacity - 1, "count": capacity},
+            {"count": capacity, "table": last_table},
+            {"table": last_table}, {"count": loaded, "table": last_table},
+            {"count": exact_loaded, "table": last_table},
+            {"first": max(0, exact_loaded - 1), "table": last_table},
+            # One row's count differs.
+            {"others": 1, "count": 2}, {"others": 2, "count": 1}, {"others": 1, "count": 0},
+            {"others": 1, "count": capacity}, {"others": 1, "count": 2, "table": last_table},
+        ]:
+            command = {**load.plain(1), **marks, **changes}
+            others, count, table = (command.pop(name, value) for name, value in [
+                ("others", None), ("count", 1), ("table", 0)])
+            counts = [min(capacity, count)] * rows
+            if others is not None:
+                counts = [min(capacity, others)] * rows
+                counts[bench.rng.randrange(rows)] = min(capacity, count)
+            command["rows"] = [load.row(each, table, bench.rng) for each in counts]
+            load.ask(command)
+            seen.update(load.errors(command))
     assert seen >= {Error.NO_N, Error.TOO_MANY, Error.EMPTY, Error.RANGE}
+    by_table = loaded > 0 and load.tables > 1
+    by_score = load.rescore and load.readable[1] > 0
     assert (Error.TABLE in seen) == (loaded > 0)
-    assert (Error.OK in seen) == (loaded > 0 and load.tables > 1)
+    assert (Error.OK in seen) == (by_table or by_score)
+    assert (Error.RESCORE in seen) == (loaded > 0 and not (load.rescore and load.shared))
+    assert (Error.SHARED in seen) == (load.shared and (by_table or (by_score and rows > 1)))
     await bench.finish()
 
 
@@ -179,55 +236,60 @@ async def checked_in_the_first_valid_cycle(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    all_tables = load.tables_loaded
+    tables, most = load.tables_loaded, load.capacity
     receivers = [bench.sink(name) for name in load.receivers]
-    for before, after in [((load.capacity, all_tables), (load.capacity, 0)),
-                          ((load.capacity, 0), (load.capacity, all_tables)),
-                          ((load.capacity - 1, all_tables), (load.capacity, all_tables))]:
-        for receiver in receivers:
-            receiver.stall = 1
-        load.set_loaded(*before)
-        load.ask(load.plain(load.capacity))
-        await bench.step()
-        load.set_loaded(*after)
-        await bench.step(3)
-        for receiver in receivers:
-            receiver.stall = 0
-        await bench.finish()
+    for rescore, shared in load.kinds():
+        for before, after in [((most, tables, most), (most, 0, most)),
+                              ((most, 0, most), (most, tables, most)),
+                              ((most - 1, tables, most), (most, tables, most)),
+                              ((most, tables, most - 1), (most, tables, most))]:
+            for receiver in receivers:
+                receiver.stall = 1
+            load.set_loaded(*before)
+            load.ask(load.plain(most, rescore, shared))
+            await bench.step()
+            load.set_loaded(*after)
+            await bench.step(3)
+            for receiver in receivers:
+                receiver.stall = 0
+            await bench.finish()
 
 
 @cocotb.test()
 async def latency(dut):
     bench = Bench(dut)
-    await bench.reset()
-    load = Load(bench)
-    words = load.capacity // load.lanes
-    load.ask(load.plain(load.capacity))
-    await bench.finish()
-    latency = bench.parameters["latency"]
-    for name in load.receivers:
-        assert bench.sink(name).cycles == [latency - 1]
-    assert bench.source("i").cycles == [latency - 1]
-    assert bench.sink("o_query").cycles == [latency]
-    assert bench.sink("o_words").cycles == list(range(latency, latency + words))
+    for rescore, shared in Load(bench).kinds():
+        await bench.reset()
+        load = Load(bench)
+        words = load.capacity // load.lanes
+        load.ask(load.plain(load.capacity, rescore, shared))
+        await bench.finish()
+        latency = bench.parameters["latency"]
+        announced = ["o_order", load.receivers[-1]] if shared else load.receivers
+        for name in load.receivers:
+            assert bench.sink(name).cycles == [latency - 1] * (name in announced)
+        assert bench.source("i").cycles == [latency - 1]
+        assert bench.sink("o_query").cycles == [latency]
+        assert bench.sink("o_words").cycles == list(range(latency, latency + words))
 
 
 @cocotb.test()
 async def rate(dut):
     """Words without a gap from two words on; a command every second cycle at the most."""
     bench = Bench(dut)
-    for words in {0, 1, 2, 3, bench.parameters["capacity"] // bench.parameters["lanes"]}:
-        await bench.reset()
-        load = Load(bench)
-        if words * load.lanes > load.capacity:
-            continue
-        for _ in range(5):
-            load.ask(load.plain(words * load.lanes))
-        await bench.finish()
-        interval = max(2, words)
-        assert bench.source("i").cycles == [1 + interval * index for index in range(5)]
-        assert bench.sink("o_words").cycles == [
-            2 + interval * index + word for index in range(5) for word in range(words)]
+    for rescore, shared in Load(bench).kinds():
+        for words in {0, 1, 2, 3, bench.parameters["capacity"] // bench.parameters["lanes"]}:
+            await bench.reset()
+            load = Load(bench)
+            if words * load.lanes > load.capacity:
+                continue
+            for _ in range(5):
+                load.ask(load.plain(words * load.lanes, rescore, shared))
+            await bench.finish()
+            interval = max(2, words)
+            assert bench.source("i").cycles == [1 + interval * index for index in range(5)]
+            assert bench.sink("o_words").cycles == [
+                2 + interval * index + word for index in range(5) for word in range(words)]
 
 
 @cocotb.test()
@@ -252,6 +314,21 @@ async def late_receivers(dut):
 
 
 @cocotb.test()
+async def other_rows_do_not_hold_up_a_shared_selection(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    if (1, 1) not in load.kinds():
+        return
+    for name in load.receivers[1:-1]:
+        bench.sink(name).stall = 1
+    for _ in range(3):
+        load.ask(load.plain(load.capacity, 1, 1))
+    await bench.finish()
+    load.check_cycles(unstalled=True)
+
+
+@cocotb.test()
 async def reset_forgets(dut):
     bench = Bench(dut)
     for cycles in range(1, 12):
@@ -272,25 +349,43 @@ async def reset_forgets(dut):
         load.check_cycles(unstalled=True)
 
 
-@pytest.mark.parametrize("parameters", [
-    {"key_bits": 1, "capacity": 1, "rows": 1, "lanes": 1, "top_n": 1, "tables": 1},
-    {"key_bits": 8, "capacity": 64, "rows": 2, "lanes": 4, "top_n": 16, "tables": 2},
-    {"key_bits": 64, "capacity": 256, "rows": 8, "lanes": 16, "top_n": 32, "tables": 9},
-    {"key_bits": 3, "capacity": 13, "rows": 3, "lanes": 1, "top_n": 13, "tables": 3},
-    {"key_bits": 5, "capacity": 30, "rows": 1, "lanes": 2, "top_n": 7, "tables": 5},
-    {"key_bits": 9, "capacity": 8, "rows": 2, "lanes": 8, "top_n": 3, "tables": 1},
-], ids=lambda parameters: "-".join(map(str, parameters.values())))
-def test_bench(parameters):
-    dut = Dispatcher(**parameters)
-    run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency})
+SIZES = ("key_bits", "capacity", "rows", "lanes", "top_n", "tables")
+
+
+@pytest.mark.parametrize(("sizes", "rescore", "shared"), [
+    ((1, 1, 1, 1, 1, 1), False, False),
+    ((8, 64, 2, 4, 16, 2), False, False),
+    ((64, 256, 8, 16, 32, 9), False, False),
+    ((3, 13, 3, 1, 13, 3), False, False),
+    ((5, 30, 1, 2, 7, 5), False, False),
+    ((9, 8, 2, 8, 3, 1), False, False),
+    ((8, 64, 2, 4, 16, 2), True, False),
+    ((8, 64, 2, 4, 16, 2), True, True),
+    ((3, 13, 3, 1, 13, 3), True, True),
+    ((5, 30, 1, 2, 7, 5), True, True),
+    ((1, 1, 4, 1, 1, 1), True, True),
+    ((7, 16, 5, 4, 9, 2), False, True),
+])
+def test_bench(sizes, rescore, shared):
+    given = {**dict(zip(SIZES, sizes, strict=True)), "rescore": rescore, "shared": shared}
+    dut = Dispatcher(**given)
+    run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
 
 
 GIVEN = {"key_bits": 8, "capacity": 64, "rows": 2, "lanes": 4, "top_n": 16, "tables": 3}
 
 
-def test_properties():
+@pytest.mark.parametrize(("rescore", "shared"), [(False, False), (True, False), (True, True)])
+def test_properties(rescore, shared):
+    given = {**GIVEN, "rescore": rescore, "shared": shared}
+    dut = Dispatcher(**given)
+    assert {name: getattr(dut, name) for name in given} == given
+    assert hasattr(dut, "exact_loaded") == rescore
+
+
+def test_neither_unit_by_default():
     dut = Dispatcher(**GIVEN)
-    assert {name: getattr(dut, name) for name in GIVEN} == GIVEN
+    assert (dut.rescore, dut.shared) == (False, False)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
