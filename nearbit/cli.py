@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nearbit.tensors import Tensors
     from nearbit_model.config import Config
+    from nearbit_model.mapping import Mapping
 
 
 # Each command imports what it needs: NumPy, Amaranth and what is built on them take a second,
@@ -31,6 +32,9 @@ __all__ = ["main"]
 
 DEFAULT_PRESET = "reference"
 ENGINES = ("compiled", "icarus")
+METHODS = ("had", "hash")
+DEFAULT_HEAVY = 0.03125
+DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
 BUILDING = "building the hardware (minutes, once)"
 
 NOT_EXACT = 1
@@ -82,12 +86,34 @@ def simulate(
         metavar="LIST", help="Which heads: 0,2 or 0-3 or 5:10 (10 not included).")] = None,
     queries: Annotated[str | None, typer.Option(
         metavar="LIST", help="Which queries, likewise; 0:64:8 is every eighth.")] = None,
+    method: Annotated[str, typer.Option(
+        metavar="|".join(METHODS), help=(
+            "had: weights by distance. hash: codes choose the keys, exact scores weight them."),
+        )] = METHODS[0],
+    codes: Annotated[str | None, typer.Option(
+        metavar="FILE|KIND", help=(
+            "With --method hash, the mapping to codes: a .safetensors file, or sign (the default), "
+            "hadamard, random."))] = None,
     top_n: Annotated[int | None, typer.Option(
-        metavar="N", help="Keys selected by distance (default: 32, or as many as fit).")] = None,
-    sink: Annotated[int, typer.Option(
-        metavar="S", help="First keys, selected always.")] = 0,
-    recent: Annotated[int, typer.Option(
-        metavar="R", help="Last keys, selected always.")] = 0,
+        metavar="N", help=(
+            "Keys selected by distance (default: 32, or as many as fit; with --method hash as "
+            "--heavy says)."))] = None,
+    heavy: Annotated[float | None, typer.Option(
+        metavar="SHARE", help=(
+            f"The same as a share of all keys, with --method hash (default: {DEFAULT_HEAVY})."),
+        )] = None,
+    sink: Annotated[int | None, typer.Option(
+        metavar="S", help=f"First keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        )] = None,
+    recent: Annotated[int | None, typer.Option(
+        metavar="R", help=f"Last keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        )] = None,
+    is_dense: Annotated[bool, typer.Option(
+        "--dense", help="Select every key: exact attention, in the hardware's integers.")] = False,
+    shared: Annotated[bool, typer.Option(
+        "--shared", help=(
+            "With --method hash, one selection for all heads of a group, by the sum of their "
+            "distances."))] = False,
     rotate: Annotated[bool, typer.Option(
         "--rotate/--no-rotate", help=(
             "Rotate value rows into a basis without outliers before they become integers, and "
@@ -121,15 +147,24 @@ def simulate(
                                  ("--recent", recent, 0)):
         if value is not None and value < least:
             raise UserError(f"{option} must be at least {least}, not {value}")
-    if engine not in ENGINES:
-        raise UserError(f"--engine must be {' or '.join(ENGINES)}, not {engine!r}")
+    for option, given, choices in (("--engine", engine, ENGINES), ("--method", method, METHODS)):
+        if given not in choices:
+            raise UserError(f"{option} must be {' or '.join(choices)}, not {given!r}")
+    _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
+                           "--shared": shared})
     accelerator, name = _given(preset, config)
     tensors = Tensors.load(file)
+    top_n, sink, recent = _selection(method, tensors.tokens, top_n, heavy, sink, recent,
+                                     is_dense=is_dense)
+    mapping = None if method == "had" else _mapping(codes, tensors, accelerator)
     if accelerator is None:
-        accelerator, name = _smallest(file, tensors, top_n, sink, recent)
+        accelerator, name = _smallest(file, tensors, top_n, sink, recent, mapping,
+                                      shared=shared)
     chosen = tensors.select(
         None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
+    if mapping is not None:
+        mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
 
     with ExitStack() as folders:
         # A name that cannot be written is found out now, not after minutes.
@@ -143,27 +178,27 @@ def simulate(
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
             bar = stack.enter_context(_progress("computing the golden model"))
+            asked: dict[str, Any] = {
+                "n": top_n, "sink": sink, "recent": recent, "causal": chosen.causal,
+                "qpos": chosen.qpos, "temperature": chosen.temperature, "rotate": rotate,
+                "method": method, "mapping": mapping, "shared": shared}
             try:
-                golden = attention(chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink,
-                                   recent=recent, causal=chosen.causal, qpos=chosen.qpos,
-                                   temperature=chosen.temperature, rotate=rotate)
+                golden = attention(chosen.q, chosen.k, chosen.v, accelerator, **asked)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
             prediction = predict(golden.prepared)
             bar.say(BUILDING)
             hardware = nearbit.simulate(
-                chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
-                causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
-                rotate=rotate, engine=engine, vcd=vcd_path,
+                chosen.q, chosen.k, chosen.v, accelerator, **asked, engine=engine, vcd=vcd_path,
                 progress=bar.to(prediction.cycles))
 
         report = compare(chosen, golden, hardware)
         if results is not None:
+            arrays: dict[str, Any] = {name: getattr(hardware, name) for name in (
+                "output", "output_int", "selected", "origins", "distances", "scores", "weights")
+                if getattr(hardware, name) is not None}
             with results.write() as path, path.open("wb") as stream:
-                np.savez_compressed(
-                    stream, output=hardware.output, output_int=hardware.output_int,
-                    selected=hardware.selected, distances=hardware.distances,
-                    weights=hardware.weights, heads=chosen.heads, queries=chosen.queries)
+                np.savez_compressed(stream, **arrays, heads=chosen.heads, queries=chosen.queries)
         if page is not None:
             from nearbit.page import render
 
@@ -176,10 +211,11 @@ def simulate(
     if as_json:
         prepared = golden.prepared
         print(json.dumps({
-            "file": str(file), "engine": engine, "preset": name,
-            "config": accelerator.to_dict(), "n": prepared.n, "sink": sink, "recent": recent,
-            "causal": chosen.causal, "rotate": rotate, "build_seconds": hardware.build_seconds,
-            **report.to_dict()}, indent=2, allow_nan=False))
+            "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
+            "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
+            "n": prepared.n, "sink": sink, "recent": recent, "causal": chosen.causal,
+            "rotate": rotate, "build_seconds": hardware.build_seconds, **report.to_dict()},
+            indent=2, allow_nan=False))
     else:
         prepared = golden.prepared
         console = _console()
@@ -188,7 +224,8 @@ def simulate(
         console.print(
             f"{file}: {_count(len(chosen.q), 'head')}{groups}, "
             f"{_count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "
-            f"{chosen.head_dim} bits{', causal' if chosen.causal else ''}\n"
+            f"{accelerator.key_bits} bits{', causal' if chosen.causal else ''}\n"
+            f"{_describe(method, mapping, shared=shared)}"
             f"{f'preset {name}' if name else config}: n {prepared.n}, sink {sink}, "
             f"recent {recent}; {engine} engine\n", highlight=False, soft_wrap=True,
             markup=False)
@@ -338,6 +375,63 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def _describe(method: str, mapping: "Mapping | None", *, shared: bool) -> str:
+    """Say in the line of conditions what is not the usual."""
+    if method == "had":
+        return ""
+    kind = "sign" if mapping is None else mapping.kind
+    return f"method {method}, codes {kind}{', shared' if shared else ''}, "
+
+
+def _check_method(method: str, given: dict[str, bool]) -> None:
+    """Refuse options that have no meaning with the method."""
+    for option, is_given in given.items():
+        if is_given and method != "hash":
+            raise UserError(f"{option} needs --method hash")
+
+
+def _selection(method: str, tokens: int, n: int | None, heavy: float | None, sink: int | None,
+               recent: int | None, *, is_dense: bool) -> tuple[int | None, int, int]:
+    """How many keys to select by distance, and always: as asked, or the method's defaults."""
+    from nearbit_model.mapping import heavy_budget
+
+    if is_dense:
+        for option, value in (("--top-n", n), ("--heavy", heavy), ("--sink", sink),
+                              ("--recent", recent)):
+            if value is not None:
+                raise UserError(f"--dense and {option} exclude each other; give one of them")
+        return tokens, 0, 0
+    if n is not None and heavy is not None:
+        raise UserError("--top-n and --heavy exclude each other; give one of them")
+    always = DEFAULT_ALWAYS if method == "hash" else 0
+    if method == "hash" and n is None:
+        share = DEFAULT_HEAVY if heavy is None else heavy
+        if not 0 < share <= 1:
+            raise UserError(f"--heavy must be greater than 0 and at most 1, not {share:g}")
+        n = heavy_budget(tokens, share)
+    return n, always if sink is None else sink, always if recent is None else recent
+
+
+def _mapping(codes: str | None, tensors: "Tensors", accelerator: "Config | None") -> "Mapping":
+    """The mapping that --codes names."""
+    from nearbit_model.mapping import Mapping
+
+    heads, kv_heads, head_dim = len(tensors.q), len(tensors.k), tensors.head_dim
+    bits = head_dim if accelerator is None else accelerator.key_bits
+    match codes:
+        case None | "sign":
+            return Mapping.sign(head_dim, heads=heads, kv_heads=kv_heads)
+        case "hadamard":
+            return Mapping.hadamard(bits, head_dim, heads=heads, kv_heads=kv_heads)
+        case "random":
+            return Mapping.random(bits, head_dim, heads=heads, kv_heads=kv_heads)
+        case _:
+            if "." not in codes and not Path(codes).exists():
+                raise UserError(f"--codes must be sign, hadamard, random or a .safetensors file, "
+                                f"not {codes!r}")
+            return Mapping.load(codes)
+
+
 def _given(preset: str | None, path: Path | None) -> "tuple[Config | None, str | None]":
     """The configuration that options name, and the preset's name; None if they name none."""
     from nearbit_model.config import Config
@@ -355,8 +449,8 @@ def _preset(name: str) -> "tuple[Config, str]":
     return Config.preset(name), name
 
 
-def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
-              recent: int) -> "tuple[Config, str]":
+def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: int,
+              mapping: "Mapping | None", *, shared: bool) -> "tuple[Config, str]":
     """The smallest preset that fits tensors and options."""
     from nearbit_model.config import fitting_preset
     from nearbit_model.prepare import DEFAULT_N
@@ -364,12 +458,16 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int,
     # Where n is left open, a preset with room for the usual number is better than one without.
     wishes = (DEFAULT_N, 1) if n is None else (n,)
     for wish in wishes:
-        name = fitting_preset(tensors.head_dim, tensors.value_dim, tensors.tokens,
-                              wish + sink + recent)
+        name = fitting_preset(
+            tensors.head_dim, tensors.value_dim, tensors.tokens, wish + sink + recent,
+            key_bits=None if mapping is None else mapping.bits, rescore=mapping is not None,
+            shared=len(tensors.q) // len(tensors.k) if shared else 0)
         if name is not None:
             return _preset(name)
     raise UserError(
-        f"{file}: no preset fits heads of {tensors.head_dim} elements, value rows of "
+        f"{file}: no preset{'' if mapping is None else ' with exact scores'}"
+        f"{' for a shared selection' if shared else ''} fits heads of {tensors.head_dim} elements, "
+        f"{'' if mapping is None else f'codes of {mapping.bits} bits, '}value rows of "
         f"{tensors.value_dim}, {tensors.tokens} tokens and n + sink + recent of "
         f"{wishes[-1] + sink + recent}; describe an accelerator that does in a TOML file and "
         f"give it with --config")
@@ -432,11 +530,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit.files import OutputError
     from nearbit.indices import IndexListError
     from nearbit_model.config import ConfigError
+    from nearbit_model.mapping import MappingError
     from nearbit_model.prepare import TensorError
     from nearbit_sim.program import SimulationError
 
     return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
-            TensorError, SimulationError, WorkloadError)
+            MappingError, TensorError, SimulationError, WorkloadError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nearbit.tensors import Tensors
 from nearbit_model import exact
+from nearbit_model.attention import ORIGINS
 
 
 if TYPE_CHECKING:
@@ -39,8 +40,13 @@ class KeyExplanation:
     ----------
     index
         Index of the token.
+    origin
+        Why it was selected: "rank", "sink" or "recent"; None if it was not.
     distance
-        Bits in which its code differs from the query's; None if it was not selected.
+        Bits in which its code differs from the query's; None if it was not selected. If the heads
+        of a group share a selection, the sum for all of them.
+    score
+        Its exact score q.k / sqrt(head_dim), as the hardware has it; None without rescoring.
     share
         Its weight as a share of all selected keys' weights.
     exact_share
@@ -50,7 +56,9 @@ class KeyExplanation:
     """
 
     index: int
+    origin: str | None
     distance: int | None
+    score: float | None
     share: float
     exact_share: float
     exact_rank: int
@@ -172,6 +180,7 @@ def _explain_head(tensors: Tensors, hardware: "Simulation", head: int,
     errors = exact.relative_error(hardware.output[head], weights @ values).rows
 
     queries = []
+    reasons = hardware.origins[head]
     # Where no key could be left out there is little to tell.
     had_choice = np.flatnonzero(valid.sum(axis=1) < prepared.counts)
     told = had_choice if len(had_choice) else np.arange(len(errors))
@@ -179,15 +188,19 @@ def _explain_head(tensors: Tensors, hardware: "Simulation", head: int,
         row = weights[query]
         used = np.flatnonzero(valid[query])
 
-        def key(index: int, distance: int | None, share: float,
+        def key(index: int, place: int | None = None, *, query: int = query,
                 row: NDArray[np.float32] = row) -> KeyExplanation:
-            return KeyExplanation(index=index, distance=distance, share=share,
-                                  exact_share=float(row[index]),
-                                  exact_rank=int((row > row[index]).sum()) + 1)
+            return KeyExplanation(
+                index=index,
+                origin=None if place is None else ORIGINS[reasons[query, place]],
+                distance=None if place is None else int(distances[query, place]),
+                score=None if place is None else _score(hardware, head, query, place),
+                share=0.0 if place is None else float(shares[query, place]),
+                exact_share=float(row[index]), exact_rank=int((row > row[index]).sum()) + 1)
 
-        # The reported order is by ascending distance, thus by descending weight.
-        keys = [key(int(indices[query, place]), int(distances[query, place]),
-                    float(shares[query, place])) for place in used[:TABLE_KEYS]]
+        # Among equal weights, the reported order: the nearest first.
+        used = used[np.argsort(-shares[query, used], kind="stable")]
+        keys = [key(int(indices[query, place]), int(place)) for place in used[:TABLE_KEYS]]
         others = row.copy()
         others[indices[query, used]] = -1
         others[prepared.counts[query]:] = -1
@@ -195,11 +208,20 @@ def _explain_head(tensors: Tensors, hardware: "Simulation", head: int,
         queries.append(QueryExplanation(
             query=int(tensors.queries[query]), reason=reason, seen=int(prepared.counts[query]),
             selected=len(used), covered=float(covered[query]), error=float(errors[query]),
-            keys=keys, missed=[key(int(index), None, 0.0) for index in best
-                               if others[index] >= 0]))
+            keys=keys, missed=[key(int(index)) for index in best if others[index] >= 0]))
     return HeadExplanation(
         head=int(tensors.heads[head]), covered=float(covered.mean()), queries=queries,
         maps=_maps(tensors, prepared.counts, indices, valid, shares, weights))
+
+
+def _score(hardware: "Simulation", head: int, query: int, place: int) -> float | None:
+    """A key's exact score as a logit: that of which the softmax is made."""
+    operands = hardware.prepared.exact
+    if operands is None or hardware.scores is None:
+        return None
+    # A multiplier counts in 2**-24 parts of a 256th of an octave.
+    octaves = float(hardware.scores[head, query, place]) * operands.multipliers[head, query] / 2**32
+    return float(octaves * np.log(2))
 
 
 def _choose(queries: NDArray[np.int64], errors: NDArray[np.float64]) -> dict[int, str]:

@@ -36,8 +36,8 @@ _QUERIES = ((_BLUE, "white"), (_ORANGE, "white"), ("#009e73", "white"), (_SKY, "
 """Colours of consecutive queries, and of text on them."""
 
 _STAGES = {"score": "score all keys", "refine": "find the N nearest", "emit": "list them",
-           "weigh": "look up weights", "accumulate": "add up values",
-           "normalize": "divide, give out"}
+           "rescore": "score them exactly", "weigh": "look up weights",
+           "accumulate": "add up values", "normalize": "divide, give out"}
 """What the stages do, in their order."""
 
 _EACH_ROW = ("score", "refine", "emit")
@@ -167,9 +167,10 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
         start = min((answer.offered for answer, _ in shown), default=0)
         span = max((answer.end + 1 for answer, _ in shown), default=1) - start
         rows = max((answer.row for answer, _ in shown), default=0) + 1
+        stages = [stage for stage in _STAGES if any(stage in answer.stages for answer, _ in shown)]
         for number, (answer, name) in enumerate(shown):
             colour, ink = _QUERIES[number % len(_QUERIES)]
-            for place, stage in enumerate(_STAGES):
+            for place, stage in enumerate(stages):
                 work = answer.stages[stage]
                 lanes = rows if stage in _EACH_ROW else 1
                 height = 0.76 / lanes
@@ -181,7 +182,7 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
                     axes.text(work.start - start + len(work) / 2, top + height / 2, name,
                               ha="center", va="center", color=ink, fontsize=8 if lanes == 1 else 7,
                               fontweight="bold")
-        axes.set_yticks(range(len(_STAGES)), list(_STAGES.values()))
+        axes.set_yticks(range(len(stages)), [_STAGES[stage] for stage in stages])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlim(0, span)

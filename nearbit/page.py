@@ -26,6 +26,11 @@ __all__ = ["render"]
 
 _TEMPLATE = "report.html.jinja"
 
+_METHODS = {
+    "had": "HAD: the weights follow from the distances of sign codes",
+    "hash": "HashAttention: codes choose the keys, exact scores weight them",
+}
+
 _TIMELINE_QUERIES = 8
 
 _ROOM = 8_000_000
@@ -61,6 +66,10 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
     sections = _sections(explained)
     results = hardware.outcome.outputs["o_result"]
     maps = explained[0].maps
+    prepared = hardware.prepared
+    rescored = prepared.exact is not None
+    always = " and ".join(what for what, number in (("first", prepared.sink),
+                                                    ("last", prepared.recent)) if number)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     environment.filters |= {"count": _count, "percent": _percent}
     template = environment.from_string(
@@ -75,6 +84,7 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
         covered_total=float(np.mean(covered)),
         heads_figure=draw_heads(report.heads, prediction.head_cycles, covered),
         timeline=_timeline(tensors, prediction), width=maps.width, causal=tensors.causal,
+        rescored=rescored, always=always, columns=5 + rescored + bool(always),
         sections=sections, left_out=_left_out(tensors, explained, sections)) + "\n"
 
 
@@ -138,12 +148,14 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation"
         ("File", file),
         ("Heads", f"{_ranges(tensors.heads.tolist())}{kv_heads}"),
         ("Queries", f"{_ranges(tensors.queries.tolist())} of each head"),
-        ("Keys", f"{seen}; {tensors.head_dim} elements, one bit each"),
+        ("Method", _METHODS[prepared.method]
+                   + (", one selection for the heads of a group" if prepared.shared else "")),
+        ("Keys", (f"{seen}; {tensors.head_dim} elements, codes of {config.key_bits} bits")),
         ("Values", (f"{tensors.value_dim} elements of {config.value_bits} bits"
                     f"{', rotated' if prepared.values.rotated else ''}")),
         ("Selected keys", ", ".join([f"the {prepared.n} nearest of each query (n)", *always])),
-        ("Softmax temperature", f"{temperature} (head by head)" if len(tensors.heads) > 1
-                                else temperature),
+        *([("Softmax temperature", f"{temperature} (head by head)" if len(tensors.heads) > 1
+                                   else temperature)] if prepared.exact is None else []),
         ("Accelerator", (f"{source}: each cycle scores {config.lanes} keys for "
                          f"{config.rows} {'query' if config.rows == 1 else 'queries'} and adds up "
                          f"{config.value_lanes} value elements; room for {config.capacity:,} "

@@ -53,6 +53,8 @@ class Tensors:
         Which heads of the file these are, ascending.
     queries
         Which queries of the file these are, ascending.
+    kv_heads
+        Which key heads of the file these are.
     """
 
     q: NDArray[np.floating]
@@ -62,6 +64,7 @@ class Tensors:
     temperature: NDArray[np.float64]
     heads: NDArray[np.int64]
     queries: NDArray[np.int64]
+    kv_heads: NDArray[np.int64]
 
     @property
     def causal(self) -> bool:
@@ -117,7 +120,7 @@ class Tensors:
         return cls(q, k, v, positions,
                    quantize.temperature(q, k) if temperature is None
                    else _temperature(temperature, heads),
-                   np.arange(heads), np.arange(queries))
+                   np.arange(heads), np.arange(queries), np.arange(kv_heads))
 
     def select(self, heads: NDArray[np.int64] | None = None,
                queries: NDArray[np.int64] | None = None) -> "Tensors":
@@ -135,7 +138,8 @@ class Tensors:
         return Tensors(
             self.q[chosen][:, asked], self.k[kv_heads], self.v[kv_heads],
             None if self.qpos is None else self.qpos[asked],
-            self.temperature[chosen], self.heads[chosen], self.queries[asked])
+            self.temperature[chosen], self.heads[chosen], self.queries[asked],
+            self.kv_heads[kv_heads])
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -51,7 +51,7 @@ def test_file(refused, tmp_path, write):
     ("--heads 2", "--heads: there is no 2, they are 0 to 1"),
     ("--queries x", "--queries: 'x' is neither a number nor a range such as 0-3 or 0:64:8"),
     ("--preset big", ("unknown preset 'big'; the presets are tiny, head32, reference, icebreaker, "
-                      "head64, gqa3, head128, long")),
+                      "head64, gqa3, hash64, hash64gqa3, head128, hash128, long")),
     ("--preset tiny --config x.toml", ("--preset and --config exclude each other; give one of "
                                        "them")),
     ("--config none.toml", "none.toml: No such file or directory"),

@@ -94,8 +94,8 @@ def test_out(run, write, tmp_path, tensors):
     golden = nearbit.attention(arrays["q"], arrays["k"], arrays["v"], config, causal=True,
                                qpos=[29, 3, 0, 12, 20], n=6, sink=1, recent=2)
     with np.load(out) as result:
-        assert set(result.files) == {"output", "output_int", "selected", "distances", "weights",
-                                     "heads", "queries"}
+        assert set(result.files) == {"output", "output_int", "selected", "origins", "distances",
+                                     "weights", "heads", "queries"}
         assert result["output"].dtype == np.float32
         for name in ("output", "output_int", "selected", "distances", "weights"):
             assert np.array_equal(result[name], getattr(golden, name))
