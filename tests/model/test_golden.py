@@ -1,7 +1,9 @@
 import dataclasses
+import functools
 import math
 import re
 import tracemalloc
+from decimal import Context, Decimal
 from fractions import Fraction
 
 import faiss
@@ -11,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearbit_model import golden
-from nearbit_model.config import Config
-from nearbit_model.quantize import Values, codes_from_ints, codes_to_ints, weight_table
+from nearbit_model.config import Config, Rescore
+from nearbit_model.quantize import Exact, Values, codes_from_ints, codes_to_ints, weight_table
 
 
 def refuses(message):
@@ -33,18 +35,49 @@ def brute_select(h, n, sink, recent):
     return sorted(chosen, key=lambda i: (h[i], -i))
 
 
-def brute_attend(q, keys, elements, scales, table, *, first, count, n, sink, recent, fraction):
-    h = [bin(q ^ key).count("1") for key in keys[first:first + count]]
+@functools.cache
+def brute_exp2(weight_bits):
+    """The 256 weights of an octave, from powers of 50 digits."""
+    digits = Context(prec=50)
+    largest = 2**weight_bits - 1
+    return [int((largest * digits.power(2, Decimal(-f) / 256) + Decimal("0.5")).to_integral_value(
+        "ROUND_FLOOR")) for f in range(256)]
+
+
+def brute_decay(s, multiplier, weight_bits):
+    weights = []
+    for each in s:
+        t = math.floor(Fraction((max(s) - each) * multiplier, 2**24))
+        octaves, fraction = t // 256, t % 256
+        weights.append(0 if octaves >= weight_bits else
+                       brute_exp2(weight_bits)[fraction] // 2**octaves)
+    return weights
+
+
+def brute_attend(group, own, keys, elements, scales, table, *, first, count, n, sink, recent,
+                 fraction, exact=None, weight_bits=None):
+    """Of the queries of a group that shares a selection, one's; `exact` are its q, k, multiplier.
+
+    Returned are the output, and of the selected keys row, distance, weight and exact score.
+    """
+    h = [sum(bin(q ^ key).count("1") for q in group) for key in keys[first:first + count]]
     chosen = brute_select(h, n, sink, recent)
-    nearest = min(h[i] for i in chosen)
-    w = [table[h[i] - nearest] for i in chosen]
+    s = None
+    if exact is None:
+        assert group == [own]
+        nearest = min(h[i] for i in chosen)
+        w = [table[h[i] - nearest] for i in chosen]
+    else:
+        q8, k8, multiplier = exact
+        s = [sum(a * b for a, b in zip(q8, k8[first + i], strict=True)) for i in chosen]
+        w = brute_decay(s, multiplier, weight_bits)
     z = sum(w)
     u = [(wi * scales[first + i] + 2**15) >> 16 for wi, i in zip(w, chosen, strict=True)]
     output = []
     for j in range(len(elements[0])):
         a = sum(ui * elements[first + i][j] for ui, i in zip(u, chosen, strict=True))
         output.append(math.floor(Fraction(a * 2**fraction + z // 2, z)))
-    return output, [first + i for i in chosen], [h[i] for i in chosen], w
+    return output, [first + i for i in chosen], [h[i] for i in chosen], w, s
 
 
 @dataclasses.dataclass
@@ -59,11 +92,13 @@ class Problem:
     n: int
     sink: int
     recent: int
+    exact: Exact | None = None
+    shared: bool = False
 
     @property
     def command(self):
         return {"counts": self.counts, "first": self.first, "n": self.n, "sink": self.sink,
-                "recent": self.recent}
+                "recent": self.recent, "exact": self.exact, "shared": self.shared}
 
     def attend(self, **changes):
         return golden.attend(self.q, self.k, self.values, self.tables,
@@ -78,20 +113,33 @@ class Problem:
         assert result.output_int.shape == (heads, queries, self.config.value_dim)
         assert result.output_int.dtype == result.distances.dtype == np.int32
         assert result.selected.dtype == result.weights.dtype == np.int64
-        for name in ("selected", "distances", "weights"):
+        names = ["selected", "distances", "weights"]
+        if self.exact is None:
+            assert result.scores is None
+        else:
+            names.append("scores")
+            assert result.scores.dtype == np.int64
+        for name in names:
             assert getattr(result, name).shape == (heads, queries, most)
+        codes = [codes_to_ints(head) for head in self.q]
         for head in range(heads):
-            keys = codes_to_ints(self.k[head // group])
-            for query, q in enumerate(codes_to_ints(self.q[head])):
+            pair = head // group
+            keys = codes_to_ints(self.k[pair])
+            together = range(pair * group, (pair + 1) * group) if self.shared else [head]
+            for query in range(queries):
+                exact = None if self.exact is None else (
+                    self.exact.queries[head, query].tolist(), self.exact.keys[pair].tolist(),
+                    int(self.exact.multipliers[head, query]))
                 expected = brute_attend(
-                    q, keys, self.values.elements[head // group].tolist(),
-                    self.values.scales[head // group].tolist(), self.tables[head].tolist(),
-                    first=self.first, count=int(counts[head, query]), n=self.n, sink=self.sink,
-                    recent=self.recent, fraction=self.config.output_fraction_bits)
+                    [codes[each][query] for each in together], codes[head][query], keys,
+                    self.values.elements[pair].tolist(), self.values.scales[pair].tolist(),
+                    self.tables[head].tolist(), first=self.first, count=int(counts[head, query]),
+                    n=self.n, sink=self.sink, recent=self.recent,
+                    fraction=self.config.output_fraction_bits, exact=exact,
+                    weight_bits=self.config.weight_bits)
                 assert result.output_int[head, query].tolist() == expected[0]
-                for name, want in zip(("selected", "distances", "weights"), expected[1:],
-                                      strict=True):
-                    padded = want + [-1] * (most - len(want))
+                for name, want in zip(names, expected[1:], strict=False):
+                    padded = want + [0 if name == "scores" else -1] * (most - len(want))
                     assert getattr(result, name)[head, query].tolist() == padded, name
 
 
@@ -124,13 +172,15 @@ def random_codes(rng, kind, key_bits, q_shape, k_shape):
 
 def make(seed, *, key_bits=64, value_dim=4, value_bits=8, weight_bits=16, fraction=8, heads=1,
          group=1, queries=1, tokens=20, first=0, counts=None, n=1, sink=0, recent=0,
-         kind="random", extreme=False):
+         kind="random", extreme=False, head_dim=0, element_bits=8, shared=False):
+    """With `head_dim`, operands of exact scores, which may be `shared` by the heads of a group."""
     rng = np.random.default_rng(seed)
     most = n + sink + recent
     config = Config(
         key_bits=key_bits, value_dim=value_dim, value_lanes=1, value_bits=value_bits, lanes=1,
         weight_bits=weight_bits, output_fraction_bits=fraction, capacity=max(tokens, most),
-        top_n=most)
+        top_n=most, rescore=Rescore(head_dim=head_dim, lanes=1, element_bits=element_bits,
+                                    shared=shared) if head_dim else None)
     q, k = random_codes(rng, kind, key_bits, (heads * group, queries), (heads, tokens))
     limit = 1 << value_bits - 1
     elements = rng.integers(-limit, limit, size=(heads, tokens, value_dim))
@@ -143,14 +193,43 @@ def make(seed, *, key_bits=64, value_dim=4, value_bits=8, weight_bits=16, fracti
         tables[...] = (1 << weight_bits) - 1
     if counts is None:
         counts = rng.integers(1, tokens - first + 1, size=(heads * group, queries))
+        if shared:
+            counts = np.repeat(counts[::group], group, axis=0)
+    exact = random_exact(rng, heads, group, queries, tokens, head_dim, element_bits) \
+        if head_dim else None
     values = Values(elements.astype(np.int8 if value_bits <= 8 else np.int16),
                     scales.astype(np.uint16))
     return Problem(config, q, k, values, tables.astype(np.uint32), np.asarray(counts), first, n,
-                   sink, recent)
+                   sink, recent, exact, shared)
+
+
+def random_exact(rng, heads, group, queries, tokens, head_dim, element_bits):
+    """Operands with equal and with the largest scores, and multipliers of all kinds."""
+    limit = 1 << element_bits - 1
+    kind = np.int8 if element_bits <= 8 else np.int16
+    q = rng.integers(-limit, limit, size=(heads * group, queries, head_dim))
+    k = rng.integers(-limit, limit, size=(heads, tokens, head_dim))
+    q[:, ::3], k[:, ::5] = -limit, -limit
+    k[:, 1::7] = k[:, :1]
+    # Of about a unit of score, and up to some octaves for all the range of scores.
+    largest = np.minimum(2**32 - 1, 2.0**32 * 8 / (head_dim * limit**2)
+                         * rng.random(size=(heads * group, queries)))
+    multipliers = np.choose(rng.integers(0, 6, size=largest.shape), [
+        np.uint32(0), np.uint32(1), np.uint32(2**32 - 1),
+        rng.integers(0, 1 << 32, size=largest.shape).astype(np.uint32),
+        *[largest.astype(np.uint32)] * 2])
+    return Exact(q.astype(kind), k.astype(kind), multipliers)
+
+
+NEVER, ALWAYS = st.just(False), st.just(True)
 
 
 @st.composite
-def problems(draw):
+def problems(draw, rescored=NEVER):
+    extra = {}
+    if draw(rescored):
+        extra = {"head_dim": draw(st.integers(1, 9)), "element_bits": draw(st.integers(2, 16)),
+                 "shared": draw(st.booleans())}
     tokens = draw(st.integers(1, 40))
     first = draw(st.integers(0, tokens - 1))
     return make(
@@ -161,13 +240,37 @@ def problems(draw):
         queries=draw(st.integers(1, 4)), tokens=tokens, first=first,
         counts=draw(st.none() | st.integers(1, tokens - first)), n=draw(st.integers(1, 45)),
         sink=draw(st.integers(0, 12)), recent=draw(st.integers(0, 12)),
-        kind=draw(st.sampled_from(KINDS)), extreme=draw(st.booleans()))
+        kind=draw(st.sampled_from(KINDS)), extreme=draw(st.booleans()), **extra)
 
 
 @settings(max_examples=500)
 @given(problems())
 def test_against_brute_force(problem):
     problem.check()
+
+
+@settings(max_examples=300)
+@given(problems(rescored=ALWAYS))
+def test_exact_scores_against_brute_force(problem):
+    problem.check()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_exact_scores_of_whole_ranges(shared):
+    # Every key selected: then it makes no difference what the codes are.
+    problem = make(20, heads=2, group=3, queries=4, tokens=30, n=30, head_dim=6, shared=shared)
+    problem.check()
+    result = problem.attend()
+    problem.q, problem.k = random_codes(np.random.default_rng(21), "random", 64, (6, 4), (2, 30))
+    other = problem.attend()
+    assert (result.output_int == other.output_int).all()
+
+
+def test_tables_are_not_looked_at_with_exact_scores():
+    problem = make(22, heads=1, group=2, queries=3, head_dim=4, n=5)
+    result = problem.attend()
+    problem.tables = np.ones_like(problem.tables)
+    assert (problem.attend().output_int == result.output_int).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,6 +285,14 @@ def test_borders_of_the_selection(kind, key_bits):
                 if n >= 1:
                     make(n, key_bits=key_bits, tokens=13, first=2, counts=count, n=n, sink=sink,
                          recent=recent, kind=kind).check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_borders_of_a_shared_selection(kind):
+    for sink, recent, n in [(0, 0, 8), (0, 0, 9), (1, 2, 5), (1, 2, 6), (1, 2, 7), (5, 5, 1),
+                            (9, 0, 1), (0, 9, 2), (12, 12, 12)]:
+        make(n, key_bits=65, group=3, tokens=13, first=2, counts=9, n=n, sink=sink, recent=recent,
+             kind=kind, head_dim=3, shared=True).check()
 
 
 @pytest.mark.parametrize("count", [1, 2, 19, 20])
@@ -233,8 +344,9 @@ def test_blocks_join_without_seams():
 # The other entrances
 
 
-@given(problems())
+@given(problems(rescored=st.booleans()))
 def test_attend_one(problem):
+    problem.shared = False
     whole = problem.attend()
     group = len(problem.q) // len(problem.k)
     heads, queries, _ = problem.q.shape
@@ -246,12 +358,18 @@ def test_attend_one(problem):
         problem.values.elements[head // group].tolist(),
         problem.values.scales[head // group].tolist(), problem.tables[head].tolist(),
         config=problem.config, first=problem.first, count=int(counts[head, query]), n=problem.n,
-        sink=problem.sink, recent=problem.recent)
+        sink=problem.sink, recent=problem.recent, exact=problem.exact and Exact(
+            problem.exact.queries[head:, query:][:1, :1], problem.exact.keys[head // group][None],
+            problem.exact.multipliers[head:, query:][:1, :1]))
     assert (one.output_int == whole.output_int[head, query]).all()
     width = len(one.selected)
     for name in ("selected", "distances", "weights"):
         assert (getattr(one, name) >= 0).all()
         assert (getattr(one, name) == getattr(whole, name)[head, query, :width]).all()
+    if problem.exact is None:
+        assert one.scores is None
+    else:
+        assert (one.scores == whole.scores[head, query, :width]).all()
 
 
 def test_attend_one_takes_the_rest_of_the_store():
@@ -267,6 +385,32 @@ def test_attend_one_takes_the_rest_of_the_store():
 def test_select_one(distances, n, sink, recent):
     assert golden.select_one(distances, n=n, sink=sink, recent=recent).tolist() == \
         brute_select(distances, n, sink, recent)
+
+
+@given(problems(), st.booleans())
+def test_select(problem, shared):
+    """A shared selection is that by the sum of the distances, for each head of the group."""
+    heads, queries, _ = problem.q.shape
+    group = heads // len(problem.k)
+    counts = np.broadcast_to(problem.counts, (heads, queries))
+    if shared:
+        counts = np.repeat(counts[::group], group, axis=0)
+    selected, found = golden.select(
+        problem.q, problem.k, counts=counts, first=problem.first, n=problem.n, sink=problem.sink,
+        recent=problem.recent, shared=shared)
+    assert (selected.dtype, found.dtype) == (np.int64, np.int32)
+    codes = [codes_to_ints(head) for head in problem.q]
+    for head, query in np.ndindex(heads, queries):
+        pair = head // group
+        together = range(pair * group, (pair + 1) * group) if shared else [head]
+        keys = codes_to_ints(problem.k[pair])[problem.first:][:counts[head, query]]
+        h = [sum(bin(codes[each][query] ^ key).count("1") for each in together) for key in keys]
+        chosen = brute_select(h, problem.n, problem.sink, problem.recent)
+        width = len(chosen)
+        assert selected[head, query, :width].tolist() == [problem.first + i for i in chosen]
+        assert found[head, query, :width].tolist() == [h[i] for i in chosen]
+        assert (selected[head, query, width:] == -1).all()
+        assert (found[head, query, width:] == -1).all()
 
 
 def test_counts_broadcast():
@@ -389,6 +533,94 @@ def test_lookup():
                                                                  [-1, -1, 100, 100]]
 
 
+@given(st.integers(1, 20), st.integers(1, 40), st.integers(2, 16), st.integers(0, 1 << 32))
+def test_score(head_dim, count, bits, seed):
+    rng = np.random.default_rng(seed)
+    limit = 1 << bits - 1
+    kind = np.int8 if bits <= 8 else np.int16
+    queries = rng.integers(-limit, limit, size=(2, 3, head_dim)).astype(kind)
+    keys = rng.integers(-limit, limit, size=(2, 3, count, head_dim)).astype(kind)
+    scores = golden.score(queries, keys)
+    assert scores.dtype == np.int64
+    for head, query in np.ndindex(2, 3):
+        q = queries[head, query].tolist()
+        assert scores[head, query].tolist() == [
+            sum(a * b for a, b in zip(q, k, strict=True)) for k in keys[head, query].tolist()]
+
+
+def test_largest_scores():
+    # 1,024 products of 30 bits, and one unit more or less, which float32 would lose.
+    queries = np.full(1024, -32768, np.int16)
+    keys = np.stack([queries, queries, queries, -32767 - queries])
+    keys[1, 7], keys[2, 7] = -32767, 32767
+    assert golden.score(queries, keys).tolist() == [
+        2**40, 2**40 - 2**15, 2**40 - 2**30 - 32768 * 32767, -1024 * 32768]
+
+
+MOST = 2**32 - 1
+OF_SCORES = st.integers(-(2**41), 2**41)
+
+
+@pytest.mark.parametrize("weight_bits", [2, 3, 8, 16, 23, 24])
+def test_octave(weight_bits):
+    # A multiplier of 2**24 makes t the score itself. n is rint(W * 2**(-f / 256)) if W is between
+    # n - 1/2 and n + 1/2, times 2**(f / 256): in integers, raised to the 256th power.
+    weights = golden.decay(-np.arange(256), np.full(256, True), np.array(2**24),
+                           weight_bits=weight_bits)
+    largest = 2**weight_bits - 1
+    assert weights[0] == largest
+    for f, n in enumerate(weights.tolist()):
+        assert (2 * n - 1)**256 * 2**f < (2 * largest)**256 < (2 * n + 1)**256 * 2**f
+    assert weights.tolist() == brute_exp2(weight_bits)
+
+
+@settings(max_examples=500)
+@given(st.lists(OF_SCORES, min_size=1, max_size=8), st.lists(st.integers(0, 2**20), max_size=8),
+       st.integers(0, MOST), st.integers(2, 24))
+@example([2**41, -(2**41), 0, 2**41], [], MOST, 2)
+@example([2**41, -(2**41), 0, 2**41], [], MOST, 24)
+@example([2**41, -(2**41), 0, 2**41], [], 0, 24)
+@example([2**41, -(2**41), 0, 2**41], [], 1, 24)
+@example([2**24 - 1, 2**24, -1, 0], [], 2**24, 16)
+@example([0, -1, -2], [], MOST, 24)
+def test_decay(scores, near, multiplier, weight_bits):
+    scores = scores + [scores[0] - each for each in near]
+    weights = golden.decay(np.array(scores), np.full(len(scores), True), np.array(multiplier),
+                           weight_bits=weight_bits)
+    assert weights.dtype == np.int64
+    assert weights.tolist() == brute_decay(scores, multiplier, weight_bits)
+    assert weights.max() == 2**weight_bits - 1
+
+
+@given(st.integers(2, 24), st.integers(0, 1 << 32))
+def test_decay_of_many(weight_bits, seed):
+    """Of rows with padding, each with its own multiplier, among them the extremes."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-(2**41), 2**41, size=(3, 4, 6), endpoint=True) >> rng.integers(
+        0, 41, size=(3, 4, 1))
+    valid = rng.random(size=scores.shape) < 0.7
+    valid[..., 2] = True
+    multipliers = rng.integers(0, 1 << 32, size=(3, 4)) >> rng.integers(0, 32, size=(3, 4))
+    multipliers[0, :2] = 0, MOST
+    weights = golden.decay(scores, valid, multipliers.astype(np.uint32), weight_bits=weight_bits)
+    for index in np.ndindex(3, 4):
+        assert (weights[index][~valid[index]] == -1).all()
+        assert weights[index][valid[index]].tolist() == brute_decay(
+            scores[index][valid[index]].tolist(), int(multipliers[index]), weight_bits)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(0, MOST),
+       st.integers(2, 24))
+def test_decay_is_near_the_exponential(behind, multiplier, weight_bits):
+    # t is at most 1/256 octave too small, the entry off by half a unit, its shift by less than one.
+    largest = 2**weight_bits - 1
+    weights = golden.decay(-np.array([0, *behind]), np.full(len(behind) + 1, True),
+                           np.array(multiplier), weight_bits=weight_bits)
+    for each, weight in zip(behind, weights[1:].tolist(), strict=True):
+        real = largest * 2.0 ** -min(each * multiplier / 2**32, 1000)
+        assert -1.5 < weight - real < real * (2 ** (1 / 256) - 1) + 0.5 + 1e-6
+
+
 @pytest.mark.parametrize(("weight", "scale", "scale_bits", "expected"), [
     (1, 32767, 16, 0), (1, 32768, 16, 1), (3, 32768, 16, 2), (65535, 65535, 16, 65534),
     (0, 65535, 16, 0), (-1, 65535, 16, 0), (5, 1, 1, 3), (4, 1, 1, 2),
@@ -452,6 +684,66 @@ def test_normalize_by_nothing():
 
 
 # Bad input
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"queries": np.zeros((2, 3, 5), np.int8)},
+     "exact queries must have shape [2, 3, 6], not [2, 3, 5]"),
+    ({"queries": np.zeros((2, 1, 6), np.int8)},
+     "exact queries must have shape [2, 3, 6], not [2, 1, 6]"),
+    ({"queries": np.zeros((2, 3, 6))}, "exact queries must be integers, not float64"),
+    ({"queries": np.full((2, 3, 6), 32)},
+     "exact queries must be from -32 to 31, not from 32 to 32"),
+    ({"keys": np.zeros((2, 20, 6), np.int8)},
+     "exact keys must have shape [1, 20, 6], not [2, 20, 6]"),
+    ({"keys": np.zeros((1, 19, 6), np.int8)},
+     "exact keys must have shape [1, 20, 6], not [1, 19, 6]"),
+    ({"keys": np.full((1, 20, 6), -33)},
+     "exact keys must be from -32 to 31, not from -33 to -33"),
+    ({"multipliers": np.zeros(2, np.uint32)}, "multipliers must have shape [2, 3], not [2]"),
+    ({"multipliers": np.full((2, 3), 1 << 32)},
+     "multipliers must be from 0 to 4294967295, not from 4294967296 to 4294967296"),
+    ({"multipliers": np.full((2, 3), -1)},
+     "multipliers must be from 0 to 4294967295, not from -1 to -1"),
+    ({"multipliers": np.ones((2, 3))}, "multipliers must be integers, not float64"),
+])
+def test_exact_operands_that_do_not_fit(change, message):
+    problem = make(23, group=2, queries=3, tokens=20, counts=20, n=4, head_dim=6, element_bits=6)
+    problem.exact = dataclasses.replace(problem.exact, **change)
+    with refuses(message):
+        problem.attend()
+
+
+def test_exact_scores_without_a_unit():
+    problem = make(24, n=4, head_dim=6)
+    with refuses("the configuration has no unit for exact scores; set rescore"):
+        problem.attend(config=problem.config.replace(rescore=None))
+
+
+def test_shared_selections_that_cannot_be():
+    problem = make(25, group=2, queries=3, tokens=20, counts=20, n=4, head_dim=6, shared=True)
+    with refuses("a shared selection needs exact scores: the sum of several distances is no "
+                 "measure of a single one's weight"):
+        problem.attend(exact=None)
+    for counts in ([[20], [19]], [[20] * 3, [20, 19, 20]]):
+        for refused in (problem.attend, functools.partial(
+                golden.select, problem.q, problem.k, n=4, shared=True)):
+            with refuses("counts of heads that share a selection must be equal"):
+                refused(counts=counts)
+
+
+def test_largest_sums_of_distances():
+    # Two heads of the widest codes among as many keys as their sums leave room for.
+    tokens = 1 << 19
+    q = np.full((2, 1, 16), np.iinfo(np.uint64).max, np.uint64)
+    k = np.broadcast_to(np.zeros((1, 1, 16), np.uint64), (1, tokens, 16))
+    selected, found = golden.select(q, k, counts=tokens, n=2, sink=1, shared=True)
+    assert selected.tolist() == [[[tokens - 1, tokens - 2, 0]]] * 2
+    assert (found == 2048).all()
+    k = np.broadcast_to(k[:, :1], (1, tokens + 1, 16))
+    with refuses("2 heads of 1024 bits cannot share a selection among 524289 keys"):
+        golden.select(q, k, counts=1, n=2, shared=True)
+    golden.select(q, k, counts=1, n=2)
 
 
 @pytest.mark.parametrize(("command", "message"), [

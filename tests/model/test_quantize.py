@@ -37,6 +37,12 @@ def test_not_real(array, message):
         quantize.temperature(array[None], np.ones((1, 3, 2)))
     with refuses(in_three.format("k")):
         quantize.temperature(np.ones((1, 3, 2)), array[None])
+    with refuses(in_three.format("q")):
+        quantize.exact(array[None], np.ones((1, 3, 2)))
+    with refuses(in_three.format("k")):
+        quantize.exact(np.ones((1, 3, 2)), array[None])
+    with refuses(message.format("step")):
+        quantize.exact(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=array)
     with refuses(message.format("temperature")):
         quantize.weight_table(array, 8)
     with refuses(message.format("unit")):
@@ -280,6 +286,197 @@ def test_rotated_rows_keep_precision():
         return (difference / np.linalg.norm(v, axis=-1)).max()
 
     assert error(quantize.values(v, rotated=True)) < error(quantize.values(v)) / 2
+
+
+# Operands of exact scores
+
+
+def fractions(row):
+    return [Fraction(float(x)) for x in row]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8, 9, 12, 16])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_exact_operands(bits, dtype):
+    """Against the definition, in rational numbers of what is given."""
+    rng = np.random.default_rng(bits)
+    q = (rng.normal(size=(4, 3, 5)) * 10.0 ** rng.integers(-4, -1, size=(4, 3, 1))).astype(dtype)
+    k = (rng.normal(size=(2, 6, 5)) * np.array([1.0, 3.0])[:, None, None]).astype(dtype)
+    result = quantize.exact(q, k, bits, rotated=False)
+    largest = 2**(bits - 1) - 1
+    kind = np.int8 if bits <= 8 else np.int16
+    assert (result.queries.dtype, result.keys.dtype) == (kind, kind)
+    assert result.multipliers.dtype == np.uint32
+    assert (result.queries.shape, result.keys.shape) == (q.shape, k.shape)
+    assert result.saturated.tolist() == [0, 0]
+    assert not result.rotated
+    steps = [max(abs(x) for row in head for x in fractions(row)) / largest for head in k]
+    for head, step in enumerate(steps):
+        assert result.step[head] == pytest.approx(float(step), rel=1e-15)
+        for row, elements in zip(k[head], result.keys[head].tolist(), strict=True):
+            for x, element in zip(fractions(row), elements, strict=True):
+                assert abs(x / step - element) <= Fraction(1, 2) + Fraction(1, 10**9)
+    for head, query in np.ndindex(4, 3):
+        row = fractions(q[head, query])
+        step = max(map(abs, row)) / largest
+        for x, element in zip(row, result.queries[head, query].tolist(), strict=True):
+            assert abs(x / step - element) <= Fraction(1, 2) + Fraction(1, 10**9)
+        assert np.abs(result.queries[head, query]).max() == largest
+        # What a unit of the score adds to the logit, in octaves of e**logit, times 2**32.
+        octaves = float(step * steps[head // 2]) / math.sqrt(5) / math.log(2)
+        assert abs(int(result.multipliers[head, query]) - octaves * 2**32) <= 0.5 + 1e-3
+    assert np.abs(result.keys).max(axis=(1, 2)).tolist() == [largest, largest]
+
+
+def test_exact_operands_round_to_even():
+    x = np.array([[[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -127.0]]])
+    result = quantize.exact(x, x, rotated=False)
+    expected = [127, 0, 2, 2, 0, -2, -127]
+    assert result.queries[0, 0].tolist() == result.keys[0, 0].tolist() == expected
+    assert result.step.tolist() == [1.0]
+
+
+def test_exact_operands_are_rotated_alike():
+    rng = np.random.default_rng(31)
+    q, k = rng.normal(size=(4, 3, 16)), rng.normal(size=(2, 6, 16))
+    k[..., 5] = 40 # what rotation is for
+    result = quantize.exact(q, k)
+    assert result.rotated
+    turned = quantize.exact(quantize.rotate(q), quantize.rotate(k), rotated=False)
+    for name in ("queries", "keys", "multipliers", "step"):
+        assert (getattr(result, name) == getattr(turned, name)).all()
+    plain = quantize.exact(q, k, rotated=False)
+    error, of_plain = (np.abs(each.keys * each.step[:, None, None] - rows).max()
+                       for each, rows in ((result, quantize.rotate(k)), (plain, k)))
+    assert error < of_plain / 3
+
+
+def logits_of(q, k):
+    group = len(q) // len(k)
+    return q @ np.repeat(k, group, axis=0).swapaxes(1, 2) / math.sqrt(q.shape[-1])
+
+
+def integer_logits(result):
+    """The logits that the integer scores stand for."""
+    group = len(result.queries) // len(result.keys)
+    scores = result.queries.astype(np.int64) @ np.repeat(
+        result.keys, group, axis=0).astype(np.int64).swapaxes(1, 2)
+    return scores * (result.multipliers[..., None] * (math.log(2) / 2**32))
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_softmax_of_exact_scores_approaches_that_of_real_ones(rotated):
+    rng = np.random.default_rng(32)
+    q, k = 4 * rng.normal(size=(4, 20, 32)), rng.normal(size=(2, 50, 32))
+    wanted = softmax(logits_of(q, k))
+    errors = {bits: np.abs(softmax(integer_logits(quantize.exact(q, k, bits, rotated=rotated)))
+                           - wanted).sum(axis=-1).max() for bits in (4, 6, 8, 10, 12, 13)}
+    for bits, error in errors.items():
+        # A quarter with two bits more, give or take.
+        assert error < 40 * 2.0**-bits
+        if bits - 2 in errors:
+            assert error < errors[bits - 2] / 2
+    assert errors[13] < 0.002
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_exact_operands_of_zeros(rotated):
+    rng = np.random.default_rng(33)
+    q, k = rng.normal(size=(4, 3, 8)), rng.normal(size=(2, 6, 8))
+    q[1, 2], k[0, 4], k[1] = 0, 0, 0
+    result = quantize.exact(q, k, rotated=rotated)
+    assert not result.queries[1, 2].any()
+    assert not result.keys[0, 4].any()
+    assert not result.keys[1].any()
+    assert result.step[0] > 0
+    assert result.step[1] == 0
+    # A logit of 0 for every key: equal weights, whatever the scores are.
+    assert not result.multipliers[1, 2]
+    assert not result.multipliers[2:].any()
+    assert result.multipliers[0].all()
+    assert result.saturated.tolist() == [0, 0]
+    nothing = quantize.exact(np.zeros((1, 2, 8)), k[1:], step=0.5, rotated=rotated)
+    assert not nothing.queries.any()
+    assert not nothing.multipliers.any()
+    assert nothing.step.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("step", [0.5, [0.5, 0.25]])
+def test_a_given_step_clips_keys(step):
+    steps = np.broadcast_to(step, 2)
+    within, beyond = 127.49, 127.51
+    k = np.array([[1.0, -2.0, 0.5], [within, -within, 3.0], [beyond, 1.0, 1.0],
+                  [1.0, -beyond, beyond], [1e30, -1e30, 0.0]]) * steps[:, None, None]
+    result = quantize.exact(np.ones((2, 1, 3)), k, step=step, rotated=False)
+    assert result.step.tolist() == steps.tolist()
+    for head in range(2):
+        assert result.keys[head].tolist() == [
+            [1, -2, 0], [127, -127, 3], [127, 1, 1], [1, -127, 127], [127, -127, 0]]
+    # Keys, not elements, are counted.
+    assert result.saturated.tolist() == [3, 3]
+    expected = np.rint(2.0**32 * math.log2(math.e) / 127 * steps / math.sqrt(3))
+    assert result.multipliers[:, 0].tolist() == expected.tolist()
+
+
+def test_a_given_step_is_that_of_the_operands():
+    # The step that would be chosen, given: all is the same. With headroom, nothing is clipped.
+    rng = np.random.default_rng(34)
+    q, k = rng.normal(size=(4, 3, 8)), rng.normal(size=(2, 6, 8))
+    chosen = quantize.exact(q, k, 12)
+    given = quantize.exact(q, k, 12, step=chosen.step)
+    for name in ("queries", "keys", "multipliers", "step", "saturated"):
+        assert (getattr(chosen, name) == getattr(given, name)).all()
+    wide = quantize.exact(q, k, 12, step=2 * chosen.step)
+    assert np.abs(wide.keys).max() == 1024
+    assert not wide.saturated.any()
+
+
+@pytest.mark.parametrize("step", [0, -1.0, [1.0, 0.0]])
+def test_wrong_step(step):
+    with refuses(f"step must be greater than 0, not {float(np.min(step))}"):
+        quantize.exact(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=step)
+
+
+@pytest.mark.parametrize(("q", "k"), [
+    ((2, 3), (1, 3, 4)), ((2, 3, 4), (3, 4)), ((2, 3, 4), (1, 3, 5)), ((0, 3, 4), (1, 3, 4)),
+    ((2, 3, 4), (1, 0, 4)), ((2, 3, 0), (1, 3, 0)), ((1, 2, 3, 4), (1, 3, 4)),
+])
+def test_wrong_shapes_of_exact_operands(q, k):
+    with refuses("q and k must be [heads, n, head_dim] with the same head_dim and no axis empty, "
+                 f"not shapes {q} and {k}"):
+        quantize.exact(np.zeros(q), np.zeros(k))
+
+
+@pytest.mark.parametrize("bits", [1, 17])
+def test_wrong_bits_of_exact_operands(bits):
+    with refuses(f"bits must be from 2 to 16, not {bits}"):
+        quantize.exact(np.ones((1, 3, 4)), np.ones((1, 3, 4)), bits)
+
+
+def test_exact_operands_of_heads_that_do_not_divide():
+    with refuses("kv heads (2) must divide heads (3)"):
+        quantize.exact(np.ones((3, 2, 4)), np.ones((2, 3, 4)))
+
+
+def test_exact_operands_that_are_too_large():
+    # A unit of the score is worth up to one octave of the weight: 2**32 - 1 units of 2**-32.
+    q, k = np.ones((1, 2, 4)), np.full((1, 3, 4), 2 * 127**2 * math.log(2))
+    for factor, fits in ((1 - 1e-9, True), (1, False), (5, False)):
+        q[0, 1] = factor
+        if fits:
+            q[0, 0] = factor
+            result = quantize.exact(q, k, rotated=False)
+            assert (result.multipliers > 2**32 - 10).all()
+            continue
+        with refuses(f"q and k of head 0 are too large for exact scores of 8 bits: one step of a "
+                     f"score would be worth {factor} octaves of a weight, and at most 1 can be "
+                     f"told"):
+            quantize.exact(q, k, rotated=False)
 
 
 # Temperature and tables
