@@ -20,7 +20,7 @@ from nearbit_hw.top_n import TopN
 from nearbit_hw.value_accumulator import ValueAccumulator
 from nearbit_hw.value_store import ValueStore
 from nearbit_hw.weights import Weights
-from nearbit_model.config import SCALE_BITS, Config
+from nearbit_model.config import SCALE_BITS, Config, Rescore
 
 
 __all__ = ["Core", "Error"]
@@ -222,6 +222,8 @@ class Core(wiring.Component):
             output_cycles=config.output_cycles)
 
         # ---- The datapath.
+        idle = Signal() # no command is in work or offered
+
         def join(source: Any, target: Any) -> None:
             """Connect streams whose payloads have the same fields, some of them narrower."""
             m.d.comb += [target.valid.eq(source.valid), source.ready.eq(target.ready),
@@ -266,25 +268,13 @@ class Core(wiring.Component):
         if unit is None:
             wiring.connect(m, row_merge.o, weights.i)
         else:
-            m.submodules.exact_key_store = exact_key_store = ExactKeyStore(
-                capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
-                element_bits=unit.element_bits)
-            m.submodules.rescorer = rescorer = Rescorer(
-                capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
-                lanes=unit.lanes, element_bits=unit.element_bits,
-                queries=1 << ceil_log2(EXACT_QUERIES * config.rows))
-            wiring.connect(m, wiring.flipped(self.i_exact_query), rescorer.i_query)
-            wiring.connect(m, row_merge.o, rescorer.i)
-            wiring.connect(m, rescorer.o_request, exact_key_store.i)
-            wiring.connect(m, exact_key_store.o, rescorer.i_beat)
-            wiring.connect(m, rescorer.o, weights.i)
+            self._rescore(m, unit, row_merge.o, weights.i, dispatcher.exact_loaded, idle)
         wiring.connect(m, weights.o, accumulator.i)
         wiring.connect(m, accumulator.o_request, value_store.i)
         wiring.connect(m, value_store.o, accumulator.i_beat)
         wiring.connect(m, accumulator.o, normalizer.i)
 
         # ---- Loads, and which rows and tables commands may use.
-        idle = Signal()
         keys_loaded = Signal(range(config.capacity + 1))
         values_loaded = Signal(range(config.capacity + 1))
         tables_loaded = Signal(config.tables)
@@ -314,20 +304,6 @@ class Core(wiring.Component):
             dispatcher.loaded.eq(Mux(keys_loaded < values_loaded, keys_loaded, values_loaded)),
             dispatcher.tables_loaded.eq(tables_loaded),
         ]
-
-        if unit is not None:
-            exact_loaded = Signal(range(config.capacity + 1))
-            new_exact = Signal()
-            m.d.comb += [
-                new_exact.eq(self.i_exact_key.p.row >= exact_loaded),
-                self.i_exact_key.ready.eq(idle | new_exact),
-                exact_key_store.i_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
-                exact_key_store.i_write.payload.eq(self.i_exact_key.payload),
-                dispatcher.exact_loaded.eq(exact_loaded),
-            ]
-            with m.If(exact_key_store.i_write.valid & new_exact
-                      & (self.i_exact_key.p.column == unit.columns - 1)):
-                m.d.sync += exact_loaded.eq(self.i_exact_key.p.row + 1)
 
         # ---- Commands in work.
         accept, complete = Signal(), Signal()
@@ -390,3 +366,33 @@ class Core(wiring.Component):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
 
         return m
+
+    def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
+                 rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:
+        """Score keys exactly on their way to the weights; load these keys and the queries."""
+        config = self._config
+        m.submodules.exact_key_store = exact_key_store = ExactKeyStore(
+            capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
+            element_bits=unit.element_bits)
+        m.submodules.rescorer = rescorer = Rescorer(
+            capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
+            lanes=unit.lanes, element_bits=unit.element_bits,
+            queries=1 << ceil_log2(EXACT_QUERIES * config.rows))
+        wiring.connect(m, wiring.flipped(self.i_exact_query), rescorer.i_query)
+        wiring.connect(m, selected, rescorer.i)
+        wiring.connect(m, rescorer.o_request, exact_key_store.i)
+        wiring.connect(m, exact_key_store.o, rescorer.i_beat)
+        wiring.connect(m, rescorer.o, rescored)
+
+        exact_loaded = Signal(range(config.capacity + 1))
+        new_exact = Signal()
+        m.d.comb += [
+            new_exact.eq(self.i_exact_key.p.row >= exact_loaded),
+            self.i_exact_key.ready.eq(idle | new_exact),
+            exact_key_store.i_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
+            exact_key_store.i_write.payload.eq(self.i_exact_key.payload),
+            loaded.eq(exact_loaded),
+        ]
+        with m.If(exact_key_store.i_write.valid & new_exact
+                  & (self.i_exact_key.p.column == unit.columns - 1)):
+            m.d.sync += exact_loaded.eq(self.i_exact_key.p.row + 1)

@@ -343,6 +343,8 @@ class Weights(wiring.Component):
         # of its lower half only what carries into the octaves matters. All shifts that leave
         # nothing are one.
         distance_above = excess
+        fraction = Signal(DECAY_BITS, reset_less=True)
+        shift = Signal(range(self._weight_bits + 1), reset_less=True)
         if has_scores:
             half = MULTIPLIER_BITS // 2
             low = Signal(len(excess) + half, reset_less=True)
@@ -350,8 +352,6 @@ class Weights(wiring.Component):
             product_excess = Signal(range(self._key_bits + 1), reset_less=True)
             octaves_excess = Signal.like(product_excess, reset_less=True)
             octaves = Signal(len(high) + 1 - (MULTIPLIER_SHIFT - half))
-            fraction = Signal(DECAY_BITS, reset_less=True)
-            shift = Signal(range(self._weight_bits + 1), reset_less=True)
             whole = octaves[DECAY_BITS:]
             m.d.comb += octaves.eq((high + low[half:]) >> (MULTIPLIER_SHIFT - half))
             with m.If(advance):

@@ -640,6 +640,7 @@ class _Rescorer:
         """Let a beat of a key wait, from a cycle on; gives when it begins to."""
         asked = max(cycle, self._asked + 1, self._waiting[0] + 1)
         shown = asked + 1
+        answered = _NEVER
         if needs_beat:
             move = self._store.next_move(asked)
             asked = self._store.cycle(move)
@@ -673,10 +674,10 @@ class _Rescorer:
         left = _NEVER
         for key in range(selection.selected):
             for _ in range(self._columns if rescore else 1):
-                asked = self._go(cycle, needs_beat=rescore)
-                first = asked if first == _NEVER else first
-            each.append(asked)
-            cycle = asked + 1
+                cycle = self._go(cycle, needs_beat=rescore)
+                first = cycle if first == _NEVER else first
+            each.append(cycle)
+            cycle += 1
             leaves = self._taken + self._latency
             if key == 0:
                 self._pipeline.hold(leaves, free)
