@@ -349,25 +349,24 @@ async def reset_forgets(dut):
         load.check_cycles(unstalled=True)
 
 
-SIZES = ("key_bits", "capacity", "rows", "lanes", "top_n", "tables")
-
-
-@pytest.mark.parametrize(("sizes", "rescore", "shared"), [
-    ((1, 1, 1, 1, 1, 1), False, False),
-    ((8, 64, 2, 4, 16, 2), False, False),
-    ((64, 256, 8, 16, 32, 9), False, False),
-    ((3, 13, 3, 1, 13, 3), False, False),
-    ((5, 30, 1, 2, 7, 5), False, False),
-    ((9, 8, 2, 8, 3, 1), False, False),
-    ((8, 64, 2, 4, 16, 2), True, False),
-    ((8, 64, 2, 4, 16, 2), True, True),
-    ((3, 13, 3, 1, 13, 3), True, True),
-    ((5, 30, 1, 2, 7, 5), True, True),
-    ((1, 1, 4, 1, 1, 1), True, True),
-    ((7, 16, 5, 4, 9, 2), False, True),
-])
-def test_bench(sizes, rescore, shared):
-    given = {**dict(zip(SIZES, sizes, strict=True)), "rescore": rescore, "shared": shared}
+@pytest.mark.parametrize(
+    ("key_bits", "capacity", "rows", "lanes", "top_n", "tables", "rescore", "shared"), [
+        (1, 1, 1, 1, 1, 1, False, False),
+        (8, 64, 2, 4, 16, 2, False, False),
+        (64, 256, 8, 16, 32, 9, False, False),
+        (3, 13, 3, 1, 13, 3, False, False),
+        (5, 30, 1, 2, 7, 5, False, False),
+        (9, 8, 2, 8, 3, 1, False, False),
+        (8, 64, 2, 4, 16, 2, True, False),
+        (8, 64, 2, 4, 16, 2, True, True),
+        (3, 13, 3, 1, 13, 3, True, True),
+        (5, 30, 1, 2, 7, 5, True, True),
+        (1, 1, 4, 1, 1, 1, True, True),
+        (7, 16, 5, 4, 9, 2, False, True),
+    ])
+def test_bench(key_bits, capacity, rows, lanes, top_n, tables, rescore, shared):
+    given = {"key_bits": key_bits, "capacity": capacity, "rows": rows, "lanes": lanes,
+             "top_n": top_n, "tables": tables, "rescore": rescore, "shared": shared}
     dut = Dispatcher(**given)
     run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
 
