@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from amaranth.lib import wiring
+import typer
+from amaranth.lib import data, wiring
 
 import nearbit
+from nearbit import cli
 from nearbit_hw.dispatcher import Error
-from nearbit_model.config import Config
+from nearbit_model.config import Config, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,26 +53,42 @@ def test_readme_example(capsys):
 
 def test_configuration():
     """The example of a configuration has every field, with its default."""
-    text, = blocks("docs/simulate.md", "toml")
+    text, rescore = blocks("docs/simulate.md", "toml")
     config = Config.from_toml(text)
     assert config.to_toml() == text
     assert config == Config(key_bits=64, value_dim=64, capacity=2048)
+    both = f"{text}\n{rescore}"
+    assert Config.from_toml(both).to_toml() == both
+    assert Config.from_toml(both) == config.replace(rescore=Rescore(head_dim=64, lanes=64))
+
+
+def streams(config: Config) -> dict[str, tuple[str, list[str]]]:
+    """Direction and fields of a core's streams, those of a command's rows in place of the rows."""
+    core = nearbit.Core(config)
+    found = {}
+    for name, member in core.signature.members.items():
+        layout = getattr(core, name).payload.shape()
+        fields = dict(layout.members) if isinstance(layout, data.StructLayout) else {}
+        rows = fields.pop("rows", None)
+        if rows is not None:
+            fields |= rows.elem_shape.members
+        found[name] = ("in" if member.flow == wiring.In else "out", list(fields))
+    return found
 
 
 def test_ports():
     """The table of streams has those of the core, with their fields in order."""
-    core = nearbit.Core(Config.preset("tiny"))
     documented = {}
     for line in (ROOT / "docs/verilog.md").read_text(encoding="utf-8").splitlines():
         if match := re.match(r"\| `([io]_\w+)` \| (in|out) \| (.*) \|$", line):
             documented[match[1]] = (match[2], re.findall(r"`(\w+)`", match[3]))
-    found = {}
-    for name, member in core.signature.members.items():
-        fields = list(getattr(core, name).payload.shape().members)
-        if name == "i_query":
-            fields[fields.index("rows"):] = ["code", "count", "table"]
-        found[name] = ("in" if member.flow == wiring.In else "out", fields)
-    assert documented == found
+    config = Config.preset("tiny")
+    assert documented == streams(config.replace(rescore=Rescore(head_dim=8, lanes=4)))
+    for name in ("i_exact_key", "i_exact_query"):
+        del documented[name]
+    documented["i_query"][1].remove("multiplier")
+    documented["o_trace"][1].remove("score")
+    assert documented == streams(config)
 
 
 def test_errors():
@@ -83,11 +102,36 @@ def test_errors():
 def test_json_fields(run, write):
     figures = json.loads(run("simulate", write(), "--json").out)
     per_part = first_column("docs/simulate.md", "under\n`heads`, for each by itself:")
-    settings = {"file", "engine", "preset", "config", "n", "sink", "recent", "causal", "rotate",
-                "build_seconds"}
+    settings = {"file", "method", "codes", "shared", "engine", "preset", "config", "n", "sink",
+                "recent", "causal", "rotate", "build_seconds"}
+    text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
+    told = re.search(r"prints one object instead\. It has (.*?), then for all heads", text, re.DOTALL)
+    assert told is not None
+    assert set(re.findall(r"`(\w+)`", told[1])) == settings
     only_heads = {"head", "mismatch"}
     assert set(figures) == settings | {"heads"} | per_part - only_heads
     assert set(figures["heads"][0]) == per_part
+
+
+def test_results(run, write, tmp_path):
+    out = tmp_path / "out.npz"
+    assert run("simulate", write(), "--out", out).status == 0
+    with np.load(out) as result:
+        assert first_column("docs/simulate.md", "what the hardware answered:") == {
+            *result.files, "scores"}
+
+
+def test_options():
+    """Every option of `nearbit simulate` is told."""
+    command = typer.main.get_command(cli.app)
+    assert isinstance(command, typer.core.TyperGroup)
+    text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(--[a-z-]+)", text))
+    options = {option for parameter in command.commands["simulate"].params
+               for option in (*parameter.opts, *parameter.secondary_opts)
+               if option.startswith("--")}
+    assert options - told == {"--rotate"}
+    assert told <= options
 
 
 def test_demo(run):
