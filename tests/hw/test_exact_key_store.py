@@ -84,6 +84,24 @@ async def latency_and_rate(dut):
 
 
 @cocotb.test()
+async def one_answer_waits_at_a_stalled_output(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    store = Store(bench)
+    store.write_all()
+    await bench.finish(extra=0)
+    for _ in range(3):
+        bench.sink("o").stall = 1
+        before, first = len(bench.source("i").cycles), bench.cycle
+        store.ask_any(store.capacity)
+        store.ask_any(store.capacity)
+        await bench.step(6)
+        assert bench.source("i").cycles[before:] == [first]
+        bench.sink("o").stall = 0
+        await bench.finish()
+
+
+@cocotb.test()
 async def reset_keeps_keys(dut):
     bench = Bench(dut)
     await bench.reset()
