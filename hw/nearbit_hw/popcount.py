@@ -4,16 +4,34 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.tree import sum_tree, tree_latency
+from nearbit_hw.cells import ecp5, ice40
+from nearbit_hw.tree import FAN_IN, sum_tree, tree_latency
 
 
-__all__ = ["XorPopcount"]
+__all__ = ["TARGETS", "XorPopcount", "platform_target"]
+
+
+TARGETS = ("generic", "ecp5", "ice40")
+"""Devices that the cell is written for; `generic` is for all others and for simulation."""
+
+
+def platform_target(platform) -> str:
+    """Return the one of :data:`TARGETS` that suits a platform; `generic` without a platform."""
+    device = str(getattr(platform, "device", "")).lower()
+    if device.startswith("lfe5u"):
+        return "ecp5"
+    if device.startswith("ice40"):
+        return "ice40"
+    return "generic"
 
 
 class XorPopcount(wiring.Component):
     """Pipelined Hamming distance.
 
-    Computes :py:`popcount(a ^ b)` with a tree of adders that is registered after every level.
+    Computes :py:`popcount(a ^ b)`, on any device with a tree of adders that is registered after
+    every level, on some with cells of the device's own, see :mod:`nearbit_hw.cells`. Values and
+    cycles are the same for each target.
+
     Throughput is one pair of operands per cycle and latency is :py:`latency` cycles; both hold
     as long as the output is not stalled, and a stall holds the whole pipeline. Distances leave in
     the order in which operands entered.
@@ -25,7 +43,10 @@ class XorPopcount(wiring.Component):
     width : :class:`int`
         Bit width of an operand. At least 1.
     fan_in : :class:`int`
-        Terms added per node of the tree. At least 2.
+        Terms added per node of the tree. At least 2. It sets the latency for each target, so that
+        a smaller one reaches a higher clock frequency.
+    target : :class:`str`, optional
+        One of :data:`TARGETS`; by default what suits the platform.
 
     Members
     -------
@@ -38,13 +59,16 @@ class XorPopcount(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, width: int, *, fan_in: int = 4):
+    def __init__(self, width: int, *, fan_in: int = FAN_IN, target: str | None = None):
         if not isinstance(width, int) or width < 1:
             raise TypeError(f"Width must be a positive integer, not {width!r}")
         if not isinstance(fan_in, int) or fan_in < 2:
             raise TypeError(f"Fan-in must be an integer greater than 1, not {fan_in!r}")
+        if target is not None and target not in TARGETS:
+            raise ValueError(f"Target must be one of {', '.join(TARGETS)}, not {target!r}")
         self._width = width
         self._fan_in = fan_in
+        self._target = target
 
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"a": width, "b": width}))),
@@ -58,6 +82,10 @@ class XorPopcount(wiring.Component):
     @property
     def fan_in(self) -> int:
         return self._fan_in
+
+    @property
+    def target(self) -> str | None:
+        return self._target
 
     @property
     def latency(self) -> int:
@@ -77,8 +105,15 @@ class XorPopcount(wiring.Component):
             m.d.sync += valid.eq(Cat(self.i.valid, valid))
 
         # Only `valid` is reset: what the data registers hold without it is never observed.
-        distance = sum_tree(m, list(self.i.p.a ^ self.i.p.b), name="sum", advance=advance,
-                            fan_in=self._fan_in)
+        a, b = self.i.p.a, self.i.p.b
+        match self._target or platform_target(platform):
+            case "ecp5":
+                distance = ecp5.distance(m, a, b, latency=self.latency, advance=advance)
+            case "ice40":
+                distance = ice40.distance(m, a, b, latency=self.latency, advance=advance)
+            case _:
+                distance = sum_tree(m, list(a ^ b), name="sum", advance=advance,
+                                    fan_in=self._fan_in)
 
         m.d.comb += self.o.valid.eq(valid[-1])
         m.d.comb += self.o.payload.eq(distance)

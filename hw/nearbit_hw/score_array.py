@@ -4,8 +4,8 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
-from nearbit_hw.tree import tree_latency
+from nearbit_hw.popcount import TARGETS, XorPopcount
+from nearbit_hw.tree import FAN_IN, tree_latency
 
 
 __all__ = ["ScoreArray"]
@@ -37,6 +37,11 @@ class ScoreArray(wiring.Component):
         Queries scored at the same time. At least 1.
     lanes : :class:`int`
         Keys per word. At least 1.
+    fan_in : :class:`int`
+        Terms added per node of a cell's tree, see :class:`XorPopcount`. At least 2.
+    target : :class:`str`, optional
+        Device that the cells are written for, see :class:`XorPopcount`; by default what suits the
+        platform. Values and cycles do not depend on it.
 
     Members
     -------
@@ -52,13 +57,20 @@ class ScoreArray(wiring.Component):
     i: stream.Interface
     o: list[stream.Interface]
 
-    def __init__(self, *, key_bits: int, rows: int, lanes: int):
+    def __init__(self, *, key_bits: int, rows: int, lanes: int, fan_in: int = FAN_IN,
+                 target: str | None = None):
         for name, value in [("Key bits", key_bits), ("Rows", rows), ("Lanes", lanes)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(fan_in, int) or fan_in < 2:
+            raise TypeError(f"Fan-in must be an integer greater than 1, not {fan_in!r}")
+        if target is not None and target not in TARGETS:
+            raise ValueError(f"Target must be one of {', '.join(TARGETS)}, not {target!r}")
         self._key_bits = key_bits
         self._rows = rows
         self._lanes = lanes
+        self._fan_in = fan_in
+        self._target = target
 
         super().__init__({
             "i_query": In(stream.Signature(data.StructLayout({
@@ -88,9 +100,17 @@ class ScoreArray(wiring.Component):
         return self._lanes
 
     @property
+    def fan_in(self) -> int:
+        return self._fan_in
+
+    @property
+    def target(self) -> str | None:
+        return self._target
+
+    @property
     def latency(self) -> int:
         """Cycles from accepting a word to its distances at row 0; each further row adds one."""
-        return 1 + tree_latency(self._key_bits)
+        return 1 + tree_latency(self._key_bits, self._fan_in)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -126,7 +146,8 @@ class ScoreArray(wiring.Component):
                              active.eq(self.i_query.p.active[row])]
 
             for lane in range(self._lanes):
-                m.submodules[f"cell_{row}_{lane}"] = cell = XorPopcount(self._key_bits)
+                m.submodules[f"cell_{row}_{lane}"] = cell = XorPopcount(
+                    self._key_bits, fan_in=self._fan_in, target=self._target)
                 m.d.comb += [
                     cell.i.payload.eq(Cat(query, row_codes[lane])),
                     cell.i.valid.eq(row_valid & active),

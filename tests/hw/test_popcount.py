@@ -2,8 +2,11 @@
 import cocotb
 import pytest
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.popcount import TARGETS, XorPopcount, platform_target
+from nearbit_hw.tree import tree_latency
+from nearbit_hw.verilog import generate
 from nearbit_sim.bench import run_bench
+from nearbit_sim.netlist import plain
 from nearbit_sim.stream import MATRIX, Bench
 
 
@@ -52,11 +55,50 @@ async def reset_forgets(dut):
     await bench.finish()
 
 
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fan_in", [2, 3, 4])
 @pytest.mark.parametrize("width", [1, 2, 7, 16, 64])
-def test_bench(width, fan_in):
-    dut = XorPopcount(width, fan_in=fan_in)
-    run_bench(dut, __file__, parameters={"width": width, "latency": dut.latency})
+def test_bench(width, fan_in, target):
+    run(width, fan_in, target)
+
+
+@pytest.mark.parametrize("target", ["ecp5", "ice40"])
+@pytest.mark.parametrize(("width", "fan_in"), [
+    *((width, 4) for width in (3, 4, 5, 6, 8, 9, 15, 31, 32, 33, 48, 63, 65, 96, 128, 200, 256)),
+    (64, 8), (64, 64), (128, 2), (128, 16),
+])
+def test_bench_of_shapes(width, fan_in, target):
+    """Each of these has its own tree of sums; the generic cell has one for all."""
+    run(width, fan_in, target)
+
+
+@pytest.mark.parametrize("target", ["ecp5", "ice40"])
+@pytest.mark.parametrize(("width", "fan_in"), [(1, 4), (7, 3), (16, 4), (64, 4), (64, 2)])
+def test_netlist(width, fan_in, target):
+    """The synthesized netlist, with Yosys's models of the vendor's cells."""
+    run(width, fan_in, target, synthesize=True)
+
+
+def run(width, fan_in, target, *, synthesize=False):
+    dut = XorPopcount(width, fan_in=fan_in, target=target)
+    assert dut.latency == tree_latency(width, fan_in)
+    verilog = plain(generate(XorPopcount(width, fan_in=fan_in, target=target), "dut"), target,
+                    synthesize=synthesize)
+    run_bench(dut, __file__, parameters={"width": width, "latency": dut.latency}, verilog=verilog)
+
+
+class Platform:
+    def __init__(self, device):
+        self.device = device
+
+
+@pytest.mark.parametrize(("platform", "target"), [
+    (None, "generic"), (Platform("LFE5U-25F"), "ecp5"), (Platform("LFE5UM5G-85F"), "ecp5"),
+    (Platform("iCE40HX8K"), "ice40"), (Platform("iCE40UP5K"), "ice40"),
+    (Platform("xc7a35ti"), "generic"), (Platform("LFE2-12"), "generic"),
+])
+def test_platform(platform, target):
+    assert platform_target(platform) == target
 
 
 @pytest.mark.parametrize("width", [0, -1, "8", None])
@@ -69,3 +111,10 @@ def test_wrong_width(width):
 def test_wrong_fan_in(fan_in):
     with pytest.raises(TypeError, match=r"^Fan-in must be an integer greater than 1, not "):
         XorPopcount(8, fan_in=fan_in)
+
+
+@pytest.mark.parametrize("target", ["", "ECP5", "xilinx", 5])
+def test_wrong_target(target):
+    with pytest.raises(ValueError, match=rf"^Target must be one of generic, ecp5, ice40, "
+                                         rf"not {target!r}$"):
+        XorPopcount(8, target=target)

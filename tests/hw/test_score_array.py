@@ -3,7 +3,9 @@ import cocotb
 import pytest
 
 from nearbit_hw.score_array import ScoreArray
+from nearbit_hw.verilog import generate
 from nearbit_sim.bench import run_bench
+from nearbit_sim.netlist import plain
 from nearbit_sim.stream import Bench
 
 
@@ -89,6 +91,18 @@ def test_bench(key_bits, rows, lanes):
         "key_bits": key_bits, "rows": rows, "lanes": lanes, "latency": dut.latency})
 
 
+@pytest.mark.parametrize(("key_bits", "rows", "lanes", "fan_in", "target"), [
+    (64, 2, 3, 2, "generic"), (64, 1, 4, 4, "ecp5"), (64, 2, 2, 2, "ecp5"), (33, 3, 2, 4, "ecp5"),
+    (64, 1, 4, 4, "ice40"), (64, 2, 2, 2, "ice40"), (33, 3, 2, 4, "ice40"),
+])
+def test_bench_of_targets(key_bits, rows, lanes, fan_in, target):
+    parameters = {"key_bits": key_bits, "rows": rows, "lanes": lanes}
+    given = {**parameters, "fan_in": fan_in, "target": target}
+    dut = ScoreArray(**given)
+    run_bench(dut, __file__, parameters={**parameters, "latency": dut.latency},
+              verilog=plain(generate(ScoreArray(**given), "dut"), target, synthesize=False))
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
     ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes")])
@@ -96,3 +110,10 @@ def test_wrong_parameter(name, text, value):
     given = {"key_bits": 8, "rows": 1, "lanes": 1, name: value}
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
         ScoreArray(**given)
+
+
+def test_wrong_cell():
+    with pytest.raises(TypeError, match=r"^Fan-in must be an integer greater than 1, not 1$"):
+        ScoreArray(key_bits=8, rows=1, lanes=1, fan_in=1)
+    with pytest.raises(ValueError, match=r"^Target must be one of generic, ecp5, ice40, not 'x'$"):
+        ScoreArray(key_bits=8, rows=1, lanes=1, target="x")
