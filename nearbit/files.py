@@ -78,8 +78,9 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 made.append(folder)
-            # Of a file in its place, this says that it is one.
             path.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise OutputError(f"{path} is a file, not a folder; give another name") from None
         except OSError as error:
             raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from None
         yield

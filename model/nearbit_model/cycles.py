@@ -933,10 +933,13 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
                  + 4 + tree_latency(config.lanes) + reads - 1
                  + 4 + tree_latency(config.pass_lanes) + groups + selected + 6)
     column = config.value_lanes * config.output_cycles
+    beats = config.rescore.columns if config.rescore is not None and rescore else 1
     stages = {
         "score": Fraction(max(words, config.rows + 1, 2)),
         "refine": Fraction(reads),
         "emit": Fraction(groups + selected + 6),
+        **({} if config.rescore is None
+           else {"rescore": Fraction(config.rows * beats * selected)}),
         "weigh": Fraction(config.rows * config.columns * selected),
         "normalize": Fraction(config.rows * config.columns * column),
         "banks": Fraction(selection + config.rows, BANKS),
@@ -945,9 +948,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     handing = 2
     weights_latency = WEIGHTS_LATENCY
     if config.rescore is not None:
-        beats = config.rescore.columns if rescore else 1
         lanes = config.rescore.lanes
-        stages["rescore"] = Fraction(config.rows * beats * selected)
         handing += (selected * (beats - 1) + EXACT_KEY_STORE_LATENCY + RESCORER_LATENCY
                     + (tree_latency(lanes) if lanes > 1 else 0))
         weights_latency = RESCORED_WEIGHTS_LATENCY

@@ -334,13 +334,16 @@ class CompiledEngine:
         What to simulate.
     verilog
         Text to simulate instead of the component's own, with a top module ``dut``.
+    started
+        Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
     """
 
     name = "compiled"
 
-    def __init__(self, component: wiring.Component, *, verilog: str | None = None) -> None:
+    def __init__(self, component: wiring.Component, *, verilog: str | None = None,
+                 started: float | None = None) -> None:
         """Generate the Verilog; the library is built by the first run that needs it."""
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         self._ports = ports(component)
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]

@@ -42,16 +42,19 @@ class IcarusEngine:
         What to simulate.
     verilog
         Text to simulate instead of the component's own, with a top module ``dut``.
+    started
+        Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
     """
 
     name = "icarus"
 
-    def __init__(self, component: wiring.Component, *, verilog: str | None = None) -> None:
+    def __init__(self, component: wiring.Component, *, verilog: str | None = None,
+                 started: float | None = None) -> None:
         """Generate the Verilog."""
         if shutil.which("iverilog") is None or shutil.which("vvp") is None:
             raise SimulationError("the icarus engine needs Icarus Verilog: "
                                   "apt-get install iverilog")
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         self._ports = ports(component)
         self._verilog = generate(component, _TOP) if verilog is None else verilog
         mark_used(component)

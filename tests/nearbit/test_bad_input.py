@@ -157,7 +157,7 @@ def test_verilog(refused, tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")
     assert refused("verilog", "--preset", "tiny", "-o", file) == (
-        f"cannot make the folder {file}: File exists")
+        f"{file} is a file, not a folder; give another name")
     assert refused("verilog", "--preset", "tiny", "-o", file / "new") == (
         f"cannot make the folder {file / 'new'}: Not a directory")
     assert refused("verilog", "--preset", "none", "-o", tmp_path).startswith("unknown preset")

@@ -241,7 +241,7 @@ def _nothing_is_simulated(monkeypatch):
 
 @pytest.mark.usefixtures("_nothing_is_simulated")
 @pytest.mark.parametrize(("name", "message"), [
-    ("file", "cannot make the folder {}: File exists"),
+    ("file", "{} is a file, not a folder; give another name"),
     ("file/new/folder", "cannot make the folder {}: Not a directory"),
     ("taken", "cannot write {}/report.html: it is a directory"),
     ("x" * 300, "cannot make the folder {}: File name too long"),
