@@ -129,7 +129,8 @@ def synthesize(component: wiring.Component, target: str, directory: Path) -> dic
     run_script(["read_verilog top.v", f"{SYNTHESIS[target]} -top top -json top.json",
                 "tee -o stat.json stat -json"], directory)
     stat = json.loads((directory / "stat.json").read_text(encoding="utf-8"))
-    return dict(sorted(stat["design"]["num_cells_by_type"].items()))
+    cells = stat["design"]["num_cells_by_type"]
+    return {name: cells[name] for name in sorted(cells) if not name.startswith("$")}
 
 
 def place(target: str, directory: Path) -> tuple[float, dict[str, int]]:

@@ -40,8 +40,10 @@ from nearbit_hw.cells.chains import Delays, cut
 __all__ = ["distance"]
 
 
-# Longest chain in halves: timing analysis sees the carry pass an inject, though it does not.
+# Longest chain in halves, if each level has its registers, and if not: timing analysis sees the
+# carry pass an inject, though it does not.
 _LIMIT = 28
+_SHORT_LIMIT = 16
 
 # The level at which a bit too many enters; later it costs LUTs, earlier it finds no sum.
 _EXTRA_LEVEL = 2
@@ -268,7 +270,7 @@ class _Counter:
         """Bring the bits of a number to the last registers."""
         return Cat(self._delays.delay(bit, self._latency - self.stage(level)) for bit in bits)
 
-    def lay_out(self, limit: int) -> None:
+    def lay_out(self) -> None:
         """Put the sums on chains."""
         # A chain has no two levels of one stage: timing analysis would see paths that wind from
         # the chain into itself.
@@ -277,6 +279,7 @@ class _Counter:
             if not rows or (level - 1 in self._sums and self.stage(level - 1) == self.stage(level)):
                 rows.append([])
             rows[-1] += self._sums[level]
+        limit = _LIMIT if self._latency >= self._depth else _SHORT_LIMIT
         number = 0
         for row in rows:
             for count in cut([len(total.halves) for total in row],
@@ -312,8 +315,7 @@ class _Counter:
             self._m.submodules[f"adders_{number}_{index}"] = Instance("CCU2C", **ports)
 
 
-def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
-             limit: int = _LIMIT) -> Value:
+def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> Value:
     """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
 
     The registers move while :py:`advance` is high and are not reset.
@@ -322,5 +324,5 @@ def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
     number = counter.count(len(a))
     bits = [counter.lut(bit.a ^ bit.b, "differs") if isinstance(bit, _Pair) else bit
             for bit in number.bits]
-    counter.lay_out(limit)
+    counter.lay_out()
     return counter.result(bits, number.level)

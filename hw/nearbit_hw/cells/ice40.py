@@ -153,8 +153,7 @@ class _Layout:
             i_I3=carry, o_O=output)
 
 
-def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
-             limit: int = _LIMIT) -> Value:
+def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> Value:
     """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
 
     The registers move while :py:`advance` is high and are not reset.
@@ -167,7 +166,7 @@ def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
     for _, same_level in groupby(sums, lambda total: total.totals[0].level):
         row = list(same_level)
         sizes = [1 + len(total.operands) for total in row]
-        for count in cut(sizes, [True] * len(row), limit=limit, grain=1):
+        for count in cut(sizes, [True] * len(row), limit=_LIMIT, grain=1):
             layout.chain(number, row[:count])
             number += 1
             del row[:count]
