@@ -36,7 +36,7 @@ _QUERIES = ((_BLUE, "white"), (_ORANGE, "white"), ("#009e73", "white"), (_SKY, "
 """Colours of consecutive queries, and of text on them."""
 
 _STAGES = {"score": "score all keys", "refine": "find the N nearest", "emit": "list them",
-           "rescore": "score them exactly", "weigh": "look up weights",
+           "rescore": "score them exactly", "weigh": "find weights",
            "accumulate": "add up values", "normalize": "divide, give out"}
 """What the stages do, in their order."""
 
@@ -168,18 +168,24 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
         span = max((answer.end + 1 for answer, _ in shown), default=1) - start
         rows = max((answer.row for answer, _ in shown), default=0) + 1
         stages = [stage for stage in _STAGES if any(stage in answer.stages for answer, _ in shown)]
-        for number, (answer, name) in enumerate(shown):
+        # A stage may take a query up before it is done with the one before, whose bar ends there.
+        following: dict[tuple[str, int], int] = {}
+        for number, (answer, name) in reversed(list(enumerate(shown))):
             colour, ink = _QUERIES[number % len(_QUERIES)]
             for place, stage in enumerate(stages):
                 work = answer.stages[stage]
                 lanes = rows if stage in _EACH_ROW else 1
+                lane = answer.row if lanes > 1 else 0
+                end = work.start + len(work)
+                length = min(end, following.get((stage, lane), end)) - work.start
+                following[stage, lane] = work.start
                 height = 0.76 / lanes
-                top = place - 0.38 + (answer.row * height if lanes > 1 else 0)
-                axes.barh(top, len(work), left=work.start - start, height=height, align="edge",
+                top = place - 0.38 + lane * height
+                axes.barh(top, length, left=work.start - start, height=height, align="edge",
                           color=colour, edgecolor="white", linewidth=0.5)
                 # A digit takes about a hundredth of the width.
-                if lanes <= 2 and len(work) > 0.012 * span * len(name):
-                    axes.text(work.start - start + len(work) / 2, top + height / 2, name,
+                if lanes <= 2 and length > 0.012 * span * len(name):
+                    axes.text(work.start - start + length / 2, top + height / 2, name,
                               ha="center", va="center", color=ink, fontsize=8 if lanes == 1 else 7,
                               fontweight="bold")
         axes.set_yticks(range(len(stages)), [_STAGES[stage] for stage in stages])

@@ -47,7 +47,7 @@ class _Section:
 
 
 def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "Simulation",
-           prediction: "Prediction") -> str:
+           prediction: "Prediction", codes: str = "") -> str:
     """Make the page; the same inputs give the same text.
 
     Parameters
@@ -60,6 +60,8 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
         What was asked.
     report, hardware, prediction
         What came of it, and the cycles that the cycle model predicts.
+    codes
+        Where the codes come from, unless they are signs of queries and keys.
     """
     explained = explain(tensors, hardware)
     covered = [head.covered for head in explained]
@@ -75,7 +77,7 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
     template = environment.from_string(
         (resources.files("nearbit") / _TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
-        file=file, conditions=_conditions(file, source, tensors, hardware),
+        file=file, conditions=_conditions(file, source, tensors, hardware, codes),
         toml=hardware.prepared.config.to_toml(), total=report.total, heads=report.heads,
         wrong=[head for head in report.heads if not head.bit_exact],
         cycles_equal=np.array_equal(prediction.timeline.results, results.cycles),
@@ -84,7 +86,10 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
         covered_total=float(np.mean(covered)),
         heads_figure=draw_heads(report.heads, prediction.head_cycles, covered),
         timeline=_timeline(tensors, prediction), width=maps.width, causal=tensors.causal,
-        rescored=rescored, always=always, columns=5 + rescored + bool(always),
+        rescored=rescored, shared=prepared.shared, always=always,
+        selects_all=bool((hardware.prepared.counts
+                          <= prepared.n + prepared.sink + prepared.recent).all()),
+        columns=5 + rescored + bool(always),
         sections=sections, left_out=_left_out(tensors, explained, sections)) + "\n"
 
 
@@ -129,16 +134,18 @@ def _left_out(tensors: Tensors, explained: Sequence[HeadExplanation],
     return notes
 
 
-def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation"
+def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation", codes: str
                 ) -> list[tuple[str, str]]:
     prepared = hardware.prepared
     config = prepared.config
+    unit = None if prepared.exact is None else config.rescore
     kv_heads = ("" if prepared.group == 1
                 else f", {prepared.group} for each of {prepared.kv_heads} key heads")
     seen = (f"{tensors.tokens:,}, of which a query sees those up to its own position (causal)"
             if tensors.causal else f"{tensors.tokens:,}, all seen by every query")
     always = [f"the {what} {number} ({option})" for what, number, option in (
         ("first", prepared.sink, "sink"), ("last", prepared.recent, "recent")) if number]
+    exactly = f", multiplies {unit.lanes} elements for exact scores" if unit else ""
     temperature = ", ".join(f"{number:.4g}" for number in prepared.temperature)
     versions = ", ".join(f"{name} {version}" for name, version in (
         ("Nearbit", nearbit.__version__), ("Python", platform.python_version()),
@@ -150,16 +157,20 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation"
         ("Queries", f"{_ranges(tensors.queries.tolist())} of each head"),
         ("Method", _METHODS[prepared.method]
                    + (", one selection for the heads of a group" if prepared.shared else "")),
-        ("Keys", (f"{seen}; {tensors.head_dim} elements, codes of {config.key_bits} bits")),
+        ("Keys", (f"{seen}; {tensors.head_dim} elements"
+                  + (f" of {unit.element_bits} bits for exact scores" if unit else ""))),
+        ("Codes", f"{config.key_bits} bits, {codes or 'the signs of queries and keys'}"),
         ("Values", (f"{tensors.value_dim} elements of {config.value_bits} bits"
                     f"{', rotated' if prepared.values.rotated else ''}")),
-        ("Selected keys", ", ".join([f"the {prepared.n} nearest of each query (n)", *always])),
+        ("Selected keys", ", ".join([
+            f"the {prepared.n} nearest of each {'group' if prepared.shared else 'query'} (n)",
+            *always])),
         *([("Softmax temperature", f"{temperature} (head by head)" if len(tensors.heads) > 1
                                    else temperature)] if prepared.exact is None else []),
         ("Accelerator", (f"{source}: each cycle scores {config.lanes} keys for "
-                         f"{config.rows} {'query' if config.rows == 1 else 'queries'} and adds up "
-                         f"{config.value_lanes} value elements; room for {config.capacity:,} "
-                         f"keys")),
+                         f"{config.rows} {'query' if config.rows == 1 else 'queries'}"
+                         f"{exactly} and adds up {config.value_lanes} value elements; room for "
+                         f"{config.capacity:,} keys")),
         ("Simulation", f"{hardware.engine} engine"),
         ("Versions", versions),
     ]

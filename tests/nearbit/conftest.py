@@ -1,5 +1,6 @@
 """Small tensor files, and the command run in this process."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,13 @@ import numpy as np
 import pytest
 
 from nearbit import cli
+from nearbit_model.config import Config, Rescore
+from nearbit_model.mapping import Mapping
+
+
+HASH = Config.preset("tiny").replace(
+    top_n=64, rescore=Rescore(head_dim=8, lanes=4, element_bits=12, shared=True))
+"""The preset `tiny` with exact scores, two beats a key: the only such hardware of these tests."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +64,31 @@ def write(tmp_path):
         return path
 
     return write_file
+
+
+@pytest.fixture
+def hash_options(tmp_path):
+    """Options for the method hash on :data:`HASH`, whose file is beside the tensors."""
+    path = tmp_path / "hash.toml"
+    path.write_text(HASH.to_toml())
+    return ["--method", "hash", "--config", path]
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """Write a mapping of random weights, of those that are learned; return its path."""
+    def write_mapping(name: str = "codes.safetensors", *, heads: int = 4, kv_heads: int = 2,
+                      key_heads: int | None = None, dim: int = 8, bits: int = 8,
+                      hidden: tuple[int, ...] = ()) -> Path:
+        rng = np.random.default_rng(bits)
+        widths = (dim, *hidden, bits)
+
+        def layers(sets: int) -> list[tuple[Any, Any]]:
+            return [(rng.standard_normal((sets, to, of)), rng.standard_normal((sets, to)))
+                    for of, to in itertools.pairwise(widths)]
+
+        path = tmp_path / name
+        Mapping.learned(layers(heads), layers(key_heads or kv_heads), kv_heads=kv_heads).save(path)
+        return path
+
+    return write_mapping

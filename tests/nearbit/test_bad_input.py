@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import nearbit
+from nearbit_model.config import Config, Rescore
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +155,143 @@ def test_failure_in_the_middle_leaves_nothing(monkeypatch, run, write, tmp_path)
     outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "nearbit: interrupted\n")
     assert list(tmp_path.iterdir()) == [path]
+
+
+HASH = Config.preset("tiny").replace(
+    top_n=64, rescore=Rescore(head_dim=8, lanes=4, element_bits=12, shared=True))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ("--codes sign", "--codes needs --method hash"),
+    ("--heavy 0.1", "--heavy needs --method hash"),
+    ("--shared", "--shared needs --method hash"),
+    ("--method had --shared", "--shared needs --method hash"),
+    ("--method dense", "--method must be had or hash, not 'dense'"),
+    ("--method hash --dense --top-n 4",
+     "--dense and --top-n exclude each other; give one of them"),
+    ("--method hash --dense --heavy 0.1",
+     "--dense and --heavy exclude each other; give one of them"),
+    ("--method hash --dense --sink 4", "--dense and --sink exclude each other; give one of them"),
+    ("--dense --recent 4", "--dense and --recent exclude each other; give one of them"),
+    ("--method hash --heavy 0.5 --top-n 4",
+     "--top-n and --heavy exclude each other; give one of them"),
+    ("--method hash --heavy 0", "--heavy must be greater than 0 and at most 1, not 0"),
+    ("--method hash --heavy 2", "--heavy must be greater than 0 and at most 1, not 2"),
+    ("--method hash --heavy nan", "--heavy must be greater than 0 and at most 1, not nan"),
+    ("--method hash --codes fourier",
+     "--codes must be sign, hadamard, random or a .safetensors file, not 'fourier'"),
+    ("--method hash --codes none.safetensors", "none.safetensors: no such file"),
+    ("--method hash --codes .", ".: a directory, not a file"),
+])
+def test_hash_options(refused, write, options, message):
+    assert refused("simulate", write(), *options.split()) == message
+
+
+@pytest.mark.parametrize(("config", "options", "message"), [
+    (Config.preset("tiny"), "",
+     ("method hash needs a configuration with exact scores; set rescore, with head_dim 8; no "
+      "preset fits, so give a configuration")),
+    (HASH.replace(rescore=Rescore(head_dim=16, lanes=8)), "",
+     ("head_dim of q, shape (4, 3, 8), must equal the configuration's rescore.head_dim (16), not "
+      "8; no preset fits, so give a configuration")),
+    (HASH.replace(key_bits=16), "",
+     ("codes of 8 bits do not fit the configuration's key_bits (16); no preset fits, so give a "
+      "configuration, or take a mapping to 16 bits")),
+    (HASH.replace(value_dim=4), "",
+     ("value_dim of v, shape (2, 20, 8), must equal the configuration's value_dim (4), not 8; no "
+      "preset fits, so give a configuration")),
+    (HASH.replace(top_n=16), "--top-n 12",
+     ("n + sink + recent must be at most the configuration's top_n (16), not 17; no preset fits, "
+      "so give a configuration")),
+    (HASH.replace(top_n=16), "--top-n 20",
+     ("n + sink + recent must be at most the configuration's top_n (16), not 25; no preset fits, "
+      "so give a configuration")),
+    (HASH.replace(rescore=Rescore(head_dim=8, lanes=8)), "--shared",
+     ("a shared selection needs rescore.shared in the configuration; no preset fits, so give a "
+      "configuration")),
+    (HASH, "--shared --heads 0",
+     ("a shared selection needs the configuration's rows (2) to equal the heads of a group (1); "
+      "no preset fits, so give a configuration")),
+    (HASH.replace(rows=3), "--shared",
+     ("a shared selection needs the configuration's rows (3) to equal the heads of a group (2); "
+      "no preset fits, so give a configuration")),
+])
+def test_hash_misfit(refused, write, tmp_path, config, options, message):
+    path = write(sizes={"heads": 4, "kv_heads": 2})
+    file = tmp_path / "hash.toml"
+    file.write_text(config.to_toml())
+    assert refused("simulate", path, "--method", "hash", "--config", file, "--sink", 2,
+                   "--recent", 3, *options.split()) == f"{path}: {message}"
+
+
+def test_hash_dense_misfit(refused, write, tmp_path):
+    path = write()
+    file = tmp_path / "hash.toml"
+    file.write_text(HASH.replace(top_n=16).to_toml())
+    assert refused("simulate", path, "--method", "hash", "--config", file, "--dense") == (
+        f"{path}: n + sink + recent must be at most the configuration's top_n (16), not 20; no "
+        f"preset fits, so give a configuration")
+
+
+@pytest.mark.parametrize(("sizes", "options", "message"), [
+    ({"dim": 8}, "",
+     ("no preset with exact scores fits heads of 8 elements, codes of 8 bits, value rows of 8, 20 "
+      "tokens and n + sink + recent of 257; describe an accelerator that does in a TOML file and "
+      "give it with --config")),
+    ({"dim": 64, "heads": 2, "kv_heads": 1}, "--shared",
+     ("no preset with exact scores for a shared selection fits heads of 64 elements, codes of 64 "
+      "bits, value rows of 64, 20 tokens and n + sink + recent of 257; describe an accelerator "
+      "that does in a TOML file and give it with --config")),
+    ({"dim": 64, "tokens": 4097}, "",
+     ("no preset with exact scores fits heads of 64 elements, codes of 64 bits, value rows of 64, "
+      "4097 tokens and n + sink + recent of 384; describe an accelerator that does in a TOML file "
+      "and give it with --config")),
+    ({"dim": 64}, "--preset reference",
+     ("method hash needs a configuration with exact scores; set rescore, with head_dim 64; the "
+      "preset hash64 fits")),
+    ({"dim": 64, "heads": 3, "kv_heads": 1}, "--preset hash64 --shared",
+     ("a shared selection needs rescore.shared in the configuration; the preset hash64gqa3 "
+      "fits")),
+])
+def test_hash_presets(refused, write, sizes, options, message):
+    path = write(sizes=sizes)
+    assert refused("simulate", path, "--method", "hash", *options.split()) == f"{path}: {message}"
+
+
+def test_mapping(refused, write, hash_options, learned, tmp_path):
+    """A mapping that cannot be read, or that is not of these tensors."""
+    path = write(sizes={"heads": 4, "kv_heads": 2})
+    few = ["--sink", 1, "--recent", 1, "--top-n", 4]
+
+    def message(codes: Path, *options: object) -> str:
+        return refused("simulate", path, *hash_options, *few, "--codes", codes, *options,
+                       "--out", tmp_path / "out.npz", "--report", tmp_path / "report")
+
+    good = learned().read_bytes()
+    codes = tmp_path / "wrong.safetensors"
+    codes.write_bytes(good[:len(good) // 2])
+    assert message(codes) == f"{codes}: a safetensors file that is damaged or cut short"
+    codes.write_text("weights")
+    assert message(codes) == f"{codes}: not a safetensors file"
+    save_file({"weight": np.ones((2, 8, 8), np.float32)}, codes)
+    assert message(codes) == (f"{codes}: a safetensors file, but not of a code mapping: its "
+                              f"metadata has no nearbit_mapping")
+    with safe_open(learned(), "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()} # noqa: SIM118
+        metadata = file.metadata()
+    save_file({**tensors, "k.0.bias": tensors["k.0.bias"].astype(np.float64)}, codes, metadata)
+    assert message(codes) == f"{codes}: tensor k.0.bias must be float32, not float64"
+    assert message(learned(dim=16)) == (
+        f"{path}: q has shape (4, 3, 8), but the mapping is for [4, queries, 16]; take the one "
+        f"made for this model and layer")
+    assert message(learned(bits=16)) == (
+        f"{path}: codes of 16 bits do not fit the configuration's key_bits (8); no preset fits, "
+        f"so give a configuration, or take a mapping to 8 bits")
+    assert message(learned(key_heads=4), "--shared") == (
+        f"{path}: heads cannot share a selection with a mapping that gives a key another code "
+        f"for each of them")
+    assert not (tmp_path / "out.npz").exists()
+    assert not (tmp_path / "report").exists()
 
 
 def test_verilog(refused, tmp_path):

@@ -1,6 +1,7 @@
 """`nearbit simulate --report`: one page, which needs nothing else."""
 
 import dataclasses
+import itertools
 import os
 import re
 import subprocess
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 
 import nearbit
-from nearbit import explain, page
+from nearbit import explain, figures, page
 from nearbit.report import compare
 from nearbit.tensors import Tensors
 from nearbit_model import exact
 from nearbit_model.attention import attend
-from nearbit_model.config import Config
+from nearbit_model.config import Config, Rescore
 from nearbit_sim.simulation import predict
 
 
@@ -54,17 +55,17 @@ class Reader(HTMLParser):
             self.cells[-1] += text
 
 
-def solve(tensors, **options):
-    """Simulate on the preset `tiny`, as the command does."""
+def solve(tensors, config=None, **options):
+    """Simulate, as the command does, on the preset `tiny` unless another is given."""
     hardware = nearbit.simulate(
-        tensors.q, tensors.k, tensors.v, Config.preset("tiny"), causal=tensors.causal,
+        tensors.q, tensors.k, tensors.v, config or Config.preset("tiny"), causal=tensors.causal,
         qpos=tensors.qpos, temperature=tensors.temperature, **options)
     return hardware, compare(tensors, attend(hardware.prepared), hardware)
 
 
-def rendered(tensors, hardware, report, file="heads.npz"):
+def rendered(tensors, hardware, report, file="heads.npz", **options):
     return page.render(file, "preset tiny", tensors, report, hardware,
-                       predict(hardware.prepared))
+                       predict(hardware.prepared), **options)
 
 
 @pytest.fixture
@@ -163,6 +164,81 @@ def test_explanation(problem, options):
                 assert key.index not in chosen
                 assert key.index < told.seen
                 assert key.exact_rank <= 1 + (whole[head, told.query] >= key.exact_share).sum()
+
+
+HASH = Config.preset("tiny").replace(
+    top_n=64, rescore=Rescore(head_dim=8, lanes=4, element_bits=12, shared=True))
+TABLE = ["token", "selectedas", "distance(bits)", "exactscore", "weight",
+         "exactattention's weight", "itsrank"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_exact_scores(problem, shared):
+    """With the method hash: where a key comes from, its exact score, and the stage that made it."""
+    hardware, report = solve(problem, HASH, method="hash", n=3, sink=2, recent=1, shared=shared)
+    assert report.total.bit_exact
+    text = rendered(problem, hardware, report, codes="of a test")
+    assert "Cycle-exact" in text
+    assert ">score them exactly</text>" in text
+    assert ("by the sum of their distances" in text) is shared
+    reader = Reader(text)
+    conditions = {row[0]: row[1] for row in reader.rows if len(row) == 2}
+    assert conditions["Method"].startswith("HashAttention: ")
+    assert conditions["Method"].endswith("the heads of a group") is shared
+    assert conditions["Codes"] == "8 bits, of a test"
+    assert conditions["Keys"].endswith("8 elements of 12 bits for exact scores")
+    assert "Softmax temperature" not in conditions
+    assert "multiplies 4 elements" in conditions["Accelerator"]
+    title = [*TABLE[:2], "sum ofdistances" if shared else TABLE[2], *TABLE[3:]]
+    assert title in reader.rows
+
+    told = [query for head in explain.explain(problem, hardware) for query in head.queries]
+    tables = [row for row in reader.rows if len(row) == 7 and row != title]
+    keys = [key for query in told for key in query.keys]
+    assert [row[:4] for row in tables] == [
+        [str(key.index), key.origin, str(key.distance), f"{key.score:.2f}"] for key in keys]
+    assert {key.origin for key in keys} == {"rank", "sink", "recent"}
+    for head, explained in enumerate(explain.explain(problem, hardware)):
+        for query in explained.queries:
+            assert [key.share for key in query.keys] == sorted(
+                (key.share for key in query.keys), reverse=True)
+            assert all(key.score is None and key.origin is None for key in query.missed)
+            for key in query.keys:
+                last = problem.qpos[query.query]
+                assert key.origin == ("sink" if key.index < 2 else
+                                      "recent" if key.index == last else "rank")
+                real = problem.q[head, query.query] @ problem.k[head // 2, key.index] / np.sqrt(8)
+                assert key.score == pytest.approx(real, abs=0.005)
+
+
+def test_ranked_exact_scores(problem):
+    """Where no key is always selected, nothing is said of where keys come from."""
+    hardware, report = solve(problem, HASH, method="hash", n=3)
+    reader = Reader(rendered(problem, hardware, report))
+    assert [name for name in TABLE if name != "selectedas"] in reader.rows
+
+
+def test_all_keys(problem):
+    hardware, report = solve(problem, HASH, method="hash", n=30)
+    assert "here the accelerator selects all of them" in rendered(problem, hardware, report)
+    hardware, report = solve(problem, HASH, method="hash", n=29)
+    assert "here the accelerator selects all of them" not in rendered(problem, hardware, report)
+
+
+def test_timeline_bars_do_not_overlap(problem):
+    """Where a stage takes up the next query before it is done, the bar ends there."""
+    hardware, _ = solve(problem)
+    answers = predict(hardware.prepared).timeline.answers
+    figure = figures.timeline(answers, [""] * len(answers))
+    bars = {}
+    for patch in figure.axes[0].patches:
+        bars.setdefault(patch.get_y(), []).append((patch.get_x(), patch.get_width()))
+    assert len(bars) == 3 * 2 + 3
+    for row in bars.values():
+        row.sort()
+        for (start, width), (following, _) in itertools.pairwise(row):
+            assert width > 0
+            assert start + width <= following
 
 
 def test_single_query_of_a_single_key(tensors):
