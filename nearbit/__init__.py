@@ -2,7 +2,9 @@
 
 Keys and queries are single bits: the accelerator counts the bits in which a query and each key
 differ, keeps the N nearest keys, exactly, and adds up only their values, weighted by an integer
-softmax. What the hardware computes equals the golden model bit for bit.
+softmax: of the distances (Hamming Attention Distillation, arXiv 2502.01770), or of exact scores of
+the keys that were kept (HashAttention, arXiv 2412.14468). What the hardware computes equals the
+golden model bit for bit.
 
 ===================  ==========================================================================
 :class:`Config`      An accelerator: its widths and sizes, from a preset, TOML or Python.
