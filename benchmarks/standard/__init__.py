@@ -1,0 +1,1 @@
+"""Standard attention: what Nearbit is compared with in docs/area-energy.md."""
