@@ -38,6 +38,10 @@ scored, one has its best score found, one is weighted."""
 class ProductSum(wiring.Component):
     """Registered sum of products; the carry-save adders of all products are one tree.
 
+    The rows of partial products are those of Baugh and Wooley (IEEE Transactions on Computers C-22,
+    1973): a row of a signed operand's sign bit is inverted, and so is the sign bit of every other
+    row, so that no row needs to be extended; what that adds is one constant for all products.
+
     Latency is a cycle. With :py:`stalls` there is an input :py:`advance`, without which the
     register holds.
 
@@ -73,9 +77,22 @@ class ProductSum(wiring.Component):
         m = Module()
 
         total = Signal(self.o.shape(), reset_less=True)
+        rows, correction = [], 0
+        for i in range(self._count):
+            a, b = self.a[i], self.b[i]
+            for place, bit in enumerate(b):
+                bits = [x & bit for x in a]
+                row_sign = b.shape().signed and place == len(b) - 1
+                for column, term in enumerate(bits):
+                    # -x is ~x - 1, here for a single bit.
+                    if row_sign != (a.shape().signed and column == len(a) - 1):
+                        bits[column] = ~term
+                        correction -= 1 << place + column
+                rows.append(Cat(Const(0, place), *bits))
         m.d.comb += self.o.eq(total)
         with m.If(self.advance if self._stalls else Const(1)):
-            m.d.sync += total.eq(sum(self.a[i] * self.b[i] for i in range(self._count)))
+            m.d.sync += total.eq(sum(rows[1:], rows[0]) + Const(correction % (1 << len(total)),
+                                                                len(total)))
 
         return m
 
@@ -337,9 +354,9 @@ class StandardAttention(wiring.Component):
 
     Two passes over a query's keys: one makes the scores, which go into a buffer while the best one
     is found; the other weights them and sums the value rows. Consecutive queries overlap, so that a
-    query of m keys follows the one before after :py:`ceil(m / lanes)` cycles, or
-    :py:`value_dim * output_cycles` if that is more. A stalled output stops the second pass, and the
-    first when the buffer is full.
+    query of m keys, eight words or more, follows the one before after :py:`ceil(m / lanes)` cycles,
+    or :py:`value_dim * output_cycles` if that is more. A stalled output stops the second pass, and
+    the first when the buffer is full.
 
     Keys and values are written a row at a time, while no query that reads them is in work. A query
     attends to the keys 0 to :py:`last_key`.
@@ -480,7 +497,7 @@ class StandardAttention(wiring.Component):
         # ---- First pass, which nothing stalls: a word is asked for when the buffer has room for
         # its scores. The query goes into its register when its first word is asked for, and so is
         # there with that word.
-        m.submodules.best = best_of_word = Best(lanes=lanes, score_max=self.score_max)
+        m.submodules.best_of_word = best_of_word = Best(lanes=lanes, score_max=self.score_max)
         dot_latency = 2
         depth = words + dot_latency + best_of_word.latency + 6
         occupied = Signal(range(depth + 1)) # words asked for and not yet read again
