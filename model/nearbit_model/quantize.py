@@ -340,8 +340,10 @@ def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None =
     for head, rows in enumerate(keys):
         real = rotate(rows) if rotated else rows.astype(np.float64)
         if step is None:
-            steps[head] = np.abs(real).max() / largest
-        elements = np.rint(real / steps[head]) if steps[head] > 0 else np.zeros(real.shape)
+            steps[head] = _normal(np.abs(real).max() / largest)
+        # Keys far beyond a tiny step overflow to infinity, and are clipped like any other.
+        with np.errstate(over="ignore"):
+            elements = np.rint(real / steps[head]) if steps[head] > 0 else np.zeros(real.shape)
         saturated[head] = (np.abs(elements).max(axis=-1) > largest).sum()
         key_elements[head] = np.clip(elements, -largest, largest)
 
@@ -350,7 +352,7 @@ def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None =
     unit = (1 << MULTIPLIER_SHIFT + DECAY_BITS) * np.log2(np.e) / np.sqrt(queries.shape[2])
     for head, rows in enumerate(queries):
         real = rotate(rows) if rotated else rows.astype(np.float64)
-        query_steps = np.abs(real).max(axis=-1) / largest
+        query_steps = _normal(np.abs(real).max(axis=-1) / largest)
         divisors = np.where(query_steps > 0, query_steps, np.inf)
         query_elements[head] = np.rint(real / divisors[:, None])
         wanted = np.rint(query_steps * steps[head // group] * unit)
@@ -361,6 +363,11 @@ def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None =
                              f"of a weight, and at most 1 can be told")
         multipliers[head] = wanted
     return Exact(query_elements, key_elements, multipliers, steps, saturated, rotated)
+
+
+def _normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 for what is below float64's normal numbers, whose quotients are not what they should be."""
+    return np.where(steps < np.finfo(np.float64).tiny, 0, steps)
 
 
 def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:

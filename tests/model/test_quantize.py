@@ -563,3 +563,21 @@ def test_round_trip_is_near(v):
     values = quantize.values(v)
     error = np.abs(values.dequantized() - v).max()
     assert error <= np.abs(v).max() / 127 * (0.5 + 127 / 65535) * (1 + 1e-6)
+
+
+def test_exact_of_the_smallest_numbers():
+    """Rows below float64's normal numbers are rows of zeros."""
+    smallest = 5e-324
+    tiny = np.array([[[190 * smallest, -95 * smallest]]])
+    found = quantize.exact(tiny, tiny, rotated=False)
+    assert not found.queries.any()
+    assert not found.keys.any()
+    assert not found.multipliers.any()
+    assert found.saturated == 0
+
+
+def test_exact_far_beyond_a_step():
+    keys = np.array([[[1e38, -1e38], [0, 0]]])
+    found = quantize.exact(keys[:, :1] * 0, keys, step=1e-300, rotated=False)
+    np.testing.assert_array_equal(found.keys, [[[127, -127], [0, 0]]])
+    assert found.saturated == 1
