@@ -109,7 +109,9 @@ def simulate(
         metavar="R", help=f"Last keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
         )] = None,
     is_dense: Annotated[bool, typer.Option(
-        "--dense", help="Select every key: exact attention, in the hardware's integers.")] = False,
+        "--dense", help=(
+            "Select every key; with --method hash that is exact attention, in the hardware's "
+            "integers."))] = False,
     shared: Annotated[bool, typer.Option(
         "--shared", help=(
             "With --method hash, one selection for all heads of a group, by the sum of their "
@@ -205,7 +207,7 @@ def simulate(
             with page.write() as path:
                 path.write_text(
                     render(str(file), f"preset {name}" if name else str(config), chosen, report,
-                           hardware, prediction),
+                           hardware, prediction, _codes(codes, mapping)),
                     encoding="utf-8", newline="\n")
 
     if as_json:
@@ -354,13 +356,20 @@ def presets(
               "tables")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("preset", style="bold")
-    for field in (*fields, "memory KiB"):
+    for field in (*fields, "memory KiB", "exact scores"):
         table.add_column(field, justify="right")
     for name, config in PRESETS.items():
         table.add_row(name, *(str(getattr(config, field)) for field in fields),
                       f"{config.memory_bits / 8192:,.0f}" if config.memory_bits >= 81920
-                      else f"{config.memory_bits / 8192:.2f}")
+                      else f"{config.memory_bits / 8192:.2f}", _exact_scores(config))
     _console().print(table)
+
+
+def _exact_scores(config: "Config") -> str:
+    """Name the unit for exact scores in the list of presets."""
+    unit = config.rescore
+    return "" if unit is None else (f"{unit.head_dim} x {unit.element_bits} bits"
+                                    f"{', shared' if unit.shared else ''}")
 
 
 def _console(is_error: bool = False) -> "Console":
@@ -381,6 +390,13 @@ def _describe(method: str, mapping: "Mapping | None", *, shared: bool) -> str:
         return ""
     kind = "sign" if mapping is None else mapping.kind
     return f"method {method}, codes {kind}{', shared' if shared else ''}, "
+
+
+def _codes(given: str | None, mapping: "Mapping | None") -> str:
+    """Say where codes come from that are not the signs of queries and keys."""
+    if mapping is None or mapping.kind == "sign":
+        return ""
+    return mapping.kind if given == mapping.kind else f"{mapping.kind}, of {given}"
 
 
 def _check_method(method: str, given: dict[str, bool]) -> None:
@@ -426,10 +442,17 @@ def _mapping(codes: str | None, tensors: "Tensors", accelerator: "Config | None"
         case "random":
             return Mapping.random(bits, head_dim, heads=heads, kv_heads=kv_heads)
         case _:
-            if "." not in codes and not Path(codes).exists():
+            if not codes or ("." not in codes and not Path(codes).exists()):
                 raise UserError(f"--codes must be sign, hadamard, random or a .safetensors file, "
                                 f"not {codes!r}")
-            return Mapping.load(codes)
+            mapping = Mapping.load(codes)
+            if (mapping.heads, mapping.kv_heads, mapping.head_dim) != (heads, kv_heads, head_dim):
+                raise UserError(
+                    f"{codes}: the mapping is for q [{mapping.heads}, queries, "
+                    f"{mapping.head_dim}] and k [{mapping.kv_heads}, tokens, {mapping.head_dim}], "
+                    f"but the tensors are q {list(tensors.q.shape)} and k "
+                    f"{list(tensors.k.shape)}; take the one made for this model and layer")
+            return mapping
 
 
 def _given(preset: str | None, path: Path | None) -> "tuple[Config | None, str | None]":

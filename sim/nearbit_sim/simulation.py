@@ -66,7 +66,7 @@ class Simulation:
         All clock cycles, from the first load to the last beat.
     head_cycles
         Each head's share of them, with loading, int64 [heads]; they add up to ``cycles``. Heads
-        that are scored together share evenly.
+        that are scored together share evenly, as do those of a group the loading.
     query_cycles
         From the first accepted query of each head to its last beat, int64 [heads].
     load_cycles
@@ -469,10 +469,21 @@ class _Plan:
         head_cycles = np.zeros(prepared.heads, np.int64)
         query_cycles = np.zeros(prepared.heads, np.int64)
         load_cycles = np.zeros(prepared.kv_heads, np.int64)
+        # Loading before each head's own queries.
+        waited = np.zeros(prepared.heads, np.int64)
+        answering = iter(self._heads)
+        pending = 0
         for kv_head, accepted in zip(self._loads, transfers, strict=True):
             if kv_head >= 0:
                 loaded = np.concatenate(list(accepted.values()))
                 load_cycles[kv_head] += loaded.max() - loaded.min() + 1
+                pending += int(loaded.max() - loaded.min() + 1)
+            else:
+                phase = next(answering)
+                members = np.unique(phase[phase >= 0])
+                bounds = np.linspace(0, pending, len(members) + 1).astype(np.int64)
+                waited[members] += bounds[1:] - bounds[:-1]
+                pending = 0
 
         # Heads whose answers come one after another are counted from end to end; those whose
         # answers alternate share.
@@ -493,6 +504,12 @@ class _Plan:
                 query_cycles[head] += final - first + 1
             start = last
         head_cycles[-1] += total - start
+        # Loading is for all heads of a group, also where only the first of them waits for it.
+        group = prepared.group
+        for kv_head, load in enumerate(load_cycles):
+            bounds = np.arange(group + 1) * load // group
+            heads_here = slice(kv_head * group, (kv_head + 1) * group)
+            head_cycles[heads_here] += bounds[1:] - bounds[:-1] - waited[heads_here]
         return head_cycles, query_cycles, load_cycles
 
 

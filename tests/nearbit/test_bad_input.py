@@ -180,6 +180,8 @@ HASH = Config.preset("tiny").replace(
     ("--method hash --heavy nan", "--heavy must be greater than 0 and at most 1, not nan"),
     ("--method hash --codes fourier",
      "--codes must be sign, hadamard, random or a .safetensors file, not 'fourier'"),
+    ("--method hash --codes=", (
+        "--codes must be sign, hadamard, random or a .safetensors file, not ''")),
     ("--method hash --codes none.safetensors", "none.safetensors: no such file"),
     ("--method hash --codes .", ".: a directory, not a file"),
 ])
@@ -281,9 +283,15 @@ def test_mapping(refused, write, hash_options, learned, tmp_path):
         metadata = file.metadata()
     save_file({**tensors, "k.0.bias": tensors["k.0.bias"].astype(np.float64)}, codes, metadata)
     assert message(codes) == f"{codes}: tensor k.0.bias must be float32, not float64"
-    assert message(learned(dim=16)) == (
-        f"{path}: q has shape (4, 3, 8), but the mapping is for [4, queries, 16]; take the one "
-        f"made for this model and layer")
+    for of_q, of_k, sizes in (
+            ("[4, queries, 16]", "[2, tokens, 16]", {"dim": 16}),
+            ("[2, queries, 8]", "[1, tokens, 8]", {"heads": 2, "kv_heads": 1}),
+            ("[8, queries, 8]", "[4, tokens, 8]", {"heads": 8, "kv_heads": 4}),
+            ("[4, queries, 8]", "[4, tokens, 8]", {"kv_heads": 4})):
+        codes = learned(**sizes)
+        assert message(codes) == (
+            f"{codes}: the mapping is for q {of_q} and k {of_k}, but the tensors are q [4, 3, 8] "
+            f"and k [2, 20, 8]; take the one made for this model and layer")
     assert message(learned(bits=16)) == (
         f"{path}: codes of 16 bits do not fit the configuration's key_bits (8); no preset fits, "
         f"so give a configuration, or take a mapping to 8 bits")

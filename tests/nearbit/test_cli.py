@@ -32,6 +32,8 @@ def test_presets(run):
         config = PRESETS[row[0]]
         assert [int(cell) for cell in row[1:4]] == [config.key_bits, config.value_dim,
                                                     config.capacity]
+        assert ("bits" in " ".join(row[4:])) is (config.rescore is not None)
+    assert "64 x 12 bits, shared" in outcome.out
 
 
 def test_presets_json(run):

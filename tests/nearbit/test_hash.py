@@ -170,6 +170,16 @@ def test_both_methods(run, write, hash_options, simulate):
     assert figures["error_exact"] > simulate(*FEW)[0]["error_exact"]
 
 
+def test_page_names_the_codes(run, write, hash_options, learned, tmp_path):
+    codes = learned()
+    for options, told in (([], "the signs of queries and keys"),
+                          (["--codes", "random"], "random"),
+                          (["--codes", codes], f"linear, of {codes}")):
+        assert run("simulate", write(sizes=GROUPS), *hash_options, *FEW, *options, "--report",
+                   tmp_path).status == 0
+        assert f"<td>8 bits, {told}</td>" in (tmp_path / "report.html").read_text()
+
+
 def test_table(run, write, hash_options):
     outcome = run("simulate", write(sizes=GROUPS), *hash_options, *FEW, "--shared", "--codes",
                   "hadamard")

@@ -100,6 +100,20 @@ def test_without_trace():
     assert plain.difference(attention(q, k, v, TINY, n=3)) is None
 
 
+@pytest.mark.parametrize("tables", [2, 1])
+def test_loading_is_shared(tables):
+    """Heads of a group that answer in turns share the loading; queries are left for each."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((heads, size, 8)) for heads, size in ((4, 1), (2, 60), (2, 60)))
+    config = Config.preset("tiny").replace(rows=1, tables=tables)
+    prediction = simulation.predict(prepare(q, k, v, config, n=4))
+    assert prediction.head_cycles.sum() == prediction.cycles
+    # The second head of a group is asked when the first is answered, or in its shadow.
+    own = prediction.head_cycles - np.repeat(prediction.load_cycles, 2) / 2
+    assert (own > 0).all()
+    assert (own < 100).all()
+
+
 def test_same_head_twice():
     """Heads do not disturb each other: equal ones have equal answers and equal cycles."""
     q, k, v = (np.concatenate([x] * 3) for x in tensors(SINGLE, heads=1))
