@@ -35,12 +35,31 @@ QUERIES_IN_FLIGHT = 4
 scored, one has its best score found, one is weighted."""
 
 
-class ProductSum(wiring.Component):
-    """Registered sum of products; the carry-save adders of all products are one tree.
+def product_sum(a, b, count, width):
+    """Sum of products, modulo 2**width; the carry-save adders of all products are one tree.
 
     The rows of partial products are those of Baugh and Wooley (IEEE Transactions on Computers C-22,
     1973): a row of a signed operand's sign bit is inverted, and so is the sign bit of every other
     row, so that no row needs to be extended; what that adds is one constant for all products.
+    """
+    rows, correction = [], 0
+    for i in range(count):
+        a_sign = 1 << len(a[i]) - 1 if a[i].shape().signed else 0
+        for place, bit in enumerate(b[i]):
+            inverted = a_sign
+            if b[i].shape().signed and place == len(b[i]) - 1:
+                inverted ^= (1 << len(a[i])) - 1
+            row = (a[i] & bit.replicate(len(a[i]))) ^ Const(inverted, len(a[i]))
+            rows.append(Cat(Const(0, place), row))
+            correction -= inverted << place # -x is ~x - 1, for each single bit
+    rows.append(Const(correction % (1 << width), width))
+    while len(rows) > 1: # in pairs: Amaranth's time grows with the depth of an expression
+        rows = [sum(rows[i + 1:i + 2], rows[i]) for i in range(0, len(rows), 2)]
+    return rows[0]
+
+
+class ProductSum(wiring.Component):
+    """Registered sum of products.
 
     Latency is a cycle. With :py:`stalls` there is an input :py:`advance`, without which the
     register holds.
@@ -77,22 +96,9 @@ class ProductSum(wiring.Component):
         m = Module()
 
         total = Signal(self.o.shape(), reset_less=True)
-        rows, correction = [], 0
-        for i in range(self._count):
-            a, b = self.a[i], self.b[i]
-            for place, bit in enumerate(b):
-                bits = [x & bit for x in a]
-                row_sign = b.shape().signed and place == len(b) - 1
-                for column, term in enumerate(bits):
-                    # -x is ~x - 1, here for a single bit.
-                    if row_sign != (a.shape().signed and column == len(a) - 1):
-                        bits[column] = ~term
-                        correction -= 1 << place + column
-                rows.append(Cat(Const(0, place), *bits))
         m.d.comb += self.o.eq(total)
         with m.If(self.advance if self._stalls else Const(1)):
-            m.d.sync += total.eq(sum(rows[1:], rows[0]) + Const(correction % (1 << len(total)),
-                                                                len(total)))
+            m.d.sync += total.eq(product_sum(self.a, self.b, self._count, len(total)))
 
         return m
 
@@ -318,14 +324,19 @@ class WeightedSum(wiring.Component):
 
     @property
     def latency(self):
-        """Cycles from the last operands to the whole sum: products, and their addition."""
-        return 2
+        """Cycles from the last operands to the whole sum.
+
+        A few products go straight into the sum, many have a register before.
+        """
+        return 1 + (self._lanes > FAN_IN)
 
     def elaborate(self, platform):
         m = Module()
 
         terms = []
-        for start in range(0, self._lanes, FAN_IN):
+        if self._lanes <= FAN_IN:
+            terms.append(product_sum(self.weights, self.elements, self._lanes, self._sum_bits))
+        for start in range(0, self._lanes if self._lanes > FAN_IN else 0, FAN_IN):
             count = min(FAN_IN, self._lanes - start)
             m.submodules[f"products_{start // FAN_IN}"] = products = ProductSum(
                 count=count, a_shape=unsigned(self._weight_bits),
@@ -600,7 +611,7 @@ class StandardAttention(wiring.Component):
 
         # ---- Second pass, which moves as a whole. A word's stages: 1, out of the buffer; 2,
         # excess; 3, place in the table; 4, out of the table; 5, weight; 6, scaled weight, with the
-        # value rows; 7, products; then the sums.
+        # value rows; 7, if there are many lanes, products; then the sums.
         advance = Signal()
         m.d.comb += [
             reads.eq(advance & (available != 0)),
@@ -614,7 +625,7 @@ class StandardAttention(wiring.Component):
             [Const(0), read.data.top]
         with m.If(advance):
             m.d.sync += valids[1].eq(reads)
-            for stage in range(2, 8):
+            for stage in range(2, 7 + (lanes > FAN_IN)):
                 valids.append(Signal(name=f"valid_{stage}"))
                 lasts.append(Signal(name=f"last_{stage}", reset_less=True))
                 m.d.sync += [valids[stage].eq(valids[stage - 1]),
@@ -683,15 +694,21 @@ class StandardAttention(wiring.Component):
 
         # ---- Sums.
         complete = Signal()
-        m.d.comb += complete.eq(valids[7] & lasts[7])
+        adding = 6 + (lanes > FAN_IN)
+        m.d.comb += complete.eq(valids[adding] & lasts[adding])
         word_total = Signal(range(lanes * largest + 1), reset_less=True)
-        next_word_total = Signal.like(word_total, reset_less=True)
         total = Signal(range(self.total_max + 1))
         o_total = Signal.like(total, reset_less=True)
         o_valid = Signal()
         with m.If(advance):
-            m.d.sync += [next_word_total.eq(sum(weights)), word_total.eq(next_word_total)]
-            with m.If(valids[7]):
+            m.d.sync += word_total.eq(sum(weights))
+        if lanes > FAN_IN:
+            added_total = Signal.like(word_total)
+            with m.If(advance):
+                m.d.sync += added_total.eq(word_total)
+            word_total = added_total
+        with m.If(advance):
+            with m.If(valids[adding]):
                 m.d.sync += total.eq(total + word_total)
             with m.If(complete):
                 m.d.sync += [total.eq(0), o_total.eq(total + word_total)]
@@ -706,7 +723,7 @@ class StandardAttention(wiring.Component):
                 sum_bits=self.sum_bits)
             m.d.comb += [
                 weighted_sum.advance.eq(advance),
-                weighted_sum.add.eq(valids[7]),
+                weighted_sum.add.eq(valids[adding]),
                 weighted_sum.complete.eq(complete),
                 normalizer.i.p.sums[element].eq(weighted_sum.sum),
             ]
