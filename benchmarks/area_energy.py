@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from amaranth.lib import wiring
@@ -87,19 +87,20 @@ class Heads:
 
     @classmethod
     def read(cls, path: Path) -> "Heads":
+        """Read a file; exits with one sentence if it does not fit."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 made = cls(file["q"], file["k"][:, :KEYS], file["v"][:, :KEYS])
         except (OSError, KeyError, ValueError) as error:
-            raise SystemExit(_refuse(f"{path} cannot be read as a file of heads: {error}")) from None
+            _refuse(f"{path} cannot be read as a file of heads: {error}")
         if made.k.shape[1] % 64 or made.k.shape[2] != DIM or made.v.shape[2] != DIM:
-            raise SystemExit(_refuse(f"{path} has {made.k.shape[1]} keys of {made.k.shape[2]} and "
-                                     f"values of {made.v.shape[2]} elements, not a multiple of 64 "
-                                     f"keys and {DIM} elements"))
+            _refuse(f"{path} has {made.k.shape[1]} keys of {made.k.shape[2]} and values of "
+                    f"{made.v.shape[2]} elements, not a multiple of 64 keys and {DIM} elements")
         return made
 
     @property
     def keys(self) -> int:
+        """Keys of a head."""
         return int(self.k.shape[1])
 
     def head(self) -> NDArray[np.int64]:
@@ -112,9 +113,9 @@ class Heads:
             % self.q.shape[1]
 
 
-def _refuse(sentence: str) -> int:
+def _refuse(sentence: str) -> NoReturn:
     print(sentence, file=sys.stderr)
-    return 2
+    sys.exit(2)
 
 
 def _shape(component: Any, port: str) -> Any:
@@ -391,7 +392,8 @@ def by_block(results: dict[str, Any]) -> Iterator[str]:
                    "switching, pJ a query", "clock", "leakage", "memory, pJ a query")
         yield _row("---", *["---:"] * 8)
         for block, of in sorted(result["blocks"].items(), key=lambda item: -item[1]["area"]):
-            yield _row(f"`{block}`", f"{of['area']:,.0f}", f"{100 * of['area'] / sums['area']:.1f} %",
+            yield _row(f"`{block}`", f"{of['area']:,.0f}",
+                       f"{100 * of['area'] / sums['area']:.1f} %",
                        f"{of['registers']:,}", f"{of['memory_bits']:,}",
                        *(f"{of[key]:,.1f}" for key in ("energy_switching", "energy_clock",
                                                        "energy_leakage", "memory_energy")))
@@ -418,12 +420,13 @@ def write(results: dict[str, Any]) -> None:
     DOCUMENT.write_text(document, encoding="utf-8")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("liberty", type=Path, nargs="?")
     parser.add_argument("--heads", type=Path,
                         default=ROOT / "tests" / "data" / "smollm2-argparse-512.npz")
-    parser.add_argument("--lanes", type=int, nargs="+", choices=(1, 2, 4, 8, 16), default=[1, 4, 16])
+    parser.add_argument("--lanes", type=int, nargs="+", choices=(1, 2, 4, 8, 16),
+                        default=[1, 4, 16])
     parser.add_argument("--designs", nargs="+", choices=tuple(SUBJECTS), default=[*SUBJECTS])
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
@@ -432,11 +435,11 @@ def main() -> int:
     if path is None:
         print("Nothing measured: this needs a liberty file, as its argument or in the environment "
               "variable NEARBIT_LIBERTY.")
-        return 0
+        return
     try:
         library = Liberty(path)
     except LibertyError as error:
-        return _refuse(str(error))
+        _refuse(str(error))
     heads = Heads.read(given.heads)
     results: dict[str, Any] = {
         "library": library.name, "heads": given.heads.name, "keys": heads.keys,
@@ -451,8 +454,7 @@ def main() -> int:
         print("\n".join(summary(results)))
     if not given.no_write:
         write(results)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,6 @@ of C V**2 for the capacitance of the pins and the wire that it drives.
 """
 
 import ctypes
-import itertools
 import re
 import subprocess
 import tempfile
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Shape, ShapeCastable
+from amaranth.hdl import Shape
 from amaranth.lib import data
 from numpy.typing import NDArray
 
-from benchmarks.asic.liberty import Liberty
+from benchmarks.asic.liberty import Pin
 from benchmarks.asic.synthesis import TOP, Design, Memory, block_name
 from nearbit_sim.compiled import compiler
 
@@ -128,6 +127,7 @@ class Simulation:
     """
 
     def __init__(self, design: Design) -> None:
+        """Flatten the design; all its nets are 0."""
         self._design = design
         self._library = design.library
         self._nets = 2 # 0 and 1 are constants
@@ -231,9 +231,10 @@ class Simulation:
         # Registers, and the clock gate of each, or -1.
         gates, registers = [], []
         for (block, kind), nets in rows.items():
-            cell, place = library.cells[kind], {p: i for i, p in enumerate(library.cells[kind].pins)}
+            cell = library.cells[kind]
+            place = {pin: i for i, pin in enumerate(cell.pins)}
             if cell.gate_pins is not None:
-                clock, enable, _, output = cell.gate_pins
+                _, enable, _, output = cell.gate_pins
                 gates.append(nets[:, [place[enable], place[output]]])
             elif cell.clock is not None:
                 assert cell.next_state is not None
@@ -308,7 +309,7 @@ class Simulation:
     # ---- Running.
 
     def step(self, inputs: dict[str, NDArray[np.uint8]]) -> None:
-        """Let inputs, bits [STREAMS, width] or [width], settle; :meth:`edge` then ends the cycle."""
+        """Let inputs, bits [STREAMS, width] or [width], settle; :meth:`edge` ends the cycle."""
         for name, bits in inputs.items():
             self._set(self._ports[name], _words(np.broadcast_to(bits, (STREAMS, bits.shape[-1]))))
         self._evaluate(len(self._kinds), self._kinds.ctypes.data, self._pins.ctypes.data,
@@ -421,7 +422,7 @@ class Simulation:
 
         # The clock rises and falls once in each cycle in which it is not gated.
         active = self._gate_active / STREAMS
-        for block, kind, nets, gate in self._registers:
+        for block, kind, _, gate in self._registers:
             cell = library.cells[kind]
             pin = cell.pins[cell.clock or ""]
             each = 2 * pin.energy() + volts2 * (pin.capacitance + library.wire(1))
@@ -441,7 +442,7 @@ class Simulation:
         return made
 
 
-def _energies(pin: Any, loads: NDArray[np.float64]) -> NDArray[np.float64]:
+def _energies(pin: Pin, loads: NDArray[np.float64]) -> NDArray[np.float64]:
     """As :meth:`Pin.energy`, for many loads."""
     if not pin.energies:
         return np.zeros(len(loads))

@@ -103,12 +103,14 @@ class Function:
     """
 
     def __init__(self, text: str) -> None:
+        """Parse the text."""
         self.text = text
         self._tokens = re.findall(r"[A-Za-z_]\w*|[!'&*|+^()01]", text)
         self._place = 0
         self.expression = self._or()
         self.inputs = sorted({token for token in self._tokens if re.match(r"[A-Za-z_]", token)})
-        self._code = eval(f"lambda {', '.join(self.inputs)}: {self.expression}", # the grammar leaves no names
+        # Nothing but names of pins and operators comes out of the parser.
+        self._code = eval(f"lambda {', '.join(self.inputs)}: {self.expression}",
                           {"__builtins__": {}, "ZERO": np.uint64(0),
                            "ONE": np.uint64(0xffff_ffff_ffff_ffff)})
 
@@ -245,6 +247,7 @@ class Liberty:
     """
 
     def __init__(self, path: Path) -> None:
+        """Read a file, also one compressed with gzip; :class:`LibertyError` if it is none."""
         try:
             content = path.read_bytes()
             if content[:2] == b"\x1f\x8b":

@@ -32,6 +32,7 @@ CLOCK_GATE_SIZE = 4 # registers from which on a gated clock pays
 
 CARRY = tuple(int(i.bit_count() > 1) for i in range(8))
 SUM = tuple(i.bit_count() & 1 for i in range(8))
+TRIPLES = [["0"] * zeros + ["1"] * (3 - zeros) for zeros in range(4)] # three constants, sorted
 
 # Products as rows of Baugh and Wooley (IEEE Transactions on Computers C-22, 1973), which need no
 # extension of signs; the rows go into the carry-save tree of what the product is added to.
@@ -227,10 +228,11 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
         (directory / "cells.lib").write_text(library.text(), encoding="utf-8")
         _yosys(directory, [
             "read_rtlil design.il", f"hierarchy -top {TOP}", "setattr -unset init w:*", "proc",
-            "opt", "wreduce", "peepopt", "opt_clean", "techmap -map multiplier.v t:$mul",
-            "opt_expr", "opt_clean", "alumacc", "opt", "memory -nomap",
+            # Resets go into the data and the enable, or else they keep clocks from being gated.
+            "opt -nosdff", "wreduce", "peepopt", "opt_clean", "techmap -map multiplier.v t:$mul",
+            "opt_expr", "opt_clean", "alumacc", "opt -nosdff", "memory -nomap",
             # What is not meant for block RAM: the few words of a FIFO.
-            "memory_map t:$mem_v2 a:ram_style=block %d", "opt", "maccmap",
+            "memory_map t:$mem_v2 a:ram_style=block %d", "opt -nosdff", "maccmap",
             "techmap -map adders.v t:$fa t:$alu", "opt_expr", "opt_clean", "write_json coarse.json",
         ])
         netlist = json.loads((directory / "coarse.json").read_text(encoding="utf-8"))
@@ -239,7 +241,7 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
         (directory / "adders.json").write_text(json.dumps(netlist), encoding="utf-8")
         gated = any(cell.gate_pins for cell in library.cells.values())
         _yosys(directory, [
-            "read_json adders.json", f"hierarchy -top {TOP}", "techmap", "opt -fast",
+            "read_json adders.json", f"hierarchy -top {TOP}", "techmap", "opt -fast -nosdff",
             *([f"clockgate -liberty cells.lib -min_net_size {CLOCK_GATE_SIZE}", "opt_clean"]
               if gated else []),
             "dfflibmap -liberty cells.lib", "opt_clean", "abc -liberty cells.lib",
@@ -331,11 +333,10 @@ def _map_adders(module: dict[str, Any], library: Liberty) -> None:
         for cell in adders.values():
             wires = {port: bits[0] for port, bits in cell["connections"].items()}
             constants = sorted(known[wires[port]] for port in "ABC" if wires[port] in known)
-            if wires.get("X") not in known and "X" in wires and constants[:2] in (
-                    ["0", "0"], ["1", "1"]) or constants == ["0", "1", "1"]:
-                if wires["X"] not in known:
-                    known[wires["X"]] = constants[1]
-                    changed = True
+            if "X" in wires and wires["X"] not in known \
+                    and constants in (["0", "0"], ["1", "1"], *TRIPLES):
+                known[wires["X"]] = constants[1]
+                changed = True
     for name, cell in adders.items():
         del cells[name]
         wires = {port: bits[0] for port, bits in cell["connections"].items()}

@@ -351,7 +351,9 @@ class WeightedSum(wiring.Component):
         total = Signal(signed(self._sum_bits))
         output = Signal(signed(self._sum_bits), reset_less=True)
         next_total = Signal(signed(self._sum_bits))
-        m.d.comb += [next_total.eq(total + sum(terms)), self.sum.eq(output)]
+        # Modulo 2**sum_bits, without signs, so that it is one tree of adders.
+        m.d.comb += [next_total.eq(total.as_unsigned() + sum(terms[1:], terms[0])),
+                     self.sum.eq(output)]
         with m.If(self.add & self.advance):
             m.d.sync += total.eq(Mux(self.complete, 0, next_total))
         with m.If(self.complete & self.advance):
