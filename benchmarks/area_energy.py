@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 
 from benchmarks.asic.activity import STREAMS, Simulation, pack, unpack
 from benchmarks.asic.liberty import Liberty, LibertyError
-from benchmarks.asic.synthesis import Area, synthesize
+from benchmarks.asic.synthesis import Area, SynthesisError, synthesize
 from benchmarks.standard import golden as standard_golden
 from benchmarks.standard.design import StandardAttention
 from nearbit_hw.core import Core
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
 from nearbit_model.prepare import Prepared, prepare
+from nearbit_sim.program import SimulationError
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,6 +442,13 @@ def main() -> None:
     except LibertyError as error:
         _refuse(str(error))
     heads = Heads.read(given.heads)
+    try:
+        report(library, heads, given)
+    except (SynthesisError, SimulationError) as error:
+        _refuse(f"{path}: {str(error).splitlines()[0]}")
+
+
+def report(library: Liberty, heads: Heads, given: argparse.Namespace) -> None:
     results: dict[str, Any] = {
         "library": library.name, "heads": given.heads.name, "keys": heads.keys,
         "clock_ns": CLOCK_NS, "streams": STREAMS, "queries": MEASURED,

@@ -7,6 +7,7 @@ picojoules, and nanowatts of leakage. Areas are in the file's unit, by custom sq
 import gzip
 import itertools
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ class Liberty:
             text = _COMMENT.sub("", content.decode("utf-8").replace("\\\n", " "))
         except OSError as error:
             raise LibertyError(f"{path}: {error.strerror or error}") from None
-        except (UnicodeDecodeError, EOFError) as error:
+        except (UnicodeDecodeError, EOFError, zlib.error) as error:
             raise LibertyError(f"{path} is not a liberty file: {error}") from None
         if not re.match(r"\s*library\s*\(", text):
             raise LibertyError(f"{path} is not a liberty file: it does not begin with a library "
@@ -265,8 +266,9 @@ class Liberty:
             raise LibertyError(f"{path} has no cells")
         try:
             self._read(text, starts)
-        except (IndexError, ValueError, KeyError, TypeError, SyntaxError) as error:
-            raise LibertyError(f"{path} cannot be read as a liberty file ({error!r})") from None
+        except (LookupError, ValueError, TypeError, SyntaxError, StopIteration) as error:
+            raise LibertyError(f"{path} is not a liberty file that can be used here "
+                               f"({error!r})") from None
         if not any(cell.clock for cell in self.cells.values()):
             raise LibertyError(f"{path} has no flip-flop")
 
@@ -306,6 +308,20 @@ class Liberty:
     def text(self) -> str:
         """The file with nothing but :attr:`cells`."""
         return self.head + "".join(cell.text for cell in self.cells.values()) + "}\n"
+
+    def genlib(self) -> str:
+        """The gates of one output in ABC's own format, which needs no delays."""
+        lines = []
+        for cell in self.cells.values():
+            if cell.clock is None and cell.gate_pins is None and len(cell.outputs) == 1:
+                function = cell.pins[cell.outputs[0]].function
+                assert function is not None
+                text = function.expression.replace("~", "!").replace("&", "*").replace("|", "+")
+                if "^" not in text:
+                    lines.append(f"GATE {cell.name} {cell.area} {cell.outputs[0]}={text};\n"
+                                 f"PIN * UNKNOWN 1 999 1.0 0.0 1.0 0.0\n")
+        lines += ["GATE _const0_ 0 z=CONST0;\n", "GATE _const1_ 0 z=CONST1;\n"]
+        return "".join(lines)
 
     def adder(self, tables: list[tuple[int, ...]]) -> Cell | None:
         """Find a cell with these truth tables as outputs, such as a full adder's."""

@@ -226,6 +226,7 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
         (directory / "multiplier.v").write_text(MULTIPLIER, encoding="utf-8")
         (directory / "adders.v").write_text(ADDERS, encoding="utf-8")
         (directory / "cells.lib").write_text(library.text(), encoding="utf-8")
+        (directory / "cells.genlib").write_text(library.genlib(), encoding="utf-8")
         _yosys(directory, [
             "read_rtlil design.il", f"hierarchy -top {TOP}", "setattr -unset init w:*", "proc",
             # Resets go into the data and the enable, or else they keep clocks from being gated.
@@ -244,7 +245,7 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
             "read_json adders.json", f"hierarchy -top {TOP}", "techmap", "opt -fast -nosdff",
             *([f"clockgate -liberty cells.lib -min_net_size {CLOCK_GATE_SIZE}", "opt_clean"]
               if gated else []),
-            "dfflibmap -liberty cells.lib", "opt_clean", "abc -liberty cells.lib",
+            "dfflibmap -liberty cells.lib", "opt_clean", "abc -genlib cells.genlib",
             "opt_clean -purge", "write_json cells.json",
         ])
         netlist = json.loads((directory / "cells.json").read_text(encoding="utf-8"))
