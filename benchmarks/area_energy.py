@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -110,8 +109,8 @@ class Heads:
 
     def position(self, number: int) -> NDArray[np.int64]:
         """Which query of its head each stream asks as its query number `number`."""
-        return (np.arange(STREAMS) // len(self.q) + number * -(-STREAMS // len(self.q))) \
-            % self.q.shape[1]
+        first, step = np.arange(STREAMS) // len(self.q), -(-STREAMS // len(self.q))
+        return np.asarray((first + number * step) % self.q.shape[1])
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -251,7 +250,7 @@ def run(simulation: Simulation, component: Any, subject: Subject, keys: int) -> 
                if name.startswith("i_")}
     queues: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in streams}
     widths = {name: len(simulation.read(f"{name}__payload")[0]) for name in streams}
-    results: list[NDArray[np.int64]] = []
+    results: list[NDArray[np.uint8]] = []
     result_shape = _shape(component, "o_result")
     output, last = result_shape["output"], result_shape["last"]
 
@@ -413,11 +412,11 @@ def write(results: dict[str, Any]) -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
     for marker, text in (("summary", "\n".join([*summary(results), "", conditions(results)])),
                          ("blocks", "\n".join(by_block(results)).rstrip())):
-        document, count = re.subn(
-            rf"(<!-- {marker} -->\n).*?(\n<!-- /{marker} -->)",
-            lambda match, text=text: match[1] + text + match[2], document, flags=re.DOTALL)
-        if count != 1:
+        before, begin, rest = document.partition(f"<!-- {marker} -->\n")
+        _, end, after = rest.partition(f"<!-- /{marker} -->")
+        if not end:
             raise ValueError(f"{DOCUMENT} has no place for {marker}")
+        document = before + begin + text + "\n" + end + after
     DOCUMENT.write_text(document, encoding="utf-8")
 
 

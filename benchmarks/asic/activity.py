@@ -199,7 +199,7 @@ class Simulation:
 
     def _join(self) -> None:
         """Make one net of those that are connected through a module."""
-        root = np.arange(self._nets)
+        root: NDArray[np.int64] = np.arange(self._nets, dtype=np.int64)
 
         def find(net: int) -> int:
             while root[net] != net:
@@ -216,8 +216,8 @@ class Simulation:
         for parts in self._gates.values():
             parts[:] = [root[part] for part in parts]
         for memory in self._memories:
-            memory.reads = [tuple(root[x] for x in port) for port in memory.reads]
-            memory.writes = [tuple(root[x] for x in port) for port in memory.writes]
+            memory.reads = [(root[a], root[b], root[c]) for a, b, c in memory.reads]
+            memory.writes = [(root[a], root[b], root[c]) for a, b, c in memory.writes]
         self._ports = {name: root[nets] for name, nets in self._ports.items()}
 
     def _prepare(self) -> None:
@@ -260,7 +260,9 @@ class Simulation:
         # Gates in an order in which each comes after those that it depends on.
         kinds = sorted({kind for (_, kind) in rows if library.cells[kind].clock is None
                         and library.cells[kind].gate_pins is None})
-        tables, codes, source = [], [], _HEAD
+        tables: list[NDArray[np.int32]] = []
+        codes: list[NDArray[np.int32]] = []
+        source = _HEAD
         levels = np.zeros(self._nets, np.int32)
         parts = []
         for code, kind in enumerate(kinds):
@@ -277,10 +279,10 @@ class Simulation:
             for pin in cell.outputs:
                 function = cell.pins[pin].function
                 assert function is not None
-                text = function.expression.replace("ONE", "~0ull").replace("ZERO", "0ull")
-                text = re.sub(r"[A-Za-z_]\w*", lambda match, places=places:
-                              f"v[pins[{places[match[0]]}]]" if match[0] in places else match[0],
-                              text)
+                words = {"ONE": "~0ull", "ZERO": "0ull",
+                         **{name: f"v[pins[{i}]]" for name, i in places.items()}}
+                text = "".join(words.get(token, token) for token
+                               in re.split(r"([A-Za-z_]\w*)", function.expression))
                 output = f"pins[{places[pin]}]"
                 source += (f"            x = {text};\n"
                            f"            toggles[{output}] += __builtin_popcountll(x ^ "
@@ -292,8 +294,8 @@ class Simulation:
                 level = levels[nets[:, inputs]].max(axis=1) + 1
                 if (levels[nets[:, outputs[0]]] != level).any():
                     changed = True
-                    for output in outputs:
-                        levels[nets[:, output]] = level
+                    for column in outputs:
+                        levels[nets[:, column]] = level
             if not changed:
                 break
         else:
@@ -352,7 +354,7 @@ class Simulation:
                 mask = _words(active[:, None].astype(np.uint8))
                 results.append((output, (found & mask) | (v[output] & ~mask)))
         for memory in self._memories:
-            for address, enable, words in memory.writes:
+            for address, enable, given in memory.writes:
                 if not v[enable].any():
                     continue
                 mask_bits = _bits(v[enable]).astype(bool)
@@ -360,7 +362,7 @@ class Simulation:
                 place = np.minimum(unpack(_bits(v[address]), signed=False), memory.depth - 1)
                 streams = np.arange(STREAMS)
                 memory.bits[streams, place] = np.where(
-                    mask_bits, _bits(v[words]), memory.bits[streams, place])
+                    mask_bits, _bits(v[given]), memory.bits[streams, place])
         self._set(self._q, new)
         for output, words in results:
             self._set(output, words)
@@ -423,22 +425,21 @@ class Simulation:
         # The clock rises and falls once in each cycle in which it is not gated.
         active = self._gate_active / STREAMS
         for block, kind, _, gate in self._registers:
-            cell = library.cells[kind]
-            pin = cell.pins[cell.clock or ""]
-            each = 2 * pin.energy() + volts2 * (pin.capacitance + library.wire(1))
-            cycles = np.where(gate >= 0, active[gate] if len(active) else 0.0, self.cycle)
-            made.clock[block] += each * float(cycles.sum())
+            clock = library.cells[kind].pins[library.cells[kind].clock or ""]
+            per_cycle = 2 * clock.energy() + volts2 * (clock.capacitance + library.wire(1))
+            cycles = np.where(gate >= 0, np.append(active, 0.0)[gate], self.cycle)
+            made.clock[block] += per_cycle * float(cycles.sum())
         start = 0
         for (block, kind), nets in self._rows.items():
-            cell = library.cells[kind]
-            if cell.gate_pins is None:
+            gate_pins = library.cells[kind].gate_pins
+            if gate_pins is None:
                 continue
-            clock, output = cell.pins[cell.gate_pins[0]], cell.pins[cell.gate_pins[3]]
-            mine = active[start:start + len(nets)]
+            clock_pin, _, _, gated_pin = gate_pins
+            clock, gated = (library.cells[kind].pins[pin] for pin in (clock_pin, gated_pin))
+            opened = float(active[start:start + len(nets)].sum())
             start += len(nets)
-            each = 2 * clock.energy() + volts2 * (clock.capacitance + library.wire(1))
-            made.clock[block] += each * len(nets) * self.cycle
-            made.clock[block] += 2 * output.energy(0.01) * float(mine.sum())
+            per_cycle = 2 * clock.energy() + volts2 * (clock.capacitance + library.wire(1))
+            made.clock[block] += per_cycle * len(nets) * self.cycle + 2 * gated.energy() * opened
         return made
 
 
