@@ -42,20 +42,20 @@ def product_sum(a, b, count, width):
     1973): a row of a signed operand's sign bit is inverted, and so is the sign bit of every other
     row, so that no row needs to be extended; what that adds is one constant for all products.
     """
-    rows, correction = [], 0
+    products, correction = [], 0
     for i in range(count):
+        rows = []
         a_sign = 1 << len(a[i]) - 1 if a[i].shape().signed else 0
         for place, bit in enumerate(b[i]):
             inverted = a_sign
             if b[i].shape().signed and place == len(b[i]) - 1:
                 inverted ^= (1 << len(a[i])) - 1
-            row = (a[i] & bit.replicate(len(a[i]))) ^ Const(inverted, len(a[i]))
+            row = (a[i].as_unsigned() & bit.replicate(len(a[i]))) ^ Const(inverted, len(a[i]))
             rows.append(Cat(Const(0, place), row))
             correction -= inverted << place # -x is ~x - 1, for each single bit
-    rows.append(Const(correction % (1 << width), width))
-    while len(rows) > 1: # in pairs: Amaranth's time grows with the depth of an expression
-        rows = [sum(rows[i + 1:i + 2], rows[i]) for i in range(0, len(rows), 2)]
-    return rows[0]
+        # Product by product: Amaranth's time grows with the depth of an expression.
+        products.append(sum(rows[1:], rows[0]))
+    return sum(products[1:], products[0]) + Const(correction % (1 << width), width)
 
 
 class ProductSum(wiring.Component):
