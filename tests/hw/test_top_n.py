@@ -229,7 +229,8 @@ def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, gapless):
                pass_lanes=pass_lanes, gapless=gapless)
     words, reads = capacity // lanes, capacity // pass_lanes
     run_bench(dut, __file__, parameters={
-        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27, "gapless": gapless,
+        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
+        "gapless": gapless,
         "latency": dut.count_latency + reads - 1 + dut.refine_latency
         + dut.emit_cycles(words=words, selected=top_n),
     })
