@@ -137,7 +137,7 @@ GIVEN = {"capacity": 32, "lanes": 4, "head_dim": 8, "value_dim": 4, "element_bit
     {},
     {"element_bits": 16, "value_bits": 16, "head_dim": 3, "value_dim": 2},
     {"lanes": 1, "output_cycles": 8},
-    pytest.param({"lanes": 16, "capacity": 48, "head_dim": 9, "value_dim": 2, "value_bits": 4,
+    pytest.param({"lanes": 16, "capacity": 128, "head_dim": 9, "value_dim": 2, "value_bits": 4,
                   "weight_bits": 8}, marks=pytest.mark.slow),
     {"lanes": 2, "capacity": 6, "head_dim": 1, "value_dim": 1, "element_bits": 4, "value_bits": 3,
      "weight_bits": 5, "scale_bits": 4, "output_fraction_bits": 0, "output_cycles": 3},
