@@ -245,6 +245,9 @@ def verilog(
         "-o", "--output", metavar="DIR", help="Where to write; made if it is not there.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    cell: Annotated[str | None, typer.Option(
+        metavar="generic|ecp5|ice40", help="The device for whose logic to write the XOR-popcount "
+        "(default: what the configuration says, else generic).")] = None,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
@@ -257,6 +260,8 @@ def verilog(
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
+    if cell is not None:
+        accelerator = accelerator.replace(cell=cell)
     texts = {"nearbit.v": "", "nearbit.toml": accelerator.to_toml()}
     with output_folder(directory):
         files = {file: OutputFile(directory / file) for file in texts}

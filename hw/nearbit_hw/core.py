@@ -195,7 +195,8 @@ class Core(wiring.Component):
             lanes=config.lanes, top_n=config.top_n, tables=config.tables,
             rescore=unit is not None, shared=shared)
         m.submodules.score_array = score_array = ScoreArray(
-            key_bits=config.key_bits, rows=config.rows, lanes=config.lanes)
+            key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
+            fan_in=config.fan_in, rows_per_stage=config.rows_per_stage, target=config.cell)
         # The last row is the one that may select for all.
         selectors = [
             TopN(key_bits=key_bits, lanes=config.lanes, capacity=config.capacity,

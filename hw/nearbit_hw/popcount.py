@@ -8,7 +8,7 @@ from nearbit_hw.cells import ecp5, ice40
 from nearbit_hw.tree import FAN_IN, sum_tree, tree_latency
 
 
-__all__ = ["TARGETS", "XorPopcount", "platform_target"]
+__all__ = ["TARGETS", "XorPopcount", "operand_skew", "platform_target"]
 
 
 TARGETS = ("generic", "ecp5", "ice40")
@@ -23,6 +23,23 @@ def platform_target(platform) -> str:
     if device.startswith("ice40"):
         return "ice40"
     return "generic"
+
+
+def operand_skew(width: int, *, fan_in: int = FAN_IN, target: str) -> list[int]:
+    """Return, for each bit of the operands, the cycles after which a skewed cell wants it.
+
+    Delaying late bits in front of many cells costs less than in each of them.
+
+    Parameters
+    ----------
+    width, fan_in
+        As of :class:`XorPopcount`.
+    target
+        One of :data:`TARGETS`.
+    """
+    if target == "ecp5":
+        return ecp5.skew(width, latency=tree_latency(width, fan_in))
+    return [0] * width
 
 
 class XorPopcount(wiring.Component):
@@ -47,6 +64,9 @@ class XorPopcount(wiring.Component):
         a smaller one reaches a higher clock frequency.
     target : :class:`str`, optional
         One of :data:`TARGETS`; by default what suits the platform.
+    skewed : :class:`bool`
+        Whether each bit of the operands comes some cycles after :py:`i.valid`, as told by
+        :func:`operand_skew`. Then the output must not be stalled.
 
     Members
     -------
@@ -59,7 +79,8 @@ class XorPopcount(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, width: int, *, fan_in: int = FAN_IN, target: str | None = None):
+    def __init__(self, width: int, *, fan_in: int = FAN_IN, target: str | None = None,
+                 skewed: bool = False):
         if not isinstance(width, int) or width < 1:
             raise TypeError(f"Width must be a positive integer, not {width!r}")
         if not isinstance(fan_in, int) or fan_in < 2:
@@ -69,6 +90,7 @@ class XorPopcount(wiring.Component):
         self._width = width
         self._fan_in = fan_in
         self._target = target
+        self._skewed = bool(skewed)
 
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"a": width, "b": width}))),
@@ -86,6 +108,10 @@ class XorPopcount(wiring.Component):
     @property
     def target(self) -> str | None:
         return self._target
+
+    @property
+    def skewed(self) -> bool:
+        return self._skewed
 
     @property
     def latency(self) -> int:
@@ -108,7 +134,8 @@ class XorPopcount(wiring.Component):
         a, b = self.i.p.a, self.i.p.b
         match self._target or platform_target(platform):
             case "ecp5":
-                distance = ecp5.distance(m, a, b, latency=self.latency, advance=advance)
+                distance = ecp5.distance(m, a, b, latency=self.latency, advance=advance,
+                                         skewed=self._skewed)
             case "ice40":
                 distance = ice40.distance(m, a, b, latency=self.latency, advance=advance)
             case _:

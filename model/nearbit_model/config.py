@@ -11,8 +11,8 @@ from typing import Any
 import tomli_w
 
 
-__all__ = ["DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS", "Config",
-           "ConfigError", "Rescore", "fitting_preset"]
+__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
+           "Config", "ConfigError", "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -26,6 +26,13 @@ MULTIPLIER_SHIFT = 24
 
 DECAY_BITS = 8
 """Bits of the fraction of an octave that the exponential distinguishes (the same item)."""
+
+
+CELLS = ("generic", "ecp5", "ice40")
+"""Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
+
+ROWS_PER_STAGE = 4
+"""Rows of the array that read the same registers of keys, at most."""
 
 
 class ConfigError(ValueError):
@@ -47,6 +54,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "tables": (1, 256),
     "pass_lanes": (1, 1024),
     "output_cycles": (1, 32),
+    "fan_in": (2, 64),
 }
 
 
@@ -165,6 +173,12 @@ class Config:
     output_cycles
         Cycles per output element in the normalizer: it divides ``value_bits +
         output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower.
+    fan_in
+        Terms added between two registers of the XOR-popcount, 2 to 64. Fewer reach a higher clock
+        and take more cycles.
+    cell
+        One of :data:`CELLS`: the XOR-popcount to build; None takes what suits the platform, and
+        the generic one without a platform. Cycles and values are the same.
     rescore
         The unit for exact scores, or None: then commands cannot ask for it.
     """
@@ -182,6 +196,8 @@ class Config:
     tables: int = 2
     pass_lanes: int = 0
     output_cycles: int = 1
+    fan_in: int = 4
+    cell: str | None = None
     rescore: Rescore | None = None
 
     def __post_init__(self) -> None:
@@ -191,6 +207,8 @@ class Config:
         _check_ranges(self, _RANGES)
         if self.rescore is not None and not isinstance(self.rescore, Rescore):
             raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
+        if self.cell is not None and self.cell not in CELLS:
+            raise ConfigError(f"cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
         if not _is_power_of_two(self.lanes):
             raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
         if self.pass_lanes % self.lanes or not _is_power_of_two(self.pass_lanes):
@@ -224,6 +242,15 @@ class Config:
         """The largest distance that a selection may be made by."""
         shared = self.rescore is not None and self.rescore.shared
         return self.key_bits * (self.rows if shared else 1)
+
+    @property
+    def rows_per_stage(self) -> int:
+        """Rows of the array that read the same registers of keys.
+
+        One by one if rows can share a selection: its sums move down with the keys.
+        """
+        shared = self.rescore is not None and self.rescore.shared
+        return 1 if shared else min(self.rows, ROWS_PER_STAGE)
 
     @property
     def memory_bits(self) -> int:

@@ -300,12 +300,23 @@ def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
     return Timeline(accepted, core.answers)
 
 
-def tree_latency(count: int) -> int:
+def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
     """Levels of an adder tree over some terms, each of which takes a cycle."""
-    levels, terms = 1, -(-count // FAN_IN)
+    levels, terms = 1, -(-count // fan_in)
     while terms > 1:
-        levels, terms = levels + 1, -(-terms // FAN_IN)
+        levels, terms = levels + 1, -(-terms // fan_in)
     return levels
+
+
+def _score_latency(config: Config, row: int = 0) -> int:
+    """Cycles from asking for a word to a row's distances."""
+    return (KEY_STORE_LATENCY + 1 + row // config.rows_per_stage
+            + tree_latency(config.key_bits, config.fan_in))
+
+
+def _score_stages(config: Config) -> int:
+    """Stages of the score array that a word passes."""
+    return -(-config.rows // config.rows_per_stage)
 
 
 class _Pipeline:
@@ -551,7 +562,7 @@ class _TopN:
         self._ratio = ratio
         self._gapless = config.rescore is not None
         self._group = max(GROUP, ratio)
-        self._score_latency = KEY_STORE_LATENCY + 1 + row + tree_latency(config.key_bits)
+        self._score_latency = _score_latency(config, row)
         self._count_latency = 4 + tree_latency(config.lanes)
         self._refine_latency = 4 + tree_latency(config.pass_lanes)
         # Keys that may be in the queue of keys when emitting starts.
@@ -833,9 +844,9 @@ class _Core:
         if good:
             skip = command.first % config.lanes
             words = -(-(skip + max(command.counts[row] for row in good)) // config.lanes)
-            # The words go out in the cycles after. The score array takes the codes rows - 1 cycles
-            # after the first word, and that word two cycles after the command is accepted.
-            self._free = accepted + max(words, config.rows + 1)
+            # The words go out in the cycles after. The score array takes the first word two cycles
+            # after the command is accepted, and the codes when that word is in its last stage.
+            self._free = accepted + max(words, _score_stages(config) + 1)
             for row in selecting:
                 selections[row] = self._selectors[row].select(
                     accepted + words, words, min(command.selected_most, command.counts[row]))
@@ -929,20 +940,20 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     reads = -(-words // ratio)
     groups = -(-words // max(GROUP, ratio))
     # From the acceptance of a command, in rows 0 and later ones, to the last key into the queue.
-    selection = (words + KEY_STORE_LATENCY + 1 + tree_latency(config.key_bits)
+    selection = (words + _score_latency(config)
                  + 4 + tree_latency(config.lanes) + reads - 1
                  + 4 + tree_latency(config.pass_lanes) + groups + selected + 6)
     column = config.value_lanes * config.output_cycles
     beats = config.rescore.columns if config.rescore is not None and rescore else 1
     stages = {
-        "score": Fraction(max(words, config.rows + 1, 2)),
+        "score": Fraction(max(words, _score_stages(config) + 1)),
         "refine": Fraction(reads),
         "emit": Fraction(groups + selected + 6),
         **({} if config.rescore is None
            else {"rescore": Fraction(config.rows * beats * selected)}),
         "weigh": Fraction(config.rows * config.columns * selected),
         "normalize": Fraction(config.rows * config.columns * column),
-        "banks": Fraction(selection + config.rows, BANKS),
+        "banks": Fraction(selection + _score_stages(config), BANKS),
     }
     # From the last key into the queue to the last one into Weights' buffer.
     handing = 2

@@ -4,12 +4,12 @@
 import json
 
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.cells.chains import cut
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.popcount import XorPopcount, operand_skew
 from nearbit_hw.verilog import YosysError, generate
 from nearbit_sim.netlist import models, run_script
 
@@ -37,6 +37,36 @@ def test_proof(width, target, tmp_path):
           latency, tmp_path)
 
 
+class Skewed(wiring.Component):
+    """A skewed cell behind the registers that it wants."""
+
+    def __init__(self, width, target):
+        self.width, self.target = width, target
+        super().__init__(XorPopcount(width, target="generic").signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.cell = cell = XorPopcount(self.width, target=self.target, skewed=True)
+        wiring.connect(m, cell.o, wiring.flipped(self.o))
+        m.d.comb += [cell.i.valid.eq(self.i.valid), self.i.ready.eq(cell.i.ready)]
+        for word in "ab":
+            bits = self.i.p[word]
+            for place, age in enumerate(operand_skew(self.width, target=self.target)):
+                pipe = Cat(bits[place], Signal(age, name=f"late_{word}_{place}"))
+                m.d.sync += pipe[1:].eq(pipe)
+                m.d.comb += cell.i.p[word][place].eq(pipe[age])
+        return m
+
+
+@pytest.mark.parametrize("width", [3, 8, 13, 16])
+def test_proof_of_skewed(width, tmp_path):
+    generic = XorPopcount(width, target="generic")
+    latency = generic.latency
+    assert any(operand_skew(width, target="ecp5")) == (width > 7)
+    prove(generate(generic, "gold"), generate(Skewed(width, "ecp5"), "gate"), "ecp5", latency,
+          tmp_path)
+
+
 @pytest.mark.parametrize(("target", "old", "new"), [
     ("ecp5", "16'h6996", "16'h6696"), ("ice40", "16'hc33c", "16'hc3c3")])
 def test_proof_can_fail(target, old, new, tmp_path):
@@ -51,8 +81,8 @@ def test_proof_can_fail(target, old, new, tmp_path):
 class Running(wiring.Component):
     """A cell that is never idle and never stalled."""
 
-    def __init__(self, width, target):
-        self.cell = XorPopcount(width, target=target)
+    def __init__(self, width, target, *, skewed=False):
+        self.cell = XorPopcount(width, target=target, skewed=skewed)
         super().__init__({"a": In(width), "b": In(width), "o": Out(range(width + 1))})
 
     def elaborate(self, platform):
@@ -95,8 +125,8 @@ class Diagrams:
         return self.known[key]
 
 
-def gates(width, target, directory):
-    verilog = generate(Running(width, target), "top")
+def gates(width, target, directory, *, skewed=False):
+    verilog = generate(Running(width, target, skewed=skewed), "top")
     (directory / "top.v").write_text(verilog, encoding="utf-8")
     (directory / "models.v").write_text(
         "" if target == "generic" else models(verilog, target), encoding="utf-8")
@@ -162,16 +192,18 @@ def specification(width, diagrams):
     return count
 
 
-@pytest.mark.parametrize(("width", "target"), [
-    (64, "generic"), (64, "ecp5"), (32, "ice40"), (33, "ecp5"), (33, "ice40"),
+@pytest.mark.parametrize(("width", "target", "skewed"), [
+    (64, "generic", False), (64, "ecp5", False), (64, "ecp5", True), (32, "ice40", False),
+    (33, "ecp5", False), (33, "ice40", False),
 ])
-def test_full_width(width, target, tmp_path):
+def test_full_width(width, target, skewed, tmp_path):
     """The whole function, which SAT cannot decide, is small as a decision diagram.
 
     Registers are taken for wires here; the bench shows that all paths have the same number.
     """
     diagrams = Diagrams()
-    assert functions(gates(width, target, tmp_path), width, diagrams) == specification(
+    assert functions(gates(width, target, tmp_path, skewed=skewed), width,
+                     diagrams) == specification(
         width, diagrams)
 
 

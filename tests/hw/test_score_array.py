@@ -46,6 +46,7 @@ async def latency_and_rate(dut):
     bench = Bench(dut)
     await bench.reset()
     rows, lanes = bench.parameters["rows"], bench.parameters["lanes"]
+    stage = bench.parameters["rows_per_stage"]
     length = rows + 3
     for _ in range(4):
         bench.source("i_query").send({"codes": [0] * rows, "active": (1 << rows) - 1})
@@ -56,18 +57,19 @@ async def latency_and_rate(dut):
     assert entered == list(range(4 * length))
     for row in range(rows):
         assert bench.sink(f"o__{row}").cycles == [
-            cycle + bench.parameters["latency"] + row for cycle in entered]
-    assert bench.source("i_query").cycles == [rows - 1 + length * index for index in range(4)]
+            cycle + bench.parameters["latency"] + row // stage for cycle in entered]
+    last_stage = (rows - 1) // stage
+    assert bench.source("i_query").cycles == [last_stage + length * index for index in range(4)]
 
 
 @cocotb.test()
-async def short_commands_are_rows_apart(dut):
+async def short_commands_are_stages_apart(dut):
     bench = Bench(dut)
     await bench.reset()
     send(bench, [1] * 8)
     await bench.finish()
-    rows = bench.parameters["rows"]
-    assert bench.source("i").cycles == [rows * index for index in range(8)]
+    stages = -(-bench.parameters["rows"] // bench.parameters["rows_per_stage"])
+    assert bench.source("i").cycles == [stages * index for index in range(8)]
 
 
 @cocotb.test()
@@ -82,21 +84,24 @@ async def reset_forgets(dut):
         await bench.finish()
 
 
-@pytest.mark.parametrize(("key_bits", "rows", "lanes"), [
-    (1, 1, 1), (64, 1, 16), (64, 8, 2), (33, 3, 5), (128, 2, 3), (7, 1, 64),
+@pytest.mark.parametrize(("key_bits", "rows", "lanes", "rows_per_stage"), [
+    (1, 1, 1, 1), (64, 1, 16, 4), (64, 8, 2, 1), (33, 3, 5, 1), (128, 2, 3, 2), (7, 1, 64, 1),
+    (9, 8, 2, 3), (16, 4, 3, 9),
 ])
-def test_bench(key_bits, rows, lanes):
-    dut = ScoreArray(key_bits=key_bits, rows=rows, lanes=lanes)
-    run_bench(dut, __file__, parameters={
-        "key_bits": key_bits, "rows": rows, "lanes": lanes, "latency": dut.latency})
+def test_bench(key_bits, rows, lanes, rows_per_stage):
+    given = {"key_bits": key_bits, "rows": rows, "lanes": lanes, "rows_per_stage": rows_per_stage}
+    dut = ScoreArray(**given)
+    run_bench(dut, __file__, parameters={**given, "latency": dut.latency})
 
 
-@pytest.mark.parametrize(("key_bits", "rows", "lanes", "fan_in", "target"), [
-    (64, 2, 3, 2, "generic"), (64, 1, 4, 4, "ecp5"), (64, 2, 2, 2, "ecp5"), (33, 3, 2, 4, "ecp5"),
-    (64, 1, 4, 4, "ice40"), (64, 2, 2, 2, "ice40"), (33, 3, 2, 4, "ice40"),
+@pytest.mark.parametrize(("key_bits", "rows", "lanes", "rows_per_stage", "fan_in", "target"), [
+    (64, 2, 3, 1, 2, "generic"), (64, 1, 4, 1, 4, "ecp5"), (64, 2, 2, 1, 2, "ecp5"),
+    (33, 3, 2, 2, 4, "ecp5"), (64, 3, 2, 2, 2, "ecp5"),
+    (64, 1, 4, 1, 4, "ice40"), (64, 2, 2, 1, 2, "ice40"), (33, 3, 2, 3, 4, "ice40"),
 ])
-def test_bench_of_targets(key_bits, rows, lanes, fan_in, target):
-    parameters = {"key_bits": key_bits, "rows": rows, "lanes": lanes}
+def test_bench_of_targets(key_bits, rows, lanes, rows_per_stage, fan_in, target):
+    parameters = {"key_bits": key_bits, "rows": rows, "lanes": lanes,
+                  "rows_per_stage": rows_per_stage}
     given = {**parameters, "fan_in": fan_in, "target": target}
     dut = ScoreArray(**given)
     run_bench(dut, __file__, parameters={**parameters, "latency": dut.latency},
@@ -105,7 +110,8 @@ def test_bench_of_targets(key_bits, rows, lanes, fan_in, target):
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes")])
+    ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes"),
+    ("rows_per_stage", "Rows per stage")])
 def test_wrong_parameter(name, text, value):
     given = {"key_bits": 8, "rows": 1, "lanes": 1, name: value}
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):

@@ -22,6 +22,7 @@ RANGES = {
     "tables": (1, 256),
     "pass_lanes": (1, 1024),
     "output_cycles": (1, 32),
+    "fan_in": (2, 64),
 }
 
 
@@ -30,7 +31,7 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert {*RANGES, "rescore"} == {field.name for field in dataclasses.fields(Config)}
+    assert {*RANGES, "cell", "rescore"} == {field.name for field in dataclasses.fields(Config)}
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -58,6 +59,8 @@ def test_out_of_range(name):
     ({"value_lanes": 3}, "value_lanes must divide value_dim (8), not 3"),
     ({"value_lanes": 16}, "value_lanes must divide value_dim (8), not 16"),
     ({"top_n": 65}, "top_n must be at most capacity (64), not 65"),
+    ({"cell": "xc7"}, "cell must be one of generic, ecp5, ice40, not 'xc7'"),
+    ({"cell": 4}, "cell must be one of generic, ecp5, ice40, not 4"),
     ({"output_cycles": 3},
      "output_cycles must divide value_bits + output_fraction_bits (16), not 3"),
 ])
@@ -106,7 +109,7 @@ def test_round_trip(config, tmp_path):
 
 
 def test_unknown_key():
-    keys = ", ".join([*Config(**SMALL).to_dict(), "rescore"])
+    keys = ", ".join([*Config(**SMALL).to_dict(), "cell", "rescore"])
     with refuses(f"unknown key 'lane'; a configuration has the keys {keys}"):
         Config.from_dict({**SMALL, "lane": 4})
 

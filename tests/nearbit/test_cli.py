@@ -57,3 +57,9 @@ def test_import_is_quick():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True,
                             encoding="utf-8", check=True)
     assert result.stdout == "[]\n"
+
+
+def test_verilog_with_a_device_s_cells(run, tmp_path):
+    assert run("verilog", "--preset", "tiny", "--cell", "ecp5", "-o", tmp_path).status == 0
+    assert "CCU2C" in (tmp_path / "nearbit.v").read_text(encoding="utf-8")
+    assert Config.load(tmp_path / "nearbit.toml") == PRESETS["tiny"].replace(cell="ecp5")

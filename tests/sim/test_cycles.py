@@ -223,11 +223,12 @@ SMALL = {
     "long": Config(key_bits=9, value_dim=4, capacity=256, lanes=2, value_lanes=4, top_n=40,
                    output_cycles=8),
     # Many rows: results, commands and banks wait for each other.
-    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=4, lanes=4, value_lanes=1, top_n=20,
-                   value_bits=5, weight_bits=7, output_fraction_bits=0, output_cycles=1, tables=5),
+    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=6, lanes=4, value_lanes=1, top_n=20,
+                   value_bits=5, weight_bits=7, output_fraction_bits=0, output_cycles=1, tables=5,
+                   fan_in=2),
     # Scoring is much faster than all that follows.
     "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=8, value_lanes=8, top_n=16,
-                   pass_lanes=32),
+                   pass_lanes=32, fan_in=12, cell="ecp5"),
     # Exact scores: of a beat, of several, slower and faster than what comes before and after.
     "exact": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16,
                     rescore=Rescore(head_dim=8, lanes=4)),

@@ -33,11 +33,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from amaranth import *
+from amaranth.hdl import Fragment
 
 from nearbit_hw.cells.chains import Delays, cut
 
 
-__all__ = ["distance"]
+__all__ = ["distance", "skew"]
 
 
 # Longest chain in halves, if each level has its registers, and if not: timing analysis sees the
@@ -51,10 +52,11 @@ _EXTRA_LEVEL = 2
 
 @dataclass(frozen=True)
 class _Pair:
-    """The XOR of a bit of each word."""
+    """The XOR of a bit of each word, those at a place."""
 
     a: Value
     b: Value
+    place: int
 
 
 _Bit = Value | _Pair
@@ -67,7 +69,7 @@ def _inputs(*bits: _Bit | None) -> list[Value]:
         match bit:
             case None:
                 inputs += [Const(0), Const(0)]
-            case _Pair(a, b):
+            case _Pair(a, b, _):
                 inputs += [a, b]
             case _:
                 inputs += [bit, Const(0)]
@@ -142,8 +144,11 @@ def _split(count: int) -> tuple[int, int]:
 class _Counter:
     """Sums of all levels, made from the bits up, and then laid out on chains."""
 
-    def __init__(self, m: Module, pairs: Sequence[_Pair], latency: int, advance: Value):
+    def __init__(self, m: Module, pairs: Sequence[_Pair], latency: int, advance: Value, *,
+                 skewed: bool):
+        self.skew = [0] * len(pairs) # the stage at which each pair is used
         self._m = m
+        self._skewed = skewed
         self._delays = Delays(m, advance)
         self._pairs = list(pairs)
         self._latency = latency
@@ -163,7 +168,11 @@ class _Counter:
     def bring(self, bit: _Bit, level: int, stage: int) -> _Bit:
         """Delay a bit of a number of a level until a stage."""
         if isinstance(bit, _Pair):
-            return _Pair(self._delays.delay(bit.a, stage), self._delays.delay(bit.b, stage))
+            self.skew[bit.place] = stage
+            if self._skewed:
+                return bit
+            return _Pair(self._delays.delay(bit.a, stage), self._delays.delay(bit.b, stage),
+                         bit.place)
         return self._delays.delay(bit, stage - self.stage(level))
 
     def lut(self, function: Value, name: str) -> Signal:
@@ -315,14 +324,30 @@ class _Counter:
             self._m.submodules[f"adders_{number}_{index}"] = Instance("CCU2C", **ports)
 
 
-def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> Value:
+def _counter(m: Module, a: Value, b: Value, latency: int, advance: Value, *, skewed: bool,
+             ) -> tuple[_Counter, _Number]:
+    pairs = [_Pair(*bits, place) for place, bits in enumerate(zip(a, b, strict=True))]
+    counter = _Counter(m, pairs, latency, advance, skewed=skewed)
+    return counter, counter.count(len(pairs))
+
+
+def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
+             skewed: bool = False) -> Value:
     """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
 
-    The registers move while :py:`advance` is high and are not reset.
+    The registers move while :py:`advance` is high and are not reset. If :py:`skewed`, the bits come
+    at the times that :func:`skew` tells.
     """
-    counter = _Counter(m, [_Pair(*bits) for bits in zip(a, b, strict=True)], latency, advance)
-    number = counter.count(len(a))
+    counter, number = _counter(m, a, b, latency, advance, skewed=skewed)
     bits = [counter.lut(bit.a ^ bit.b, "differs") if isinstance(bit, _Pair) else bit
             for bit in number.bits]
     counter.lay_out()
     return counter.result(bits, number.level)
+
+
+def skew(width: int, *, latency: int) -> list[int]:
+    """Return the stage at which each bit of the words is used."""
+    m, word = Module(), Signal(width)
+    counter, _ = _counter(m, word, word, latency, Const(1), skewed=True)
+    Fragment.get(m, None) # a module that goes unused is warned of
+    return counter.skew
