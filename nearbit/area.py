@@ -1,0 +1,569 @@
+"""`nearbit area`: what a configuration takes of a device, by a model fitted to synthesis."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
+
+
+if TYPE_CHECKING:
+    from nearbit.synthesis import Resources
+
+
+__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "check",
+           "drivers", "estimate", "features", "model", "parts", "show", "validate"]
+
+
+TARGETS = ("ecp5", "ice40", "up5k", "xc7")
+"""Devices; :data:`nearbit.synthesis.DEVICES` says more of them."""
+
+QUANTITIES = ("luteq", "ffs", "brams", "dsps")
+"""What is counted, as in :class:`nearbit.synthesis.Resources`."""
+
+MODEL = "area.json"
+"""The coefficients, made by benchmarks/area.py."""
+
+
+class AreaError(ValueError):
+    """What cannot be estimated; the message is one sentence."""
+
+
+def _bits(most: int) -> int:
+    """Bits of a number from 0 to this."""
+    return most.bit_length()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the accelerator that is counted by itself.
+
+    Parameters
+    ----------
+    units
+        Names of the core's submodules that it is made of; an ending ``*`` stands for any.
+    features
+        What its cost grows with, for logic and flip-flops: terms of a linear model.
+    drivers
+        Parameters of a configuration that these follow from; beyond the sweep of one of them an
+        estimate extrapolates.
+    memories
+        Width in bits and words of its memories in block RAM.
+    products
+        Bits of the two factors of its multiplications, and how many there are of the kind.
+    """
+
+    units: tuple[str, ...]
+    features: Callable[[Config], dict[str, float]]
+    drivers: tuple[str, ...]
+    memories: Callable[[Config], list[tuple[int, int]]] = lambda _: []
+    products: Callable[[Config], list[tuple[int, int, int]]] = lambda _: []
+
+
+def _levels(config: Config) -> int:
+    """Registers on the way through a cell."""
+    levels, terms = 1, -(-config.key_bits // config.fan_in)
+    while terms > 1:
+        levels, terms = levels + 1, -(-terms // config.fan_in)
+    return levels
+
+
+def _cell(config: Config) -> dict[str, float]:
+    return {"one": 1, "bits": config.key_bits, "levels": config.key_bits * _levels(config)}
+
+
+def _score_array(config: Config) -> dict[str, float]:
+    rows, lanes, bits = config.rows, config.lanes, config.key_bits
+    stages = -(-rows // config.rows_per_stage)
+    return {"one": 1, "rows": rows, "query": rows * bits, "lanes": rows * lanes,
+            "keys": stages * lanes * bits, "skew": lanes * bits * _levels(config),
+            "cells": rows * lanes * bits, "levels": rows * lanes * bits * _levels(config)}
+
+
+def _selected_bits(config: Config) -> list[int]:
+    """The largest distance that each row selects by."""
+    return [config.key_bits] * (config.rows - 1) + [config.distance_max]
+
+
+def _digits(largest: int) -> tuple[int, int, int]:
+    """Bits of a distance's code, and the values of its two digits that are counted."""
+    code = _bits(largest + 1)
+    fine = max(1, code // 2)
+    return code, largest >> fine, (1 << fine) - 1
+
+
+def _top_n(config: Config) -> dict[str, float]:
+    total: dict[str, float] = {}
+    lanes, wide = config.lanes, config.pass_lanes
+    group = max(8, wide // lanes)
+    for largest in _selected_bits(config):
+        code, coarse, fine = _digits(largest)
+        counter = _bits(config.top_n) + 1
+        terms = {
+            "one": 1,
+            "count": lanes * coarse,                # lanes compared with each coarse value
+            "refine": wide * fine,                  # the same with fine values
+            "counters": (coarse + fine) * counter,
+            "summaries": group * (fine + 2),
+            "lanes": lanes * code,                  # the word that is emitted
+            "pass lanes": wide,
+            "positions": lanes * _bits(config.capacity),
+            "order": config.rescore is not None,    # keys that leave without a gap
+        }
+        for name, value in terms.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def _top_n_memories(config: Config) -> list[tuple[int, int]]:
+    found = []
+    lanes, ratio = config.lanes, config.pass_lanes // config.lanes
+    group = max(8, ratio)
+    words = -(-config.capacity // lanes // group) * group
+    bank = 1 << _bits(words - 1)
+    for largest in _selected_bits(config):
+        code, _, fine = _digits(largest)
+        queue = 1 << _bits(config.top_n + 1)
+        # Each word of a row that is read wide is written alone.
+        found += [((code + 1) * lanes, 3 * bank // ratio)] * ratio
+        found += [((code + 1) * lanes, 3 * bank), (group * (fine + 2), 3 * -(-bank // group)),
+                  (_bits(config.capacity - 1) + _bits(largest) + 1, queue)]
+    return found
+
+
+def _score_bits(config: Config) -> int:
+    """Bits of how far a score is behind the best, or 0."""
+    unit = config.rescore
+    return 0 if unit is None else _bits(2 * max(unit.score_max, config.distance_max))
+
+
+def _weights(config: Config) -> dict[str, float]:
+    score = _score_bits(config)
+    return {"one": 1, "index": _bits(config.capacity - 1), "position": _bits(config.top_n),
+            "distance": _bits(config.distance_max), "weight": config.weight_bits,
+            "scores": score > 0, "score": score, "multiply": score * MULTIPLIER_BITS,
+            "shift": (score > 0) * config.weight_bits * _bits(config.weight_bits)}
+
+
+def _weights_memories(config: Config) -> list[tuple[int, int]]:
+    score = _score_bits(config)
+    key = _bits(config.capacity - 1) + _bits(config.distance_max) + score
+    found = [(key, 2 * config.top_n),
+             (config.weight_bits, _places(config.tables, config.key_bits + 1))]
+    return [*found, (config.weight_bits, 1 << DECAY_BITS)] if score else found
+
+
+def _places(first: int, second: int) -> int:
+    """Words of a memory with two indices side by side, as :class:`nearbit_hw.ram.Address`."""
+    return min((second - 1 << _bits(first - 1)) + first, (first - 1 << _bits(second - 1)) + second)
+
+
+def _sum_bits(config: Config) -> int:
+    """Bits of a weighted sum."""
+    weight, scale = (1 << config.weight_bits) - 1, (1 << SCALE_BITS) - 1
+    scaled = (weight * scale + (1 << SCALE_BITS - 1)) >> SCALE_BITS
+    return _bits((config.top_n * scaled << config.value_bits - 1) - 1) + 1
+
+
+def _total_bits(config: Config) -> int:
+    """Bits of a sum of weights."""
+    return _bits(config.top_n * ((1 << config.weight_bits) - 1))
+
+
+def _values(config: Config) -> dict[str, float]:
+    lanes = config.value_lanes
+    return {"one": 1, "weight": config.weight_bits, "scaling": config.weight_bits * SCALE_BITS,
+            "address": _bits(config.capacity - 1) + _bits(config.columns - 1),
+            "elements": lanes * config.value_bits, "factors": lanes * config.weight_bits,
+            "products": lanes * config.value_bits * config.weight_bits,
+            "sums": lanes * _sum_bits(config), "total": _total_bits(config)}
+
+
+def _values_memories(config: Config) -> list[tuple[int, int]]:
+    return [(config.value_bits * config.value_lanes, _places(config.capacity, config.columns)),
+            (SCALE_BITS, config.capacity)]
+
+
+def _values_products(config: Config) -> list[tuple[int, int, int]]:
+    # A factor without sign takes a bit more, as the multipliers have signs.
+    return [(config.weight_bits + 1, config.value_bits, config.value_lanes),
+            (config.weight_bits, SCALE_BITS, 1)]
+
+
+def _normalizer(config: Config) -> dict[str, float]:
+    units = config.output_bits // config.output_cycles
+    total, sums = _total_bits(config), _sum_bits(config)
+    return {"one": 1, "units": units, "dividers": units * (total + 1),
+            "shared": units * config.output_bits * (config.output_cycles > 1),
+            "bits": units * config.output_bits, "total": total,
+            "choice": config.value_lanes * sums, "lanes": config.value_lanes}
+
+
+def _rescorer(config: Config) -> dict[str, float]:
+    unit = config.rescore
+    if unit is None:
+        return {}
+    return {"one": 1, "elements": unit.lanes * unit.element_bits,
+            "products": unit.lanes * unit.element_bits ** 2,
+            "sums": unit.lanes, "score": _bits(unit.score_max),
+            "key": _bits(config.capacity - 1) + _bits(config.distance_max),
+            "columns": _bits(unit.columns - 1)}
+
+
+def _queries(config: Config) -> int:
+    """Queries for exact scores that are held."""
+    return 1 << _bits(8 * config.rows - 1)
+
+
+def _rescorer_memories(config: Config) -> list[tuple[int, int]]:
+    unit = config.rescore
+    if unit is None:
+        return []
+    width = unit.lanes * unit.element_bits
+    return [(width, _queries(config) << _bits(unit.columns - 1)),
+            (width, _places(config.capacity, unit.columns))]
+
+
+def _rescorer_products(config: Config) -> list[tuple[int, int, int]]:
+    unit = config.rescore
+    return [] if unit is None else [(unit.element_bits, unit.element_bits, unit.lanes)]
+
+
+def _weights_products(config: Config) -> list[tuple[int, int, int]]:
+    score = _score_bits(config)
+    return [(score, MULTIPLIER_BITS // 2, 2)] if score else []
+
+
+def _key_store(config: Config) -> dict[str, float]:
+    return {"one": 1, "lanes": config.lanes, "row": _bits(config.lanes - 1)}
+
+
+def _rest(config: Config) -> dict[str, float]:
+    rows, unit = config.rows, config.rescore
+    shared = unit is not None and unit.shared
+    position = _bits(config.capacity)
+    return {"one": 1, "rows": rows, "codes": rows * config.key_bits, "position": position,
+            "counts": rows * position, "tables": config.tables,
+            "output": config.output_bits, "scores": rows * (unit is not None),
+            "shared": shared * rows * config.lanes * _bits(config.distance_max)}
+
+
+def _rest_memories(config: Config) -> list[tuple[int, int]]:
+    if config.rescore is None or not config.rescore.shared:
+        return []
+    return [(_bits(config.capacity - 1) + _bits(config.distance_max) + 1, config.top_n)]
+
+
+BLOCKS: dict[str, Block] = {
+    "cell": Block((), _cell, ("key_bits", "fan_in")),
+    "score_array": Block(("score_array",), _score_array, ("key_bits", "rows", "lanes", "fan_in")),
+    "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "pass_lanes", "capacity",
+                                          "top_n"), _top_n_memories),
+    "weights": Block(("weights",), _weights, ("capacity", "top_n", "distance_max", "weight_bits",
+                                              "score_bits"),
+                     _weights_memories, _weights_products),
+    "values": Block(("value_accumulator", "value_store"), _values,
+                    ("value_lanes", "value_bits", "weight_bits", "top_n", "capacity"),
+                    _values_memories, _values_products),
+    "normalizer": Block(("normalizer",), _normalizer, (
+        "value_lanes", "output_bits", "output_cycles", "weight_bits", "top_n")),
+    "rescorer": Block(("rescorer", "exact_key_store"), _rescorer,
+                      ("rescore.lanes", "rescore.element_bits", "rescore.head_dim", "capacity"),
+                      _rescorer_memories, _rescorer_products),
+    "key_store": Block(("key_store",), _key_store, ("lanes",),
+                       lambda config: [(config.key_bits, config.capacity // config.lanes)]
+                       * config.lanes),
+    "rest": Block((), _rest, ("rows", "key_bits", "capacity"), _rest_memories),
+}
+"""Blocks by name. ``cell`` is one lane of ``score_array``, without the registers of its inputs;
+``rest`` is all that is in no other: checks of commands, queues, the order of rows."""
+
+
+# Shapes that a block of memory can have: width and words.
+_SHAPES = {
+    "ecp5": ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)),
+    "ice40": ((16, 256), (8, 512), (4, 1024), (2, 2048)),
+    "xc7": ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)),
+}
+
+# Bits of the two factors that a multiplier takes, both with sign.
+_FACTORS = {"ecp5": (18, 18), "up5k": (16, 16), "xc7": (25, 18)}
+
+
+def _blocks_of_memory(width: int, words: int, target: str) -> int:
+    """Count the blocks of memory that make a larger one."""
+    shapes = _SHAPES["ice40" if target == "up5k" else target]
+    return min(-(-width // wide) * -(-words // deep) for wide, deep in shapes)
+
+
+def _multipliers(first: int, second: int, target: str) -> int:
+    """Count the multipliers that make a larger one."""
+    if target not in _FACTORS:
+        return 0
+    wide, narrow = _FACTORS[target]
+
+    def tiles(one: int, other: int) -> int:
+        return max(1, -(-one // wide)) * max(1, -(-other // narrow))
+
+    return min(tiles(first, second), tiles(second, first))
+
+
+def drivers(config: Config, block: str) -> dict[str, int]:
+    """What a block's cost follows from, in a configuration."""
+    found = {}
+    for name in BLOCKS[block].drivers:
+        if name == "score_bits":
+            found[name] = _score_bits(config)
+        else:
+            value: Any = config
+            for part in name.split("."):
+                value = getattr(value, part)
+            found[name] = int(value)
+    return found
+
+
+def features(config: Config, block: str) -> dict[str, float]:
+    """Terms of a block's linear model; none for a block that the configuration does not have."""
+    return {name: float(value) for name, value in BLOCKS[block].features(config).items()}
+
+
+def parts(config: Config) -> list[str]:
+    """Blocks that the configuration has."""
+    return [name for name in BLOCKS if name != "rescorer" or config.rescore is not None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a configuration takes.
+
+    Parameters
+    ----------
+    target
+        One of :data:`TARGETS`.
+    blocks
+        Resources of each block.
+    error
+        Mean and largest error of each block's ``luteq`` in percent, when the points of the sweep
+        are left out one after another and estimated by the others.
+    beyond
+        For each block that is outside the sweep, in which parameters: the name, the value, and
+        the least and the most of the sweep.
+    """
+
+    target: str
+    blocks: "dict[str, Resources]"
+    error: dict[str, tuple[float, float]]
+    beyond: dict[str, list[tuple[str, int, int, int]]]
+
+    @property
+    def total(self) -> "Resources":
+        """All blocks together; a cell is in the array already."""
+        return _sum(self.blocks)
+
+    @property
+    def total_error(self) -> float:
+        """Percent by which ``luteq`` is wrong if each block has its mean error to the same side."""
+        total = self.total.luteq
+        return sum(resources.luteq * self.error[name][0] for name, resources in self.blocks.items()
+                   if name != "cell") / total if total else 0.0
+
+    def warning(self) -> str:
+        """Say in one sentence what is beyond the sweep; empty if nothing is."""
+        reasons = sorted({f"{name} {value:,} (the sweep has {least:,} to {most:,})"
+                          for found in self.beyond.values()
+                          for name, value, least, most in found})
+        return (f"The estimate extrapolates for {', '.join(self.beyond)}: {'; '.join(reasons)}."
+                if reasons else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "target": self.target,
+            "blocks": {name: resources.to_dict() for name, resources in self.blocks.items()},
+            "total": self.total.to_dict(),
+            "error_percent": {name: {"mean": mean, "max": most}
+                              for name, (mean, most) in self.error.items()},
+            "total_error_percent": round(self.total_error, 1),
+            "extrapolates": {
+                block: {name: {"value": value, "least": least, "most": most}
+                        for name, value, least, most in found}
+                for block, found in self.beyond.items()},
+        }
+
+
+def _sum(blocks: "Mapping[str, Resources]") -> "Resources":
+    from nearbit.synthesis import Resources
+
+    return sum((resources for name, resources in blocks.items() if name != "cell"), Resources())
+
+
+@cache
+def model() -> dict[str, Any]:
+    """The committed coefficients; each target has them for the blocks."""
+    text = files("nearbit").joinpath(MODEL).read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+_CELLS = {"ecp5": "ecp5", "ice40": "ice40", "up5k": "ice40", "xc7": "generic"}
+"""The cell that a target has by default: all that the sweep knows."""
+
+
+def validate(config: Config, target: str) -> None:
+    """Raise :class:`AreaError` if nothing is known of a target, or of a cell on it."""
+    if target not in TARGETS:
+        raise AreaError(f"--target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if config.cell not in (None, _CELLS[target]):
+        raise AreaError(f"the configuration forces the cell {config.cell!r}, but the areas known "
+                        f"for {target} are of {_CELLS[target]!r}; leave cell out")
+
+
+def estimate(config: Config, target: str) -> Estimate:
+    """Estimate what a configuration takes.
+
+    Raises
+    ------
+    AreaError
+        If nothing is known of the target, or of the cell that the configuration forces.
+    """
+    validate(config, target)
+    fits = model()["targets"][target]
+    blocks, error, beyond = {}, {}, {}
+    for name in parts(config):
+        fit = fits[name]
+        blocks[name] = apply(fit["coefficients"], config, name, target)
+        error[name] = fit["error_percent"]["mean"], fit["error_percent"]["max"]
+        outside = [(driver, value, *fit["range"][driver])
+                   for driver, value in drivers(config, name).items()
+                   if not fit["range"][driver][0] <= value <= fit["range"][driver][1]]
+        if outside:
+            beyond[name] = outside
+    return Estimate(target, blocks, error, beyond)
+
+
+def apply(coefficients: Mapping[str, Mapping[str, float]], config: Config, block: str,
+          target: str) -> "Resources":
+    """Evaluate a block's linear model; blocks of memory and multipliers are counted."""
+    from nearbit.synthesis import Resources
+
+    terms = features(config, block)
+
+    def linear(quantity: str) -> float:
+        return sum(factor * terms[name] for name, factor in coefficients[quantity].items())
+
+    return Resources(
+        luteq=max(0.0, linear("luteq")), ffs=max(0.0, linear("ffs")),
+        brams=sum(_blocks_of_memory(width, words, target)
+                  for width, words in BLOCKS[block].memories(config)),
+        dsps=sum(number * _multipliers(first, second, target)
+                 for first, second, number in BLOCKS[block].products(config)))
+
+
+@dataclass(frozen=True)
+class Check:
+    """What synthesis says.
+
+    Parameters
+    ----------
+    blocks
+        Resources of each block of the estimate.
+    seconds
+        Time that it took.
+    """
+
+    blocks: "dict[str, Resources]"
+    seconds: float
+
+    @property
+    def total(self) -> "Resources":
+        """All blocks together; a cell is in the array already."""
+        return _sum(self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {"blocks": {name: resources.to_dict() for name, resources in self.blocks.items()},
+                "total": self.total.to_dict(), "seconds": round(self.seconds, 1)}
+
+
+def belongs(unit: str, block: str) -> bool:
+    """Whether a submodule of the core is of a block."""
+    return any(unit.startswith(name[:-1]) if name.endswith("*") else unit == name
+               for name in BLOCKS[block].units)
+
+
+def check(config: Config, target: str) -> Check:
+    """Synthesize a configuration, each block for itself but in its place in the core."""
+    import time
+    from collections import Counter
+
+    from nearbit.synthesis import cell_verilog, count, synthesize, units, verilog
+    from nearbit_hw.core import Core
+
+    validate(config, target)
+    start = time.perf_counter()
+    text = verilog(Core(config), target, "core")
+    names = [name for name in units(text, "core")
+             if any(belongs(name, block) for block in BLOCKS)]
+    found = synthesize(text, target, top="core", keep=[f"core.{name}" for name in names])
+    kinds: dict[str, Counter[str]] = {name: Counter() for name in parts(config)}
+    for module, cells in found.items():
+        unit = module.removeprefix("core").removeprefix(".").partition(".")[0]
+        block = next((name for name in BLOCKS if belongs(unit, name)), "rest")
+        kinds[block] += Counter({kind: number for kind, number in cells.items()
+                                 if not kind.startswith("core.")})
+    cell = synthesize(cell_verilog(config, target), target)
+    kinds["cell"] = cell["top"]
+    return Check({name: count(cells, target) for name, cells in kinds.items()},
+                 time.perf_counter() - start)
+
+
+def show(name: str, config: Config, found: Estimate, checked: Check | None,
+         console: Console) -> None:
+    """Print an estimate, and what synthesis says, if it was asked."""
+    from nearbit.synthesis import DEVICES
+
+    device = DEVICES[found.target]
+    console.print(f"{name} on {device.name}\n", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    heads = ["", device.unit, "flip-flops", "block RAMs", "multipliers", "mean error"]
+    if checked is not None:
+        heads += ["synthesized", "difference"]
+    for head in heads:
+        table.add_column(head, justify="right" if head else "left")
+
+    def row(title: str, resources: "Resources", error: float,
+            real: "Resources | None") -> Sequence[str]:
+        cells = [title, *(f"{round(value):,}" for value in vars(resources).values()),
+                 f"{error:.1f} %"]
+        if real is not None:
+            cells += [f"{round(real.luteq):,}", difference(resources.luteq, real.luteq)]
+        return cells
+
+    for block, resources in found.blocks.items():
+        title = f"{block} (one of {config.rows * config.lanes})" if block == "cell" else block
+        table.add_row(*row(title, resources, found.error[block][0],
+                           None if checked is None else checked.blocks[block]))
+    table.add_row(*row("total, without cell", found.total, found.total_error,
+                       None if checked is None else checked.total))
+    console.print(table)
+    notes = ["", "Estimated by a linear model of each block. The error is that of points which the "
+             "model had not seen; the total's adds up."]
+    if found.warning():
+        notes.append(found.warning())
+    if checked is not None:
+        real = checked.total
+        notes.append(f"Synthesized in {checked.seconds:.0f} s: {round(real.ffs):,} flip-flops, "
+                     f"{round(real.brams)} block RAMs, {round(real.dsps)} multipliers.")
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def difference(estimated: float, real: float) -> str:
+    """By how many percent an estimate is above what is so."""
+    return "-" if real == 0 else f"{100 * (estimated / real - 1):+.1f} %"
