@@ -1,0 +1,595 @@
+"""The host's side: a device to load, to ask, and to know."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearbit_boards.exchange import Exchange, Incomplete, Progress
+from nearbit_boards.protocol import (
+    STREAMS,
+    Block,
+    Identity,
+    Layout,
+    Message,
+    ProtocolError,
+    Reply,
+    State,
+)
+from nearbit_boards.transport import DeviceError, SerialTransport, Transport
+from nearbit_hw.core import Error
+from nearbit_model.config import Config
+from nearbit_model.golden import check_command
+from nearbit_model.prepare import Prepared, prepare
+from nearbit_model.quantize import Exact, Values
+from nearbit_sim.payload import Words
+from nearbit_sim.program import Beats, Cycles, Outcome, Phase, Program
+from nearbit_sim.simulation import Simulation, _Plan
+
+
+__all__ = ["Device", "Info", "Run"]
+
+
+# Loads that may be on their way. USB adapters hand bytes on every 1 to 16 ms, in which some hundred
+# loads pass at 1 Mbaud.
+_LOADS = 128
+
+# The device keeps one request while it answers another.
+_QUERIES = 2
+
+# Seconds of silence that end what a device still says to a host that has gone, and the most bytes.
+_SETTLE_SECONDS = 0.05
+_SETTLE_BYTES = 1 << 20
+
+_KINDS = {name: kind for kind, name in STREAMS.items()}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a device is, and what it has.
+
+    Parameters
+    ----------
+    identity
+        Its configuration, release and clock.
+    state
+        What is loaded, and its counts of errors.
+    """
+
+    identity: Identity
+    state: State
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a device answered, and how long it took.
+
+    Parameters
+    ----------
+    result
+        As of a simulation. Its ``cycles`` are those in which the core worked on commands, as the
+        device counts them, one command after the other, and one for each load; those in which the
+        core waited for the link are not among them.
+    seconds
+        Wall time.
+    compute_seconds
+        The cycles of all commands at the device's clock.
+    sent, received
+        Bytes.
+    repeated
+        Requests that had to be sent again.
+    """
+
+    result: Simulation
+    seconds: float
+    compute_seconds: float
+    sent: int
+    received: int
+    repeated: int
+
+    @property
+    def transfer_seconds(self) -> float:
+        """Wall time but for that of computing."""
+        return max(0.0, self.seconds - self.compute_seconds)
+
+
+class Device:
+    """An accelerator behind a host link.
+
+    ::
+
+        with Device.open("/dev/ttyUSB0") as device:
+            run = device.attention(q, k, v, n=32)
+
+    Use :meth:`open`. Integers are those of the numeric contract (docs/numerics.md), as the golden
+    model takes them: :meth:`load` and :meth:`append` once for a head's keys and values, and
+    :meth:`attend` as often as there are queries. :meth:`run` and :meth:`attention` do all of it
+    for a whole problem.
+
+    Whatever goes wrong is a :class:`DeviceError` with one sentence. A request that is lost or
+    damaged on its way is repeated.
+    """
+
+    def __init__(self, exchange: Exchange, identity: Identity) -> None:
+        """Take over an exchange with a device that is known."""
+        self._exchange = exchange
+        self._identity = identity
+        self._layout: Layout = exchange.parser.layout or Layout(identity.config)
+        self._loaded: Prepared | None = None
+
+    @classmethod
+    def open(cls, target: str | Transport, *, config: Config | None = None, baud: int = 1_000_000,
+             timeout: float = 0.5, retries: int = 3) -> "Device":
+        """Find out what is at a port.
+
+        Parameters
+        ----------
+        target
+            Name of a serial port, or a transport.
+        config
+            What the device must have been built from; None takes any.
+        baud
+            Bits in a second of a serial port.
+        timeout
+            Seconds of silence after which a request is repeated.
+        retries
+            How often it is.
+
+        Raises
+        ------
+        DeviceError
+            No such port, one in use, nothing that answers, or a device of another configuration.
+        """
+        transport = SerialTransport(target, baud) if isinstance(target, str) else target
+        try:
+            exchange = Exchange(transport, timeout=timeout, retries=retries)
+            exchange.settle(_SETTLE_SECONDS, _SETTLE_BYTES)
+            reply = exchange.one(Message.IDENTIFY)
+            try:
+                identity = Identity.from_bytes(reply.only(Block.IDENTITY))
+                exchange.use(Layout(identity.config))
+            except ProtocolError as error:
+                raise DeviceError(f"{transport.name} cannot be used: {error}") from None
+            if config is not None:
+                _check_config(transport.name, identity.config, config)
+            return cls(exchange, identity)
+        except BaseException:
+            transport.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the device."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        """Close the transport."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the transport."""
+        self._exchange.transport.close()
+
+    @property
+    def config(self) -> Config:
+        """What the device was built from."""
+        return self._identity.config
+
+    @property
+    def identity(self) -> Identity:
+        """What the device said when it was opened."""
+        return self._identity
+
+    def info(self) -> Info:
+        """Ask for the device's identity and state."""
+        identity = Identity.from_bytes(self._exchange.one(Message.IDENTIFY).only(Block.IDENTITY))
+        if identity != self._identity:
+            raise DeviceError(f"{self._exchange.transport.name} is another device than the one "
+                              f"that was opened; open it again")
+        return Info(identity, self._state())
+
+    def _state(self) -> State:
+        return self._layout.state(self._exchange.one(Message.STATUS).only(Block.STATE))
+
+    def reset(self) -> None:
+        """Forget all that is loaded, and set the device's counts of errors to 0."""
+        self._loaded = None
+        self._exchange.one(Message.RESET)
+
+    def load(self, k_codes: NDArray[np.uint64], values: Values, tables: ArrayLike, *,
+             exact_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
+        """Load the keys and values of one key head from row 0 on, in place of all that is loaded.
+
+        Parameters
+        ----------
+        k_codes
+            uint64 [tokens, words], tokens at most ``capacity``.
+        values
+            Elements [tokens, value_dim], scales [tokens], unit [] (:func:`quantize.values
+            <nearbit_model.quantize.values>` of one head).
+        tables
+            Weight tables of the heads that will ask, integers [heads, key_bits + 1], heads at most
+            ``tables``; for exact scores they are not looked at.
+        exact_keys
+            Elements for exact scores [tokens, head_dim]; None without them.
+        progress
+            Called now and then.
+
+        Raises
+        ------
+        ValueError
+            Arrays that do not fit each other or the device.
+        DeviceError
+            A device that does not answer.
+        """
+        config = self.config
+        table = np.asarray(tables)
+        if table.ndim != 2 or table.shape[1] != config.key_bits + 1 \
+                or not 1 <= len(table) <= config.tables:
+            raise ValueError(f"tables must be [heads, {config.key_bits + 1}] with 1 to "
+                             f"{config.tables} heads, not shape {table.shape}")
+        _check_rows(config, 0, k_codes, values, exact_keys)
+        prepared = _problem(config, k_codes, values, table.astype(np.uint32), exact_keys)
+        self.reset()
+        self._push(_Plan(prepared, self._layout.ports, False).program.phases[0], progress)
+        self._loaded = prepared
+
+    def append(self, k_codes: NDArray[np.uint64], values: Values, *,
+               exact_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
+        """Load more keys and values behind those that are loaded.
+
+        Parameters
+        ----------
+        k_codes, values, exact_keys, progress
+            As for :meth:`load`; ``values.unit`` must be that of the rows before.
+
+        Raises
+        ------
+        ValueError
+            Arrays that do not fit, more rows than there is room for, or another unit.
+        DeviceError
+            A device that does not answer, or nothing loaded to append to.
+        """
+        before = self._need_loaded()
+        tokens = before.tokens
+        _check_rows(self.config, tokens, k_codes, values, exact_keys)
+        if (exact_keys is None) != (before.exact is None):
+            raise ValueError("exact_keys must be given for all rows or for none")
+        if not np.array_equal(values.unit, before.values.unit[0]) \
+                or values.rotated != before.values.rotated:
+            raise ValueError(f"values must have the unit and rotation of those that are loaded "
+                             f"({before.values.unit[0]}), not {values.unit}")
+        joined = Values(np.concatenate([before.values.elements[0], values.elements]),
+                        np.concatenate([before.values.scales[0], values.scales]), values.unit,
+                        values.saturated, values.rotated)
+        exact = None if before.exact is None or exact_keys is None else \
+            np.concatenate([before.exact.keys[0], exact_keys])
+        prepared = _problem(self.config, np.concatenate([before.k_codes[0], k_codes]), joined,
+                            before.tables, exact)
+        whole = _Plan(prepared, self._layout.ports, False).program.phases[0].inputs
+        rows = {name: words[len(words) // prepared.tokens * tokens:]
+                for name, words in whole.items() if name != "i_table"}
+        self._push(Phase(rows), progress)
+        self._loaded = prepared
+
+    def attend(self, q_codes: NDArray[np.uint64], *, counts: ArrayLike | None = None,
+               first: int = 0, n: int, sink: int = 0, recent: int = 0, trace: bool = True,
+               exact_queries: NDArray[Any] | None = None,
+               multipliers: NDArray[np.uint32] | None = None, shared: bool = False,
+               progress: Progress | None = None) -> Run:
+        """Ask with queries of the heads that share the key head that is loaded.
+
+        Equals :func:`nearbit_model.golden.attend`, with the same arguments and what is loaded.
+
+        Parameters
+        ----------
+        q_codes
+            uint64 [heads, queries, words]; head h uses table h.
+        counts
+            Keys that each query sees from ``first`` on, integers [queries]; None is all.
+        first, n, sink, recent
+            First key of the range; nearest, first and last keys to select.
+        trace
+            Whether to ask for the selected keys, their distances and weights.
+        exact_queries, multipliers
+            For exact scores: elements [heads, queries, head_dim], uint32 [heads, queries].
+        shared
+            Whether the heads share a selection.
+        progress
+            Called now and then.
+
+        Raises
+        ------
+        ValueError
+            Arguments that do not fit each other or the device.
+        DeviceError
+            A device that does not answer, or nothing loaded.
+        """
+        config, loaded = self.config, self._need_loaded()
+        if q_codes.ndim != 3 or 0 in q_codes.shape or q_codes.shape[2] != -(-config.key_bits // 64):
+            raise ValueError(f"q_codes must be [heads, queries, {-(-config.key_bits // 64)}] with "
+                             f"no axis empty, not shape {q_codes.shape}")
+        heads, queries, _ = q_codes.shape
+        check_command(n=n, sink=sink, recent=recent, top_n=config.top_n)
+        each = np.full(queries, loaded.tokens - first) if counts is None else np.asarray(counts)
+        if each.shape != (queries,) or each.dtype.kind not in "iu":
+            raise ValueError(f"counts must be {queries} integers, not {each.dtype} of shape "
+                             f"{each.shape}")
+        if first < 0 or each.min() < 1 or first + each.max() > loaded.tokens:
+            raise ValueError(f"counts must be from 1 to {loaded.tokens - first}, the keys that are "
+                             f"loaded from first ({first}) on, not {each.min()} to {each.max()}")
+        exact = None
+        if loaded.exact is not None:
+            if exact_queries is None or multipliers is None:
+                raise ValueError("exact_queries and multipliers are needed: exact keys are loaded")
+            exact = Exact(exact_queries, loaded.exact.keys, multipliers)
+        elif exact_queries is not None or shared:
+            raise ValueError("exact scores need exact keys, and none are loaded")
+        elif heads > len(loaded.tables):
+            raise ValueError(f"q_codes must have at most as many heads as tables are loaded "
+                             f"({len(loaded.tables)}), not {heads}")
+        prepared = dataclasses.replace(
+            loaded, q_codes=q_codes, counts=each.astype(np.int64), first=first, n=n, sink=sink,
+            recent=recent, tables=np.resize(loaded.tables, (heads, config.key_bits + 1)),
+            temperature=np.zeros(heads), exact=exact, shared=shared)
+        return self._run(prepared, trace, progress, loads=False)
+
+    def run(self, prepared: Prepared, *, trace: bool = True,
+            progress: Progress | None = None) -> Run:
+        """Load and ask all of a prepared problem, as :func:`nearbit_sim.simulation.run` does.
+
+        Raises
+        ------
+        DeviceError
+            A device of another configuration than the problem's, or one that does not answer.
+        """
+        _check_config(self._exchange.transport.name, self.config, prepared.config)
+        self.reset()
+        return self._run(prepared, trace, progress)
+
+    def attention(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, trace: bool = True,
+                  progress: Progress | None = None, **options: Any) -> Run:
+        """Attention on float tensors, computed by the device.
+
+        Parameters
+        ----------
+        q, k, v, options
+            As for :func:`nearbit_model.prepare.prepare`.
+        trace
+            Whether to ask for the selected keys, their distances and weights.
+        progress
+            Called now and then.
+
+        Raises
+        ------
+        TensorError
+            Tensors that do not fit each other or the device.
+        DeviceError
+            A device that does not answer.
+        """
+        return self.run(prepare(q, k, v, self.config, **options), trace=trace, progress=progress)
+
+    def _need_loaded(self) -> Prepared:
+        if self._loaded is None:
+            raise DeviceError("nothing is loaded into the device yet; load keys and values first")
+        return self._loaded
+
+    def _run(self, prepared: Prepared, trace: bool, progress: Progress | None, *,
+             loads: bool = True) -> Run:
+        if loads:
+            self._loaded = None
+        plan = _Plan(prepared, self._layout.ports, trace)
+        if not loads:
+            # The first phase is the only one that loads, as there is a table for each head; it
+            # is not sent, and counts as a cycle.
+            plan.program.phases[0] = Phase({name: words[:1] for name, words
+                                            in plan.program.phases[0].inputs.items()})
+        before = self._exchange.sent, self._exchange.received, self._exchange.repeated
+        started = time.perf_counter()
+        recorder = _Recorder(self, plan.program, skip=0 if loads else 1)
+        outcome = recorder.run(progress)
+        seconds = time.perf_counter() - started
+        outcome = dataclasses.replace(outcome, seconds=seconds)
+        sent, received, repeated = (now - then for now, then in zip(
+            (self._exchange.sent, self._exchange.received, self._exchange.repeated), before,
+            strict=True))
+        return Run(plan.read(outcome), seconds, recorder.computed / self._identity.clock, sent,
+                   received, repeated)
+
+    def _push(self, phase: Phase, progress: Progress | None) -> None:
+        """Load all that a phase has."""
+        requests = [(_KINDS[name], payload) for name, words in phase.inputs.items()
+                    for payload in self._payloads(_KINDS[name], words)]
+        self._exchange.run(requests, window=_LOADS, progress=progress)
+
+    def _payloads(self, kind: Message, words: Words) -> list[bytes]:
+        """Payloads of messages from packed payloads of a stream."""
+        octets = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
+        length = self._layout.length(kind)
+        return [row[:length].tobytes() for row in octets]
+
+    def _ask(self, phase: Phase, progress: Progress | None) -> list[Reply]:
+        """Ask all the commands of a phase."""
+        commands = self._payloads(Message.QUERY, phase.inputs["i_query"])
+        if "i_exact_query" not in phase.inputs:
+            return self._exchange.run([(Message.QUERY, payload) for payload in commands],
+                                      window=_QUERIES, progress=progress)
+        replies: list[Reply] = []
+        beats = phase.inputs["i_exact_query"]
+        each = len(beats) // len(commands)
+        for index, payload in enumerate(commands):
+            replies.append(self._ask_exact(beats[index * each:(index + 1) * each], payload))
+            if progress is not None:
+                progress(index + 1, len(commands))
+        return replies
+
+    def _ask_exact(self, beats: Words, command: bytes) -> Reply:
+        """Ask one command with its exact queries, which the device takes in order and once.
+
+        What it has of them says where to go on after a failure.
+        """
+        shape = self._layout.shapes[Message.EXACT_QUERY]
+        place = shape.width - self._elements_width
+        requests = []
+        for number, row in enumerate(beats):
+            bits = int.from_bytes(row.astype("<u8").tobytes(), "little") << place | number
+            requests.append((Message.EXACT_QUERY,
+                             bits.to_bytes(self._layout.length(Message.EXACT_QUERY), "little")))
+        requests.append((Message.QUERY, command))
+        start = 0
+        for _ in range(self._exchange.retries + 1):
+            try:
+                return self._exchange.run(requests[start:], window=_LOADS, once=True)[-1]
+            except Incomplete:
+                self._exchange.repeated += 1
+                start = min(self._state().exact_beats, len(beats))
+        raise DeviceError(f"{self._exchange.transport.name} does not answer a query with exact "
+                          f"scores, though it was asked {self._exchange.retries + 1} times")
+
+    @property
+    def _elements_width(self) -> int:
+        unit = self.config.rescore
+        return 0 if unit is None else unit.lanes * unit.element_bits
+
+
+def _check_config(name: str, has: Config, wanted: Config) -> None:
+    """Refuse a device of another configuration; the cells make no difference to the host."""
+    theirs, ours = has.replace(cell=wanted.cell).to_dict(), wanted.to_dict()
+    differing = [f"{key} {theirs.get(key)} instead of {ours.get(key)}"
+                 for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    if differing:
+        raise DeviceError(f"{name} was built from another configuration, with "
+                          f"{', '.join(differing)}; build and flash the one that is wanted, or "
+                          f"prepare the problem for the device's")
+
+
+def _check_rows(config: Config, before: int, k_codes: NDArray[np.uint64], values: Values,
+                exact_keys: NDArray[Any] | None) -> None:
+    """Refuse rows that do not fit each other or the device, behind some others."""
+    words = -(-config.key_bits // 64)
+    if k_codes.ndim != 2 or k_codes.shape[1] != words or len(k_codes) == 0:
+        raise ValueError(f"k_codes must be [tokens, {words}] with at least one token, not shape "
+                         f"{k_codes.shape}")
+    tokens = len(k_codes)
+    if values.elements.shape != (tokens, config.value_dim) or values.scales.shape != (tokens,):
+        raise ValueError(f"values must have elements of shape {(tokens, config.value_dim)} and "
+                         f"scales of shape {(tokens,)}, not {values.elements.shape} and "
+                         f"{values.scales.shape}")
+    if before + tokens > config.capacity:
+        raise ValueError(f"k_codes must have at most {config.capacity - before} rows, as the "
+                         f"device's capacity is {config.capacity}"
+                         + (f" and {before} are loaded" if before else "") + f", not {tokens}")
+    if exact_keys is not None:
+        if config.rescore is None:
+            raise ValueError("exact_keys cannot be loaded: the device has no unit for exact scores")
+        if exact_keys.shape != (tokens, config.rescore.head_dim):
+            raise ValueError(f"exact_keys must have shape {(tokens, config.rescore.head_dim)}, not "
+                             f"{exact_keys.shape}")
+
+
+def _problem(config: Config, k_codes: NDArray[np.uint64], values: Values,
+             tables: NDArray[np.uint32], exact_keys: NDArray[Any] | None) -> Prepared:
+    """Make a problem of rows, with a query for each table that is never asked."""
+    heads = len(tables)
+    stacked = Values(values.elements[None], values.scales[None], np.reshape(values.unit, 1),
+                     np.reshape(values.saturated, 1), values.rotated)
+    exact = None
+    if exact_keys is not None:
+        exact = Exact(np.zeros((heads, 1, exact_keys.shape[1]), exact_keys.dtype),
+                      exact_keys[None], np.zeros((heads, 1), np.uint32))
+    return Prepared(config, np.zeros((heads, 1, k_codes.shape[1]), np.uint64), k_codes[None],
+                    stacked, np.zeros(heads), tables, np.array([len(k_codes)]), 0, 1, 0, 0, exact)
+
+
+@dataclass
+class _Recorder:
+    """Runs a program on a device, and writes down an outcome like that of a simulation.
+
+    Its clock counts a cycle for each load, and for each command what the device says.
+    """
+
+    device: Device
+    program: Program
+    skip: int = 0
+    computed: int = 0
+    _now: int = 0
+    _results: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
+    _traces: list[bytes] = field(default_factory=list)
+    _result_cycles: list[int] = field(default_factory=list)
+    _trace_cycles: list[int] = field(default_factory=list)
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Run all phases but those to skip."""
+        accepted: list[dict[str, Cycles]] = []
+        for number, phase in enumerate(self.program.phases):
+            if "i_query" in phase.inputs:
+                accepted.append(self._ask(phase, progress))
+                continue
+            if number >= self.skip:
+                self.device._push(phase, progress)
+            accepted.append({name: self._now + np.arange(len(words), dtype=np.int64)
+                             for name, words in phase.inputs.items()})
+            self._now += max(map(len, phase.inputs.values()))
+        layout = self.device._layout
+        ports = {port.name: port for port in layout.ports}
+        fields = {name: np.concatenate([part[name] for part in self._results])
+                  for name in ("row", "error", "output", "last")}
+        words = ports["o_result"].pack(fields, len(fields["row"]))
+        traces = np.zeros((len(self._traces), ports["o_trace"].words * 8), np.uint8)
+        if self._traces:
+            traces[:, :layout.trace_bytes] = np.frombuffer(
+                b"".join(self._traces), np.uint8).reshape(len(traces), -1)
+        outputs = {
+            "o_result": Beats(ports["o_result"], words, np.array(self._result_cycles, np.int64)),
+            "o_trace": Beats(ports["o_trace"], traces.view("<u8").astype(np.uint64),
+                             np.array(self._trace_cycles, np.int64)),
+        }
+        return Outcome(accepted, outputs, self._now, "device", 0.0, 0.0)
+
+    def _ask(self, phase: Phase, progress: Progress | None) -> dict[str, Cycles]:
+        started: list[int] = []
+        for reply in self.device._ask(phase, progress):
+            started.append(self._now)
+            self._read(reply)
+        each = {name: len(words) // len(started) for name, words in phase.inputs.items()}
+        return {name: np.repeat(np.array(started, np.int64), count)
+                for name, count in each.items()}
+
+    def _read(self, reply: Reply) -> None:
+        """Take the beats of a command's reply, and count its cycles."""
+        layout = self.device._layout
+        config = layout.config
+        row, cycles, traces = 0, 0, 0
+        size = layout.element_bytes
+        for tag, octets in reply.blocks:
+            if tag == Block.TRACE:
+                self._traces.append(octets)
+                traces += 1
+            elif tag == Block.CYCLES:
+                cycles = int.from_bytes(octets, "little")
+            elif tag == Block.RESULT or tag > Block.ERROR:
+                output = np.zeros(1, np.int64)
+                if tag == Block.RESULT:
+                    raw = np.frombuffer(octets, np.uint8).reshape(-1, size).astype(np.int64)
+                    output = (raw << 8 * np.arange(size)).sum(axis=1)
+                    output -= (output >> 8 * size - 1) << 8 * size
+                error = Error.OK.value if tag == Block.RESULT else tag - Block.ERROR
+                last = np.zeros(len(output), np.int64)
+                last[-1] = 1
+                self._results.append({"row": np.full(len(output), row),
+                                      "error": np.full(len(output), error), "output": output,
+                                      "last": last})
+                row += 1
+        if row != config.rows or cycles == 0:
+            raise DeviceError(f"{self.device._exchange.transport.name} answers a query for "
+                              f"{config.rows} rows with {row}; its bitstream is broken")
+        self.computed += cycles
+        self._now += cycles
+        ended = self._now - 1
+        rows = self._results[len(self._results) - row:]
+        self._result_cycles += [ended] * sum(len(part["row"]) for part in rows)
+        self._trace_cycles += [ended] * traces

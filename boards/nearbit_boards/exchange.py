@@ -1,0 +1,177 @@
+"""Requests and their replies over a transport: windows, time-outs, and repeats."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from nearbit_boards.protocol import Layout, Message, Parser, Reply, Status, request
+from nearbit_boards.transport import DeviceError, Transport
+
+
+__all__ = ["Exchange", "Incomplete", "Progress"]
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called now and then with the requests that are answered, and all of them."""
+
+# Replies that say that a request was damaged on its way, or came where none was expected.
+_DAMAGED = (Status.CRC, Status.TYPE, Status.LENGTH, Status.TIMEOUT)
+
+# Bytes beyond the longest reply after which a device that only babbles is taken to be silent.
+_BABBLE = 4096
+
+
+class Incomplete(Exception):
+    """Not all of the requests that must not be repeated blindly were answered."""
+
+
+class Exchange:
+    """Sends requests and gives their replies back in order.
+
+    Requests are numbered. One that is not answered in time, or was damaged, is sent again with the
+    same number and the same bytes: loads name their rows and queries change nothing, so it makes no
+    difference whether the device had understood it before.
+
+    Parameters
+    ----------
+    transport
+        Where to.
+    timeout
+        Seconds of silence after which all that is not answered is sent again.
+    retries
+        How often a request is sent again, before :class:`DeviceError`.
+    """
+
+    def __init__(self, transport: Transport, *, timeout: float, retries: int) -> None:
+        """Begin with nothing sent."""
+        self.transport = transport
+        self.parser = Parser()
+        self.timeout = timeout
+        self.retries = retries
+        self.sent = 0
+        """Bytes sent."""
+        self.received = 0
+        """Bytes received."""
+        self.repeated = 0
+        """Requests that were sent again."""
+        self._sequence = 0
+
+    def use(self, layout: Layout) -> None:
+        """Take note of what the device is."""
+        self.parser.layout = layout
+
+    def settle(self, silence: float, most: int) -> None:
+        """Throw away what comes, until there is silence or there were many bytes."""
+        count = 0
+        while count < most:
+            octets = self.transport.read(silence)
+            if not octets:
+                break
+            count += len(octets)
+            self.received += len(octets)
+        self.parser.flush()
+
+    def one(self, kind: Message, payload: bytes = b"") -> Reply:
+        """Send a request, and return its reply."""
+        return self.run([(kind, payload)])[0]
+
+    def run(self, requests: Sequence[tuple[Message, bytes]], *, window: int = 1,
+            once: bool = False, progress: Progress | None = None) -> list[Reply]:
+        """Send requests, and return their replies.
+
+        Parameters
+        ----------
+        requests
+            Types and payloads.
+        window
+            Requests that may wait for their replies, at most 128. More than two only where no reply
+            is longer than the request after it: the device has no room for requests.
+        once
+            Whether to send nothing again, but to raise :class:`Incomplete`.
+        progress
+            Called now and then.
+        """
+        replies: list[Reply | None] = [None] * len(requests)
+        waiting: dict[int, int] = {} # by sequence number, which request
+        tries = [0] * len(requests)
+        again: deque[int] = deque()
+        upcoming, answered, since = 0, 0, 0
+        numbers: list[int] = []
+        while answered < len(requests):
+            octets = b""
+            while again or (upcoming < len(requests) and len(waiting) < window):
+                if again:
+                    index = again.popleft()
+                    if replies[index] is not None or tries[index] == 0:
+                        continue
+                    self.repeated += 1
+                else:
+                    index, upcoming = upcoming, upcoming + 1
+                    numbers.append(self._sequence)
+                    self._sequence = (self._sequence + 1) % 256
+                tries[index] += 1
+                waiting[numbers[index]] = index
+                octets += request(requests[index][0], numbers[index], requests[index][1])
+            if octets:
+                self.transport.write(octets)
+                self.sent += len(octets)
+
+            came = self.transport.read(self.timeout)
+            self.received += len(came)
+            since += len(came)
+            found = self.parser.feed(came)
+            silent = not came or since > self._longest(len(waiting))
+            if silent:
+                found += self.parser.flush()
+                since = 0
+            failed = silent and not found
+            for reply in found:
+                since = 0
+                place = waiting.get(reply.sequence)
+                if place is None:
+                    continue
+                if reply.status in _DAMAGED:
+                    failed |= once
+                    self._again(place, tries, again, reply)
+                    continue
+                if reply.status != Status.OK and not once:
+                    raise DeviceError(f"{self.transport.name} refuses a request of type "
+                                      f"{requests[place][0].name} with the status "
+                                      f"{reply.status.name}; what it is asked for is not what it "
+                                      f"was built for")
+                failed |= reply.status != Status.OK
+                del waiting[reply.sequence]
+                replies[place] = reply
+                answered += 1
+            if once and failed:
+                # Whatever is still on its way would be taken for an answer to what comes next.
+                self.settle(self.timeout, self._longest(window))
+                raise Incomplete
+            if failed:
+                for place in list(waiting.values()):
+                    self._again(place, tries, again, None)
+            if progress is not None:
+                progress(answered, len(requests))
+        return [reply for reply in replies if reply is not None]
+
+    def _longest(self, count: int) -> int:
+        layout = self.parser.layout
+        return _BABBLE + (0 if layout is None else count * layout.reply_bytes)
+
+    def _again(self, index: int, tries: list[int], again: deque[int], reply: Reply | None) -> None:
+        if tries[index] > self.retries:
+            tried = "once" if tries[index] == 1 else f"{tries[index]} times"
+            if reply is not None:
+                raise DeviceError(f"{self.transport.name} received a request {tried} and found it "
+                                  f"damaged each time ({reply.status.name}); check the cable")
+            if self.parser.skipped:
+                raise DeviceError(f"{self.transport.name} answers with what is no message of "
+                                  f"Nearbit; check that this is the board's port, and at how many "
+                                  f"baud its bitstream talks{self._at_baud()}")
+            raise DeviceError(f"{self.transport.name} does not answer, though it was asked "
+                              f"{tried}; check that the board has its bitstream, that this is its "
+                              f"port, and at how many baud it talks{self._at_baud()}")
+        again.append(index)
+
+    def _at_baud(self) -> str:
+        return f" (this is {self.transport.baud})" if self.transport.baud else ""

@@ -1,0 +1,178 @@
+"""A core behind its host link, and the same behind the pins of a UART."""
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_boards.link import HostLink
+from nearbit_boards.uart import Receiver, Transmitter, divisor
+from nearbit_hw.core import Core
+from nearbit_model.config import Config
+
+
+__all__ = ["BoardTop", "LinkedCore"]
+
+
+TIMEOUT_BYTES = 1024
+"""Times of a byte without one after which a request is given up; USB may hold bytes back for some
+milliseconds."""
+
+
+class _Core(Core):
+    """A core that also shows what is loaded, as its dispatcher sees it."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.loaded = Signal(range(config.capacity + 1))
+        self.tables_loaded = Signal(config.tables)
+        self.exact_loaded = Signal(range(config.capacity + 1))
+
+    def elaborate(self, platform) -> Module:
+        m = super().elaborate(platform)
+        dispatcher = m.submodules.dispatcher
+        m.d.comb += [self.loaded.eq(dispatcher.loaded),
+                     self.tables_loaded.eq(dispatcher.tables_loaded)]
+        if self.config.rescore is not None:
+            m.d.comb += self.exact_loaded.eq(dispatcher.exact_loaded)
+        return m
+
+
+class LinkedCore(wiring.Component):
+    """A core behind its host link: bytes in, bytes out.
+
+    Parameters
+    ----------
+    config, version, clock, timeout
+        As for :class:`nearbit_boards.link.HostLink`.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(8))`
+        Bytes from the host.
+    o : :py:`Out(stream.Signature(8))`
+        Bytes to the host.
+    lost : :py:`In(1)`
+        High for one cycle for each byte that was lost before :py:`i`.
+    activity, error : :py:`Out(1)`
+        As of :class:`nearbit_boards.link.HostLink`.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    lost: Signal
+    activity: Signal
+    error: Signal
+
+    def __init__(self, config: Config, *, version: tuple[int, int, int] = (0, 0, 0),
+                 clock: int = 1_000_000, timeout: int = 1 << 20):
+        self._link = HostLink(config, version=version, clock=clock, timeout=timeout)
+        super().__init__({
+            "i": In(stream.Signature(8)),
+            "o": Out(stream.Signature(8)),
+            "lost": In(1),
+            "activity": Out(1),
+            "error": Out(1),
+        })
+
+    @property
+    def config(self) -> Config:
+        return self._link.config
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.link = link = self._link
+        core = _Core(self.config)
+        m.submodules.core = ResetInserter(link.reset_core)(core)
+
+        for name in core.signature.members:
+            theirs = getattr(link, {"i": "o", "o": "i"}[name[0]] + name[1:])
+            wiring.connect(m, getattr(core, name), theirs)
+        m.d.comb += [link.loaded.eq(core.loaded), link.tables_loaded.eq(core.tables_loaded)]
+        if self.config.rescore is not None:
+            m.d.comb += link.exact_loaded.eq(core.exact_loaded)
+
+        wiring.connect(m, wiring.flipped(self.i), link.i)
+        wiring.connect(m, link.o, wiring.flipped(self.o))
+        m.d.comb += [link.lost.eq(self.lost), self.activity.eq(link.activity),
+                     self.error.eq(link.error)]
+        return m
+
+
+class BoardTop(wiring.Component):
+    """What every board has inside: a core, its host link and a UART.
+
+    Parameters
+    ----------
+    config : :class:`nearbit_model.Config`
+        What to build.
+    clock : :class:`int`
+        Cycles in a second.
+    baud : :class:`int`
+        Bits in a second; see :func:`nearbit_boards.uart.divisor`.
+    version : :class:`tuple`
+        Release of Nearbit, three integers from 0 to 255.
+    timeout_bytes : :class:`int`
+        Times of a byte without one after which a request is given up.
+
+    Members
+    -------
+    rx : :py:`In(1)`
+        The line from the host; it may change at any time.
+    tx : :py:`Out(1)`
+        The line to the host.
+    activity, error : :py:`Out(1)`
+        As of :class:`nearbit_boards.link.HostLink`.
+    """
+
+    rx: Signal
+    tx: Signal
+    activity: Signal
+    error: Signal
+
+    def __init__(self, config: Config, *, clock: int, baud: int = 1_000_000,
+                 version: tuple[int, int, int] = (0, 0, 0), timeout_bytes: int = TIMEOUT_BYTES):
+        if not isinstance(timeout_bytes, int) or timeout_bytes < 2:
+            raise ValueError(f"Timeout must be at least 2 bytes, not {timeout_bytes!r}")
+        self._clock = clock
+        self._baud = baud
+        self._divisor = divisor(clock, baud)
+        self._inner = LinkedCore(config, version=version, clock=clock,
+                                 timeout=timeout_bytes * 10 * self._divisor)
+        super().__init__({
+            "rx": In(1),
+            "tx": Out(1),
+            "activity": Out(1),
+            "error": Out(1),
+        })
+
+    @property
+    def config(self) -> Config:
+        return self._inner.config
+
+    @property
+    def clock(self) -> int:
+        return self._clock
+
+    @property
+    def baud(self) -> int:
+        return self._baud
+
+    @property
+    def divisor(self) -> int:
+        """Cycles of a bit."""
+        return self._divisor
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.inner = inner = self._inner
+        m.submodules.receiver = receiver = Receiver(self._divisor)
+        m.submodules.transmitter = transmitter = Transmitter(self._divisor)
+        # There is no flow control: a byte that the link cannot take is lost.
+        m.d.comb += [
+            inner.i.valid.eq(receiver.o.valid), inner.i.payload.eq(receiver.o.payload),
+            inner.lost.eq(receiver.error | (receiver.o.valid & ~inner.i.ready)),
+        ]
+        wiring.connect(m, inner.o, transmitter.i)
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
+                     self.activity.eq(inner.activity), self.error.eq(inner.error)]
+        return m
