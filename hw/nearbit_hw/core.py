@@ -52,7 +52,7 @@ class Core(wiring.Component):
     **Loading.** Keys and values are written row by row, in any order, a value row in
     :py:`columns` beats. A row can be read by commands once it and all rows before it have been
     written (what counts is the highest row written). A load of a new row is taken at once. One of a
-    row below that, or of a weight, waits until no command is in work or offered, so that a result
+    row below that, of a weight, or of any value if the values' memory has a single port, waits until no command is in work or offered, so that a result
     never mixes old and new. Keys for exact scores are loaded in the same way as values.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
@@ -189,7 +189,8 @@ class Core(wiring.Component):
             capacity=config.capacity, lanes=config.lanes, key_bits=config.key_bits)
         m.submodules.value_store = value_store = ValueStore(
             capacity=config.capacity, value_dim=config.value_dim,
-            value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS)
+            value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS,
+            single_port=config.value_ports == 1)
         m.submodules.dispatcher = dispatcher = Dispatcher(
             key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
             lanes=config.lanes, top_n=config.top_n, tables=config.tables,
@@ -286,7 +287,7 @@ class Core(wiring.Component):
             key_store.i_write.valid.eq(self.i_key.valid & self.i_key.ready),
             key_store.i_write.payload.eq(self.i_key.payload),
             new_value.eq(self.i_value.p.row >= values_loaded),
-            self.i_value.ready.eq(idle | new_value),
+            self.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
             value_store.i_write.valid.eq(self.i_value.valid & self.i_value.ready),
             value_store.i_write.payload.eq(self.i_value.payload),
             self.i_table.ready.eq(idle),

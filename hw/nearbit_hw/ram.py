@@ -7,11 +7,15 @@ from amaranth import *
 from amaranth.lib import memory
 
 
-__all__ = ["Address", "block_ram"]
+__all__ = ["UNINITIALIZED", "Address", "block_ram", "single_port_ram"]
+
+
+UNINITIALIZED = "uninitialized"
+"""Attribute of a memory whose contents are not known when it is switched on."""
 
 
 # Truth is an integer in Amaranth's attributes, though its stubs know strings only.
-_ATTRIBUTES: Any = {"no_rw_check": 1, "ram_style": "block"}
+_TRUE: Any = 1
 
 
 def block_ram(*, shape: Any, depth: int, init: Iterable[Any] = ()) -> memory.Memory:
@@ -25,7 +29,19 @@ def block_ram(*, shape: Any, depth: int, init: Iterable[Any] = ()) -> memory.Mem
     Another one keeps small memories out of LUTs, where they would cost more than they look: a
     buffer of 64 words of 17 bits 40 LUTs, and another 70 to multiplex them.
     """
-    return memory.Memory(shape=shape, depth=depth, init=init, attrs=_ATTRIBUTES)
+    return memory.Memory(shape=shape, depth=depth, init=init, attrs={
+        "no_rw_check": _TRUE, "ram_style": "block"})
+
+
+def single_port_ram(*, shape: Any, depth: int) -> memory.Memory:
+    """Memory that either reads or writes in a cycle, at one address, and begins with any contents.
+
+    The synthesizer chooses the kind: such large ones as an iCE40 UltraPlus has (Yosys's
+    ``synth_ice40 -spram``), or block RAM. It must see that both ports have one address and are not
+    enabled together; the large kind cannot be initialized.
+    """
+    return memory.Memory(shape=shape, depth=depth, init=[], attrs={
+        "no_rw_check": _TRUE, UNINITIALIZED: _TRUE})
 
 
 class Address:

@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.ram import Address, block_ram
+from nearbit_hw.ram import Address, block_ram, single_port_ram
 
 
 __all__ = ["ValueStore"]
@@ -37,6 +37,9 @@ class ValueStore(wiring.Component):
         Bits of an element, two's complement. At least 1.
     scale_bits : :class:`int`
         Bits of a scale. At least 1.
+    single_port : :class:`bool`
+        Whether the elements are in a memory that either reads or writes in a cycle. Then a write
+        must not come from the cycle in which a row is asked for until it is presented.
 
     Members
     -------
@@ -54,7 +57,7 @@ class ValueStore(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, capacity: int, value_dim: int, value_lanes: int, value_bits: int,
-                 scale_bits: int = 16):
+                 scale_bits: int = 16, single_port: bool = False):
         for name, value in [("Capacity", capacity), ("Value lanes", value_lanes),
                             ("Value bits", value_bits), ("Scale bits", scale_bits)]:
             if not isinstance(value, int) or value < 1:
@@ -67,6 +70,7 @@ class ValueStore(wiring.Component):
         self._value_lanes = value_lanes
         self._value_bits = value_bits
         self._scale_bits = scale_bits
+        self._single_port = bool(single_port)
 
         beat = {
             "elements": data.ArrayLayout(signed(value_bits), value_lanes),
@@ -103,6 +107,10 @@ class ValueStore(wiring.Component):
         return self._scale_bits
 
     @property
+    def single_port(self) -> bool:
+        return self._single_port
+
+    @property
     def columns(self) -> int:
         """Beats of a row."""
         return self._value_dim // self._value_lanes
@@ -116,9 +124,10 @@ class ValueStore(wiring.Component):
         m = Module()
 
         address = Address(self._capacity, self.columns)
-        m.submodules.elements = elements = block_ram(
-            shape=data.ArrayLayout(signed(self._value_bits), self._value_lanes),
-            depth=address.depth)
+        shape = data.ArrayLayout(signed(self._value_bits), self._value_lanes)
+        elements = (single_port_ram if self._single_port else block_ram)(
+            shape=shape, depth=address.depth)
+        m.submodules.elements = elements
         m.submodules.scales = scales = block_ram(
             shape=self._scale_bits, depth=self._capacity)
         elements_write, elements_read = elements.write_port(), elements.read_port()
@@ -156,6 +165,16 @@ class ValueStore(wiring.Component):
                 elements_address.eq(address(self.i.p.row, self.i.p.column)),
                 self.o.valid.eq(reading),
                 scale.eq(scales_read.data),
+            ]
+        if self._single_port:
+            # Both ports have one address, and are never enabled together: one port.
+            place = Signal.like(elements_address)
+            m.d.comb += [
+                place.eq(Mux(self.i_write.valid, address(written.row, written.column),
+                             elements_address)),
+                elements_write.addr.eq(place),
+                elements_read.addr.eq(place),
+                elements_read.en.eq(advance & ~self.i_write.valid),
             ]
 
         return m

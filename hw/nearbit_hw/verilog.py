@@ -13,6 +13,8 @@ from amaranth.hdl import Signal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
+from nearbit_hw.ram import UNINITIALIZED
+
 
 __all__ = ["YosysError", "generate", "run_yosys"]
 
@@ -42,8 +44,10 @@ _WORDS = re.compile(r"    (\S+|\\\S+ )\[(\d+)\] = (\d+'h[0-9a-f]+);\n"
 
 
 # A memory in Verilog, if nothing says what it holds.
-_BLANK = re.compile(r"^(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
+_BLANK = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
+                    r"(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
                     re.MULTILINE)
+_UNINITIALIZED = f"  (* {UNINITIALIZED} = "
 
 
 class YosysError(RuntimeError):
@@ -151,12 +155,15 @@ def _number_ports(text: str, names: list[str]) -> str:
 
 
 def _fill(memory: re.Match[str]) -> str:
-    """Let a memory of which nothing is known hold zeros."""
-    declaration, name, last = memory.groups()
+    """Let a memory of which nothing is known hold zeros; a kind that cannot, in simulation."""
+    attributes, declaration, name, last = memory.groups()
     label = f"_zeros_{name.strip()}_" if re.fullmatch(r"\w+", name) else f"\\_zeros_{name[1:]}"
-    return (f"{declaration}  initial begin : {label}\n    integer word;\n"
-            f"    for (word = 0; word <= {last}; word = word + 1)\n"
-            f"      {name}[word] = 0;\n  end\n")
+    zeros = (f"  initial begin : {label}\n    integer word;\n"
+             f"    for (word = 0; word <= {last}; word = word + 1)\n"
+             f"      {name}[word] = 0;\n  end\n")
+    if _UNINITIALIZED in attributes:
+        zeros = f"`ifndef SYNTHESIS\n{zeros}`endif\n"
+    return attributes + declaration + zeros
 
 
 def _shorten(verilog: str) -> str:

@@ -55,6 +55,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "pass_lanes": (1, 1024),
     "output_cycles": (1, 32),
     "fan_in": (2, 64),
+    "value_ports": (1, 2),
 }
 
 
@@ -176,6 +177,10 @@ class Config:
     fan_in
         Terms added between two registers of the XOR-popcount, 2 to 64. Fewer reach a higher clock
         and take more cycles.
+    value_ports
+        1 or 2. With one, the value rows are in a memory that either reads or writes in a cycle,
+        as the large ones of an iCE40 UltraPlus, and a row is taken only while no command is in
+        work.
     cell
         One of :data:`CELLS`: the XOR-popcount to build; None takes what suits the platform, and
         the generic one without a platform. Cycles and values are the same.
@@ -197,6 +202,7 @@ class Config:
     pass_lanes: int = 0
     output_cycles: int = 1
     fan_in: int = 4
+    value_ports: int = 2
     cell: str | None = None
     rescore: Rescore | None = None
 

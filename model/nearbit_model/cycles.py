@@ -374,12 +374,13 @@ class _Pipeline:
 class _Loads:
     """The stores' and tables' inputs, and what commands find loaded.
 
-    A load below the watermark, or of a table, waits until no command is in work: from the cycle in
+    A load below the watermark, of a table, or of values with a single port, waits until no command is in work: from the cycle in
     which it is first offered until the last beat of its last row.
     """
 
     def __init__(self, config: Config) -> None:
         self._columns = config.columns
+        self._single_port = config.value_ports == 1
         self._keys = 0
         self._values = 0
         self._exact_columns = 0 if config.rescore is None else config.rescore.columns
@@ -424,7 +425,7 @@ class _Loads:
         while len(done.values) < len(phase.values):
             cycle = done.values[-1] + 1 if done.values else self._start
             row, column = phase.values[len(done.values)]
-            if row < self._values:
+            if row < self._values or self._single_port:
                 cycle = self._idle(cycle)
             if cycle >= before:
                 break

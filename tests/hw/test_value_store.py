@@ -1,8 +1,12 @@
 # amaranth: UnusedElaboratable=no
+import json
+from collections import Counter
+
 import cocotb
 import pytest
 
 from nearbit_hw.value_store import ValueStore
+from nearbit_hw.verilog import generate, run_yosys
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -65,6 +69,8 @@ async def appends_between_reads(dut, idle, stall):
     for row in range(store.capacity):
         for _ in range(10 if row else 0):
             store.ask(bench.rng.randrange(row), bench.rng.randrange(store.columns))
+        if bench.parameters.get("single_port"):
+            await bench.finish(extra=0)
         for column in range(store.columns):
             store.write(row, column)
         await bench.finish(extra=0)
@@ -127,11 +133,30 @@ async def reset_forgets_requests_only(dut):
     {"capacity": 12, "value_dim": 8, "value_lanes": 4, "value_bits": 8, "scale_bits": 16},
     {"capacity": 16, "value_dim": 15, "value_lanes": 3, "value_bits": 16, "scale_bits": 12},
     {"capacity": 32, "value_dim": 32, "value_lanes": 32, "value_bits": 8, "scale_bits": 16},
+    {"capacity": 7, "value_dim": 9, "value_lanes": 3, "value_bits": 5, "scale_bits": 16,
+     "single_port": True},
 ], ids=lambda parameters: "-".join(map(str, parameters.values())))
 def test_bench(parameters):
     dut = ValueStore(**parameters)
     run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
                                                       "columns": dut.columns})
+
+
+@pytest.mark.parametrize("command", ["synth_ice40 -device u -spram", "synth_ice40", "synth_ecp5"])
+def test_memories(command):
+    """A memory with a single port becomes one that is uninitialized, where there are such."""
+    verilog = generate(ValueStore(capacity=2048, value_dim=32, value_lanes=4, value_bits=8,
+                                  single_port=True), "dut")
+    said = run_yosys(f"read_verilog <<verilog\n{verilog}\nverilog\n{command} -top dut\n"
+                     "check -assert\nwrite_json")
+    netlist = json.loads(said[said.index('{\n  "creator"'):])["modules"]["dut"]
+    kinds = Counter(cell["type"] for cell in netlist["cells"].values())
+    memories = {kind: count for kind, count in kinds.items() if "RAM" in kind or kind == "DP16KD"}
+    assert memories == {
+        "synth_ice40 -device u -spram": {"SB_SPRAM256KA": 2, "SB_RAM40_4K": 8},
+        "synth_ice40": {"SB_RAM40_4K": 128 + 8},
+        "synth_ecp5": {"DP16KD": 32 + 2},
+    }[command]
 
 
 def test_properties():

@@ -23,6 +23,7 @@ RANGES = {
     "pass_lanes": (1, 1024),
     "output_cycles": (1, 32),
     "fan_in": (2, 64),
+    "value_ports": (1, 2),
 }
 
 

@@ -212,7 +212,7 @@ SMALL = {
     "tiny": Config.preset("tiny"),
     # Several columns of an odd number, a wide second pass, a slow normalizer.
     "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, tables=3,
-                  pass_lanes=8, output_cycles=2),
+                  pass_lanes=8, output_cycles=2, value_ports=1),
     # The queue of keys has no room to spare.
     "tight": Config(key_bits=7, value_dim=2, capacity=32, lanes=2, value_lanes=2, top_n=6),
     # Nothing is wider than 1, and the longest division.
