@@ -2,7 +2,7 @@
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.cdc import FFSynchronizer # type: ignore[import-untyped]
+from amaranth.lib.cdc import FFSynchronizer  # type: ignore[import-untyped]
 from amaranth.lib.wiring import In, Out
 
 
