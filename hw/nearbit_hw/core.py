@@ -52,8 +52,9 @@ class Core(wiring.Component):
     **Loading.** Keys and values are written row by row, in any order, a value row in
     :py:`columns` beats. A row can be read by commands once it and all rows before it have been
     written (what counts is the highest row written). A load of a new row is taken at once. One of a
-    row below that, of a weight, or of any value if the values' memory has a single port, waits until no command is in work or offered, so that a result
-    never mixes old and new. Keys for exact scores are loaded in the same way as values.
+    row below that, of a weight, or of any value if the values' memory has a single port, waits
+    until no command is in work or offered, so that a result never mixes old and new. Keys for exact
+    scores are loaded in the same way as values.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
     The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table

@@ -6,8 +6,9 @@ import cocotb
 import pytest
 
 from nearbit_hw.value_store import ValueStore
-from nearbit_hw.verilog import generate, run_yosys
+from nearbit_hw.verilog import generate
 from nearbit_sim.bench import run_bench
+from nearbit_sim.netlist import run_script
 from nearbit_sim.stream import MATRIX, Bench
 
 
@@ -143,13 +144,14 @@ def test_bench(parameters):
 
 
 @pytest.mark.parametrize("command", ["synth_ice40 -device u -spram", "synth_ice40", "synth_ecp5"])
-def test_memories(command):
+def test_memories(command, tmp_path):
     """A memory with a single port becomes one that is uninitialized, where there are such."""
     verilog = generate(ValueStore(capacity=2048, value_dim=32, value_lanes=4, value_bits=8,
                                   single_port=True), "dut")
-    said = run_yosys(f"read_verilog <<verilog\n{verilog}\nverilog\n{command} -top dut\n"
-                     "check -assert\nwrite_json")
-    netlist = json.loads(said[said.index('{\n  "creator"'):])["modules"]["dut"]
+    (tmp_path / "dut.v").write_text(verilog, encoding="utf-8")
+    run_script(["read_verilog dut.v", f"{command} -top dut", "check -assert",
+                "write_json dut.json"], tmp_path)
+    netlist = json.loads((tmp_path / "dut.json").read_text(encoding="utf-8"))["modules"]["dut"]
     kinds = Counter(cell["type"] for cell in netlist["cells"].values())
     memories = {kind: count for kind, count in kinds.items() if "RAM" in kind or kind == "DP16KD"}
     assert memories == {
