@@ -1,0 +1,851 @@
+"""Selection of the nearest keys by histograms in block RAM."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from nearbit_hw.ram import block_ram
+
+
+__all__ = ["HistogramTopN"]
+
+
+# How it works
+# ------------
+#   count   Each lane counts its distances in block RAM, a bin for each distance. The distances are
+#           also written to a bank, with marks: keys that are selected anyway (sinks, recent ones)
+#           are `forced`, and what lies outside the range is `out`. Neither is counted.
+#   merge   The bins are read in ascending order, all lanes at once, cleared, and summed. The first
+#           bin that brings the sum to n is the threshold; what the bins below lack of n is the
+#           quota: how many of the keys at the threshold are taken. The bin of the largest distance
+#           is never read, and so need not be cleared: if no other is the threshold, it is.
+#   scan    The bank is read from its end and compared with the threshold. Words with a selected key
+#           are noted in a list of `hits`.
+#   emit    When the scan has ended, the keys in the list leave, one per cycle.
+#
+# A bin is read and written again two cycles later, so lanes have two memories, and words go to the
+# one and the other in turn. With `overlap` one port of a memory counts while the other merges the
+# query before, in the other half; the ports never meet, as their addresses differ in a bit that is
+# the inverse of the other's. Without it there is one memory, and the turn is a bit of the address.
+#
+# Where the words of a pass have more than one `group` of lanes, `emit` goes from group to group,
+# and memories that are written a word wide are read a group wide, which saves a multiplexer.
+
+GROUP = 4
+"""Lanes among which a selected key is looked for at once."""
+
+
+class HistogramTopN(wiring.Component):
+    """The nearest keys of each query."""
+
+    i_command: stream.Interface
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
+                 pass_lanes: int | None = None, overlap: bool = True):
+        if not isinstance(key_bits, int) or key_bits < 1:
+            raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
+        if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
+            raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
+        pass_lanes = lanes if pass_lanes is None else pass_lanes
+        if (not isinstance(pass_lanes, int) or pass_lanes < lanes
+                or pass_lanes & (pass_lanes - 1)):
+            raise TypeError(f"Pass lanes must be lanes times a power of two, not {pass_lanes!r}")
+        if not isinstance(capacity, int) or capacity < 1 or capacity % pass_lanes:
+            raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
+                            f"not {capacity!r}")
+        if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
+            raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")
+        self._key_bits = key_bits
+        self._lanes = lanes
+        self._capacity = capacity
+        self._top_n = top_n
+        self._pass_lanes = pass_lanes
+        self._overlap = bool(overlap)
+
+        super().__init__({
+            "i_command": In(stream.Signature(data.StructLayout({
+                "word": range(capacity // lanes),
+                "skip": range(lanes),
+                "count": range(capacity + 1),
+                "n": range(top_n + 1),
+                "sink": range(top_n + 1),
+                "recent": range(top_n + 1),
+            }))),
+            "i": In(stream.Signature(data.StructLayout({
+                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
+                "last": 1,
+            }), always_ready=True)),
+            "o": Out(stream.Signature(data.StructLayout({
+                "index": range(capacity),
+                "distance": range(key_bits + 1),
+                "last": 1,
+            }))),
+        })
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def top_n(self) -> int:
+        return self._top_n
+
+    @property
+    def pass_lanes(self) -> int:
+        return self._pass_lanes
+
+    @property
+    def overlap(self) -> bool:
+        return self._overlap
+
+    @property
+    def banks(self) -> int:
+        """Queries in work at the same time."""
+        return 4 if self._overlap else 2
+
+    @property
+    def _levels(self) -> int:
+        """Registers from a bin that was read to the sum that is compared with what is missing."""
+        return (ceil_log2(2 * self._lanes) if self._overlap else ceil_log2(self._lanes) + 1) + 1
+
+    @property
+    def merge_cycles(self) -> int:
+        """Cycles from the start of merging a query to its hand-over, if the scan is free.
+
+        :py:`key_bits + 4 + log2(2 * lanes)` with :py:`overlap`, else
+        :py:`2 * key_bits + 5 + log2(lanes)`.
+        """
+        return self._key_bits * (1 if self._overlap else 2) + self._levels + 3
+
+    @property
+    def count_latency(self) -> int:
+        """Cycles from a query's last word to the start of merging it."""
+        return 2 if self._overlap else 1
+
+    @property
+    def scan_latency(self) -> int:
+        """Cycles from a query's last read to the start of emitting it, if that is free."""
+        more_groups = self._pass_lanes > min(GROUP, self._lanes)
+        return (6 if self._overlap else 5) + more_groups
+
+    @property
+    def emit_latency(self) -> int:
+        """Cycles from the start of emitting a query to its first key, if never stalled."""
+        return 6 if self._pass_lanes > min(GROUP, self._lanes) else 4
+
+    def latency(self, *, words: int, selected: int) -> int:
+        """Cycles from a query's last word to its last key, if nothing else is in work."""
+        reads = -(-words * self._lanes // self._pass_lanes)
+        return (self.count_latency + self.merge_cycles + reads + self.scan_latency
+                + self.emit_latency + selected - 1)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        overlap = self._overlap
+        lanes, ratio = self._lanes, self._pass_lanes // self._lanes
+        ratio_bits = exact_log2(ratio)
+        group = min(GROUP, lanes)          # lanes of a group
+        groups = self._pass_lanes // group # groups of what is scanned at once
+        word_groups = lanes // group
+        lane_bits, group_bits = exact_log2(lanes), exact_log2(group)
+        words = self._capacity // lanes
+        word_bits = max(ceil_log2(words), ratio_bits + 1)
+        bank_bits = exact_log2(self.banks)
+        hist_limit = 2 if overlap else 1
+        late_limit = 2 if overlap else 1
+
+        # Bits that no distance has all set mark what is out.
+        code_bits = len(Signal(range(self._key_bits + 2)))
+        out_mark = 0
+        for bit in reversed(range(code_bits)):
+            if out_mark <= self._key_bits:
+                out_mark |= 1 << bit
+        distance_bits = len(Signal(range(self._key_bits + 1)))
+
+        def delay(value: Any, cycles: int, name: str) -> Any:
+            for cycle in range(cycles):
+                delayed = Signal.like(value, name=f"{name}_{cycle}", reset_less=True)
+                m.d.sync += delayed.eq(value)
+                value = delayed
+            return value
+
+        def delay_control(value: Value, cycles: int, name: str) -> Value:
+            if not cycles:
+                return value
+            pipe = Signal(cycles, name=name)
+            m.d.sync += pipe.eq(Cat(value, pipe))
+            return pipe[-1]
+
+        # ---- Commands. Positions are relative to the first word's lane 0.
+        position = range(self._capacity + lanes)
+        query = data.StructLayout({
+            "skip": lane_bits,
+            "end": position,
+            "normal_start": range(lanes + self._top_n),
+            "normal_end": position,
+            "no_normal": 1,
+            "first_word": word_bits,
+            "missing": signed(len(Signal(range(self._top_n + 1))) + 1), # -n
+        })
+        missing_shape = query["missing"].shape
+        command = self.i_command.p
+        asked: Any = Signal(query)
+        normal_end = Signal(signed(len(Signal(position)) + 1))
+        end = Signal(position)
+        m.d.comb += [
+            end.eq(command.skip + command.count),
+            normal_end.eq(end - command.recent),
+            asked.skip.eq(command.skip),
+            asked.end.eq(end),
+            asked.normal_start.eq(command.skip + command.sink),
+            asked.normal_end.eq(normal_end),
+            asked.no_normal.eq(normal_end < 0),
+            asked.first_word.eq(command.word),
+            asked.missing.eq(-command.n),
+        ]
+
+        claim = Signal()   # a command is taken
+        release = Signal() # the oldest bank is free again
+        hand = Signal()    # a merged query goes to the scan, which needs its bins no more
+        claimed = Signal(range(self.banks + 1))
+        unmerged = Signal(range(hist_limit + 1), init=hist_limit)
+        m.d.sync += claimed.eq(claimed + claim - release)
+        m.d.comb += claim.eq(self.i_command.valid & self.i_command.ready)
+
+        arrive, finish = Signal(), Signal()
+        m.d.comb += [arrive.eq(self.i.valid), finish.eq(arrive & self.i.p.last)]
+        counted: Any = Signal(query, reset_less=True)
+        load = Signal()
+        room = Signal()
+        m.d.comb += room.eq((claimed != self.banks) & (unmerged != hist_limit))
+        if overlap:
+            waiting: Any = Signal(query, reset_less=True)
+            waiting_valid, counted_valid = Signal(), Signal()
+            m.d.comb += [
+                self.i_command.ready.eq(room & ~waiting_valid),
+                load.eq((finish | ~counted_valid) & waiting_valid),
+            ]
+            with m.If(claim):
+                m.d.sync += [waiting.eq(asked), waiting_valid.eq(1)]
+            with m.Elif(load):
+                m.d.sync += waiting_valid.eq(0)
+            with m.If(load):
+                m.d.sync += counted_valid.eq(1)
+            with m.Elif(finish):
+                m.d.sync += counted_valid.eq(0)
+            loaded = waiting
+        else:
+            m.d.comb += [self.i_command.ready.eq(room), load.eq(claim)]
+            loaded = asked
+
+        # ---- Count: which lanes are in the range, and which of those are not forced.
+        def from_lane(position: Value) -> Value:
+            lane = position[:lane_bits]
+            return Cat(index >= lane for index in range(lanes))
+
+        word = Signal(word_bits)
+        first, begun, ended, passed = Signal(), Signal(), Signal(), Signal()
+        from_skip, from_end, from_start, from_stop = (
+            Signal(lanes, name=name, reset_less=True)
+            for name in ("from_skip", "from_end", "from_start", "from_stop"))
+        with m.If(load):
+            m.d.sync += [
+                counted.eq(loaded),
+                from_skip.eq(from_lane(loaded.skip)),
+                from_end.eq(from_lane(loaded.end)),
+                from_start.eq(from_lane(loaded.normal_start)),
+                from_stop.eq(from_lane(loaded.normal_end)),
+                word.eq(0), first.eq(1), begun.eq(0), ended.eq(loaded.no_normal), passed.eq(0),
+            ]
+        with m.Elif(arrive & ~self.i.p.last):
+            m.d.sync += [word.eq(word + 1), first.eq(0)]
+
+        def at(position: Value, name: str) -> Signal:
+            here = Signal(name=f"at_{name}")
+            m.d.comb += here.eq(word == position[lane_bits:])
+            return here
+
+        at_end, at_start, at_stop = (
+            at(counted.end, "end"), at(counted.normal_start, "start"),
+            at(counted.normal_end, "stop"))
+        with m.If(arrive & ~load):
+            m.d.sync += [begun.eq(begun | at_start), ended.eq(ended | at_stop),
+                         passed.eq(passed | at_end)]
+        normal, inside = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        m.d.sync += [
+            normal.eq((from_start | begun.replicate(lanes))
+                      & ~(from_stop & at_stop.replicate(lanes))),
+            inside.eq((from_skip | ~first.replicate(lanes))
+                      & ~(from_end & at_end.replicate(lanes))),
+        ]
+        with m.If(ended | ~(begun | at_start) | ~arrive):
+            m.d.sync += normal.eq(0)
+        with m.If(passed):
+            m.d.sync += inside.eq(0)
+
+        # ---- Merge: control. After reset all bins are cleared, as if queries had been counted.
+        bins = self._key_bits * (1 if overlap else 2)
+        bin_ = Signal(range(bins))
+        bin_busy = Signal()
+        merging = Signal()              # until the query is handed to the scan
+        merge_real = Signal()           # no more is to be cleared after reset
+        merge_start, merge_ready = Signal(), Signal()
+        boot = Signal(range(hist_limit + 1), init=hist_limit)
+        settled = delay_control(finish, 1, "settled")
+
+        # ---- Count: the bins of each lane.
+        distances = [self.i.p.distances[lane] for lane in range(lanes)]
+        terms: list[Value] = [] # of a bin, by lane
+        limit = -(-words // 2)
+        stored = Signal(data.ArrayLayout(distance_bits, lanes), reset_less=True)
+        turn = Signal()
+        if overlap:
+            with m.If(arrive):
+                m.d.sync += turn.eq(~turn)
+            count_bank, merge_bank = Signal(), Signal()
+            with m.If(finish):
+                m.d.sync += count_bank.eq(~count_bank)
+            with m.If(merge_start):
+                m.d.sync += merge_bank.eq(~merge_bank)
+            m.d.sync += stored.eq(Cat(distances))
+            for name, mine in [("even", ~turn), ("odd", turn)]:
+                take = Signal(name=f"take_{name}")
+                own_bank = Signal(name=f"bank_{name}")
+                m.d.comb += take.eq(arrive & mine)
+                # The other port has the other half from the start of merging on.
+                with m.If(merge_start):
+                    m.d.sync += own_bank.eq(~merge_bank)
+                with m.Elif(take):
+                    m.d.sync += own_bank.eq(count_bank)
+                taken = delay_control(take, 1, f"taken_{name}")
+                write = Signal(lanes, name=f"write_{name}")
+                with m.If(taken):
+                    m.d.sync += write.eq(normal)
+                with m.Else():
+                    m.d.sync += write.eq(0)
+                for lane in range(lanes):
+                    # Without the attribute no_rw_check: a bin is read while it is cleared.
+                    bins_ram: Any = memory.Memory(
+                        shape=range(limit + 1), depth=2 << distance_bits, init=[],
+                        attrs={"ram_style": "block"})
+                    m.submodules[f"bins_{name}_{lane}"] = bins_ram
+                    address = Signal(distance_bits, name=f"bin_{name}_{lane}", reset_less=True)
+                    with m.If(take):
+                        m.d.sync += address.eq(distances[lane])
+                    count_read, count_write = bins_ram.read_port(), bins_ram.write_port()
+                    merge_read, clear = bins_ram.read_port(), bins_ram.write_port()
+                    m.d.comb += [
+                        count_read.addr.eq(Cat(address, own_bank)),
+                        count_write.addr.eq(Cat(address, own_bank)),
+                        count_write.data.eq(count_read.data + 1),
+                        count_write.en.eq(write[lane]),
+                        merge_read.addr.eq(Cat(bin_[:distance_bits],
+                                               Const(0, distance_bits - len(bin_)), ~own_bank)),
+                        clear.addr.eq(merge_read.addr),
+                        clear.data.eq(0),
+                        clear.en.eq(bin_busy),
+                    ]
+                    terms.append(merge_read.data)
+        else:
+            with m.If(arrive):
+                m.d.sync += turn.eq(~turn)
+            clearing = delay_control(bin_busy, 1, "clearing")
+            wrote_turn = Signal(reset_less=True)
+            side = Mux(bin_busy, bin_[0], turn)
+            m.d.sync += wrote_turn.eq(side)
+            bin_code = Cat(bin_[1:], Const(0, distance_bits - len(bin_) + 1))
+            for lane in range(lanes):
+                m.submodules[f"bins_{lane}"] = bins_ram = block_ram(
+                    shape=range(limit + 1), depth=2 << distance_bits)
+                read, write_port = bins_ram.read_port(), bins_ram.write_port()
+                address = Signal(distance_bits, name=f"bin_{lane}")
+                m.d.comb += [
+                    address.eq(Mux(bin_busy, bin_code, distances[lane])),
+                    read.addr.eq(Cat(address, side)),
+                    write_port.addr.eq(Cat(stored[lane], wrote_turn)),
+                    write_port.data.eq(Mux(clearing, 0, read.data + 1)),
+                    write_port.en.eq(normal[lane] | clearing),
+                ]
+                m.d.sync += stored[lane].eq(address)
+                terms.append(read.data)
+
+        # ---- Merge: the sum over the lanes, registered at each level.
+        largest = [limit] * len(terms)
+        level = 0
+        while len(terms) > 1:
+            sums: list[Value] = []
+            for start in range(0, len(terms), 2):
+                most = min(sum(largest[start:start + 2]), self._capacity)
+                total = Signal(range(most + 1), name=f"sum_{level}_{start}", reset_less=True)
+                m.d.sync += total.eq(sum(terms[start:start + 2], Const(0, 1)))
+                sums.append(total)
+            largest = [min(sum(largest[start:start + 2]), self._capacity)
+                       for start in range(0, len(terms), 2)]
+            terms, level = sums, level + 1
+        total = terms[0]
+        if not overlap:
+            before = delay(total, 1, "sum_before")
+            both = Signal(range(self._capacity + 1), reset_less=True)
+            m.d.sync += both.eq(total + before)
+            total, level = both, level + 1
+        # What is more than the most that can be missing may be anything more.
+        small_bits = len(Signal(range(self._top_n + 1)))
+        many = Signal(reset_less=True)
+        small = Signal(small_bits, reset_less=True)
+        m.d.sync += [many.eq(total[small_bits:].any()), small.eq(total)]
+        level += 1
+
+        add = delay_control(bin_busy if overlap else bin_busy & bin_[0], level + 1, "add")
+        merge_end = Signal()
+        m.d.comb += merge_end.eq(bin_busy & (bin_ == bins - 1))
+        merged = delay_control(merge_end, level + 2, "merged")
+        missing = Signal(missing_shape, reset_less=True)
+        threshold = Signal(code_bits, reset_less=True)
+        found = Signal(reset_less=True)
+        less = Signal(signed(small_bits + 1))
+        m.d.comb += less.eq(missing + small)
+        with m.If(add & ~found):
+            with m.If(many | ~less[-1]):
+                m.d.sync += found.eq(1)
+            with m.Else():
+                m.d.sync += [missing.eq(less), threshold.eq(threshold + 1)]
+        with m.If(merge_end):
+            m.d.sync += [bin_busy.eq(0), bin_.eq(0)]
+        with m.Elif(bin_busy):
+            m.d.sync += bin_.eq(bin_ + 1)
+        with m.If(merged):
+            m.d.sync += merge_ready.eq(1)
+        with m.If(hand):
+            m.d.sync += [merge_ready.eq(0), merging.eq(0)]
+        with m.If(merge_start):
+            m.d.sync += [merging.eq(1), bin_busy.eq(1)]
+            with m.If(boot != 0):
+                m.d.sync += boot.eq(boot - 1)
+        with m.If(merge_real):
+            m.d.sync += unmerged.eq(unmerged + claim - hand)
+        with m.Elif(hand & (boot == 0)):
+            m.d.sync += [unmerged.eq(0), merge_real.eq(1)]
+
+        if overlap:
+            # The next query may be counted before this one is merged.
+            pending = Signal()
+            pending_missing, pending_word, pending_first = (
+                Signal.like(value, name=name, reset_less=True) for value, name in (
+                    (missing, "pending_missing"), (word, "pending_word"),
+                    (word, "pending_first")))
+            merge_word = Signal(word_bits, reset_less=True)
+            merge_first = Signal(word_bits, reset_less=True)
+            settled_missing = delay(counted.missing, 1, "settled_missing")
+            settled_word = delay(word, 1, "settled_word")
+            settled_first = delay(counted.first_word, 1, "settled_first")
+            m.d.comb += merge_start.eq((pending | (boot != 0)) & (~merging | hand))
+            with m.If(merge_start):
+                m.d.sync += [
+                    threshold.eq(0), found.eq(0), missing.eq(pending_missing),
+                    merge_word.eq(pending_word), merge_first.eq(pending_first),
+                ]
+                with m.If(boot == 0):
+                    m.d.sync += pending.eq(0)
+            with m.If(settled):
+                m.d.sync += [
+                    pending.eq(1), pending_missing.eq(settled_missing),
+                    pending_word.eq(settled_word), pending_first.eq(settled_first),
+                ]
+        else:
+            merge_word, merge_first = word, counted.first_word
+            m.d.comb += merge_start.eq(settled | ((boot != 0) & ~merging))
+            with m.If(claim):
+                m.d.sync += [threshold.eq(0), found.eq(0), missing.eq(asked.missing)]
+
+        # ---- Banks.
+        item = data.StructLayout({"code": code_bits, "unforced": 1})
+        word_items = data.ArrayLayout(item, lanes)
+        bank_words = self.banks << word_bits
+        m.submodules.items = items = block_ram(
+            shape=data.ArrayLayout(word_items, ratio), depth=bank_words // ratio)
+        item_write = items.write_port(granularity=1 if ratio > 1 else None)
+        item_read = items.read_port()
+        write_bank, scan_bank, emit_bank = (Signal(bank_bits, name=name) for name in (
+            "write_bank", "scan_bank", "emit_bank"))
+        arrived = delay_control(arrive, 1, "arrived")
+        finished = delay_control(finish, 1, "finished")
+        write_word = delay(word, 1, "write_word")
+        with m.If(finished):
+            m.d.sync += write_bank.eq(write_bank + 1)
+        m.d.comb += [
+            item_write.addr.eq(Cat(write_word, write_bank)[ratio_bits:]),
+            item_write.en.eq(arrived << write_word[:ratio_bits]),
+        ]
+        marked = Signal(word_items)
+        for lane in range(lanes):
+            out = ~inside[lane]
+            m.d.comb += [
+                marked[lane].code.eq(stored[lane] | Mux(out, out_mark, 0)),
+                marked[lane].unforced.eq(normal[lane] | out),
+            ]
+        for part in range(ratio):
+            m.d.comb += item_write.data[part].eq(marked)
+
+        # ---- Scan: from the last word to the first.
+        scan_busy, scan_start = Signal(), Signal()
+        scan_word = Signal(word_bits - ratio_bits, reset_less=True)
+        scan_first = Signal(word_bits, reset_less=True)
+        scan_threshold = Signal(code_bits, reset_less=True)
+        scan_missing = Signal(missing_shape, reset_less=True)
+        scan_part = Signal(ratio_bits, reset_less=True)
+        scan_top = Signal(reset_less=True)
+        scan_end = Signal()
+        late = Signal(range(late_limit + 1)) # queries scanned and emitted
+        # Values of the query before are in use for some cycles more.
+        scan_rest = Signal(4)
+        m.d.comb += [
+            scan_end.eq(scan_busy & (scan_word == 0)),
+            scan_start.eq(merge_ready & merge_real & ~scan_busy & ~scan_rest.any()
+                          & (late != late_limit)),
+            hand.eq(scan_start | (merge_ready & ~merge_real)),
+        ]
+        m.d.sync += [late.eq(late + scan_start - release),
+                     scan_rest.eq(Cat(scan_end, scan_rest))]
+        with m.If(scan_start):
+            m.d.sync += [
+                scan_busy.eq(1), scan_word.eq(merge_word[ratio_bits:]),
+                scan_part.eq(merge_word[:ratio_bits]), scan_top.eq(1),
+                scan_first.eq(merge_first), scan_threshold.eq(threshold),
+                scan_bank.eq(scan_bank + 1),
+            ]
+        with m.Elif(scan_busy):
+            m.d.sync += [scan_word.eq(scan_word - 1), scan_top.eq(0)]
+            with m.If(scan_end):
+                m.d.sync += scan_busy.eq(0)
+        scanned_bank = Signal(bank_bits)
+        m.d.comb += scanned_bank.eq(scan_bank - 1)
+
+        # Two cycles to compare with the threshold, one to count.
+        read_valid = delay_control(scan_busy, 1, "read_valid")
+        read_top = delay(scan_top, 1, "read_top")
+        below, level_ = (Signal(self._pass_lanes, name=name, reset_less=True)
+                         for name in ("below", "level"))
+        for part in range(ratio):
+            # What a bank holds beyond the last word is of an older query.
+            stale = Signal(name=f"stale_{part}")
+            m.d.comb += stale.eq(read_top & (part > scan_part))
+            stale_1 = delay(stale, 1, f"stale_{part}")
+            for lane in range(lanes):
+                source = item_read.data[part][lane]
+                pairs = []
+                for low in reversed(range(0, code_bits, 2)):
+                    mine = source.code[low:low + 2]
+                    other = scan_threshold[low:low + 2]
+                    lt = Signal(name=f"lt_{part}_{lane}_{low}", reset_less=True)
+                    eq = Signal(name=f"eq_{part}_{lane}_{low}", reset_less=True)
+                    if len(mine) == 2:
+                        m.d.sync += lt.eq((~mine[1] & other[1])
+                                          | ((mine[1] == other[1]) & ~mine[0] & other[0]))
+                    else:
+                        m.d.sync += lt.eq(~mine[0] & other[0])
+                    m.d.sync += eq.eq(mine == other)
+                    pairs.append((lt, eq))
+                unforced = Signal(name=f"unforced_{part}_{lane}", reset_less=True)
+                m.d.sync += unforced.eq(source.unforced)
+                is_lt: Value = Const(0, 1)
+                is_eq: Value = Const(1, 1)
+                for lt, eq in reversed(pairs):
+                    is_lt = lt | (eq & is_lt)
+                    is_eq = is_eq & eq
+                place = part * lanes + lane
+                m.d.sync += [
+                    below[place].eq((is_lt | ~unforced) & ~stale_1),
+                    level_[place].eq(is_eq & unforced & ~stale_1),
+                ]
+
+        # ---- Scan: keys of a group, and whether the word has any.
+        noted_below, noted_level = (Signal(self._pass_lanes, name=name, reset_less=True)
+                                    for name in ("noted_below", "noted_level"))
+        m.d.sync += [noted_below.eq(below), noted_level.eq(level_)]
+        group_below = [Signal(name=f"group_below_{index}", reset_less=True)
+                       for index in range(groups)]
+        group_count = [Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
+                       for index in range(groups)]
+        for index in range(groups):
+            part_lanes = slice(index * group, (index + 1) * group)
+            m.d.sync += [group_below[index].eq(below[part_lanes].any()),
+                         group_count[index].eq(sum(level_[part_lanes]))]
+        note_valid = delay_control(read_valid, 3, "note_valid")
+        note_word = delay(scan_word, 4, "note_word")
+        any_below, level_count = Signal(), Signal(range(self._pass_lanes + 1))
+        if groups > 1:
+            note_valid = delay_control(note_valid, 1, "note_valid_more")
+            note_word = delay(note_word, 1, "note_word_more")
+            any_below_reg = Signal(reset_less=True)
+            level_count_reg = Signal(range(self._pass_lanes + 1), reset_less=True)
+            m.d.sync += [any_below_reg.eq(Cat(group_below).any()),
+                         level_count_reg.eq(sum(group_count))]
+            m.d.comb += [any_below.eq(any_below_reg), level_count.eq(level_count_reg)]
+            group_below = [delay(value, 1, f"group_below_{index}_more")
+                           for index, value in enumerate(group_below)]
+            group_count = [delay(value, 1, f"group_count_{index}_more")
+                           for index, value in enumerate(group_count)]
+            noted_below = delay(noted_below, 1, "noted_below_more")
+            noted_level = delay(noted_level, 1, "noted_level_more")
+        else:
+            m.d.comb += [any_below.eq(group_below[0]), level_count.eq(group_count[0])]
+        note_last = delay_control(scan_end, 4 if groups == 1 else 5, "note_last")
+
+        def resolve(below: Value, level: Value, missing: Value) -> Value:
+            """Which keys of a group are selected, if so many are missing at the threshold."""
+            keys = Signal(group, name="keys", reset_less=True)
+            left = missing[-1]
+            for lane in range(group):
+                enough: Value = ~left
+                for number in range(1, group - lane):
+                    above = sum(level[lane + 1:group], Const(0, 1))
+                    enough = enough | ((missing == -number) & (above >= number))
+                m.d.comb += keys[lane].eq(below[lane] | (level[lane] & ~enough))
+            return keys
+
+        # ---- Hits: at most one word for each key.
+        most = min(self._top_n, self._capacity // self._pass_lanes)
+        hit_depth = 1 << ceil_log2(2 * most if overlap else most + 1)
+        if groups > 1:
+            hit_group = data.StructLayout({"below": 1, "level": 1, "count": range(group + 1)})
+            hit = data.StructLayout({
+                "word": word_bits - ratio_bits,
+                "groups": data.ArrayLayout(hit_group, groups),
+            })
+        else:
+            hit = data.StructLayout({"word": word_bits, "keys": group})
+        m.submodules.hits = hits = block_ram(shape=hit, depth=hit_depth)
+        hit_write, hit_read = hits.write_port(), hits.read_port()
+        produce, consume = Signal(range(hit_depth)), Signal(range(hit_depth))
+        m.d.comb += [
+            hit_write.addr.eq(produce),
+            hit_write.en.eq(note_valid & (any_below | ((level_count != 0) & scan_missing[-1]))),
+            hit_write.data.word.eq(note_word),
+        ]
+        with m.If(hit_write.en):
+            m.d.sync += produce.eq(produce + 1)
+        with m.If(note_valid & scan_missing[-1]):
+            m.d.sync += scan_missing.eq(scan_missing + level_count)
+        emit_missing = Signal(missing_shape, reset_less=True)
+        if groups > 1:
+            for index in range(groups):
+                m.d.comb += [
+                    hit_write.data.groups[index].below.eq(group_below[index]),
+                    hit_write.data.groups[index].level.eq(group_count[index].any()),
+                    hit_write.data.groups[index].count.eq(group_count[index]),
+                ]
+            flag_layout = data.StructLayout({"below": group, "level": group})
+            m.submodules.flags = flags = block_ram(shape=flag_layout, depth=hit_depth * groups)
+            flag_read = flags.read_port()
+            for index in range(groups):
+                flag_write = flags.write_port()
+                part_lanes = slice(index * group, (index + 1) * group)
+                m.d.comb += [
+                    flag_write.addr.eq(Cat(Const(index, exact_log2(groups)), produce)),
+                    flag_write.data.below.eq(noted_below[part_lanes]),
+                    flag_write.data.level.eq(noted_level[part_lanes]),
+                    flag_write.en.eq(hit_write.en),
+                ]
+        else:
+            m.d.comb += hit_write.data.keys.eq(resolve(noted_below, noted_level, scan_missing))
+
+        # ---- Emit: control.
+        emit_busy, emit_take, emit_done = Signal(), Signal(), Signal()
+        emit_end = Signal.like(produce, reset_less=True)
+        emit_first = Signal(word_bits, reset_less=True)
+        ended_scan = delay_control(note_last, 1, "ended_scan")
+        m.d.comb += release.eq(emit_done)
+        if overlap:
+            emit_wait = Signal()
+            wait_end = Signal.like(produce, reset_less=True)
+            wait_first = Signal(word_bits, reset_less=True)
+            wait_missing = Signal(missing_shape, reset_less=True)
+            start_missing = Signal(missing_shape, reset_less=True)
+            m.d.comb += emit_take.eq(emit_wait & (~emit_busy | emit_done))
+            with m.If(ended_scan):
+                m.d.sync += [emit_wait.eq(1), wait_end.eq(produce), wait_first.eq(scan_first),
+                             wait_missing.eq(start_missing)]
+            with m.Elif(emit_take):
+                m.d.sync += emit_wait.eq(0)
+        else:
+            wait_end, wait_first, wait_missing = produce, scan_first, Signal(missing_shape)
+            start_missing = wait_missing
+            m.d.comb += emit_take.eq(ended_scan)
+        with m.If(scan_start):
+            m.d.sync += [scan_missing.eq(missing), start_missing.eq(missing)]
+        with m.If(emit_take):
+            m.d.sync += [emit_busy.eq(1), emit_end.eq(wait_end), emit_first.eq(wait_first)]
+        with m.Elif(emit_done):
+            m.d.sync += emit_busy.eq(0)
+        with m.If(emit_done):
+            m.d.sync += emit_bank.eq(emit_bank + 1)
+
+        # ---- Emit: the next hit.
+        hit_valid, hit_move, hit_last = Signal(), Signal(), Signal()
+        hit_more = Signal()
+        m.d.comb += [
+            hit_read.addr.eq(consume),
+            hit_read.en.eq(hit_move),
+            hit_more.eq(emit_busy & (consume != emit_end)),
+            hit_last.eq(consume == emit_end),
+        ]
+        with m.If(hit_move):
+            m.d.sync += [hit_valid.eq(hit_more), consume.eq(consume + hit_more)]
+
+        # ---- Emit: the next group.
+        advance = Signal()
+        group_valid, group_done, group_last = (
+            Signal(name=name) for name in ("group_valid", "group_done", "group_last"))
+        group_keys = Signal(group)
+        group_base = Signal(word_bits + lane_bits - group_bits, reset_less=True)
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        group_move = Signal()
+        m.d.comb += group_move.eq(~group_valid | group_done)
+        if overlap or groups > 1:
+            m.submodules.distances = kept_distances = block_ram(
+                shape=data.ArrayLayout(distance_bits, group), depth=bank_words * word_groups)
+            distance_read = kept_distances.read_port()
+            for index in range(word_groups):
+                distance_write = kept_distances.write_port()
+                m.d.comb += [
+                    distance_write.addr.eq(Cat(
+                        Const(index, exact_log2(word_groups)), write_word, write_bank)),
+                    distance_write.data.eq(Cat(stored[index * group:][:group])),
+                    distance_write.en.eq(arrived),
+                ]
+            m.d.comb += item_read.addr.eq(Cat(scan_word, scanned_bank))
+        if groups > 1:
+            # Groups of a word with hits, from the last one.
+            word_valid, word_move, word_last = Signal(), Signal(), Signal(reset_less=True)
+            pick: Any = Signal(hit, reset_less=True)
+            slot = Signal.like(consume, reset_less=True)
+            pick_slot = Signal.like(consume, reset_less=True)
+            left, picks = Signal(), Signal(groups)
+            picked, count = Signal(range(groups)), Signal(range(group + 1))
+            rest_below, rest_level, rest = Signal(groups), Signal(groups), Signal()
+            after = Signal(missing_shape)
+            below_bits = Cat(pick.groups[index].below for index in range(groups))
+            level_bits = Cat(pick.groups[index].level for index in range(groups))
+            m.d.comb += [
+                left.eq(emit_missing[-1]),
+                picks.eq(below_bits | (level_bits & left.replicate(groups))),
+                after.eq(emit_missing + count),
+            ]
+            for index in range(groups):
+                with m.If(picks[index]):
+                    m.d.comb += [picked.eq(index), count.eq(pick.groups[index].count),
+                                 rest_below.eq(below_bits[:index]),
+                                 rest_level.eq(level_bits[:index])]
+            fetch_valid, fetch_move = Signal(), Signal()
+            m.d.comb += [
+                rest.eq(rest_below.any() | (rest_level.any() & left & after[-1])),
+                fetch_move.eq(~fetch_valid | group_move),
+                word_move.eq(~word_valid | (fetch_move & ~rest)),
+                hit_move.eq(~hit_valid | word_move),
+                emit_done.eq(word_valid & word_last & word_move),
+            ]
+            with m.If(hit_move):
+                m.d.sync += slot.eq(consume)
+            with m.If(word_move):
+                m.d.sync += [word_valid.eq(hit_valid), word_last.eq(hit_last),
+                             pick.eq(hit_read.data), pick_slot.eq(slot)]
+            with m.Elif(fetch_move):
+                for index in range(groups):
+                    m.d.sync += [pick.groups[index].below.eq(rest_below[index]),
+                                 pick.groups[index].level.eq(rest_level[index])]
+            with m.If(emit_take):
+                m.d.sync += emit_missing.eq(wait_missing)
+            with m.Elif(fetch_move & word_valid & left):
+                m.d.sync += emit_missing.eq(after)
+
+            fetch_last = Signal(reset_less=True)
+            fetch_base = Signal.like(group_base, reset_less=True)
+            fetch_missing = Signal.like(emit_missing, reset_less=True)
+            split = exact_log2(word_groups)
+            pick_word = Cat(picked[split:], pick.word)
+            m.d.comb += [
+                distance_read.addr.eq(Cat(picked[:split], pick_word, emit_bank)),
+                distance_read.en.eq(fetch_move),
+                flag_read.addr.eq(Cat(picked, pick_slot)),
+                flag_read.en.eq(fetch_move),
+            ]
+            with m.If(fetch_move):
+                m.d.sync += [
+                    fetch_valid.eq(word_valid), fetch_last.eq(word_last & ~rest),
+                    fetch_base.eq(Cat(picked[:split], (pick_word + emit_first)[:word_bits])),
+                    fetch_missing.eq(emit_missing),
+                ]
+            group_flags: Any = Signal(flag_layout, reset_less=True)
+            group_missing = Signal.like(emit_missing, reset_less=True)
+            held = Signal(data.ArrayLayout(distance_bits, group), reset_less=True)
+            gone = Signal(group, reset_less=True)
+            with m.If(group_move):
+                m.d.sync += [
+                    group_valid.eq(fetch_valid), group_last.eq(fetch_last),
+                    group_base.eq(fetch_base), group_missing.eq(fetch_missing),
+                    group_flags.eq(flag_read.data), held.eq(distance_read.data), gone.eq(0),
+                ]
+            m.d.comb += group_keys.eq(
+                resolve(group_flags.below, group_flags.level, group_missing) & ~gone)
+            group_distances = [held[lane] for lane in range(group)]
+        else:
+            m.d.comb += hit_move.eq(~hit_valid | group_move)
+            kept = Signal(group, reset_less=True)
+            with m.If(group_move):
+                m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
+                             kept.eq(hit_read.data.keys),
+                             group_base.eq(hit_read.data.word + emit_first)]
+            m.d.comb += group_keys.eq(kept)
+            if overlap:
+                m.d.comb += [
+                    distance_read.addr.eq(Cat(hit_read.data.word, emit_bank)),
+                    distance_read.en.eq(group_move),
+                    emit_done.eq(hit_valid & hit_last & group_move),
+                ]
+                group_distances = [distance_read.data[lane] for lane in range(group)]
+            else:
+                m.d.comb += [
+                    item_read.addr.eq(
+                        Cat(Mux(scan_busy, scan_word, hit_read.data.word), emit_bank)),
+                    item_read.en.eq(scan_busy | group_move),
+                    emit_done.eq(group_valid & group_last & group_done),
+                ]
+                group_distances = [item_read.data[0][lane].code[:distance_bits]
+                                   for lane in range(group)]
+
+        # ---- Emit: the next key of the group, the highest.
+        key = Signal(group_bits)
+        others = Signal(group)
+        distance = Signal(distance_bits)
+        for lane in range(group):
+            with m.If(group_keys[lane]):
+                m.d.comb += [key.eq(lane), distance.eq(group_distances[lane]),
+                             others.eq(group_keys[:lane])]
+        m.d.comb += group_done.eq(advance & (others == 0))
+        with m.If(advance):
+            m.d.sync += [
+                self.o.valid.eq(group_valid),
+                self.o.p.index.eq(Cat(key, group_base)),
+                self.o.p.distance.eq(distance),
+                self.o.p.last.eq(group_last & (others == 0)),
+            ]
+            with m.If(group_valid & ~group_done):
+                if groups > 1:
+                    m.d.sync += gone.eq(~others)
+                else:
+                    m.d.sync += kept.eq(others)
+
+        return m
