@@ -138,8 +138,8 @@ class HistogramTopN(wiring.Component):
     @property
     def scan_latency(self) -> int:
         """Cycles from a query's last read to the start of emitting it, if that is free."""
-        more_groups = self._pass_lanes > min(GROUP, self._lanes)
-        return (6 if self._overlap else 5) + more_groups
+        groups = self._pass_lanes // min(GROUP, self._lanes)
+        return (6 if self._overlap else 5) + exact_log2(groups)
 
     @property
     def emit_latency(self) -> int:
@@ -256,45 +256,55 @@ class HistogramTopN(wiring.Component):
             lane = position[:lane_bits]
             return Cat(index >= lane for index in range(lanes))
 
+        # A mask says which lanes come at a position or after it, in the word of the position. In
+        # the words after it is all ones.
         word = Signal(word_bits)
-        first, begun, ended, passed = Signal(), Signal(), Signal(), Signal()
         from_skip, from_end, from_start, from_stop = (
             Signal(lanes, name=name, reset_less=True)
             for name in ("from_skip", "from_end", "from_start", "from_stop"))
+        end_begun, start_begun, stop_begun = (
+            Signal(name=name, reset_less=True)
+            for name in ("end_begun", "start_begun", "stop_begun"))
+        ones = Const(-1, lanes)
+
+        def at(position: Value, begun: Value, name: str) -> Signal:
+            here = Signal(name=f"at_{name}")
+            m.d.comb += here.eq((word == position[lane_bits:]) | begun)
+            return here
+
+        at_end = at(counted.end, end_begun, "end")
+        at_start = at(counted.normal_start, start_begun, "start")
+        at_stop = at(counted.normal_end, stop_begun, "stop")
+        with m.If(arrive):
+            m.d.sync += [from_skip.eq(ones),
+                         end_begun.eq(at_end), start_begun.eq(at_start), stop_begun.eq(at_stop)]
+            with m.If(at_end):
+                m.d.sync += from_end.eq(ones)
+            with m.If(at_start):
+                m.d.sync += from_start.eq(ones)
+            with m.If(at_stop):
+                m.d.sync += from_stop.eq(ones)
+            with m.If(~self.i.p.last):
+                m.d.sync += word.eq(word + 1)
         with m.If(load):
             m.d.sync += [
                 counted.eq(loaded),
                 from_skip.eq(from_lane(loaded.skip)),
                 from_end.eq(from_lane(loaded.end)),
                 from_start.eq(from_lane(loaded.normal_start)),
-                from_stop.eq(from_lane(loaded.normal_end)),
-                word.eq(0), first.eq(1), begun.eq(0), ended.eq(loaded.no_normal), passed.eq(0),
+                from_stop.eq(from_lane(loaded.normal_end) | loaded.no_normal.replicate(lanes)),
+                word.eq(0), end_begun.eq(0), start_begun.eq(0), stop_begun.eq(loaded.no_normal),
             ]
-        with m.Elif(arrive & ~self.i.p.last):
-            m.d.sync += [word.eq(word + 1), first.eq(0)]
-
-        def at(position: Value, name: str) -> Signal:
-            here = Signal(name=f"at_{name}")
-            m.d.comb += here.eq(word == position[lane_bits:])
-            return here
-
-        at_end, at_start, at_stop = (
-            at(counted.end, "end"), at(counted.normal_start, "start"),
-            at(counted.normal_end, "stop"))
-        with m.If(arrive & ~load):
-            m.d.sync += [begun.eq(begun | at_start), ended.eq(ended | at_stop),
-                         passed.eq(passed | at_end)]
-        normal, inside = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
-        m.d.sync += [
-            normal.eq((from_start | begun.replicate(lanes))
-                      & ~(from_stop & at_stop.replicate(lanes))),
-            inside.eq((from_skip | ~first.replicate(lanes))
-                      & ~(from_end & at_end.replicate(lanes))),
+        now_normal, now_inside = Signal(lanes), Signal(lanes)
+        normal, unforced = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        m.d.comb += [
+            now_normal.eq(from_start & at_start.replicate(lanes)
+                          & ~(from_stop & at_stop.replicate(lanes))),
+            now_inside.eq(from_skip & ~(from_end & at_end.replicate(lanes))),
         ]
-        with m.If(ended | ~(begun | at_start) | ~arrive):
+        m.d.sync += [normal.eq(now_normal), unforced.eq(now_normal | ~now_inside)]
+        with m.If(~arrive):
             m.d.sync += normal.eq(0)
-        with m.If(passed):
-            m.d.sync += inside.eq(0)
 
         # ---- Merge: control. After reset all bins are cleared, as if queries had been counted.
         bins = self._key_bits * (1 if overlap else 2)
@@ -310,7 +320,7 @@ class HistogramTopN(wiring.Component):
         distances = [self.i.p.distances[lane] for lane in range(lanes)]
         terms: list[Value] = [] # of a bin, by lane
         limit = -(-words // 2)
-        stored = Signal(data.ArrayLayout(distance_bits, lanes), reset_less=True)
+        stored = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
         turn = Signal()
         if overlap:
             with m.If(arrive):
@@ -320,7 +330,10 @@ class HistogramTopN(wiring.Component):
                 m.d.sync += count_bank.eq(~count_bank)
             with m.If(merge_start):
                 m.d.sync += merge_bank.eq(~merge_bank)
-            m.d.sync += stored.eq(Cat(distances))
+            for lane in range(lanes):
+                m.d.sync += stored[lane].eq(distances[lane])
+                with m.If(~now_inside[lane]):
+                    m.d.sync += stored[lane].eq(distances[lane] | out_mark)
             for name, mine in [("even", ~turn), ("odd", turn)]:
                 take = Signal(name=f"take_{name}")
                 own_bank = Signal(name=f"bank_{name}")
@@ -375,11 +388,13 @@ class HistogramTopN(wiring.Component):
                 m.d.comb += [
                     address.eq(Mux(bin_busy, bin_code, distances[lane])),
                     read.addr.eq(Cat(address, side)),
-                    write_port.addr.eq(Cat(stored[lane], wrote_turn)),
+                    write_port.addr.eq(Cat(stored[lane][:distance_bits], wrote_turn)),
                     write_port.data.eq(Mux(clearing, 0, read.data + 1)),
                     write_port.en.eq(normal[lane] | clearing),
                 ]
                 m.d.sync += stored[lane].eq(address)
+                with m.If(~now_inside[lane] & ~bin_busy):
+                    m.d.sync += stored[lane].eq(address | out_mark)
                 terms.append(read.data)
 
         # ---- Merge: the sum over the lanes, registered at each level.
@@ -491,10 +506,9 @@ class HistogramTopN(wiring.Component):
         ]
         marked = Signal(word_items)
         for lane in range(lanes):
-            out = ~inside[lane]
             m.d.comb += [
-                marked[lane].code.eq(stored[lane] | Mux(out, out_mark, 0)),
-                marked[lane].unforced.eq(normal[lane] | out),
+                marked[lane].code.eq(stored[lane]),
+                marked[lane].unforced.eq(unforced[lane]),
             ]
         for part in range(ratio):
             m.d.comb += item_write.data[part].eq(marked)
@@ -510,7 +524,7 @@ class HistogramTopN(wiring.Component):
         scan_end = Signal()
         late = Signal(range(late_limit + 1)) # queries scanned and emitted
         # Values of the query before are in use for some cycles more.
-        scan_rest = Signal(4)
+        scan_rest = Signal(4 + exact_log2(groups))
         m.d.comb += [
             scan_end.eq(scan_busy & (scan_word == 0)),
             scan_start.eq(merge_ready & merge_real & ~scan_busy & ~scan_rest.any()
@@ -545,64 +559,78 @@ class HistogramTopN(wiring.Component):
             stale_1 = delay(stale, 1, f"stale_{part}")
             for lane in range(lanes):
                 source = item_read.data[part][lane]
-                pairs = []
-                for low in reversed(range(0, code_bits, 2)):
-                    mine = source.code[low:low + 2]
-                    other = scan_threshold[low:low + 2]
-                    lt = Signal(name=f"lt_{part}_{lane}_{low}", reset_less=True)
-                    eq = Signal(name=f"eq_{part}_{lane}_{low}", reset_less=True)
+                place = part * lanes + lane
+                # The lowest bit alone, the others in pairs.
+                low_bit, low_eq, unmarked = (
+                    Signal(name=f"{name}_{place}", reset_less=True)
+                    for name in ("low_bit", "low_eq", "unmarked"))
+                m.d.sync += [
+                    low_bit.eq(source.code[0]),
+                    low_eq.eq((source.code[0] == scan_threshold[0]) & source.unforced),
+                    unmarked.eq(source.unforced),
+                ]
+                is_lt: Value = ~low_bit & scan_threshold[0]
+                is_eq: Value = low_eq
+                for low in range(1, code_bits, 2):
+                    mine, other = source.code[low:low + 2], scan_threshold[low:low + 2]
+                    lt, eq = (Signal(name=f"{name}_{place}_{low}", reset_less=True)
+                              for name in ("lt", "eq"))
+                    higher = ~mine[-1] & other[-1]
                     if len(mine) == 2:
-                        m.d.sync += lt.eq((~mine[1] & other[1])
-                                          | ((mine[1] == other[1]) & ~mine[0] & other[0]))
-                    else:
-                        m.d.sync += lt.eq(~mine[0] & other[0])
-                    m.d.sync += eq.eq(mine == other)
-                    pairs.append((lt, eq))
-                unforced = Signal(name=f"unforced_{part}_{lane}", reset_less=True)
-                m.d.sync += unforced.eq(source.unforced)
-                is_lt: Value = Const(0, 1)
-                is_eq: Value = Const(1, 1)
-                for lt, eq in reversed(pairs):
+                        higher = higher | ((mine[1] == other[1]) & ~mine[0] & other[0])
+                    m.d.sync += [lt.eq(higher), eq.eq(mine == other)]
                     is_lt = lt | (eq & is_lt)
                     is_eq = is_eq & eq
-                place = part * lanes + lane
                 m.d.sync += [
-                    below[place].eq((is_lt | ~unforced) & ~stale_1),
-                    level_[place].eq(is_eq & unforced & ~stale_1),
+                    below[place].eq((is_lt | ~unmarked) & ~stale_1),
+                    level_[place].eq(is_eq & ~stale_1),
                 ]
 
         # ---- Scan: keys of a group, and whether the word has any.
         noted_below, noted_level = (Signal(self._pass_lanes, name=name, reset_less=True)
                                     for name in ("noted_below", "noted_level"))
         m.d.sync += [noted_below.eq(below), noted_level.eq(level_)]
-        group_below = [Signal(name=f"group_below_{index}", reset_less=True)
-                       for index in range(groups)]
+        group_below, group_level = (
+            [Signal(name=f"{name}_{index}", reset_less=True) for index in range(groups)]
+            for name in ("group_has_below", "group_has_level"))
         group_count = [Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
                        for index in range(groups)]
         for index in range(groups):
             part_lanes = slice(index * group, (index + 1) * group)
             m.d.sync += [group_below[index].eq(below[part_lanes].any()),
+                         group_level[index].eq(level_[part_lanes].any()),
                          group_count[index].eq(sum(level_[part_lanes]))]
-        note_valid = delay_control(read_valid, 3, "note_valid")
-        note_word = delay(scan_word, 4, "note_word")
-        any_below, level_count = Signal(), Signal(range(self._pass_lanes + 1))
-        if groups > 1:
-            note_valid = delay_control(note_valid, 1, "note_valid_more")
-            note_word = delay(note_word, 1, "note_word_more")
-            any_below_reg = Signal(reset_less=True)
-            level_count_reg = Signal(range(self._pass_lanes + 1), reset_less=True)
-            m.d.sync += [any_below_reg.eq(Cat(group_below).any()),
-                         level_count_reg.eq(sum(group_count))]
-            m.d.comb += [any_below.eq(any_below_reg), level_count.eq(level_count_reg)]
-            group_below = [delay(value, 1, f"group_below_{index}_more")
-                           for index, value in enumerate(group_below)]
-            group_count = [delay(value, 1, f"group_count_{index}_more")
-                           for index, value in enumerate(group_count)]
-            noted_below = delay(noted_below, 1, "noted_below_more")
-            noted_level = delay(noted_level, 1, "noted_level_more")
-        else:
-            m.d.comb += [any_below.eq(group_below[0]), level_count.eq(group_count[0])]
-        note_last = delay_control(scan_end, 4 if groups == 1 else 5, "note_last")
+        # How many keys at the threshold a group and those above it have.
+        steps = exact_log2(groups)
+        for step in range(steps):
+            sums = []
+            for index, term in enumerate(group_count):
+                upper = (index >> step | 1) << step
+                most = group * min(groups - index, 2 << step)
+                through = Signal(range(most + 1), name=f"through_{step}_{index}", reset_less=True)
+                m.d.sync += through.eq(
+                    term if index >= upper else term + group_count[upper])
+                sums.append(through)
+            group_count = sums
+        group_below = [delay(value, steps, f"group_below_{index}")
+                       for index, value in enumerate(group_below)]
+        group_level = [delay(value, steps, f"group_level_{index}")
+                       for index, value in enumerate(group_level)]
+        noted_below = delay(noted_below, steps, "noted_below")
+        noted_level = delay(noted_level, steps, "noted_level")
+        note_valid = delay_control(read_valid, 3 + steps, "note_valid")
+        note_word = delay(scan_word, 4 + steps, "note_word")
+        note_last = delay_control(scan_end, 4 + steps, "note_last")
+        above = [*group_count[1:], Const(0, 1)]
+        level_count = group_count[0]
+        note_groups = Signal(groups)
+        for index in range(groups):
+            short = Signal.like(scan_missing, name=f"short_{index}")
+            m.d.comb += [
+                short.eq(scan_missing + above[index]),
+                note_groups[index].eq(group_below[index] | (
+                    group_level[index] & scan_missing[-1] & short[-1])),
+            ]
 
         def resolve(below: Value, level: Value, missing: Value) -> Value:
             """Which keys of a group are selected, if so many are missing at the threshold."""
@@ -620,10 +648,12 @@ class HistogramTopN(wiring.Component):
         most = min(self._top_n, self._capacity // self._pass_lanes)
         hit_depth = 1 << ceil_log2(2 * most if overlap else most + 1)
         if groups > 1:
-            hit_group = data.StructLayout({"below": 1, "level": 1, "count": range(group + 1)})
+            above_shape = range(self._pass_lanes - group + 1)
             hit = data.StructLayout({
                 "word": word_bits - ratio_bits,
-                "groups": data.ArrayLayout(hit_group, groups),
+                "groups": groups,
+                "missing": missing_shape,
+                "above": data.ArrayLayout(above_shape, groups - 1),
             })
         else:
             hit = data.StructLayout({"word": word_bits, "keys": group})
@@ -632,21 +662,19 @@ class HistogramTopN(wiring.Component):
         produce, consume = Signal(range(hit_depth)), Signal(range(hit_depth))
         m.d.comb += [
             hit_write.addr.eq(produce),
-            hit_write.en.eq(note_valid & (any_below | ((level_count != 0) & scan_missing[-1]))),
+            hit_write.en.eq(note_valid & note_groups.any()),
             hit_write.data.word.eq(note_word),
         ]
         with m.If(hit_write.en):
             m.d.sync += produce.eq(produce + 1)
         with m.If(note_valid & scan_missing[-1]):
             m.d.sync += scan_missing.eq(scan_missing + level_count)
-        emit_missing = Signal(missing_shape, reset_less=True)
         if groups > 1:
-            for index in range(groups):
-                m.d.comb += [
-                    hit_write.data.groups[index].below.eq(group_below[index]),
-                    hit_write.data.groups[index].level.eq(group_count[index].any()),
-                    hit_write.data.groups[index].count.eq(group_count[index]),
-                ]
+            m.d.comb += [
+                hit_write.data.groups.eq(note_groups),
+                hit_write.data.missing.eq(scan_missing),
+                *(hit_write.data.above[index].eq(above[index]) for index in range(groups - 1)),
+            ]
             flag_layout = data.StructLayout({"below": group, "level": group})
             m.submodules.flags = flags = block_ram(shape=flag_layout, depth=hit_depth * groups)
             flag_read = flags.read_port()
@@ -672,20 +700,16 @@ class HistogramTopN(wiring.Component):
             emit_wait = Signal()
             wait_end = Signal.like(produce, reset_less=True)
             wait_first = Signal(word_bits, reset_less=True)
-            wait_missing = Signal(missing_shape, reset_less=True)
-            start_missing = Signal(missing_shape, reset_less=True)
             m.d.comb += emit_take.eq(emit_wait & (~emit_busy | emit_done))
             with m.If(ended_scan):
-                m.d.sync += [emit_wait.eq(1), wait_end.eq(produce), wait_first.eq(scan_first),
-                             wait_missing.eq(start_missing)]
+                m.d.sync += [emit_wait.eq(1), wait_end.eq(produce), wait_first.eq(scan_first)]
             with m.Elif(emit_take):
                 m.d.sync += emit_wait.eq(0)
         else:
-            wait_end, wait_first, wait_missing = produce, scan_first, Signal(missing_shape)
-            start_missing = wait_missing
+            wait_end, wait_first = produce, scan_first
             m.d.comb += emit_take.eq(ended_scan)
         with m.If(scan_start):
-            m.d.sync += [scan_missing.eq(missing), start_missing.eq(missing)]
+            m.d.sync += scan_missing.eq(missing)
         with m.If(emit_take):
             m.d.sync += [emit_busy.eq(1), emit_end.eq(wait_end), emit_first.eq(wait_first)]
         with m.Elif(emit_done):
@@ -723,7 +747,9 @@ class HistogramTopN(wiring.Component):
                 m.d.comb += [
                     distance_write.addr.eq(Cat(
                         Const(index, exact_log2(word_groups)), write_word, write_bank)),
-                    distance_write.data.eq(Cat(stored[index * group:][:group])),
+                    distance_write.data.eq(Cat(
+                        stored[lane][:distance_bits]
+                        for lane in range(index * group, (index + 1) * group))),
                     distance_write.en.eq(arrived),
                 ]
             m.d.comb += item_read.addr.eq(Cat(scan_word, scanned_bank))
@@ -733,27 +759,17 @@ class HistogramTopN(wiring.Component):
             pick: Any = Signal(hit, reset_less=True)
             slot = Signal.like(consume, reset_less=True)
             pick_slot = Signal.like(consume, reset_less=True)
-            left, picks = Signal(), Signal(groups)
-            picked, count = Signal(range(groups)), Signal(range(group + 1))
-            rest_below, rest_level, rest = Signal(groups), Signal(groups), Signal()
-            after = Signal(missing_shape)
-            below_bits = Cat(pick.groups[index].below for index in range(groups))
-            level_bits = Cat(pick.groups[index].level for index in range(groups))
-            m.d.comb += [
-                left.eq(emit_missing[-1]),
-                picks.eq(below_bits | (level_bits & left.replicate(groups))),
-                after.eq(emit_missing + count),
-            ]
+            picked, above_picked = Signal(range(groups)), Signal(above_shape)
+            rest = Signal(groups)
             for index in range(groups):
-                with m.If(picks[index]):
-                    m.d.comb += [picked.eq(index), count.eq(pick.groups[index].count),
-                                 rest_below.eq(below_bits[:index]),
-                                 rest_level.eq(level_bits[:index])]
+                with m.If(pick.groups[index]):
+                    m.d.comb += [
+                        picked.eq(index), rest.eq(pick.groups[:index]),
+                        above_picked.eq(pick.above[index] if index < groups - 1 else 0)]
             fetch_valid, fetch_move = Signal(), Signal()
             m.d.comb += [
-                rest.eq(rest_below.any() | (rest_level.any() & left & after[-1])),
                 fetch_move.eq(~fetch_valid | group_move),
-                word_move.eq(~word_valid | (fetch_move & ~rest)),
+                word_move.eq(~word_valid | (fetch_move & (rest == 0))),
                 hit_move.eq(~hit_valid | word_move),
                 emit_done.eq(word_valid & word_last & word_move),
             ]
@@ -763,17 +779,11 @@ class HistogramTopN(wiring.Component):
                 m.d.sync += [word_valid.eq(hit_valid), word_last.eq(hit_last),
                              pick.eq(hit_read.data), pick_slot.eq(slot)]
             with m.Elif(fetch_move):
-                for index in range(groups):
-                    m.d.sync += [pick.groups[index].below.eq(rest_below[index]),
-                                 pick.groups[index].level.eq(rest_level[index])]
-            with m.If(emit_take):
-                m.d.sync += emit_missing.eq(wait_missing)
-            with m.Elif(fetch_move & word_valid & left):
-                m.d.sync += emit_missing.eq(after)
+                m.d.sync += pick.groups.eq(rest)
 
             fetch_last = Signal(reset_less=True)
             fetch_base = Signal.like(group_base, reset_less=True)
-            fetch_missing = Signal.like(emit_missing, reset_less=True)
+            fetch_missing = Signal(missing_shape, reset_less=True)
             split = exact_log2(word_groups)
             pick_word = Cat(picked[split:], pick.word)
             m.d.comb += [
@@ -784,12 +794,12 @@ class HistogramTopN(wiring.Component):
             ]
             with m.If(fetch_move):
                 m.d.sync += [
-                    fetch_valid.eq(word_valid), fetch_last.eq(word_last & ~rest),
+                    fetch_valid.eq(word_valid), fetch_last.eq(word_last & (rest == 0)),
                     fetch_base.eq(Cat(picked[:split], (pick_word + emit_first)[:word_bits])),
-                    fetch_missing.eq(emit_missing),
+                    fetch_missing.eq(Mux(pick.missing[-1], pick.missing + above_picked, 0)),
                 ]
             group_flags: Any = Signal(flag_layout, reset_less=True)
-            group_missing = Signal.like(emit_missing, reset_less=True)
+            group_missing = Signal(missing_shape, reset_less=True)
             held = Signal(data.ArrayLayout(distance_bits, group), reset_less=True)
             gone = Signal(group, reset_less=True)
             with m.If(group_move):
