@@ -10,7 +10,7 @@ from nearbit_hw.core import Core
 from nearbit_model.config import Config
 
 
-__all__ = ["BoardTop", "LinkedCore"]
+__all__ = ["TIMEOUT_BYTES", "BoardTop", "LinkedCore"]
 
 
 TIMEOUT_BYTES = 1024

@@ -1,6 +1,8 @@
 """Ways to a device's bytes: a serial port, or a simulation of the device."""
 
+import ctypes
 import errno
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,7 +12,7 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_boards.top import BoardTop, LinkedCore
+from nearbit_boards.top import TIMEOUT_BYTES, BoardTop, LinkedCore
 from nearbit_model.config import Config
 from nearbit_sim.compiled import CompiledEngine, _Input, _Output
 
@@ -118,12 +120,33 @@ def _port_problem(port: str, baud: int, error: Exception) -> str:
     return f"{port} cannot be opened: {error}"
 
 
-class _Session(CompiledEngine):
-    """A compiled component that runs on between calls, a slice of bytes or edges at a time."""
+class _Engine(CompiledEngine):
+    """A compiled component with an input and an output."""
 
-    def __init__(self, component: wiring.Component) -> None:
-        super().__init__(component)
-        self._library = self._load(False)
+    @functools.cached_property
+    def library(self) -> ctypes.CDLL:
+        """The library, built on first use."""
+        return self._load(False)
+
+
+@functools.lru_cache(maxsize=8)
+def _byte_engine(*parameters: Any) -> _Engine:
+    config, version, clock, timeout = parameters
+    return _Engine(LinkedCore(config, version=version, clock=clock, timeout=timeout))
+
+
+@functools.lru_cache(maxsize=8)
+def _pin_engine(*parameters: Any) -> _Engine:
+    config, version, clock, baud, timeout_bytes = parameters
+    return _Engine(_Pins(BoardTop(config, version=version, clock=clock, baud=baud,
+                                  timeout_bytes=timeout_bytes)))
+
+
+class _Session:
+    """A run of an engine that goes on between calls, a slice of bytes or edges at a time."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self._library = engine.library
         self._handle = self._library.nearbit_create(1, None)
 
     def advance(self, cycles: int, words: Any = (), *, wait: bool = False) -> Any:
@@ -161,22 +184,22 @@ class SimulatedTransport:
 
     Parameters
     ----------
-    config
-        What the device was built from.
-    component
-        The device, with byte streams ``i`` and ``o``; None is a :class:`LinkedCore`.
-    clock
-        Cycles in a second of a time-out.
+    config, version, clock, timeout
+        As for :class:`nearbit_boards.top.LinkedCore`. The clock is also that of time-outs.
+
+    Raises
+    ------
+    SimulationError
+        A missing compiler.
     """
 
     name = "the simulated device"
     baud = 0
 
-    def __init__(self, config: Config, *, component: LinkedCore | None = None,
-                 clock: int = 1_000_000) -> None:
+    def __init__(self, config: Config, *, version: tuple[int, int, int] = (0, 0, 0),
+                 clock: int = 1_000_000, timeout: int = 10_000) -> None:
         """Build the device and reset it."""
-        self._session = _Session(LinkedCore(config, clock=clock) if component is None
-                                 else component)
+        self._session = _Session(_byte_engine(config, version, clock, timeout))
         self._clock = clock
         self._received = bytearray()
         self.cycles = 0
@@ -260,19 +283,28 @@ class PinTransport:
 
     Parameters
     ----------
-    top
-        The board top.
+    config, version, clock, baud, timeout_bytes
+        As for :class:`nearbit_boards.top.BoardTop`.
     drift
         By how much the host's bits are longer than they should be, for example 0.02.
+
+    Raises
+    ------
+    ValueError
+        A clock and a baud rate that do not fit each other.
+    SimulationError
+        A missing compiler.
     """
 
-    def __init__(self, top: BoardTop, *, drift: float = 0.0) -> None:
+    def __init__(self, config: Config, *, version: tuple[int, int, int] = (0, 0, 0),
+                 clock: int = 12_000_000, baud: int = 1_000_000,
+                 timeout_bytes: int = TIMEOUT_BYTES, drift: float = 0.0) -> None:
         """Build the board and reset it."""
         self.name = "the simulated board"
-        self.baud = top.baud
-        self._clock = top.clock
-        self._bit = top.clock / top.baud * (1 + drift)
-        self._session = _Session(_Pins(top))
+        self.baud = baud
+        self._clock = clock
+        self._bit = clock / baud * (1 + drift)
+        self._session = _Session(_pin_engine(config, version, clock, baud, timeout_bytes))
         self._decoder = _Decoder(self._bit)
         self.cycles = 0
         """Simulated cycles."""

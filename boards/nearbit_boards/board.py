@@ -1,0 +1,283 @@
+"""What all boards share: a description of a board, and the design around the accelerator."""
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from amaranth import *
+from amaranth.build import ResourceError
+from amaranth.lib import io
+from amaranth.lib.cdc import FFSynchronizer  # type: ignore[import-untyped]
+
+from nearbit_boards.pll import PllError, find_pll
+from nearbit_boards.uart import divisor
+from nearbit_model.config import Config
+
+
+__all__ = ["DEVICES", "Board", "BoardError", "Device", "Fpga", "Programmer", "suggest"]
+
+
+class BoardError(Exception):
+    """A board that cannot be used as asked; the message is one sentence for the user."""
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Name the nearest of some names, or all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device has.
+
+    Parameters
+    ----------
+    family
+        ``ice40`` or ``ecp5``.
+    luts
+        Logic cells of an iCE40, LUT4 of an ECP5.
+    brams
+        Block RAMs: SB_RAM40_4K of 4 Kbit, DP16KD of 18 Kbit.
+    sprams
+        SB_SPRAM256KA of 256 Kbit.
+    dsps
+        SB_MAC16 or MULT18X18D.
+    """
+
+    family: str
+    luts: int
+    brams: int
+    sprams: int
+    dsps: int
+
+
+DEVICES = {
+    "iCE40HX1K": Device("ice40", 1280, 16, 0, 0),
+    "iCE40LP1K": Device("ice40", 1280, 16, 0, 0),
+    # The 4K is the same chip as the 8K, and the open tools use all of it.
+    "iCE40HX4K": Device("ice40", 7680, 32, 0, 0),
+    "iCE40LP4K": Device("ice40", 7680, 32, 0, 0),
+    "iCE40HX8K": Device("ice40", 7680, 32, 0, 0),
+    "iCE40LP8K": Device("ice40", 7680, 32, 0, 0),
+    "iCE40UP5K": Device("ice40", 5280, 30, 4, 8),
+    # The 12F is a 25F, and the open tools use all of it.
+    "LFE5U-12F": Device("ecp5", 24288, 56, 0, 28),
+    "LFE5U-25F": Device("ecp5", 24288, 56, 0, 28),
+    "LFE5U-45F": Device("ecp5", 43848, 108, 0, 72),
+    "LFE5U-85F": Device("ecp5", 83640, 208, 0, 156),
+    "LFE5UM-25F": Device("ecp5", 24288, 56, 0, 28),
+    "LFE5UM-45F": Device("ecp5", 43848, 108, 0, 72),
+    "LFE5UM-85F": Device("ecp5", 83640, 208, 0, 156),
+    "LFE5UM5G-25F": Device("ecp5", 24288, 56, 0, 28),
+    "LFE5UM5G-45F": Device("ecp5", 43848, 108, 0, 72),
+    "LFE5UM5G-85F": Device("ecp5", 83640, 208, 0, 156),
+}
+"""Devices for which bitstreams can be built with open tools from PyPI, by Amaranth's names."""
+
+
+@dataclass(frozen=True)
+class Programmer:
+    """The program that writes a bitstream to a board.
+
+    Parameters
+    ----------
+    command
+        Its name.
+    arguments
+        What it is given before the bitstream's name.
+    variable
+        The environment variable that names another, as amaranth-boards has it.
+    package
+        Where to get it.
+    usb
+        The board's USB vendor and product, for the udev rule.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+    variable: str
+    package: str
+    usb: str
+
+
+ICEPROG = Programmer("iceprog", (), "ICEPROG", "sudo apt-get install fpga-icestorm", "0403:6010")
+OPENFPGALOADER = Programmer("openFPGALoader", (), "OPENFPGALOADER",
+                            "sudo apt-get install openfpgaloader", "0403:6015")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board with its preset.
+
+    Parameters
+    ----------
+    name, title
+        As the user types it, and as it is sold.
+    platform
+        Its platform of amaranth-boards, ``module:Class``.
+    config
+        What fills its device sensibly.
+    clock
+        Cycles in a second.
+    baud
+        Bits in a second of the host link.
+    activity, error
+        LEDs: names and numbers of the platform's resources; None if there is none.
+    programmer
+        Writes the bitstream; None if it is not known.
+    """
+
+    name: str
+    title: str
+    platform: str
+    config: Config
+    clock: int
+    baud: int = 1_000_000
+    activity: tuple[str, int] | None = ("led", 0)
+    error: tuple[str, int] | None = ("led", 1)
+    programmer: Programmer | None = None
+
+    @cached_property
+    def platform_class(self) -> Any:
+        """The platform's class; :class:`BoardError` if there is none of that name, or no use."""
+        module, colon, name = self.platform.partition(":")
+        if not colon or not module or not name:
+            raise BoardError(f"--platform must be module:Class, such as "
+                             f"amaranth_boards.icebreaker:ICEBreakerPlatform, not "
+                             f"{self.platform!r}")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            raise BoardError(f"the platform's module {module} cannot be imported: {error}"
+                             ) from None
+        except AttributeError:
+            raise BoardError(f"the module {module} has no platform {name}") from None
+        if getattr(found, "device", None) not in DEVICES:
+            what = getattr(found, "device", None)
+            what = "no platform" if not isinstance(what, str) else f"for {what}"
+            raise BoardError(f"{self.platform} is {what}; bitstreams can be built for "
+                             f"{', '.join(DEVICES)}")
+        return found
+
+    @property
+    def part(self) -> str:
+        """The device's name."""
+        name: str = self.platform_class.device
+        return name
+
+    @property
+    def device(self) -> Device:
+        """What the device has."""
+        return DEVICES[self.part]
+
+    def check(self) -> None:
+        """Raise :class:`BoardError` if clock or baud cannot be made, or there is no UART."""
+        platform = self.platform_class()
+        try:
+            platform.lookup("uart")
+        except ResourceError:
+            raise BoardError(f"{self.platform} has no UART (a resource named uart), by which the "
+                             f"host could talk to it") from None
+        try:
+            find_pll(self.device.family, _reference(platform), self.clock)
+            divisor(self.clock, self.baud)
+        except (PllError, ValueError) as error:
+            said = str(error)
+            raise BoardError(f"{self.name}: {said[:1].lower()}{said[1:]}") from None
+
+
+def _reference(platform: Any) -> int:
+    """Hz of the platform's clock."""
+    if platform.default_clk is None:
+        raise BoardError(f"{type(platform).__name__} has no default clock")
+    return round(platform.default_clk_frequency)
+
+
+_READY_SECONDS = 15e-6
+"""The block RAMs of an iCE40 read as zeros for so long after configuration (as in Amaranth's own
+reset for it, which waits as long)."""
+
+
+class Fpga(Elaboratable):
+    """What surrounds the accelerator on a board: clock, reset, pins.
+
+    The clock is that of the PLL. Reset is synchronous; it lasts until the PLL has locked and 15 us
+    more, and comes back if the lock is lost.
+
+    Parameters
+    ----------
+    board
+        The board.
+    module
+        Name of the Verilog module of the :class:`nearbit_boards.top.BoardTop`.
+    """
+
+    def __init__(self, board: Board, module: str):
+        self._board = board
+        self._module = module
+
+    def elaborate(self, platform: Any) -> Module:
+        """Build it for the board's platform."""
+        m = Module()
+        board = self._board
+
+        reference = Signal()
+        m.submodules.clock_pin = clock_pin = io.Buffer(
+            "i", platform.request(platform.default_clk, dir="-"))
+        m.d.comb += reference.eq(clock_pin.i)
+        m.domains.sync = sync = ClockDomain()
+        locked = Signal()
+        pll = find_pll(board.device.family, _reference(platform), board.clock)
+        clock = Signal()
+        if pll is None:
+            m.d.comb += [clock.eq(reference), locked.eq(1)]
+        else:
+            m.submodules.pll = pll.instance(reference, clock, locked)
+        m.d.comb += sync.clk.eq(clock)
+        platform.add_clock_constraint(clock, board.clock)
+
+        # Without reset: what follows makes it.
+        m.domains.ready = ready = ClockDomain(reset_less=True)
+        m.d.comb += ready.clk.eq(clock)
+        stable = Signal()
+        m.submodules.lock = FFSynchronizer(locked, stable, o_domain="ready")
+        cycles = int(board.clock * _READY_SECONDS) + 1
+        waited = Signal(range(cycles + 1))
+        reset = Signal(init=1)
+        with m.If(~stable):
+            m.d.ready += [waited.eq(0), reset.eq(1)]
+        with m.Elif(waited != cycles):
+            m.d.ready += waited.eq(waited + 1)
+        with m.Else():
+            m.d.ready += reset.eq(0)
+        m.d.comb += sync.rst.eq(reset)
+
+        uart = platform.request("uart", 0, dir="-")
+        m.submodules.rx_pin = rx_pin = io.Buffer("i", uart.rx)
+        m.submodules.tx_pin = tx_pin = io.Buffer("o", uart.tx)
+        activity, error = Signal(), Signal()
+        m.submodules.accelerator = Instance(
+            self._module, i_clk=ClockSignal(), i_rst=ResetSignal(), i_rx=rx_pin.i,
+            o_tx=tx_pin.o, o_activity=activity, o_error=error)
+        for name, led, signal in (("activity", board.activity, self._stretch(m, activity)),
+                                  ("error", board.error, error)):
+            if led is None:
+                continue
+            m.submodules[f"{name}_led"] = pin = io.Buffer(
+                "o", platform.request(*led, dir="-"))
+            m.d.comb += pin.o.eq(signal.replicate(len(pin.o)))
+        return m
+
+    def _stretch(self, m: Module, signal: Signal) -> Signal:
+        """Hold a pulse for some 50 ms, so that it can be seen."""
+        left = Signal(range(self._board.clock // 20))
+        seen = Signal()
+        m.d.comb += seen.eq(left != 0)
+        with m.If(signal):
+            m.d.sync += left.eq(self._board.clock // 20 - 1)
+        with m.Elif(seen):
+            m.d.sync += left.eq(left - 1)
+        return seen

@@ -1,0 +1,15 @@
+"""1BitSquared iCEBreaker: an iCE40 UP5K, with SPRAM for values and DSPs to multiply them."""
+
+from nearbit_boards.board import ICEPROG, Board
+from nearbit_model.config import PRESETS
+
+
+__all__ = ["BOARD"]
+
+
+BOARD = Board(
+    name="icebreaker", title="1BitSquared iCEBreaker",
+    platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
+    config=PRESETS["icebreaker"].replace(cell="ice40"),
+    clock=24_000_000, baud=3_000_000,
+    activity=("led_g", 0), error=("led_r", 0), programmer=ICEPROG)

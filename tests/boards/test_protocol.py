@@ -1,0 +1,235 @@
+# amaranth: UnusedElaboratable=no
+"""The protocol's numbers, and that docs/host-link.md has them."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nearbit_boards.protocol import (
+    IDENTITY,
+    LAYOUT_VERSION,
+    STREAMS,
+    Block,
+    Identity,
+    Layout,
+    Message,
+    Parser,
+    ProtocolError,
+    Reply,
+    State,
+    Status,
+    crc,
+    identity_bytes,
+    reply,
+    request,
+    state_fields,
+)
+from nearbit_boards.transport import SimulatedTransport
+from nearbit_model.config import CELLS, PRESETS, Config, Rescore
+
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "host-link.md").read_text("utf-8")
+TINY = PRESETS["tiny"]
+
+
+def table(heading):
+    """Rows of the table under a heading, as lists of cells."""
+    _, found, rest = DOCUMENT.partition(f"| {heading} |")
+    assert found, heading
+    rows = re.match(r"(?:.*\n)((?:\|.*\n)+)", rest)[1].splitlines()[1:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def example():
+    """Requests and replies of the worked example."""
+    block = re.search(r"^```hex\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[1].splitlines()
+    assert [line[0] for line in block] == [">", "<"] * (len(block) // 2)
+    lines = [bytes.fromhex(line[2:]) for line in block]
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
+def test_documented_types():
+    rows = table("type | name | payload | what the device does")
+    assert [(int(row[0]), row[1]) for row in rows] == [(kind.value, kind.name) for kind in Message]
+    for _, name, payload, _ in rows:
+        stream = STREAMS.get(Message[name], "none")
+        assert re.sub(r"`|beat`, then `", "", payload) == stream
+
+
+def test_documented_statuses():
+    assert [(int(row[0]), row[1]) for row in table("status | name | what happened")] == \
+        [(status.value, status.name) for status in Status]
+
+
+def test_documented_blocks():
+    rows = table("tag | name | bytes | what")
+    *plain, errors = rows
+    assert [(int(row[0]), row[1]) for row in plain] == \
+        [(block.value, block.name) for block in Block if block != Block.ERROR]
+    assert errors[:2] == ["9 to 15", "ERROR"]
+    assert plain[1][2] == str(sum(IDENTITY.values()))
+    assert plain[5][2] == str(Layout(TINY).block(Block.CYCLES))
+
+
+def test_documented_fields():
+    identity, state = [part for part in re.findall(
+        r"^\| field \| bytes \| what \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)]
+    rows = re.findall(r"^\| `(\S+)` \| (\d+) \|", identity, re.MULTILINE)
+    assert {name: int(size) for name, size in rows} == IDENTITY
+    assert f"these are version {LAYOUT_VERSION}" in identity
+    for number, cell in enumerate(CELLS, 1):
+        assert f"{number} {cell}" in identity
+    exact = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
+                   rescore=Rescore(head_dim=4, lanes=2))
+    assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(exact))
+
+
+def test_worked_example_requests():
+    """The host's side makes these requests of these fields."""
+    layout = Layout(TINY)
+    row = {"row": 0}
+    fields = [
+        (Message.IDENTIFY, None), (Message.RESET, None),
+        (Message.KEY, {**row, "code": 0x5C}),
+        (Message.VALUE, {**row, "column": 0, "elements": [100, -100, 1, -1], "scale": 0xFFFF}),
+        (Message.VALUE, {**row, "column": 1, "elements": [2, -2, 3, -3], "scale": 0xFFFF}),
+        (Message.TABLE, {"table": 0, "distance": 0, "weight": 0xFFFF}),
+        (Message.QUERY, {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1, "rescore": 0,
+                         "shared": 0, "rows": [{"code": 0x5D, "count": 1, "table": 0},
+                                               {"code": 0, "count": 0, "table": 0}]}),
+        (Message.STATUS, None),
+    ]
+    pairs = example()
+    assert len(pairs) == len(fields) + 1
+    for sequence, ((kind, values), (asked, _)) in enumerate(zip(fields, pairs, strict=False)):
+        payload = b"" if values is None else layout.payload(kind, values)
+        assert request(kind, sequence, payload) == asked
+    assert pairs[-1][0] == bytes([0xA5, Message.QUERY, 8, layout.length(Message.QUERY) - 1])
+
+
+def test_worked_example_replies():
+    """They say what the text says of them."""
+    layout = Layout(TINY)
+    found = [reply for _, answer in example() for reply in Parser(layout).feed(answer)]
+    assert [reply.sequence for reply in found] == list(range(9))
+    assert Identity.from_bytes(found[0].only(Block.IDENTITY)) == Identity(TINY, "0.1.0", 12_000_000)
+    assert all(reply == Reply(Status.OK, number) for number, reply in enumerate(found[1:6], 1))
+    (tag, trace), (result, elements), (error, _), (cycles, count) = found[6].blocks
+    assert (tag, result, error, cycles) == (Block.TRACE, Block.RESULT, Block.ERROR + 3,
+                                            Block.CYCLES)
+    entry = next(port for port in layout.ports if port.name == "o_trace").shape.unpack(
+        int.from_bytes(trace, "little"))
+    assert entry == {"row": 0, "index": 0, "distance": 1, "weight": 0xFFFF, "last": 1}
+    assert np.frombuffer(elements, "<i2").tolist() == [
+        256 * value for value in (100, -100, 1, -1, 2, -2, 3, -3)]
+    assert f"{int.from_bytes(count, 'little')} cycles" in DOCUMENT
+    assert layout.state(found[7].only(Block.STATE)) == State(0, 0, 1, 1)
+    assert found[8] == Reply(Status.LENGTH, 8)
+
+
+def test_worked_example_on_the_device():
+    transport = SimulatedTransport(TINY, version=(0, 1, 0), clock=12_000_000, timeout=2048)
+    layout = Layout(TINY)
+
+    def read(octets):
+        """All but how many cycles the core of this release takes."""
+        found, = Parser(layout).feed(octets)
+        return dataclasses.replace(found, blocks=tuple(
+            (tag, b"" if tag == Block.CYCLES else content) for tag, content in found.blocks))
+
+    for asked, answer in example():
+        transport.write(asked)
+        came = transport.read(0.002)
+        assert read(came) == read(answer)
+        assert len(came) == len(answer)
+    transport.close()
+
+
+def test_crc():
+    # The check value of the catalogue of parametrised CRC algorithms.
+    assert crc(b"123456789") == 0x29B1
+
+
+@pytest.mark.parametrize("config", [
+    *PRESETS.values(),
+    TINY.replace(cell="ecp5", fan_in=7, output_cycles=4),
+], ids=lambda config: f"{config.key_bits}x{config.capacity}")
+def test_identity(config):
+    octets = identity_bytes(config, (1, 22, 255), 48_000_000)
+    assert Identity.from_bytes(octets) == Identity(config, "1.22.255", 48_000_000)
+    assert Layout(config).payload_bytes <= 255
+
+
+def test_identity_has_the_whole_configuration():
+    names = {field.name for field in dataclasses.fields(Config)} - {"rescore"}
+    names |= {f"rescore.{field.name}" for field in dataclasses.fields(Rescore)}
+    assert names == set(IDENTITY) - {"layout_version", "major", "minor", "patch", "clock"}
+
+
+@pytest.mark.parametrize(("octets", "message"), [
+    (b"", "the identity has layout version None, and this release of Nearbit knows 1 only"),
+    (b"\x02", "the identity has layout version 2, and this release of Nearbit knows 1 only"),
+    (b"\x01\x00", r"an identity has \d+ bytes, not 2"),
+    (bytes([1, *[0] * (sum(IDENTITY.values()) - 1)]),
+     "the identity is of no configuration: key_bits must be from 1 to 1024, not 0"),
+])
+def test_wrong_identity(octets, message):
+    with pytest.raises(ProtocolError, match=f"^{message}$"):
+        Identity.from_bytes(octets)
+
+
+def test_parser():
+    """Replies are found wherever bytes are cut, and between any garbage."""
+    layout = Layout(TINY)
+    rng = np.random.default_rng(3)
+    element = bytes(layout.block(Block.RESULT))
+    good = [
+        reply(Status.OK, 1), reply(Status.FIELD, 0x5A),
+        reply(Status.OK, 2, bytes([Block.RESULT]) + element + bytes([Block.ERROR + 2])
+              + bytes([Block.CYCLES, 1, 2, 3])),
+        reply(Status.OK, 3, bytes([Block.TRACE]) + b"\x5a\x00\x00\x00" * 1),
+    ]
+    expected, stream, garbage = [], b"", 0
+    for _ in range(300):
+        choice = good[rng.integers(len(good))]
+        expected.append(choice[1])
+        noise = rng.integers(0, 256, rng.integers(0, 12)).astype(np.uint8).tobytes()
+        noise = noise.replace(b"\x5a", b"\x5b")
+        # Half a reply, and one with a flipped bit.
+        if rng.random() < 0.3:
+            broken = bytearray(choice)
+            broken[rng.integers(len(broken))] ^= 1 << rng.integers(8)
+            noise += broken
+        garbage += len(noise)
+        stream += noise + choice
+    parser = Parser(layout)
+    found = []
+    while stream:
+        size = int(rng.integers(1, 20))
+        found += parser.feed(stream[:size])
+        stream = stream[size:]
+    found += parser.flush()
+    assert [reply.sequence for reply in found] == expected
+    assert parser.skipped == garbage
+    assert not parser.feed(good[0][:4])
+    assert not parser.flush()
+    assert [reply.sequence for reply in parser.feed(good[0])] == [1]
+
+
+def test_parser_without_a_configuration():
+    assert not Parser().feed(reply(Status.OK, 1, bytes([Block.RESULT, *[0] * 16])))
+    assert Parser().feed(reply(Status.TYPE, 1)) == [Reply(Status.TYPE, 1)]
+
+
+def test_only():
+    with pytest.raises(ProtocolError, match=r"^the reply should have the block STATE, and has "
+                       r"\[5\]$"):
+        Reply(Status.OK, 0, ((5, b"abc"),)).only(Block.STATE)
+
+
+def test_payload_out_of_range():
+    with pytest.raises(ValueError, match="row: 64 is outside 0 to 63"):
+        Layout(TINY).payload(Message.KEY, {"row": 64, "code": 0})
