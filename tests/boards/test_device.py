@@ -139,7 +139,8 @@ def test_attention(options):
         assert run.result.difference(attend(prepared)) is None
         assert not run.result.errors.any()
         assert run.result.selected.shape[-1] == prepared.n + prepared.sink + prepared.recent
-        assert run.sent > 6 * 7 * 8 and run.received > 6 * 7 * 17
+        assert run.sent > 6 * 7 * 8
+        assert run.received > 6 * 7 * 17
         assert 0 < run.compute_seconds == pytest.approx(
             (run.result.cycles - 2 * 40 * 2 - 6 * 9) / 12e6, rel=0.3)
         assert run.transfer_seconds <= run.seconds
@@ -348,8 +349,8 @@ def test_port_that_vanishes():
 
 @pytest.mark.parametrize(("error", "sentence"), [
     (PermissionError(13, "Permission denied"),
-     r"may not be used by this user; join the group that owns it, usually with: sudo usermod -a -G "
-     r"dialout \$USER"),
+     (r"may not be used by this user; join the group that owns it, usually with: sudo usermod -a "
+      r"-G dialout \$USER")),
     (OSError(16, "Device or resource busy"), "is in use by another program; close it first"),
     (OSError(5, "Input/output error"), r"cannot be opened: \[Errno 5\] Input/output error"),
     (ValueError("Invalid baud rate"), "cannot be set to 9 baud; build the device for another rate"),
@@ -464,15 +465,15 @@ def test_wrong_arguments():
             ((k_codes[0], part, tables),
              r"k_codes must be \[tokens, 1\] with at least one token, not shape \(1,\)"),
             ((k_codes[:5], part, tables),
-             r"values must have elements of shape \(5, 8\) and scales of shape \(5,\), not "
-             r"\(4, 8\) and \(4,\)"),
+             (r"values must have elements of shape \(5, 8\) and scales of shape \(5,\), not "
+              r"\(4, 8\) and \(4,\)")),
         ]:
             with pytest.raises(ValueError, match=f"^{message}$"):
                 device.load(*arguments)
         with pytest.raises(ValueError, match=r"^exact_keys cannot be loaded: the device has no "
                            r"unit for exact scores$"):
             device.load(k_codes[:4], part, tables, exact_keys=np.zeros((4, 8), np.int8))
-        with pytest.raises(DeviceError, match="^nothing is loaded"):
+        with pytest.raises(DeviceError, match=r"^nothing is loaded"):
             device.append(k_codes[:4], part)
         device.load(k_codes[:4], part, tables)
         with pytest.raises(ValueError, match=r"^k_codes must have at most 60 rows, as the device's "
@@ -484,8 +485,8 @@ def test_wrong_arguments():
         for options, message in [
             ({"n": 17}, r"n \+ sink \+ recent must be at most top_n \(16\), not 17"),
             ({"n": 1, "first": 1, "counts": np.array([4])},
-             r"counts must be from 1 to 3, the keys that are loaded from first \(1\) on, not 4 to "
-             r"4"),
+             (r"counts must be from 1 to 3, the keys that are loaded from first \(1\) on, not 4 to "
+              r"4")),
             ({"n": 1, "counts": np.array([1.5])},
              r"counts must be 1 integers, not float64 of shape \(1,\)"),
             ({"n": 1, "shared": True}, "exact scores need exact keys, and none are loaded"),

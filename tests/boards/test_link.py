@@ -143,7 +143,7 @@ async def queries(dut, idle, stall):
                 expected.append((Block.ERROR + error, b""))
                 beats.append({"row": row, "error": error, "output": 0, "last": 1})
                 continue
-            for index in range(fields["trace"] * rng.randrange(4)):
+            for _ in range(fields["trace"] * rng.randrange(4)):
                 bits = rng.getrandbits(port.shape.width)
                 traces.append(port.shape.unpack(bits))
                 expected.append((Block.TRACE, bits.to_bytes(host.layout.trace_bytes, "little")))
@@ -200,7 +200,7 @@ async def computing(dut):
 
 @cocotb.test()
 async def identity(dut):
-    bench, host = await start(dut)
+    _, host = await start(dut)
     reply = await host.ask(request(Message.IDENTIFY, 200))
     assert reply.sequence == 200
     assert Identity.from_bytes(reply.only(Block.IDENTITY)) == Identity(

@@ -75,8 +75,8 @@ def test_documented_blocks():
 
 
 def test_documented_fields():
-    identity, state = [part for part in re.findall(
-        r"^\| field \| bytes \| what \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)]
+    identity, state = re.findall(
+        r"^\| field \| bytes \| what \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \|", identity, re.MULTILINE)
     assert {name: int(size) for name, size in rows} == IDENTITY
     assert f"these are version {LAYOUT_VERSION}" in identity
