@@ -411,7 +411,7 @@ def model() -> dict[str, Any]:
     return found
 
 
-_CELLS = {"ecp5": "ecp5", "ice40": "ice40", "up5k": "ice40", "xc7": "generic"}
+_CELLS = {"ecp5": "ecp5", "ice40": "ice40", "up5k": "ice40", "xc7": "xilinx7"}
 """The cell that a target has by default: all that the sweep knows."""
 
 
@@ -504,21 +504,26 @@ def check(config: Config, target: str) -> Check:
 
     from nearbit.synthesis import cell_verilog, count, synthesize, units, verilog
     from nearbit_hw.core import Core
+    from nearbit_hw.verilog import YosysError
 
     validate(config, target)
     start = time.perf_counter()
     text = verilog(Core(config), target, "core")
     names = [name for name in units(text, "core")
              if any(belongs(name, block) for block in BLOCKS)]
-    found = synthesize(text, target, top="core", keep=[f"core.{name}" for name in names])
+    try:
+        found = synthesize(text, target, top="core", keep=[f"core.{name}" for name in names])
+        found["cell"] = synthesize(cell_verilog(config, target), target)["top"]
+    except YosysError as error:
+        raise AreaError(f"Yosys cannot synthesize the configuration for {target} ({error}); "
+                        f"estimate without --check") from None
     kinds: dict[str, Counter[str]] = {name: Counter() for name in parts(config)}
+    kinds["cell"] = found.pop("cell")
     for module, cells in found.items():
         unit = module.removeprefix("core").removeprefix(".").partition(".")[0]
         block = next((name for name in BLOCKS if belongs(unit, name)), "rest")
         kinds[block] += Counter({kind: number for kind, number in cells.items()
                                  if not kind.startswith("core.")})
-    cell = synthesize(cell_verilog(config, target), target)
-    kinds["cell"] = cell["top"]
     return Check({name: count(cells, target) for name, cells in kinds.items()},
                  time.perf_counter() - start)
 
@@ -552,8 +557,8 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
     table.add_row(*row("total, without cell", found.total, found.total_error,
                        None if checked is None else checked.total))
     console.print(table)
-    notes = ["", "Estimated by a linear model of each block. The error is that of points which the "
-             "model had not seen; the total's adds up."]
+    notes = ["", ("Estimated by a linear model of each block. The error is that of points which "
+                  "the model had not seen; the total's adds up.")]
     if found.warning():
         notes.append(found.warning())
     if checked is not None:

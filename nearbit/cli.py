@@ -1,4 +1,4 @@
-"""The command `nearbit`: simulate tensors, predict cycles, generate Verilog, list presets."""
+"""The command `nearbit`: simulate tensors, predict cycles and area, write Verilog, list presets."""
 
 import json
 import os
@@ -246,8 +246,9 @@ def verilog(
     preset: PresetOption = None,
     config: ConfigOption = None,
     cell: Annotated[str | None, typer.Option(
-        metavar="generic|ecp5|ice40", help="The device for whose logic to write the XOR-popcount "
-        "(default: what the configuration says, else generic).")] = None,
+        metavar="generic|ecp5|ice40|xilinx7", help=(
+            "The device for whose logic to write the XOR-popcount (default: what the "
+            "configuration says, else generic)."))] = None,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
@@ -343,6 +344,41 @@ def cycles(
             console.print(f"\nPlot: {plot}", soft_wrap=True, highlight=False, markup=False)
     if found is not None and not found.equal:
         raise typer.Exit(NOT_EXACT)
+
+
+@app.command()
+def area(
+    target: Annotated[str, typer.Option(
+        metavar="ecp5|ice40|up5k|xc7", help="The family of devices.")] = "ecp5",
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    is_checked: Annotated[bool, typer.Option(
+        "--check", help="Synthesize as well (minutes), and compare.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Estimate logic, flip-flops, block RAMs and multipliers of each block on a device.
+
+    Without --preset and --config, it is the preset 'reference'. The exit status is 2 if the input
+    is wrong.
+    """
+    from nearbit import area as report
+
+    accelerator, name = _given(preset, config)
+    if accelerator is None:
+        accelerator, name = _preset(DEFAULT_PRESET)
+    found = report.estimate(accelerator, target)
+    checked = None
+    if is_checked:
+        with _progress("synthesizing (minutes)"):
+            checked = report.check(accelerator, target)
+    if as_json:
+        print(json.dumps({
+            "preset": name, "config": accelerator.to_dict(), **found.to_dict(),
+            **({} if checked is None else {"synthesized": checked.to_dict()}),
+        }, indent=2, allow_nan=False))
+    else:
+        report.show(f"preset {name}" if name else str(config), accelerator, found, checked,
+                    _console())
 
 
 @app.command()
@@ -554,6 +590,7 @@ def _progress(doing: str) -> Iterator[_Bar]:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """The exceptions whose message is one sentence for the user."""
+    from nearbit.area import AreaError
     from nearbit.cycles import WorkloadError
     from nearbit.files import OutputError
     from nearbit.indices import IndexListError
@@ -562,7 +599,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit_model.prepare import TensorError
     from nearbit_sim.program import SimulationError
 
-    return (typer.TyperException, UserError, OutputError, IndexListError, ConfigError,
+    return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
             MappingError, TensorError, SimulationError, WorkloadError)
 
 

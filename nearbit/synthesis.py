@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Elaboratable, Fragment, Module
+from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -122,8 +122,8 @@ class _On(Elaboratable):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._component, name)
 
-    def elaborate(self, platform: object) -> Fragment:
-        return Fragment.get(self._component, self)  # type: ignore[arg-type]
+    def elaborate(self, platform: object) -> Any:
+        return Fragment.get(self._component, self)
 
 
 def verilog(component: wiring.Component, target: str, name: str = "top") -> str:
@@ -255,6 +255,10 @@ def units(text: str, top: str) -> list[str]:
 
 class _Cell(wiring.Component):
     """A cell as in an array: never stalled, with inputs delayed elsewhere as it wants them."""
+
+    a: Signal
+    b: Signal
+    o: Signal
 
     def __init__(self, bits: int, fan_in: int):
         self._cell = XorPopcount(bits, fan_in=fan_in, skewed=True)

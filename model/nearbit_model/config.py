@@ -28,7 +28,7 @@ DECAY_BITS = 8
 """Bits of the fraction of an octave that the exponential distinguishes (the same item)."""
 
 
-CELLS = ("generic", "ecp5", "ice40")
+CELLS = ("generic", "ecp5", "ice40", "xilinx7")
 """Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
 
 ROWS_PER_STAGE = 4

@@ -60,8 +60,8 @@ def test_out_of_range(name):
     ({"value_lanes": 3}, "value_lanes must divide value_dim (8), not 3"),
     ({"value_lanes": 16}, "value_lanes must divide value_dim (8), not 16"),
     ({"top_n": 65}, "top_n must be at most capacity (64), not 65"),
-    ({"cell": "xc7"}, "cell must be one of generic, ecp5, ice40, not 'xc7'"),
-    ({"cell": 4}, "cell must be one of generic, ecp5, ice40, not 4"),
+    ({"cell": "xc7"}, "cell must be one of generic, ecp5, ice40, xilinx7, not 'xc7'"),
+    ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xilinx7, not 4"),
     ({"output_cycles": 3},
      "output_cycles must divide value_bits + output_fraction_bits (16), not 3"),
 ])

@@ -311,7 +311,7 @@ def test_verilog(refused, tmp_path):
         f"cannot make the folder {file / 'new'}: Not a directory")
     assert refused("verilog", "--preset", "none", "-o", tmp_path).startswith("unknown preset")
     assert refused("verilog", "--preset", "tiny", "--cell", "xc7", "-o", tmp_path) == (
-        "cell must be one of generic, ecp5, ice40, not 'xc7'")
+        "cell must be one of generic, ecp5, ice40, xilinx7, not 'xc7'")
 
 
 def test_message_of_one_line(refused, tmp_path):

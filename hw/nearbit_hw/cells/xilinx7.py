@@ -122,20 +122,20 @@ class _Plan:
     def _chain(self, columns: _Columns, weight: int, level: int, made: _Columns) -> None:
         column = columns[weight]
         pair = self._take_pair(column)
-        m = column.pop()
+        m: _Bit = column.pop()
         chain = _Chain(level, column.pop()
                        if sum(not bit.is_pair for bit in column) > 3 - len(pair) else None)
         while True:
             operands = pair + [columns[weight].pop() for _ in range(3 - len(pair))]
-            place = _Place(operands, m, self.bit(level, "sum"), self.bit(level, "majority"))
+            majority = self.bit(level, "majority")
+            place = _Place(operands, m, self.bit(level, "sum"), majority)
             chain.places.append(place)
             made[weight].append(place.total)
-            m, weight = place.next_m, weight + 1
+            m, weight = majority, weight + 1
             if weight >= len(columns) or self._usable(columns[weight]) < 3:
                 break
             pair = self._take_pair(columns[weight])
         chain.carry_out = self.bit(level, "carry")
-        assert m is not None
         made[weight] += [m, chain.carry_out]
         self.chains.append(chain)
 
@@ -212,8 +212,8 @@ class _Layout:
             for index, place in enumerate(places):
                 selects.append(self.place(place, stage))
                 generates.append(Const(0) if place.m is None else self.bring(place.m, stage)[0])
-                self._m.d.comb += place.total.value[0].eq(totals[index]) # type: ignore[attr-defined]
-            start = Const(0)
+                self._m.d.comb += place.total.value[0].eq(totals[index])
+            start: Value = Const(0)
             if not first and chain.carry_in is not None:
                 start = self.bring(chain.carry_in, stage)[0]
             padding = Const(0, 4 - len(places))
@@ -221,7 +221,7 @@ class _Layout:
                       i_DI=Cat(*generates, padding), o_O=totals, o_CO=carries)
             carry = carries[len(places) - 1]
         if chain.carry_out is not None:
-            self._m.d.comb += chain.carry_out.value[0].eq(carry) # type: ignore[attr-defined]
+            self._m.d.comb += chain.carry_out.value[0].eq(carry)
 
     def place(self, place: _Place, stage: int) -> Value:
         """Make the LUT of a place; what it gives to the carry logic."""
@@ -264,8 +264,9 @@ def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> 
         bits = [bit for pair in pairs[3 * index:3 * index + 3] for bit in pair]
         for column, kind, least in ((ones, "odd", (1, 3)), (twos, "most", (2, 3))):
             output = Signal(name=f"{kind}_{index}")
-            table = _table(lambda v, least=least: int(
-                sum(v[place] ^ v[place + 1] for place in (0, 2, 4)) in least), 6)
+            table = sum(1 << index for index in range(64)
+                        if sum(index >> place & 1 ^ index >> place + 1 & 1
+                               for place in (0, 2, 4)) in least)
             m.submodules[f"{kind}_lut_{index}"] = Instance(
                 "LUT6", p_INIT=Const(table, 64), o_O=output,
                 **{f"i_I{place}": bit for place, bit in enumerate(bits)})
@@ -274,7 +275,7 @@ def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> 
     layout = _Layout(m, latency, advance, plan.depth)
     for pair, single in plan.compared:
         first, second = layout.bring(pair, layout.stage(single.level))
-        m.d.comb += single.value[0].eq(first ^ second) # type: ignore[attr-defined]
+        m.d.comb += single.value[0].eq(first ^ second)
     for chain in plan.chains:
         layout.chain(chain)
     return Cat(layout.bring(bit, latency)[0] for bit in plan.result)
