@@ -1,1 +1,33 @@
 """Board tops, build, flash, host driver."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from nearbit_boards.device import Device
+    from nearbit_boards.transport import (
+        DeviceError,
+        PinTransport,
+        SerialTransport,
+        SimulatedTransport,
+    )
+
+
+__all__ = ["Device", "DeviceError", "PinTransport", "SerialTransport", "SimulatedTransport"]
+
+
+_MODULES = {
+    "Device": "nearbit_boards.device",
+    "DeviceError": "nearbit_boards.transport",
+    "PinTransport": "nearbit_boards.transport",
+    "SerialTransport": "nearbit_boards.transport",
+    "SimulatedTransport": "nearbit_boards.transport",
+}
+
+
+# On first use: a bench imports this package in the simulator, and needs none of it.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
