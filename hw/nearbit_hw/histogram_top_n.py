@@ -317,9 +317,30 @@ class HistogramTopN(wiring.Component):
         settled = delay_control(finish, 1, "settled")
 
         # ---- Count: the bins of each lane.
-        distances = [self.i.p.distances[lane] for lane in range(lanes)]
-        terms: list[Value] = [] # of a bin, by lane
+        # A count below `enough` is exact; as no more keys are asked for, of one above it is only
+        # known that it is.
+        enough_bits = ceil_log2(self._top_n)
         limit = -(-words // 2)
+        exact_bits = min(enough_bits, len(Signal(range(limit + 1))))
+        fast = exact_bits > 3 # bit 3 and above change if `carry`, which says that those below are set
+        counter = data.StructLayout({
+            "exact": exact_bits, "enough": int(limit >> exact_bits != 0), "carry": int(fast)})
+
+        def add_one(old: Any) -> Any:
+            new: Any = Signal(counter, name="new_count")
+            m.d.comb += new.exact.eq(old.exact + 1)
+            carries: Value = old.exact.all()
+            if fast:
+                m.d.comb += [
+                    new.carry.eq(old.exact[:3] == 6),
+                    new.exact[3:].eq(Mux(old.carry, old.exact[3:] + 1, old.exact[3:])),
+                ]
+                carries = old.exact[3:].all() & old.carry
+            m.d.comb += new.enough.eq(old.enough | carries)
+            return new
+
+        distances = [self.i.p.distances[lane] for lane in range(lanes)]
+        terms: list[Any] = [] # counts of a bin, by lane
         stored = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
         turn = Signal()
         if overlap:
@@ -352,7 +373,7 @@ class HistogramTopN(wiring.Component):
                 for lane in range(lanes):
                     # Without the attribute no_rw_check: a bin is read while it is cleared.
                     bins_ram: Any = memory.Memory(
-                        shape=range(limit + 1), depth=2 << distance_bits, init=[],
+                        shape=counter, depth=2 << distance_bits, init=[],
                         attrs={"ram_style": "block"})
                     m.submodules[f"bins_{name}_{lane}"] = bins_ram
                     address = Signal(distance_bits, name=f"bin_{name}_{lane}", reset_less=True)
@@ -363,7 +384,7 @@ class HistogramTopN(wiring.Component):
                     m.d.comb += [
                         count_read.addr.eq(Cat(address, own_bank)),
                         count_write.addr.eq(Cat(address, own_bank)),
-                        count_write.data.eq(count_read.data + 1),
+                        count_write.data.eq(add_one(count_read.data)),
                         count_write.en.eq(write[lane]),
                         merge_read.addr.eq(Cat(bin_[:distance_bits],
                                                Const(0, distance_bits - len(bin_)), ~own_bank)),
@@ -382,14 +403,14 @@ class HistogramTopN(wiring.Component):
             bin_code = Cat(bin_[1:], Const(0, distance_bits - len(bin_) + 1))
             for lane in range(lanes):
                 m.submodules[f"bins_{lane}"] = bins_ram = block_ram(
-                    shape=range(limit + 1), depth=2 << distance_bits)
+                    shape=counter, depth=2 << distance_bits)
                 read, write_port = bins_ram.read_port(), bins_ram.write_port()
                 address = Signal(distance_bits, name=f"bin_{lane}")
                 m.d.comb += [
                     address.eq(Mux(bin_busy, bin_code, distances[lane])),
                     read.addr.eq(Cat(address, side)),
                     write_port.addr.eq(Cat(stored[lane][:distance_bits], wrote_turn)),
-                    write_port.data.eq(Mux(clearing, 0, read.data + 1)),
+                    write_port.data.eq(Mux(clearing, 0, add_one(read.data))),
                     write_port.en.eq(normal[lane] | clearing),
                 ]
                 m.d.sync += stored[lane].eq(address)
@@ -397,30 +418,45 @@ class HistogramTopN(wiring.Component):
                     m.d.sync += stored[lane].eq(address | out_mark)
                 terms.append(read.data)
 
-        # ---- Merge: the sum over the lanes, registered at each level.
-        largest = [limit] * len(terms)
+        # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it, or
+        # a part of it, is `enough`.
+        small_terms: list[Value] = [term.exact for term in terms]
+        many_terms: list[Value] = [term.enough for term in terms] if len(terms[0].enough) else []
+
+        def add_pair(terms: list[Value], name: str) -> tuple[Value, list[Value]]:
+            bits = max(map(len, terms))
+            total = Signal(bits + (len(terms) > 1), name=name, reset_less=True)
+            m.d.sync += total.eq(sum(terms, Const(0, 1)))
+            return total[:enough_bits], list(total[enough_bits:])
+
+        def any_of(terms: list[Value], name: str) -> list[Value]:
+            found = Signal(name=name, reset_less=True)
+            m.d.sync += found.eq(Cat(terms).any())
+            return [found] if terms else []
+
         level = 0
-        while len(terms) > 1:
+        while len(small_terms) > 1:
             sums: list[Value] = []
-            for start in range(0, len(terms), 2):
-                most = min(sum(largest[start:start + 2]), self._capacity)
-                total = Signal(range(most + 1), name=f"sum_{level}_{start}", reset_less=True)
-                m.d.sync += total.eq(sum(terms[start:start + 2], Const(0, 1)))
+            many: list[Value] = []
+            for start in range(0, len(small_terms), 2):
+                total, over = add_pair(small_terms[start:start + 2], f"sum_{level}_{start}")
                 sums.append(total)
-            largest = [min(sum(largest[start:start + 2]), self._capacity)
-                       for start in range(0, len(terms), 2)]
-            terms, level = sums, level + 1
-        total = terms[0]
+                many += over
+            for start in range(0, len(many_terms), 4):
+                many += any_of(many_terms[start:start + 4], f"many_{level}_{start}")
+            small_terms, many_terms, level = sums, many, level + 1
         if not overlap:
-            before = delay(total, 1, "sum_before")
-            both = Signal(range(self._capacity + 1), reset_less=True)
-            m.d.sync += both.eq(total + before)
-            total, level = both, level + 1
-        # What is more than the most that can be missing may be anything more.
-        small_bits = len(Signal(range(self._top_n + 1)))
-        many = Signal(reset_less=True)
-        small = Signal(small_bits, reset_less=True)
-        m.d.sync += [many.eq(total[small_bits:].any()), small.eq(total)]
+            # The other turn's count follows.
+            before = delay(small_terms[0], 1, "sum_before")
+            many_terms = any_of([*many_terms, *(delay(many, 1, f"many_before_{index}")
+                                                for index, many in enumerate(many_terms))],
+                                "many_both")
+            total, over = add_pair([small_terms[0], before], "sum_both")
+            small_terms, many_terms, level = [total], many_terms + over, level + 1
+        small = Signal(enough_bits, reset_less=True)
+        m.d.sync += small.eq(small_terms[0])
+        enough: list[Value] = any_of(many_terms, "many")
+        many_found = enough[0] if enough else Const(0)
         level += 1
 
         add = delay_control(bin_busy if overlap else bin_busy & bin_[0], level + 1, "add")
@@ -430,10 +466,10 @@ class HistogramTopN(wiring.Component):
         missing = Signal(missing_shape, reset_less=True)
         threshold = Signal(code_bits, reset_less=True)
         found = Signal(reset_less=True)
-        less = Signal(signed(small_bits + 1))
+        less = Signal.like(missing)
         m.d.comb += less.eq(missing + small)
         with m.If(add & ~found):
-            with m.If(many | ~less[-1]):
+            with m.If(many_found | ~less[-1]):
                 m.d.sync += found.eq(1)
             with m.Else():
                 m.d.sync += [missing.eq(less), threshold.eq(threshold + 1)]
