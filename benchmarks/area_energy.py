@@ -30,7 +30,7 @@ from benchmarks.asic.activity import STREAMS, Simulation, pack, unpack
 from benchmarks.asic.liberty import Liberty, LibertyError
 from benchmarks.asic.synthesis import Area, SynthesisError, synthesize
 from benchmarks.standard import golden as standard_golden
-from benchmarks.standard.design import StandardAttention
+from benchmarks.standard.design import FAN_IN, StandardAttention
 from nearbit_hw.core import Core
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
@@ -130,6 +130,7 @@ def nearbit(heads: Heads, lanes: int, *, rescore: bool) -> Subject:
     config = Config(
         key_bits=DIM, value_dim=DIM, capacity=heads.keys, lanes=lanes, value_lanes=value_lanes,
         top_n=N, tables=1, output_cycles=_output_cycles(interval),
+        fan_in=FAN_IN, # registers as far apart as in standard attention's sums
         rescore=Rescore(head_dim=DIM, lanes=value_lanes) if rescore else None)
     prepared: Prepared = prepare(heads.q, heads.k, heads.v, config, n=N,
                                  method="hash" if rescore else "had")
