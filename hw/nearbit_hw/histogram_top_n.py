@@ -119,7 +119,7 @@ class HistogramTopN(wiring.Component):
     @property
     def _levels(self) -> int:
         """Registers from a bin that was read to the sum that is compared with what is missing."""
-        return (ceil_log2(2 * self._lanes) if self._overlap else ceil_log2(self._lanes) + 1) + 1
+        return ceil_log2(self._lanes) + (3 if self._overlap else 2)
 
     @property
     def merge_cycles(self) -> int:
@@ -191,6 +191,8 @@ class HistogramTopN(wiring.Component):
 
         # ---- Commands. Positions are relative to the first word's lane 0.
         position = range(self._capacity + lanes)
+        # Minus the keys that are missing; beyond 0 goes what a word or a bin had too many of.
+        missing_shape = Shape.cast(range(-self._top_n, max(2 * self._pass_lanes, 2 * self._top_n)))
         query = data.StructLayout({
             "skip": lane_bits,
             "end": position,
@@ -198,9 +200,8 @@ class HistogramTopN(wiring.Component):
             "normal_end": position,
             "no_normal": 1,
             "first_word": word_bits,
-            "missing": signed(len(Signal(range(self._top_n + 1))) + 1), # -n
+            "missing": missing_shape, # -n
         })
-        missing_shape = query["missing"].shape
         command = self.i_command.p
         asked: Any = Signal(query)
         normal_end = Signal(signed(len(Signal(position)) + 1))
@@ -343,6 +344,12 @@ class HistogramTopN(wiring.Component):
         terms: list[Any] = [] # counts of a bin, by lane
         stored = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
         turn = Signal()
+
+        def mark_out(code: Value) -> None:
+            for bit in range(code_bits):
+                if out_mark >> bit & 1:
+                    m.d.sync += code[bit].eq(1)
+
         if overlap:
             with m.If(arrive):
                 m.d.sync += turn.eq(~turn)
@@ -354,7 +361,7 @@ class HistogramTopN(wiring.Component):
             for lane in range(lanes):
                 m.d.sync += stored[lane].eq(distances[lane])
                 with m.If(~now_inside[lane]):
-                    m.d.sync += stored[lane].eq(distances[lane] | out_mark)
+                    mark_out(stored[lane])
             for name, mine in [("even", ~turn), ("odd", turn)]:
                 take = Signal(name=f"take_{name}")
                 own_bank = Signal(name=f"bank_{name}")
@@ -415,11 +422,14 @@ class HistogramTopN(wiring.Component):
                 ]
                 m.d.sync += stored[lane].eq(address)
                 with m.If(~now_inside[lane] & ~bin_busy):
-                    m.d.sync += stored[lane].eq(address | out_mark)
+                    mark_out(stored[lane])
                 terms.append(read.data)
 
         # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it, or
         # a part of it, is `enough`.
+        if overlap:
+            # Block RAM is slow, and so wide that it is far from the adders.
+            terms = [delay(term, 1, f"count_{index}") for index, term in enumerate(terms)]
         small_terms: list[Value] = [term.exact for term in terms]
         many_terms: list[Value] = [term.enough for term in terms] if len(terms[0].enough) else []
 
@@ -434,7 +444,7 @@ class HistogramTopN(wiring.Component):
             m.d.sync += found.eq(Cat(terms).any())
             return [found] if terms else []
 
-        level = 0
+        level = int(overlap)
         while len(small_terms) > 1:
             sums: list[Value] = []
             many: list[Value] = []
@@ -636,6 +646,17 @@ class HistogramTopN(wiring.Component):
             m.d.sync += [group_below[index].eq(below[part_lanes].any()),
                          group_level[index].eq(level_[part_lanes].any()),
                          group_count[index].eq(sum(level_[part_lanes]))]
+        def less_equal(a: Value, b: Value) -> Value:
+            """Compare in LUTs; Yosys takes carry chains, which are larger."""
+            less: Value = Const(1, 1)
+            for low in range(0, len(a), 2):
+                x, y = a[low:low + 2], b[low:low + 2]
+                higher = ~x[-1] & y[-1]
+                if len(x) == 2:
+                    higher = higher | ((x[1] == y[1]) & ~x[0] & y[0])
+                less = higher | ((x == y) & less)
+            return less
+
         # How many keys at the threshold a group and those above it have.
         steps = exact_log2(groups)
         for step in range(steps):
@@ -661,12 +682,10 @@ class HistogramTopN(wiring.Component):
         level_count = group_count[0]
         note_groups = Signal(groups)
         for index in range(groups):
-            short = Signal.like(scan_missing, name=f"short_{index}")
-            m.d.comb += [
-                short.eq(scan_missing + above[index]),
-                note_groups[index].eq(group_below[index] | (
-                    group_level[index] & scan_missing[-1] & short[-1])),
-            ]
+            more = above[index] # than this many must be missing
+            most = scan_missing[len(more):-1].all() & ~less_equal(more, ~scan_missing[:len(more)])
+            m.d.comb += note_groups[index].eq(group_below[index] | (
+                group_level[index] & scan_missing[-1] & ~most))
 
         def resolve(below: Value, level: Value, missing: Value) -> Value:
             """Which keys of a group are selected, if so many are missing at the threshold."""
@@ -832,7 +851,7 @@ class HistogramTopN(wiring.Component):
                 m.d.sync += [
                     fetch_valid.eq(word_valid), fetch_last.eq(word_last & (rest == 0)),
                     fetch_base.eq(Cat(picked[:split], (pick_word + emit_first)[:word_bits])),
-                    fetch_missing.eq(Mux(pick.missing[-1], pick.missing + above_picked, 0)),
+                    fetch_missing.eq(pick.missing + above_picked),
                 ]
             group_flags: Any = Signal(flag_layout, reset_less=True)
             group_missing = Signal(missing_shape, reset_less=True)
