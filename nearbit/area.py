@@ -75,7 +75,9 @@ def _levels(config: Config) -> int:
 
 
 def _cell(config: Config) -> dict[str, float]:
-    return {"one": 1, "bits": config.key_bits, "levels": config.key_bits * _levels(config)}
+    bits = config.key_bits
+    return {"one": 1, "bits": bits, "sums": bits - _bits(bits), "count": _bits(bits),
+            "levels": bits * _levels(config)}
 
 
 def _score_array(config: Config) -> dict[str, float]:
@@ -83,7 +85,8 @@ def _score_array(config: Config) -> dict[str, float]:
     stages = -(-rows // config.rows_per_stage)
     return {"one": 1, "rows": rows, "query": rows * bits, "lanes": rows * lanes,
             "keys": stages * lanes * bits, "skew": lanes * bits * _levels(config),
-            "cells": rows * lanes * bits, "levels": rows * lanes * bits * _levels(config)}
+            "cells": rows * lanes * bits, "sums": rows * lanes * (bits - _bits(bits)),
+            "levels": rows * lanes * bits * _levels(config)}
 
 
 def _selected_bits(config: Config) -> list[int]:
@@ -296,10 +299,11 @@ _SHAPES = {
 _FACTORS = {"ecp5": (18, 18), "up5k": (16, 16), "xc7": (25, 18)}
 
 
-def _blocks_of_memory(width: int, words: int, target: str) -> int:
-    """Count the blocks of memory that make a larger one."""
+def _blocks_of_memory(width: int, words: int, target: str) -> tuple[int, int]:
+    """Count the blocks that make a larger memory, and how many of them each bit is chosen from."""
     shapes = _SHAPES["ice40" if target == "up5k" else target]
-    return min(-(-width // wide) * -(-words // deep) for wide, deep in shapes)
+    return min((-(-width // wide) * -(-words // deep), -(-words // deep))
+               for wide, deep in shapes)
 
 
 def _multipliers(first: int, second: int, target: str) -> int:
@@ -328,9 +332,18 @@ def drivers(config: Config, block: str) -> dict[str, int]:
     return found
 
 
-def features(config: Config, block: str) -> dict[str, float]:
-    """Terms of a block's linear model; none for a block that the configuration does not have."""
-    return {name: float(value) for name, value in BLOCKS[block].features(config).items()}
+def features(config: Config, block: str, target: str) -> dict[str, float]:
+    """Terms of a block's linear model; none for a block that the configuration does not have.
+
+    Memories that are deeper than the blocks they are made of need multiplexers: term ``memory``.
+    """
+    terms = {name: float(value) for name, value in BLOCKS[block].features(config).items()}
+    memories = BLOCKS[block].memories(config)
+    if memories:
+        terms["memory"] = float(sum(
+            width * (_blocks_of_memory(width, words, target)[1] - 1)
+            for width, words in memories))
+    return terms
 
 
 def parts(config: Config) -> list[str]:
@@ -452,14 +465,15 @@ def apply(coefficients: Mapping[str, Mapping[str, float]], config: Config, block
     """Evaluate a block's linear model; blocks of memory and multipliers are counted."""
     from nearbit.synthesis import Resources
 
-    terms = features(config, block)
+    terms = features(config, block, target)
 
     def linear(quantity: str) -> float:
-        return sum(factor * terms[name] for name, factor in coefficients[quantity].items())
+        return sum(factor * terms.get(name, 0)
+                   for name, factor in coefficients[quantity].items())
 
     return Resources(
         luteq=max(0.0, linear("luteq")), ffs=max(0.0, linear("ffs")),
-        brams=sum(_blocks_of_memory(width, words, target)
+        brams=sum(_blocks_of_memory(width, words, target)[0]
                   for width, words in BLOCKS[block].memories(config)),
         dsps=sum(number * _multipliers(first, second, target)
                  for first, second, number in BLOCKS[block].products(config)))

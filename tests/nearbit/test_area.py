@@ -154,7 +154,7 @@ def test_terms():
     """Every block has terms that are finite, for every preset that has the block."""
     for config in PRESETS.values():
         for block in area.parts(config):
-            terms = area.features(config, block)
+            terms = area.features(config, block, "ecp5")
             assert terms["one"] >= 1
             assert all(math.isfinite(value) and value >= 0 for value in terms.values())
 
