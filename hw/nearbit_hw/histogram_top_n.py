@@ -342,7 +342,9 @@ class HistogramTopN(wiring.Component):
 
         distances = [self.i.p.distances[lane] for lane in range(lanes)]
         terms: list[Any] = [] # counts of a bin, by lane
-        stored = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
+        # Signals of their own: Yosys does not find the set of a part of one.
+        stored = [Signal(code_bits, name=f"stored_{lane}", reset_less=True)
+                  for lane in range(lanes)]
         turn = Signal()
 
         def mark_out(code: Value) -> None:
@@ -687,16 +689,20 @@ class HistogramTopN(wiring.Component):
             m.d.comb += note_groups[index].eq(group_below[index] | (
                 group_level[index] & scan_missing[-1] & ~most))
 
-        def resolve(below: Value, level: Value, missing: Value) -> Value:
-            """Which keys of a group are selected, if so many are missing at the threshold."""
+        def wanted(missing: Value) -> Value:
+            """Of the keys of a group at the threshold: whether as many as 1, 2, ... are taken."""
+            return Cat(missing[-1] & (Const(1, 1) if number == 1 else ~missing[:-1].all())
+                       & ~Cat(missing == -less for less in range(2, number)).any()
+                       for number in range(1, group + 1))
+
+        def resolve(below: Value, level: Value, wanted: Value) -> Value:
+            """Which keys of a group are selected."""
             keys = Signal(group, name="keys", reset_less=True)
-            left = missing[-1]
             for lane in range(group):
-                enough: Value = ~left
-                for number in range(1, group - lane):
-                    above = sum(level[lane + 1:group], Const(0, 1))
-                    enough = enough | ((missing == -number) & (above >= number))
-                m.d.comb += keys[lane].eq(below[lane] | (level[lane] & ~enough))
+                above = sum(level[lane + 1:group], Const(0, 1))
+                taken = Cat((above == number) & wanted[number]
+                            for number in range(group - lane)).any()
+                m.d.comb += keys[lane].eq(below[lane] | (level[lane] & taken))
             return keys
 
         # ---- Hits: at most one word for each key.
@@ -743,7 +749,7 @@ class HistogramTopN(wiring.Component):
                     flag_write.en.eq(hit_write.en),
                 ]
         else:
-            m.d.comb += hit_write.data.keys.eq(resolve(noted_below, noted_level, scan_missing))
+            m.d.comb += hit_write.data.keys.eq(resolve(noted_below, noted_level, wanted(scan_missing)))
 
         # ---- Emit: control.
         emit_busy, emit_take, emit_done = Signal(), Signal(), Signal()
@@ -854,17 +860,17 @@ class HistogramTopN(wiring.Component):
                     fetch_missing.eq(pick.missing + above_picked),
                 ]
             group_flags: Any = Signal(flag_layout, reset_less=True)
-            group_missing = Signal(missing_shape, reset_less=True)
+            group_wanted = Signal(group, reset_less=True)
             held = Signal(data.ArrayLayout(distance_bits, group), reset_less=True)
             gone = Signal(group, reset_less=True)
             with m.If(group_move):
                 m.d.sync += [
                     group_valid.eq(fetch_valid), group_last.eq(fetch_last),
-                    group_base.eq(fetch_base), group_missing.eq(fetch_missing),
+                    group_base.eq(fetch_base), group_wanted.eq(wanted(fetch_missing)),
                     group_flags.eq(flag_read.data), held.eq(distance_read.data), gone.eq(0),
                 ]
             m.d.comb += group_keys.eq(
-                resolve(group_flags.below, group_flags.level, group_missing) & ~gone)
+                resolve(group_flags.below, group_flags.level, group_wanted) & ~gone)
             group_distances = [held[lane] for lane in range(group)]
         else:
             m.d.comb += hit_move.eq(~hit_valid | group_move)
