@@ -1,0 +1,144 @@
+"""The virtual board: an iCE40 bitstream itself, simulated, with the host at its UART pins."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from nearbit_boards.board import BoardError
+from nearbit_boards.build import device_of
+from nearbit_boards.tools import ToolError, find_tool, run_tool
+from nearbit_boards.transport import PinTransport, _Decoder
+from nearbit_sim.cache import cached, key_of
+from nearbit_sim.icebox import Chip, ChipSession, read_chip
+
+
+__all__ = ["VirtualTransport", "netlist"]
+
+
+_VLOG = "icebox_vlog"
+
+# The board's reset lasts half as long.
+_RESET_SECONDS = 30e-6
+
+# No answer takes so long: there is no USB between.
+_SILENCE_SECONDS = 1e-3
+
+
+def netlist(bitstream: Path, constraints: Path) -> str:
+    """Turn an iCE40 bitstream back into Verilog, with the pins' names of a constraint file.
+
+    Raises
+    ------
+    BoardError
+        A file that is not there, is no bitstream of an HX1K or HX8K, or a missing program.
+    """
+    part = device_of(bitstream)
+    if part is None or not part.startswith("iCE40HX"):
+        raise BoardError(f"{bitstream} is {f'for {part}' if part else 'no bitstream'}; the virtual "
+                         f"board is made of those for an iCE40 HX, such as of ice40-hx8k-b-evn")
+    if not constraints.is_file():
+        raise BoardError(f"there is no constraint file {constraints} beside the bitstream, which "
+                         f"names the pins")
+    program = shutil.which(_VLOG)
+    if program is None:
+        raise BoardError(f"the virtual board needs {_VLOG}, which is not installed; type: sudo "
+                         f"apt-get install fpga-icestorm")
+    unpack = find_tool("iceunpack")
+    pins = constraints.read_text(encoding="utf-8")
+    key = key_of(bitstream.read_bytes().hex(), pins, unpack.version)
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
+            folder = Path(name)
+            shutil.copyfile(bitstream, folder / "chip.bin")
+            # icebox_vlog knows pins only.
+            (folder / "chip.pcf").write_text("".join(
+                line for line in pins.splitlines(keepends=True) if line.startswith("set_io")),
+                encoding="utf-8")
+            try:
+                run_tool(unpack, ["chip.bin", "chip.asc"], folder)
+            except ToolError as error:
+                raise BoardError(f"{bitstream} cannot be unpacked: {error}") from None
+            result = subprocess.run(
+                [program, "-s", "-l", "-n", "chip", "-p", "chip.pcf", "chip.asc"], cwd=folder,
+                capture_output=True, encoding="utf-8", errors="replace", check=False)
+            if result.returncode != 0:
+                lines = result.stderr.strip().splitlines()
+                raise BoardError(f"{_VLOG} failed: {lines[-1] if lines else result.returncode}")
+            target.write_text(result.stdout, encoding="utf-8")
+
+    return cached(key, ".v", make).read_text(encoding="utf-8")
+
+
+def _pin(chip_pins: list[str], name: str, bitstream: Path) -> str:
+    """Find a pin of the UART by the name that it has from the platform."""
+    found = [pin for pin in chip_pins if re.fullmatch(rf"uart_0__{name}(__io)?", pin)]
+    if len(found) != 1:
+        raise BoardError(f"{bitstream} has no pin uart_0__{name}, by which the host could talk to "
+                         f"it")
+    return found[0]
+
+
+def _clock(chip: Chip, constraints: Path) -> float:
+    """Hz at which the chip runs: that of the pin, by the constraint file, through the PLL."""
+    found = re.search(rf"^set_frequency {re.escape(chip.clock)} ([\d.]+)$",
+                      constraints.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise BoardError(f"{constraints} does not say how fast the clock pin {chip.clock} is")
+    reference = float(found[1]) * 1e6
+    return reference if chip.pll is None else chip.pll.output(reference)
+
+
+class VirtualTransport(PinTransport):
+    """A bitstream for an iCE40 HX, simulated bit by bit of the UART.
+
+    The chip starts as after configuration: its design makes its own reset. The PLL has locked at
+    once, and its output is what is simulated; how fast it is follows from the bitstream's dividers
+    and the constraint file's clock.
+
+    Parameters
+    ----------
+    bitstream
+        The file; the constraint file ``.pcf`` of the same name is beside it.
+    baud
+        Bits in a second for which it was built.
+    progress
+        Called with each stage before it begins.
+
+    Raises
+    ------
+    BoardError
+        A bitstream that cannot be used, or a missing program.
+    SimulationError
+        A missing compiler, or a netlist that is not understood.
+    """
+
+    def __init__(self, bitstream: Path, baud: int, *,
+                 progress: Callable[[str], None] | None = None) -> None:
+        """Make the chip of its bitstream and switch it on."""
+        say = progress or (lambda doing: None)
+        constraints = bitstream.with_suffix(".pcf")
+        say("reading the bitstream back")
+        chip = read_chip(netlist(bitstream, constraints))
+        clock = _clock(chip, constraints)
+        say("compiling the chip")
+        library = chip.library(_pin(chip.inputs, "rx", bitstream),
+                               _pin(chip.outputs, "tx", bitstream))
+        self.name = "the virtual board"
+        self.baud = baud
+        self._clock = round(clock)
+        self._bit = clock / baud
+        self._session = ChipSession(library)  # type: ignore[assignment]
+        self._decoder = _Decoder(self._bit)
+        self.cycles = 0
+        # The design's reset: bytes before its end are lost.
+        self.levels([(1, int(clock * _RESET_SECONDS))])
+
+    def read(self, timeout: float) -> bytes:
+        """Return what has come, after at most a millisecond of the chip's: seconds of ours."""
+        return super().read(min(timeout, _SILENCE_SECONDS))
+
+
