@@ -351,6 +351,17 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
     return json.dumps([block, target, Config.from_dict(config).to_dict()], sort_keys=True)
 
 
+def is_sampled(block: str, config: Config, target: str, index: int) -> bool:
+    """Whether a point is measured on a target: all on ECP5, on the slower ones every other."""
+    if target == "ecp5" or index < 3:
+        return True
+    if target != "xc7" and ((block == "values" and config.value_lanes > 32) or (block == "rescorer"
+                            and config.rescore is not None and config.rescore.lanes > 16)):
+        return False # multipliers of LUTs, larger than any iCE40
+    step = 3 if target == "xc7" and block in ("score_array", "top_n") else 2
+    return index % step == 0
+
+
 def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool) -> list[Any]:
     """Measure what is asked for, keep the rest, save after each point."""
     kept: dict[str, Any] = {}
@@ -361,19 +372,12 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
     for block in area.BLOCKS:
         for index, config in enumerate(points(block)):
             for target in area.TARGETS:
-                # The 7 series take longest, and are there for comparison: half of the points.
-                # Multipliers of LUTs for that many elements are larger than any iCE40.
-                unit = config.rescore
-                is_left_out = (
-                    target == "xc7" and index > 2 and index % 2 and block != "cell"
-                    or target == "ice40" and (
-                        block == "values" and config.value_lanes > 32
-                        or block == "rescorer" and unit is not None and unit.lanes > 16))
-                if (target != "up5k" or block in MULTIPLYING) and not is_left_out:
-                    wanted[identity(block, target, config.to_dict())] = block, config, target
+                if target != "up5k" or block in MULTIPLYING:
+                    wanted[identity(block, target, config.to_dict())] = (
+                        block, config, target, is_sampled(block, config, target, index))
     results = {name: result for name, result in kept.items() if name in wanted}
-    for name, (block, config, target) in wanted.items():
-        if block not in blocks or target not in targets:
+    for name, (block, config, target, sampled) in wanted.items():
+        if block not in blocks or target not in targets or not (sampled or name in kept):
             continue
         is_placed = place and target in ("ecp5", "ice40") and config in [
             PRESETS[preset] for preset in PLACED]
