@@ -33,6 +33,7 @@ from amaranth.lib.wiring import In, Out
 from nearbit import area
 from nearbit.synthesis import (
     DEVICES,
+    Resources,
     cell_verilog,
     count,
     key,
@@ -482,6 +483,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for line in lines)
 
 
+def listed(resources: Resources) -> str:
+    """Logic, flip-flops, blocks of memory and multipliers."""
+    return " / ".join(f"{number:,}" for number in resources.to_dict().values())
+
+
 def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
     """The tables of the document, by the names of their markers."""
     results = contents["results"]
@@ -494,23 +500,24 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
 
     made = {}
     for preset in PLACED:
-        rows = []
+        rows: list[list[Any]] = []
+        totals = {target: Resources() for target in area.TARGETS}
         for block in area.parts(PRESETS[preset]):
             row: list[Any] = [f"`{block}`"]
             for target in area.TARGETS:
                 result = find(block, target, PRESETS[preset])
-                row += ["-"] * 4 if result is None else [
-                    result[quantity] for quantity in area.QUANTITIES]
+                if result is None:
+                    row.append("-")
+                    continue
+                resources = Resources(**{name: result[name] for name in area.QUANTITIES})
+                row.append(listed(resources))
+                if block != "cell":
+                    totals[target] += resources
             placed_ = (find(block, "ecp5", PRESETS[preset]) or {}).get("placed", {})
             speeds = [unit["mhz"] for unit in placed_.values() if unit.get("mhz")]
-            rows.append([*row, min(speeds, default="-")])
-        total: list[Any] = ["all but `cell`"]
-        for column in range(1, 1 + 4 * len(area.TARGETS)):
-            numbers = [row[column] for row in rows[1:]]
-            total.append(sum(numbers) if all(isinstance(n, int) for n in numbers) else "-")
-        heads = ["block", *(f"{target} {short}" for target in area.TARGETS
-                            for short in ("logic", "FF", "RAM", "DSP")), "MHz, ecp5"]
-        made[preset] = table(heads, [*rows, [*total, ""]])
+            rows.append([*row, min(speeds, default="")])
+        rows.append(["all but `cell`", *map(listed, totals.values()), ""])
+        made[preset] = table(["block", *area.TARGETS, "MHz, ecp5"], rows)
 
     def cell_cost(config: Config, target: str) -> str:
         result = find("cell", target, config)
@@ -578,7 +585,8 @@ def draw(contents: dict[str, Any], path: Path) -> None:
 
             dots = sorted((config.key_bits, cost) for config, cost in of("cell")
                           if config.fan_in == 4)
-            cell.plot(*zip(*dots, strict=True), "o-", color=colour, label=target, markersize=3)
+            if dots:
+                cell.plot(*zip(*dots, strict=True), "o-", color=colour, label=target, markersize=3)
             dots = sorted((config.rows * config.lanes, cost / config.key_bits)
                           for config, cost in of("score_array") if config.fan_in == 4)
             if dots:
@@ -598,6 +606,10 @@ def draw(contents: dict[str, Any], path: Path) -> None:
             select.axhline(32 * price, color=colours[target], linestyle=":", linewidth=1)
         select.set(title="TopN (dotted: queue of 32, 1 key per cycle)", xlabel="pass lanes",
                    xscale="log", yscale="log")
+        for axes in (array, select):
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:,g}")
+                axis.set_minor_formatter("")
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
