@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import nearbit
+from nearbit.board_commands import add_commands
 
 
 if TYPE_CHECKING:
@@ -406,6 +407,9 @@ def presets(
     _console().print(table)
 
 
+add_commands(app)
+
+
 def _exact_scores(config: "Config") -> str:
     """Name the unit for exact scores in the list of presets."""
     unit = config.rescore
@@ -594,13 +598,16 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit.cycles import WorkloadError
     from nearbit.files import OutputError
     from nearbit.indices import IndexListError
+    from nearbit_boards.board import BoardError
+    from nearbit_boards.transport import DeviceError
     from nearbit_model.config import ConfigError
     from nearbit_model.mapping import MappingError
     from nearbit_model.prepare import TensorError
     from nearbit_sim.program import SimulationError
 
     return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
-            MappingError, TensorError, SimulationError, WorkloadError)
+            MappingError, TensorError, SimulationError, WorkloadError,
+            BoardError, DeviceError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

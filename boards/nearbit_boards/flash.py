@@ -12,7 +12,7 @@ from nearbit_boards.board import Board, BoardError
 __all__ = ["FlashError", "flash", "flash_command"]
 
 
-class FlashError(RuntimeError):
+class FlashError(BoardError):
     """A board that could not be written; the message is one sentence with the remedy."""
 
 
