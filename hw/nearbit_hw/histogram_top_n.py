@@ -144,7 +144,9 @@ class HistogramTopN(wiring.Component):
     @property
     def emit_latency(self) -> int:
         """Cycles from the start of emitting a query to its first key, if never stalled."""
-        return 6 if self._pass_lanes > min(GROUP, self._lanes) else 4
+        if self._pass_lanes > min(GROUP, self._lanes):
+            return 7
+        return 5 if self._overlap else 4
 
     def latency(self, *, words: int, selected: int) -> int:
         """Cycles from a query's last word to its last key, if nothing else is in work."""
@@ -221,9 +223,8 @@ class HistogramTopN(wiring.Component):
         claim = Signal()   # a command is taken
         release = Signal() # the oldest bank is free again
         hand = Signal()    # a merged query goes to the scan, which needs its bins no more
-        claimed = Signal(range(self.banks + 1))
+        # There is a bank for each query that is not merged, and each that is scanned or emitted.
         unmerged = Signal(range(hist_limit + 1), init=hist_limit)
-        m.d.sync += claimed.eq(claimed + claim - release)
         m.d.comb += claim.eq(self.i_command.valid & self.i_command.ready)
 
         arrive, finish = Signal(), Signal()
@@ -231,7 +232,7 @@ class HistogramTopN(wiring.Component):
         counted: Any = Signal(query, reset_less=True)
         load = Signal()
         room = Signal()
-        m.d.comb += room.eq((claimed != self.banks) & (unmerged != hist_limit))
+        m.d.comb += room.eq(unmerged != hist_limit)
         if overlap:
             waiting: Any = Signal(query, reset_less=True)
             waiting_valid, counted_valid = Signal(), Signal()
@@ -794,7 +795,8 @@ class HistogramTopN(wiring.Component):
         advance = Signal()
         group_valid, group_done, group_last = (
             Signal(name=name) for name in ("group_valid", "group_done", "group_last"))
-        group_keys = Signal(group)
+        group_keys = Signal(group, reset_less=True)
+        held = Signal(data.ArrayLayout(distance_bits, group), reset_less=True)
         group_base = Signal(word_bits + lane_bits - group_bits, reset_less=True)
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
         group_move = Signal()
@@ -828,8 +830,10 @@ class HistogramTopN(wiring.Component):
                         picked.eq(index), rest.eq(pick.groups[:index]),
                         above_picked.eq(pick.above[index] if index < groups - 1 else 0)]
             fetch_valid, fetch_move = Signal(), Signal()
+            flag_valid, flag_move = Signal(), Signal()
             m.d.comb += [
-                fetch_move.eq(~fetch_valid | group_move),
+                flag_move.eq(~flag_valid | group_move),
+                fetch_move.eq(~fetch_valid | flag_move),
                 word_move.eq(~word_valid | (fetch_move & (rest == 0))),
                 hit_move.eq(~hit_valid | word_move),
                 emit_done.eq(word_valid & word_last & word_move),
@@ -859,41 +863,59 @@ class HistogramTopN(wiring.Component):
                     fetch_base.eq(Cat(picked[:split], (pick_word + emit_first)[:word_bits])),
                     fetch_missing.eq(pick.missing + above_picked),
                 ]
-            group_flags: Any = Signal(flag_layout, reset_less=True)
-            group_wanted = Signal(group, reset_less=True)
-            held = Signal(data.ArrayLayout(distance_bits, group), reset_less=True)
-            gone = Signal(group, reset_less=True)
+            # What was read is kept, then the keys are made out.
+            flag: Any = Signal(flag_layout, reset_less=True)
+            flag_wanted = Signal(group, reset_less=True)
+            flag_last = Signal(reset_less=True)
+            flag_base = Signal.like(group_base, reset_less=True)
+            flag_distances = Signal.like(held, reset_less=True)
+            with m.If(flag_move):
+                m.d.sync += [
+                    flag_valid.eq(fetch_valid), flag_last.eq(fetch_last),
+                    flag_base.eq(fetch_base), flag_wanted.eq(wanted(fetch_missing)),
+                    flag.eq(flag_read.data), flag_distances.eq(distance_read.data),
+                ]
             with m.If(group_move):
                 m.d.sync += [
-                    group_valid.eq(fetch_valid), group_last.eq(fetch_last),
-                    group_base.eq(fetch_base), group_wanted.eq(wanted(fetch_missing)),
-                    group_flags.eq(flag_read.data), held.eq(distance_read.data), gone.eq(0),
+                    group_valid.eq(flag_valid), group_last.eq(flag_last),
+                    group_base.eq(flag_base), held.eq(flag_distances),
+                    group_keys.eq(resolve(flag.below, flag.level, flag_wanted)),
                 ]
-            m.d.comb += group_keys.eq(
-                resolve(group_flags.below, group_flags.level, group_wanted) & ~gone)
             group_distances = [held[lane] for lane in range(group)]
         else:
-            m.d.comb += hit_move.eq(~hit_valid | group_move)
-            kept = Signal(group, reset_less=True)
-            with m.If(group_move):
-                m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
-                             kept.eq(hit_read.data.keys),
-                             group_base.eq(hit_read.data.word + emit_first)]
-            m.d.comb += group_keys.eq(kept)
+            hit_base = hit_read.data.word + emit_first
             if overlap:
+                fetch_valid, fetch_move = Signal(), Signal()
+                fetch_last, fetch_keys, fetch_base = (
+                    Signal.like(value, name=name, reset_less=True) for value, name in (
+                        (group_last, "fetch_last"), (group_keys, "fetch_keys"),
+                        (group_base, "fetch_base")))
                 m.d.comb += [
+                    fetch_move.eq(~fetch_valid | group_move),
+                    hit_move.eq(~hit_valid | fetch_move),
                     distance_read.addr.eq(Cat(hit_read.data.word, emit_bank)),
-                    distance_read.en.eq(group_move),
-                    emit_done.eq(hit_valid & hit_last & group_move),
+                    distance_read.en.eq(fetch_move),
+                    emit_done.eq(hit_valid & hit_last & fetch_move),
                 ]
-                group_distances = [distance_read.data[lane] for lane in range(group)]
+                with m.If(fetch_move):
+                    m.d.sync += [fetch_valid.eq(hit_valid), fetch_last.eq(hit_last),
+                                 fetch_keys.eq(hit_read.data.keys), fetch_base.eq(hit_base)]
+                with m.If(group_move):
+                    m.d.sync += [group_valid.eq(fetch_valid), group_last.eq(fetch_last),
+                                 group_keys.eq(fetch_keys), group_base.eq(fetch_base),
+                                 held.eq(distance_read.data)]
+                group_distances = [held[lane] for lane in range(group)]
             else:
                 m.d.comb += [
+                    hit_move.eq(~hit_valid | group_move),
                     item_read.addr.eq(
                         Cat(Mux(scan_busy, scan_word, hit_read.data.word), emit_bank)),
                     item_read.en.eq(scan_busy | group_move),
                     emit_done.eq(group_valid & group_last & group_done),
                 ]
+                with m.If(group_move):
+                    m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
+                                 group_keys.eq(hit_read.data.keys), group_base.eq(hit_base)]
                 group_distances = [item_read.data[0][lane].code[:distance_bits]
                                    for lane in range(group)]
 
@@ -903,8 +925,11 @@ class HistogramTopN(wiring.Component):
         distance = Signal(distance_bits)
         for lane in range(group):
             with m.If(group_keys[lane]):
-                m.d.comb += [key.eq(lane), distance.eq(group_distances[lane]),
-                             others.eq(group_keys[:lane])]
+                m.d.comb += [key.eq(lane), others.eq(group_keys[:lane])]
+        with m.Switch(key):
+            for lane in range(group):
+                with m.Case(lane):
+                    m.d.comb += distance.eq(group_distances[lane])
         m.d.comb += group_done.eq(advance & (others == 0))
         with m.If(advance):
             m.d.sync += [
@@ -914,9 +939,6 @@ class HistogramTopN(wiring.Component):
                 self.o.p.last.eq(group_last & (others == 0)),
             ]
             with m.If(group_valid & ~group_done):
-                if groups > 1:
-                    m.d.sync += gone.eq(~others)
-                else:
-                    m.d.sync += kept.eq(others)
+                m.d.sync += group_keys.eq(others)
 
         return m
