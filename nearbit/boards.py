@@ -1,8 +1,6 @@
 """`nearbit boards`, `build`, `flash`, `run`: from a preset to answers of a board."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,16 +8,14 @@ from rich.table import Table
 
 from nearbit_boards.board import Board, BoardError
 from nearbit_boards.boards import BOARDS, find_board
-from nearbit_boards.resources import Used
 
 
 if TYPE_CHECKING:
     from nearbit_boards.build import Build
-    from nearbit_boards.device import Device, Run
     from nearbit_model.config import Config
 
 
-__all__ = ["BOARDS", "board_list", "choose", "connect", "show_boards", "show_build"]
+__all__ = ["BOARDS", "board_list", "choose", "find_board", "show_boards", "show_build"]
 
 
 _MOST_CLOCK = 400.0
@@ -68,7 +64,7 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
 
 def _with_leds(board: Board) -> Board:
     """Leave out LEDs that a platform does not have."""
-    from amaranth.build import ResourceError
+    from amaranth.build.res import ResourceError
 
     def there(number: int) -> tuple[str, int] | None:
         try:
@@ -129,8 +125,8 @@ def show_build(result: "Build", console: Console) -> None:
             table.add_row("flip-flops", f"{result.ffs:,}", "", "")
     console.print(table)
     said = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
-    for line in ("", f"Fmax {result.fmax_mhz:.1f} MHz, clock {result.target_mhz:g} MHz, host link "
-                 f"{result.baud:,} baud, seed {result.seed}.",
-                 f"Built in {sum(result.seconds.values()):.0f} s: {said}.",
+    clocks = (f"Fmax {result.fmax_mhz:.1f} MHz, clock {result.target_mhz:g} MHz, "
+              f"host link {result.baud:,} baud, seed {result.seed}.")
+    for line in ("", clocks, f"Built in {sum(result.seconds.values()):.0f} s: {said}.",
                  f"Bitstream: {result.bitstream}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What all boards share: a description of a board, and the design around the accelerator."""
+"""Descriptions of boards and of their devices."""
 
 import difflib
 import importlib
@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from amaranth import *
-from amaranth.build import ResourceError
-from amaranth.lib import io
-from amaranth.lib.cdc import FFSynchronizer  # type: ignore[import-untyped]
+from amaranth.build.res import ResourceError
 
-from nearbit_boards.pll import Ice40Pll, PllError, find_pll
+from nearbit_boards.pll import PllError, find_pll
 from nearbit_boards.uart import divisor
 from nearbit_model.config import Config
 
 
-__all__ = ["DEVICES", "Board", "BoardError", "Device", "Fpga", "Programmer", "suggest"]
+__all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Device", "Programmer",
+           "reference_clock", "suggest"]
 
 
 class BoardError(Exception):
@@ -106,6 +104,7 @@ class Programmer:
     usb: str
 
 
+# Both write by USB; a board changes arguments only.
 ICEPROG = Programmer("iceprog", (), "ICEPROG", "sudo apt-get install fpga-icestorm", "0403:6010")
 OPENFPGALOADER = Programmer("openFPGALoader", (), "OPENFPGALOADER",
                             "sudo apt-get install openfpgaloader", "0403:6015")
@@ -185,106 +184,15 @@ class Board:
             raise BoardError(f"{self.platform} has no UART (a resource named uart), by which the "
                              f"host could talk to it") from None
         try:
-            find_pll(self.device.family, _reference(platform), self.clock)
+            find_pll(self.device.family, reference_clock(platform), self.clock)
             divisor(self.clock, self.baud)
         except (PllError, ValueError) as error:
             said = str(error)
             raise BoardError(f"{self.name}: {said[:1].lower()}{said[1:]}") from None
 
 
-def _reference(platform: Any) -> int:
+def reference_clock(platform: Any) -> int:
     """Hz of the platform's clock."""
     if platform.default_clk is None:
         raise BoardError(f"{type(platform).__name__} has no default clock")
     return round(platform.default_clk_frequency)
-
-
-_READY_SECONDS = 15e-6
-"""The block RAMs of an iCE40 read as zeros for so long after configuration (as in Amaranth's own
-reset for it, which waits as long)."""
-
-
-class Fpga(Elaboratable):
-    """What surrounds the accelerator on a board: clock, reset, pins.
-
-    The clock is that of the PLL. Reset is synchronous; it lasts until the PLL has locked and 15 us
-    more, and comes back if the lock is lost.
-
-    Parameters
-    ----------
-    board
-        The board.
-    module
-        Name of the Verilog module of the :class:`nearbit_boards.top.BoardTop`.
-    """
-
-    def __init__(self, board: Board, module: str):
-        self._board = board
-        self._module = module
-
-    def elaborate(self, platform: Any) -> Module:
-        """Build it for the board's platform."""
-        m = Module()
-        board = self._board
-
-        reference = Signal()
-        clock_port = platform.request(platform.default_clk, dir="-")
-        m.domains.sync = sync = ClockDomain()
-        locked = Signal()
-        pll = find_pll(board.device.family, _reference(platform), board.clock)
-        clock = Signal()
-        if pll is None or not board.device.pll_at_pad:
-            m.submodules.clock_pin = clock_pin = io.Buffer("i", clock_port)
-            m.d.comb += reference.eq(clock_pin.i)
-        if pll is None:
-            m.d.comb += [clock.eq(reference), locked.eq(1)]
-        elif isinstance(pll, Ice40Pll):
-            m.submodules.pll = pll.instance(
-                clock_port.io if board.device.pll_at_pad else reference, clock, locked,
-                at_pad=board.device.pll_at_pad)
-        else:
-            m.submodules.pll = pll.instance(reference, clock, locked)
-        m.d.comb += sync.clk.eq(clock)
-
-        # Without reset: what follows makes it.
-        m.domains.ready = ready = ClockDomain(reset_less=True)
-        m.d.comb += ready.clk.eq(clock)
-        stable = Signal()
-        m.submodules.lock = FFSynchronizer(locked, stable, o_domain="ready")
-        cycles = int(board.clock * _READY_SECONDS) + 1
-        waited = Signal(range(cycles + 1))
-        reset = Signal(init=1)
-        with m.If(~stable):
-            m.d.ready += [waited.eq(0), reset.eq(1)]
-        with m.Elif(waited != cycles):
-            m.d.ready += waited.eq(waited + 1)
-        with m.Else():
-            m.d.ready += reset.eq(0)
-        m.d.comb += sync.rst.eq(reset)
-
-        uart = platform.request("uart", 0, dir="-")
-        m.submodules.rx_pin = rx_pin = io.Buffer("i", uart.rx)
-        m.submodules.tx_pin = tx_pin = io.Buffer("o", uart.tx)
-        activity, error = Signal(), Signal()
-        m.submodules.accelerator = Instance(
-            self._module, i_clk=ClockSignal(), i_rst=ResetSignal(), i_rx=rx_pin.i,
-            o_tx=tx_pin.o, o_activity=activity, o_error=error)
-        for name, led, signal in (("activity", board.activity, self._stretch(m, activity)),
-                                  ("error", board.error, error)):
-            if led is None:
-                continue
-            m.submodules[f"{name}_led"] = pin = io.Buffer(
-                "o", platform.request(*led, dir="-"))
-            m.d.comb += pin.o.eq(signal.replicate(len(pin.o)))
-        return m
-
-    def _stretch(self, m: Module, signal: Signal) -> Signal:
-        """Hold a pulse for some 50 ms, so that it can be seen."""
-        left = Signal(range(self._board.clock // 20))
-        seen = Signal()
-        m.d.comb += seen.eq(left != 0)
-        with m.If(signal):
-            m.d.sync += left.eq(self._board.clock // 20 - 1)
-        with m.Elif(seen):
-            m.d.sync += left.eq(left - 1)
-        return seen

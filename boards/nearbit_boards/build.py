@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nearbit_boards import resources
-from nearbit_boards.board import DEVICES, Board, BoardError, Device, Fpga
+from nearbit_boards.board import DEVICES, Board, BoardError, Device
+from nearbit_boards.fpga import Fpga
 from nearbit_boards.tools import ToolError, find_tool, run_tool
 from nearbit_boards.top import BoardTop
 from nearbit_hw.verilog import generate
@@ -258,10 +259,11 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
             raise BuildError(f"synthesis made {is_used} {kind} where the configuration for "
                              f"{board.name} implies {implied}; a memory or a product has become "
                              f"something else, so another release of Yosys may be at work")
-    for kind, is_used, there in (("LUTs", used.luts, device.luts), ("DSPs", used.dsps, device.dsps)):
+    for kind, is_used, there in (("LUTs", used.luts, device.luts),
+                                 ("DSPs", used.dsps, device.dsps)):
         if is_used > there:
-            raise BuildError(f"the design needs {is_used} {kind} and {board.part} has {there}; take "
-                             f"fewer lanes or value_lanes, or more output_cycles")
+            raise BuildError(f"the design needs {is_used} {kind} and {board.part} has {there}; "
+                             f"take fewer lanes or value_lanes, or more output_cycles")
 
 
 def _read_report(folder: Path, device: Device, clock: int, luts: int) -> tuple[int, float]:

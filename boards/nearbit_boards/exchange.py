@@ -124,12 +124,12 @@ class Exchange:
             if silent:
                 found += self.parser.flush()
                 since = 0
-            failed = silent and not found
+            failed = silent and not any(reply.sequence in waiting for reply in found)
             for reply in found:
-                since = 0
                 place = waiting.get(reply.sequence)
                 if place is None:
                     continue
+                since = 0
                 if reply.status in _DAMAGED:
                     failed |= once
                     self._again(place, tries, again, reply)

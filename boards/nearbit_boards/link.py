@@ -303,8 +303,7 @@ class HostLink(wiring.Component):
         # lower one up.
         contents[Block.END] = [checker.crc[8:], checker.crc[8:]]
 
-        failed = Signal()
-        m.d.comb += failed.eq((block == Block.RESULT) & (result.p.error != Error.OK))
+        failed = Signal() # the row's result is an error
         sent, last = Signal(), Signal()
         m.d.comb += [sent.eq(self.o.valid & self.o.ready), checker.data.eq(self.o.payload),
                      checker.valid.eq(sent)]
@@ -337,7 +336,9 @@ class HostLink(wiring.Component):
                                 m.d.sync += following.eq(name)
                     m.next = "Data"
             with m.State("Next"):
-                m.d.sync += [block.eq(following), index.eq(0)]
+                m.d.sync += [block.eq(following), index.eq(0),
+                             failed.eq((following == Block.RESULT) & ~trace.valid
+                                       & (result.p.error != Error.OK))]
                 m.next = "Tag"
                 with m.If(following != Block.RESULT):
                     m.d.sync += following.eq(Block.END)
@@ -356,6 +357,10 @@ class HostLink(wiring.Component):
                 m.d.comb += [self.o.valid.eq((block != Block.RESULT) | result.valid),
                              self.o.payload.eq(data_byte),
                              begin.eq((block == header) & (index == 0))]
+                # Without looking at `valid`: the path through the core would be long.
+                taken = self.o.ready & last
+                m.d.comb += [trace.ready.eq(taken & (block == Block.TRACE)),
+                             result.ready.eq(taken & (block == Block.RESULT))]
                 with m.If(sent):
                     m.d.sync += index.eq(index + 1)
                     with m.If(last):
@@ -364,10 +369,8 @@ class HostLink(wiring.Component):
                         with m.Switch(block):
                             with m.Case(Block.END):
                                 m.next = "Free"
-                            with m.Case(Block.TRACE):
-                                m.d.comb += trace.ready.eq(1)
                             with m.Case(Block.RESULT):
-                                m.d.comb += [result.ready.eq(1), row_done.eq(result.p.last)]
+                                m.d.comb += row_done.eq(result.p.last)
                                 with m.If(~result.p.last):
                                     m.next = "Data"
         with m.If(row_done):

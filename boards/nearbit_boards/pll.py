@@ -171,8 +171,7 @@ def find_pll(family: str, reference: int, clock: int) -> Ice40Pll | Ecp5Pll | No
     """
     if reference == clock:
         return None
-    kind = {"ice40": Ice40Pll, "ecp5": Ecp5Pll}[family]
-    choices: list[Any] = kind.choices(reference)
+    choices: list[Any] = (Ice40Pll if family == "ice40" else Ecp5Pll).choices(reference)
     # Among equals, the least division of the reference: less jitter.
     best = min(choices, key=lambda pll: (abs(pll.output - clock), -pll.pfd), default=None)
     if best is None or abs(best.output / clock - 1) > _ERROR_MAX:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearbit_hw.core import Core
-from nearbit_model.config import CELLS, Config, ConfigError, Rescore
+from nearbit_model.config import CELLS, SELECTIONS, Config, ConfigError, Rescore
 from nearbit_sim.payload import Bits, Port, Shape, Struct, mark_used, ports
 
 
@@ -90,9 +90,12 @@ IDENTITY: dict[str, int] = {
     "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
     "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
     "pass_lanes": 2, "output_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
+    "selection": 1,
     "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
 }
 """Fields of an identity with their bytes, in order."""
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {"cell": (None, *CELLS), "selection": SELECTIONS}
 
 
 def crc(data: bytes) -> int:
@@ -145,9 +148,11 @@ class Identity:
                 if name.startswith("rescore.")}
         plain: dict[str, Any] = {field.name: fields[field.name]
                                  for field in dataclasses.fields(Config) if field.name in fields}
-        if plain["cell"] > len(CELLS):
-            raise ProtocolError(f"the identity names cell {plain['cell']}, which is none")
-        plain["cell"] = CELLS[plain["cell"] - 1] if plain["cell"] else None
+        for name, choices in _CHOICES.items():
+            if plain[name] >= len(choices):
+                raise ProtocolError(f"the identity has {name} {plain[name]}, and this release of "
+                                    f"Nearbit knows those up to {len(choices) - 1}")
+            plain[name] = choices[plain[name]]
         try:
             if unit["head_dim"]:
                 plain["rescore"] = Rescore(
@@ -166,8 +171,8 @@ def identity_bytes(config: Config, version: tuple[int, int, int], clock: int) ->
     for name in IDENTITY:
         if name.startswith("rescore."):
             fields[name] = 0 if unit is None else int(getattr(unit, name[len("rescore."):]))
-        elif name == "cell":
-            fields[name] = 0 if config.cell is None else CELLS.index(config.cell) + 1
+        elif name in _CHOICES:
+            fields[name] = _CHOICES[name].index(getattr(config, name))
         elif name not in fields:
             fields[name] = getattr(config, name)
     return b"".join(fields[name].to_bytes(size, "little") for name, size in IDENTITY.items())

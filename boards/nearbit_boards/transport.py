@@ -1,5 +1,6 @@
 """Ways to a device's bytes: a serial port, or a simulation of the device."""
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -74,6 +75,9 @@ class SerialTransport:
             self._serial = serial.Serial(port, baud, timeout=0, exclusive=True)
         except (serial.SerialException, ValueError, OSError) as error:
             raise DeviceError(_port_problem(port, baud, error)) from None
+        # FTDI adapters keep bytes for up to 16 ms unless they are told; others have no such mode.
+        with contextlib.suppress(AttributeError, NotImplementedError, ValueError, OSError):
+            self._serial.set_low_latency_mode(True)
 
     def write(self, octets: bytes) -> None:
         """Send bytes."""

@@ -206,7 +206,7 @@ def _bitwise(text: str) -> str:
         if token == "!":
             return _not(atom())
         # A pin that nobody drives is pulled up.
-        return {"1'b0": "0", "1'b1": "1", "1'bz": "1"}.get(token, token)
+        return str({"1'b0": "0", "1'b1": "1", "1'bz": "1"}.get(token, token))
 
     def choice() -> str:
         nonlocal place
@@ -225,7 +225,7 @@ def _bitwise(text: str) -> str:
 
 
 def _not(bit: str) -> str:
-    return {"0": "1", "1": "0"}.get(bit, f"({bit} ^ 1)")
+    return "1" if bit == "0" else "0" if bit == "1" else f"({bit} ^ 1)"
 
 
 def _choose(condition: str, one: str, other: str) -> str:
@@ -261,8 +261,9 @@ struct chip {
     uint8_t level, before;
 };
 
-/* An SB_RAM40_4K (Lattice FPGA-TN-02002). A narrow word is in every 2nd, 4th or 8th bit of a row of
-   16; address bits above the eighth choose which. What is written is read from the next cycle on. */
+/* An SB_RAM40_4K (Lattice FPGA-TN-02002). A narrow word is in every 2nd, 4th or 8th bit of a row
+   of 16; address bits above the eighth choose which. What is written is read from the next cycle
+   on. */
 static void ram(uint16_t *m, uint16_t *out, int read_mode, int write_mode, unsigned raddr,
                 unsigned re, unsigned rclke, unsigned waddr, unsigned we, unsigned wclke,
                 unsigned wdata, unsigned mask)
