@@ -1,7 +1,7 @@
 """What each block takes on ECP5, iCE40 and 7-series devices, over a sweep of its parameters.
 
     python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
-                              [--units] [--check]
+                              [--every N] [--units] [--check]
 
 Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
 whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
@@ -314,7 +314,7 @@ class Counted(wiring.Component):
 def units_of_7_series() -> list[dict[str, Any]]:
     """LUT6 of the cell alone and of whole units, beside BISMO's line."""
     found = []
-    for bits in (64, 128, 256):
+    for bits in (64, 256):
         for cell in ("generic", "xilinx7"):
             result: dict[str, Any] = {"bits": bits, "cell": cell}
             for name, text in (
@@ -352,18 +352,16 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
     return json.dumps([block, target, Config.from_dict(config).to_dict()], sort_keys=True)
 
 
-def is_sampled(block: str, config: Config, target: str, index: int) -> bool:
-    """Whether a point is measured on a target: all on ECP5, on the slower ones every other."""
-    if target == "ecp5" or index < 3:
-        return True
-    if target != "xc7" and ((block == "values" and config.value_lanes > 32) or (block == "rescorer"
-                            and config.rescore is not None and config.rescore.lanes > 16)):
-        return False # multipliers of LUTs, larger than any iCE40
-    step = 3 if target == "xc7" and block in ("score_array", "top_n") else 2
-    return index % step == 0
+def is_sensible(block: str, config: Config, target: str) -> bool:
+    """Whether a point is worth its time: multipliers of that many LUTs are beyond any iCE40."""
+    unit = config.rescore
+    return target == "xc7" or target == "ecp5" or not (
+        (block == "values" and config.value_lanes > 32)
+        or (block == "rescorer" and unit is not None and unit.lanes > 16))
 
 
-def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool) -> list[Any]:
+def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool,
+          every: int) -> list[Any]:
     """Measure what is asked for, keep the rest, save after each point."""
     kept: dict[str, Any] = {}
     if RESULTS.exists():
@@ -373,9 +371,10 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
     for block in area.BLOCKS:
         for index, config in enumerate(points(block)):
             for target in area.TARGETS:
-                if target != "up5k" or block in MULTIPLYING:
+                if ((target != "up5k" or block in MULTIPLYING)
+                        and is_sensible(block, config, target)):
                     wanted[identity(block, target, config.to_dict())] = (
-                        block, config, target, is_sampled(block, config, target, index))
+                        block, config, target, index < 2 or index % every == 0)
     results = {name: result for name, result in kept.items() if name in wanted}
     for name, (block, config, target, sampled) in wanted.items():
         if block not in blocks or target not in targets or not (sampled or name in kept):
@@ -634,12 +633,15 @@ def main() -> None:
                         default=list(area.TARGETS))
     parser.add_argument("--again", action="store_true", help="also what is there already")
     parser.add_argument("--place", action="store_true", help="place and route the presets' blocks")
+    parser.add_argument("--every", type=int, default=1, metavar="N",
+                        help="only each Nth point, and those that are there, to save time")
     parser.add_argument("--units", action="store_true", help="units of the 7 series, too")
     parser.add_argument("--check", action="store_true", help="whole presets, too")
     options = parser.parse_args()
     # Units that a block does not need are made with it and thrown away.
     warnings.simplefilter("ignore", UnusedElaboratable)
-    results = sweep(options.block, options.target, again=options.again, place=options.place)
+    results = sweep(options.block, options.target, again=options.again, place=options.place,
+                    every=options.every)
     save(results)
     MODEL.write_text(json.dumps(fit(results), indent=1) + "\n", encoding="utf-8")
     area.model.cache_clear()
