@@ -39,7 +39,69 @@ GROUP = 4
 
 
 class HistogramTopN(wiring.Component):
-    """The nearest keys of each query."""
+    """The nearest keys of each query.
+
+    Takes the distances of one query after another, :py:`lanes` per cycle without ever stalling,
+    and emits the selection of the numeric contract: the first :py:`sink` and the last
+    :py:`recent` keys of the range and, of the rest, the :py:`n` nearest, among equal distances
+    those with the larger index; all keys if :py:`sink + recent + n >= count`. Keys leave by
+    descending index, without a gap if :py:`o` is not stalled, the last one with :py:`last` set.
+    Interchangeable with :class:`nearbit_hw.top_n.TopN`, but for its cycles.
+
+    A query whose distances come in w words, s of them per :py:`pass_lanes`, and which selects m
+    keys, goes through these steps, each of which starts when both the one before and the query
+    before have let go. Cycles depend on w and m only.
+
+    - merge: starts :py:`count_latency` cycles after the last word, or in the cycle in which the
+      query before is handed over. :py:`merge_cycles` later it is handed to the scan, or as soon as
+      that can start.
+    - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
+      :py:`scan_gap` cycles after the last read; if :py:`overlap`, while at most one other query is
+      scanned or emitted; else while none is.
+    - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, when the
+      query before has no more to be read. The first key is presented :py:`emit_latency` cycles
+      later, the others in the cycles after.
+
+    With :py:`overlap`, a command is taken when no other waits to be counted and at most one query
+    is not handed over; otherwise, when none is not. It must be accepted at least two cycles before
+    its first distances. Queries that follow each other without a pause are
+    max(w, merge_cycles, ceil(w / s) + scan_gap, m + 4) cycles apart with :py:`overlap`, as long as
+    the commands come early enough. After reset, the bins are cleared before the first command is
+    taken.
+
+    Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
+    iCE40); otherwise any will do.
+
+    Reference: :func:`nearbit_model.golden.select_one`.
+
+    Parameters
+    ----------
+    key_bits : :class:`int`
+        The largest distance. At least 1.
+    lanes : :class:`int`
+        Distances per word, a power of two.
+    capacity : :class:`int`
+        Keys of the longest range, a multiple of :py:`pass_lanes`.
+    top_n : :class:`int`
+        The most keys that a query selects, at most :py:`capacity`.
+    pass_lanes : :class:`int`
+        Distances scanned per cycle: :py:`lanes` times a power of two.
+    overlap : :class:`bool`
+        Whether a query can be counted while the one before is merged, and scanned while the one
+        before is emitted.
+
+    Members
+    -------
+    i_command : :py:`In(stream.Signature(...))`
+        What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
+        that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
+        1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most :py:`top_n`.
+    i : :py:`In(stream.Signature(...))`
+        Words of distances from the first to the last of the range, and any number beyond; lane 0
+        lowest; always taken.
+    o : :py:`Out(stream.Signature(...))`
+        Selected keys: :py:`index`, :py:`distance`, :py:`last`.
+    """
 
     i_command: stream.Interface
     i: stream.Interface
@@ -125,7 +187,7 @@ class HistogramTopN(wiring.Component):
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free.
 
-        :py:`key_bits + 4 + log2(2 * lanes)` with :py:`overlap`, else
+        :py:`key_bits + 6 + log2(lanes)` with :py:`overlap`, else
         :py:`2 * key_bits + 5 + log2(lanes)`.
         """
         return self._key_bits * (1 if self._overlap else 2) + self._levels + 3
@@ -134,6 +196,11 @@ class HistogramTopN(wiring.Component):
     def count_latency(self) -> int:
         """Cycles from a query's last word to the start of merging it."""
         return 2 if self._overlap else 1
+
+    @property
+    def scan_gap(self) -> int:
+        """Cycles from a query's last read to the earliest hand-over of the next."""
+        return 5 + exact_log2(self._pass_lanes // min(GROUP, self._lanes))
 
     @property
     def scan_latency(self) -> int:
@@ -324,7 +391,8 @@ class HistogramTopN(wiring.Component):
         enough_bits = ceil_log2(self._top_n)
         limit = -(-words // 2)
         exact_bits = min(enough_bits, len(Signal(range(limit + 1))))
-        fast = exact_bits > 3 # bit 3 and above change if `carry`, which says that those below are set
+        # Bit 3 and those above it change if `carry`, which says that the bits below are set.
+        fast = exact_bits > 3
         counter = data.StructLayout({
             "exact": exact_bits, "enough": int(limit >> exact_bits != 0), "carry": int(fast)})
 
@@ -428,8 +496,8 @@ class HistogramTopN(wiring.Component):
                     mark_out(stored[lane])
                 terms.append(read.data)
 
-        # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it, or
-        # a part of it, is `enough`.
+        # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
+        # or a part of it, is `enough`.
         if overlap:
             # Block RAM is slow, and so wide that it is far from the adders.
             terms = [delay(term, 1, f"count_{index}") for index, term in enumerate(terms)]
@@ -553,7 +621,7 @@ class HistogramTopN(wiring.Component):
             item_write.addr.eq(Cat(write_word, write_bank)[ratio_bits:]),
             item_write.en.eq(arrived << write_word[:ratio_bits]),
         ]
-        marked = Signal(word_items)
+        marked: Any = Signal(word_items)
         for lane in range(lanes):
             m.d.comb += [
                 marked[lane].code.eq(stored[lane]),
@@ -642,7 +710,7 @@ class HistogramTopN(wiring.Component):
         group_below, group_level = (
             [Signal(name=f"{name}_{index}", reset_less=True) for index in range(groups)]
             for name in ("group_has_below", "group_has_level"))
-        group_count = [Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
+        group_count: list[Any] = [Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
                        for index in range(groups)]
         for index in range(groups):
             part_lanes = slice(index * group, (index + 1) * group)
@@ -663,15 +731,15 @@ class HistogramTopN(wiring.Component):
         # How many keys at the threshold a group and those above it have.
         steps = exact_log2(groups)
         for step in range(steps):
-            sums = []
+            through_sums: list[Any] = []
             for index, term in enumerate(group_count):
                 upper = (index >> step | 1) << step
                 most = group * min(groups - index, 2 << step)
                 through = Signal(range(most + 1), name=f"through_{step}_{index}", reset_less=True)
                 m.d.sync += through.eq(
                     term if index >= upper else term + group_count[upper])
-                sums.append(through)
-            group_count = sums
+                through_sums.append(through)
+            group_count = through_sums
         group_below = [delay(value, steps, f"group_below_{index}")
                        for index, value in enumerate(group_below)]
         group_level = [delay(value, steps, f"group_level_{index}")
@@ -686,9 +754,10 @@ class HistogramTopN(wiring.Component):
         note_groups = Signal(groups)
         for index in range(groups):
             more = above[index] # than this many must be missing
-            most = scan_missing[len(more):-1].all() & ~less_equal(more, ~scan_missing[:len(more)])
+            covered = (scan_missing[len(more):-1].all()
+                       & ~less_equal(more, ~scan_missing[:len(more)]))
             m.d.comb += note_groups[index].eq(group_below[index] | (
-                group_level[index] & scan_missing[-1] & ~most))
+                group_level[index] & scan_missing[-1] & ~covered))
 
         def wanted(missing: Value) -> Value:
             """Of the keys of a group at the threshold: whether as many as 1, 2, ... are taken."""
@@ -709,8 +778,11 @@ class HistogramTopN(wiring.Component):
         # ---- Hits: at most one word for each key.
         most = min(self._top_n, self._capacity // self._pass_lanes)
         hit_depth = 1 << ceil_log2(2 * most if overlap else most + 1)
+        above_shape = range(self._pass_lanes - group + 1)
+        flag_layout = data.StructLayout({"below": group, "level": group})
+        flag_read: Any = None
+        distance_read: Any = None
         if groups > 1:
-            above_shape = range(self._pass_lanes - group + 1)
             hit = data.StructLayout({
                 "word": word_bits - ratio_bits,
                 "groups": groups,
@@ -737,7 +809,6 @@ class HistogramTopN(wiring.Component):
                 hit_write.data.missing.eq(scan_missing),
                 *(hit_write.data.above[index].eq(above[index]) for index in range(groups - 1)),
             ]
-            flag_layout = data.StructLayout({"below": group, "level": group})
             m.submodules.flags = flags = block_ram(shape=flag_layout, depth=hit_depth * groups)
             flag_read = flags.read_port()
             for index in range(groups):
@@ -750,7 +821,8 @@ class HistogramTopN(wiring.Component):
                     flag_write.en.eq(hit_write.en),
                 ]
         else:
-            m.d.comb += hit_write.data.keys.eq(resolve(noted_below, noted_level, wanted(scan_missing)))
+            m.d.comb += hit_write.data.keys.eq(
+                resolve(noted_below, noted_level, wanted(scan_missing)))
 
         # ---- Emit: control.
         emit_busy, emit_take, emit_done = Signal(), Signal(), Signal()

@@ -17,6 +17,7 @@ BENCH = Path(__file__).with_name("test_top_n.py")
     (33, 4, 80, 80, 16),
     (127, 8, 64, 7, 8),
     (8, 16, 128, 32, 16),
+    (8, 16, 128, 3, 16),
     (8, 2, 30, 5, 2),
     (8, 2, 32, 6, 8),
     (3, 1, 13, 4, 1),
@@ -29,3 +30,16 @@ def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, overlap):
         "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
         "gapless": True, "latency": dut.latency(words=capacity // lanes, selected=top_n),
     })
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"key_bits": 0}, r"^Key bits must be a positive integer, not 0$"),
+    ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
+    ({"pass_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
+    ({"capacity": 63}, r"^Capacity must be a positive multiple of pass lanes, not 63$"),
+    ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
+])
+def test_wrong_parameter(changes, message):
+    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "pass_lanes": 4, **changes}
+    with pytest.raises(TypeError, match=message):
+        HistogramTopN(**given)
