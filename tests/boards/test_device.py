@@ -44,7 +44,8 @@ TIMEOUT = 0.005
 
 
 def simulated(config=TINY):
-    return SimulatedTransport(config, version=(1, 2, 3), clock=12_000_000, timeout=1024)
+    # The same parameters as in the other tests: each set of them is compiled.
+    return SimulatedTransport(config, version=(0, 1, 0), clock=12_000_000, timeout=256)
 
 
 def opened(transport=None, **options):
@@ -133,7 +134,7 @@ def test_attention(options):
     """Equal to the golden model to the bit, with several key heads and a trace."""
     q, k, v = tensors(TINY, heads=6, kv_heads=2, queries=7)
     with opened() as device:
-        assert (device.config, device.identity.version) == (TINY, "1.2.3")
+        assert (device.config, device.identity.version) == (TINY, "0.1.0")
         run = device.attention(q, k, v, **options)
         prepared = prepare(q, k, v, TINY, **options)
         assert run.result.difference(attend(prepared)) is None
@@ -379,6 +380,18 @@ def test_device_of_garbage(octets):
                        r"Nearbit; check that this is the board's port, and at how many baud its "
                        r"bitstream talks$"):
         opened(Script(*[octets] * 9))
+
+
+def test_replies_to_others():
+    """A device that never stops to answer what was not asked."""
+    answers = reply(Status.OK, 99) * 1000
+
+    class Endless(Script):
+        def read(self, timeout):
+            return answers
+
+    with pytest.raises(DeviceError, match=r"^the script does not answer, though it was asked 4 "):
+        opened(Endless())
 
 
 def test_echo():

@@ -270,7 +270,7 @@ class Model:
 
 def read_replies(octets, config):
     """All replies of bytes that are nothing else: sequence, status, blocks but for the cycles."""
-    sizes = {1: 40, 2: 5 + -(-config.tables // 8) + (5 if config.rescore else 0),
+    sizes = {1: 41, 2: 5 + -(-config.tables // 8) + (5 if config.rescore else 0),
              3: config.value_dim * -(-config.output_bits // 8)}
     replies, place = [], 0
     while place < len(octets):
@@ -405,13 +405,13 @@ def run(config, count, seed, transport, *, settle, batch=150):
 
 
 def fuzz(config, count, seed):
-    transport = SimulatedTransport(config, clock=1_000_000, timeout=TIMEOUT)
+    transport = SimulatedTransport(config, version=(0, 1, 0), clock=12_000_000, timeout=TIMEOUT)
 
     def settle(transport):
         # Longer than the device's own time-out.
         transport.wait(2 * TIMEOUT)
         came = b""
-        while octets := transport.read(2e-6 * TIMEOUT):
+        while octets := transport.read(2 * TIMEOUT / 12e6):
             came += octets
         return came
 

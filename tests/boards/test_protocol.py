@@ -28,7 +28,7 @@ from nearbit_boards.protocol import (
     state_fields,
 )
 from nearbit_boards.transport import SimulatedTransport
-from nearbit_model.config import CELLS, PRESETS, Config, Rescore
+from nearbit_model.config import CELLS, PRESETS, SELECTIONS, Config, Rescore
 
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "host-link.md").read_text("utf-8")
@@ -82,6 +82,8 @@ def test_documented_fields():
     assert f"these are version {LAYOUT_VERSION}" in identity
     for number, cell in enumerate(CELLS, 1):
         assert f"{number} {cell}" in identity
+    for number, selection in enumerate(SELECTIONS):
+        assert f"{number} {selection}" in identity
     exact = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
                    rescore=Rescore(head_dim=4, lanes=2))
     assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(exact))
@@ -131,7 +133,7 @@ def test_worked_example_replies():
 
 
 def test_worked_example_on_the_device():
-    transport = SimulatedTransport(TINY, version=(0, 1, 0), clock=12_000_000, timeout=2048)
+    transport = SimulatedTransport(TINY, version=(0, 1, 0), clock=12_000_000, timeout=256)
     layout = Layout(TINY)
 
     def read(octets):
@@ -146,6 +148,15 @@ def test_worked_example_on_the_device():
         assert read(came) == read(answer)
         assert len(came) == len(answer)
     transport.close()
+
+
+def test_python_example(capsys):
+    code, = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    # With the parameters that the other tests have, so that it is not compiled again.
+    code = code.replace("SimulatedTransport(config)", "SimulatedTransport(config, version="
+                        "(0, 1, 0), clock=12_000_000, timeout=256)")
+    exec(compile(code, "docs/host-link.md", "exec"), {})
+    assert capsys.readouterr().out == "(2, 4, 8) 40\n"
 
 
 def test_crc():
@@ -173,6 +184,8 @@ def test_identity_has_the_whole_configuration():
     (b"", "the identity has layout version None, and this release of Nearbit knows 1 only"),
     (b"\x02", "the identity has layout version 2, and this release of Nearbit knows 1 only"),
     (b"\x01\x00", r"an identity has \d+ bytes, not 2"),
+    (identity_bytes(TINY, (1, 2, 3), 1).replace(b"\x04\x02\x00\x00", b"\x04\x02\x09\x00"),
+     "the identity has cell 9, and this release of Nearbit knows those up to 4"),
     (bytes([1, *[0] * (sum(IDENTITY.values()) - 1)]),
      "the identity is of no configuration: key_bits must be from 1 to 1024, not 0"),
 ])
