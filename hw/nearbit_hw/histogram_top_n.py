@@ -710,8 +710,9 @@ class HistogramTopN(wiring.Component):
         group_below, group_level = (
             [Signal(name=f"{name}_{index}", reset_less=True) for index in range(groups)]
             for name in ("group_has_below", "group_has_level"))
-        group_count: list[Any] = [Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
-                       for index in range(groups)]
+        group_count: list[Any] = [
+            Signal(range(group + 1), name=f"group_count_{index}", reset_less=True)
+            for index in range(groups)]
         for index in range(groups):
             part_lanes = slice(index * group, (index + 1) * group)
             m.d.sync += [group_below[index].eq(below[part_lanes].any()),
