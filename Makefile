@@ -41,13 +41,13 @@ install = command -v $(1) >/dev/null || { \
 
 # What `nearbit` needs to run.
 .venv/.installed: .venv/.created pyproject.toml
-	$(BIN)/python -m pip install -q --editable .
+	$(BIN)/python -m pip install -q --editable '.[boards]'
 	@touch $@
 
 # What developing it needs besides. Older pips do not know dependency groups.
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install -q --editable . --group dev
+	$(BIN)/python -m pip install -q --editable '.[boards]' --group dev
 	@touch $@
 
 # A C++ compiler for the compiled engine: the system's, else the one from PyPI.
@@ -61,6 +61,11 @@ compiler: .venv/.installed
 		else \
 			$(BIN)/python -m pip install -q --editable '.[compiler]'; \
 		fi; }
+
+# Reads iCE40 bitstreams back, for the virtual board.
+.PHONY: icestorm
+icestorm:
+	@$(call install,icebox_vlog,fpga-icestorm)
 
 .PHONY: iverilog
 iverilog:
@@ -92,6 +97,16 @@ test: .venv/.installed-dev compiler iverilog lint ## all checks, and the tests b
 .PHONY: test-slow
 test-slow: .venv/.installed-dev compiler iverilog ## the slow tests
 	$(BIN)/pytest -n 2 -m slow || [ $$? = 5 ] # 5: there are none
+
+# Five minutes; the figures are those of benchmarks/results/boards.json.
+.PHONY: boards
+boards: .venv/.installed compiler icestorm ## iCE40 bitstreams, and answers of the virtual board
+	$(BIN)/python benchmarks/boards.py --check
+	$(BIN)/nearbit run tests/data/minilm-gpl3-64.npz --virtual
+
+.PHONY: bitstreams
+bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (hours)
+	$(BIN)/python benchmarks/boards.py all
 
 .PHONY: bench
 bench: .venv/.installed-dev compiler iverilog ## the benchmarks, whose figures the documents give

@@ -1,0 +1,318 @@
+"""Boards: descriptions, clocks, memories, and what the commands say of bad input."""
+
+import importlib.util
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nearbit.cli import main
+from nearbit_boards import resources
+from nearbit_boards.board import DEVICES, BoardError
+from nearbit_boards.boards import BOARDS, find_board
+from nearbit_boards.build import BuildError, _check_used, build, device_of
+from nearbit_boards.flash import flash_command
+from nearbit_boards.pll import Ecp5Pll, Ice40Pll, PllError, find_pll
+from nearbit_boards.resources import Memory, Used
+from nearbit_boards.top import BoardTop
+from nearbit_hw.verilog import generate
+from nearbit_model.config import Config
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Config(key_bits=8, value_dim=4, capacity=64, lanes=2, value_lanes=2, top_n=8, tables=1,
+              output_cycles=4)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.to_toml())
+    return str(path)
+
+
+def said(capsys, *arguments):
+    """Run a command that fails; return its only sentence."""
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nearbit: ")
+    assert captured.err.count("\n") == 1
+    return status, captured.err.removeprefix("nearbit: ").strip()
+
+
+# ---- Descriptions and clocks.
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_boards(board):
+    board.check()
+    assert board.config.cell == board.device.family
+    reference = {"icebreaker": 12, "ice40-hx8k-b-evn": 12, "icepi-zero": 50}.get(board.name, 25)
+    pll = find_pll(board.device.family, reference * 1_000_000, board.clock)
+    assert pll.output == pytest.approx(board.clock, rel=1e-9)
+
+
+@pytest.mark.parametrize(("reference", "clock"), [(12, 16.5), (12, 24), (12, 48), (12, 50.25), (25, 80),
+                                              (100, 60)])
+def test_ice40_pll(reference, clock):
+    pll = find_pll("ice40", reference * 1_000_000, round(clock * 1e6))
+    assert isinstance(pll, Ice40Pll)
+    # The formula and the limits of Lattice FPGA-TN-02052.
+    output = reference * (pll.divf + 1) / (pll.divr + 1) / 2 ** pll.divq
+    assert output == pytest.approx(clock, rel=0.005)
+    assert 10 <= reference / (pll.divr + 1) <= 133
+    assert 533 <= output * 2 ** pll.divq <= 1066
+    assert 1 <= pll.filter_range <= 6
+
+
+@pytest.mark.parametrize(("reference", "clock"), [(25, 80), (50, 80), (25, 3.125), (25, 133), (12, 66)])
+def test_ecp5_pll(reference, clock):
+    pll = find_pll("ecp5", reference * 1_000_000, round(clock * 1e6))
+    assert isinstance(pll, Ecp5Pll)
+    output = reference * pll.clkfb_div / pll.clki_div
+    assert output == pytest.approx(clock, rel=0.005)
+    assert 400 <= output * pll.clkop_div <= 800
+    assert 3.125 <= reference / pll.clki_div <= 400
+
+
+def test_no_pll():
+    assert find_pll("ice40", 12_000_000, 12_000_000) is None
+    with pytest.raises(PllError, match=r"^the PLL cannot make 5 MHz of the board's 12 MHz; the "
+                                       r"nearest is 16\.125 MHz$"):
+        find_pll("ice40", 12_000_000, 5_000_000)
+
+
+# ---- Memories.
+
+def test_memories():
+    """Counted by hand: two lanes of 32 words of 8 bits, and values of 2 x 8 bits by 128."""
+    text = generate(BoardTop(TINY, clock=12_000_000, baud=1_000_000), "accelerator")
+    found = resources.memories(text)
+    stores = {(memory.width, memory.words) for memory in found if "_store." in memory.name}
+    assert stores == {(8, 32), (16, 128), (16, 64)}
+    assert all(memory.is_block for memory in found if "_store." in memory.name)
+    # What is not in block RAM is small.
+    assert all(memory.width * memory.words <= 256 for memory in found if not memory.is_block)
+
+
+@pytest.mark.parametrize(("width", "words", "ice40", "ecp5"), [
+    (16, 256, 1, 1), (8, 512, 1, 1), (17, 256, 2, 1), (64, 256, 4, 2), (16, 1024, 4, 1),
+    (2, 2048, 1, 1), (1, 2049, 2, 1), (36, 512, 5, 1), (512, 4096, 512, 114)])
+def test_blocks(width, words, ice40, ecp5):
+    memory = [Memory("m.m", width, words, True, False)]
+    for name, count in (("iCE40HX8K", ice40), ("LFE5U-25F", ecp5)):
+        assert resources.expected(memory, DEVICES[name]) == (count, 0)
+
+
+def test_spram():
+    memory = [Memory("m.m", 64, 8192, True, True)]
+    assert resources.expected(memory, DEVICES["iCE40UP5K"]) == (0, 4)
+    assert resources.expected(memory, DEVICES["iCE40HX8K"]) == (128, 0)
+
+
+def test_lost_memory():
+    """A netlist with a block RAM less than implied is refused."""
+    board = find_board("ice40-hx8k-b-evn")
+    found = [Memory("m.m", 16, 256, True, False)] * 3
+    used = Used(luts=100, ffs=100, brams=3, sprams=0, dsps=0)
+    _check_used(used, found, board)
+    with pytest.raises(BuildError, match=r"^synthesis made 3 block RAMs where the configuration "
+                                         r"for ice40-hx8k-b-evn implies 4; "):
+        _check_used(used, [*found, found[0]], board)
+    with pytest.raises(BuildError, match=r"^the design needs 7681 LUTs and iCE40HX8K has 7680; "):
+        _check_used(Used(luts=7681, ffs=0, brams=3, sprams=0, dsps=0), found, board)
+
+
+# ---- Commands.
+
+def test_list(capsys):
+    assert main(["boards", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [board["board"] for board in listed] == list(BOARDS)
+    assert {"device", "config", "clock_mhz", "programmer", "luts"} <= set(listed[0])
+    assert main(["boards"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in BOARDS)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["build"], ("--board or --platform must be given, and not both; 'nearbit boards' lists the "
+                "boards")),
+    (["build", "--board", "icebraker"], ("unknown board 'icebraker'; did you mean icebreaker or "
+                                        "icepi-zero?")),
+    (["build", "--board", "zzz"], f"unknown board 'zzz'; there are {', '.join(BOARDS)}"),
+    (["build", "--board", "icebreaker", "--clock", "5"],
+     "icebreaker: the PLL cannot make 5 MHz of the board's 12 MHz; the nearest is 16.125 MHz"),
+    (["build", "--board", "icebreaker", "--clock", "nan"],
+     "--clock is in MHz, above 0 and at most 400, not nan"),
+    (["build", "--board", "icebreaker", "--baud", "9600"],
+     "--baud must be from 115200 to 3000000, not 9600"),
+    (["build", "--board", "icebreaker", "--seed", "-1"],
+     "--seed must be from 0 to 2147483647, not -1"),
+    (["build", "--board", "icebreaker", "--config", "none.toml"],
+     "none.toml: No such file or directory"),
+    (["build", "--platform", "amaranth_boards.icebreaker:ICEBreakerPlatform"],
+     "--platform needs --config, as it has no preset"),
+    (["flash"], "--board is missing; 'nearbit boards' lists the boards"),
+    (["flash", "--board", "icebreaker", "--bitstream", "none.bin"],
+     "there is no bitstream none.bin"),
+    (["flash", "--board", "ulx3s-85f", "--bitstream", "README.md"],
+     "README.md is no bitstream, and ulx3s-85f has LFE5U-85F"),
+    (["run", "none.npz"], "one of --port, --virtual and --simulated must be given"),
+    (["run", "none.npz", "--simulated"],
+     "--simulated needs --board; 'nearbit boards' lists the boards"),
+    (["run", "none.npz", "--port", "/dev/null"],
+     "--port needs --board, or --baud for what the bitstream was built with"),
+    (["run", "none.npz", "--port", "/dev/null", "--board", "icebreaker", "--bitstream", "x.bin"],
+     "--bitstream needs --virtual; a board has the one that is flashed"),
+    (["run", "none.npz", "--virtual", "--top-n", "0"], "--top-n must be at least 1, not 0"),
+    (["run", "none.npz", "--virtual"], "none.npz: no such file"),
+    (["run", "tests/data/minilm-gpl3-64.npz", "--virtual", "--bitstream", "none.bin"],
+     "there is no bitstream none.bin"),
+    (["run", "tests/data/minilm-gpl3-64.npz", "--board", "icebreaker", "--port", "/dev/nothing"],
+     ("there is no port /dev/nothing; plug the board in, and see `python -m "
+     "serial.tools.list_ports` for those that there are")),
+])
+def test_bad_input(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert said(capsys, *arguments) == (2, message)
+
+
+@pytest.mark.parametrize(("platform", "message"), [
+    ("x", ("--platform must be module:Class, such as "
+          "amaranth_boards.icebreaker:ICEBreakerPlatform, not 'x'")),
+    ("nowhere:X", "the platform's module nowhere cannot be imported: No module named 'nowhere'"),
+    ("amaranth_boards.icebreaker:X", "the module amaranth_boards.icebreaker has no platform X"),
+    ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform",
+     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform has no UART (a resource named uart), by which "
+     "the host could talk to it")),
+])
+def test_bad_platform(platform, message, tiny, capsys):
+    assert said(capsys, "build", "--platform", platform, "--config", tiny) == (2, message)
+
+
+def test_other_family(tiny, capsys):
+    status, message = said(capsys, "build", "--platform",
+                           "amaranth_boards.arty_a7:ArtyA7_35Platform", "--config", tiny)
+    assert status == 2
+    assert message.startswith("amaranth_boards.arty_a7:ArtyA7_35Platform is for xc7a35ti; "
+                              "bitstreams can be built for iCE40HX1K, ")
+
+
+def test_too_large(tmp_path, capsys):
+    """What cannot fit is refused before any tool runs."""
+    path = tmp_path / "large.toml"
+    path.write_text(TINY.replace(capacity=4096, value_dim=64).to_toml())
+    folder = tmp_path / "out"
+    status, message = said(capsys, "build", "--board", "ice40-hx8k-b-evn", "--config", str(path),
+                           "-o", str(folder), "--yosys", "true")
+    assert status == 2
+    assert message.startswith("the configuration for ice40-hx8k-b-evn needs ")
+    assert " block RAMs and iCE40HX8K has 32 (most: value_store " in message
+    assert not folder.exists()
+
+
+def test_missing_tool(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTPNR_ICE40", "/nowhere/nextpnr")
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
+                str(tmp_path / "out")) == (2, ("the program '/nowhere/nextpnr', which NEXTPNR_ICE40 "
+                                              "names for nextpnr-ice40, is not found"))
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
+                str(tmp_path / "out"), "--yosys", "/nowhere/yosys") == (
+        2, "the program '/nowhere/yosys', which --yosys names for yosys, is not found")
+
+
+def program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_failing_tool(tiny, capsys, tmp_path):
+    """A tool of the user's own that fails is named, with what it said."""
+    yosys = program(tmp_path / "yosys", 'if [ "$1" = --version ]; then echo "Yosys 9"; else '
+                                        'echo "ERROR: no luck" >&2; exit 1; fi')
+    status = main(["build", "--board", "icebreaker", "--config", tiny, "-o",
+                   str(tmp_path / "out"), "--yosys", yosys])
+    assert status == 1
+    assert capsys.readouterr().err == "nearbit: yosys failed: ERROR: no luck\n"
+    assert not (tmp_path / "out" / "nearbit.bin").exists()
+
+
+ICE40_BITS = bytes.fromhex("ff0000ff7eaa997e51000105920020") + bytes([0x62]) + bytes([3, 0x67])
+
+
+@pytest.fixture
+def bitstream(tmp_path):
+    path = tmp_path / "chip.bin"
+    path.write_bytes(ICE40_BITS + bytes(100))
+    return path
+
+
+def test_device_of(bitstream, tmp_path):
+    assert device_of(bitstream) == "iCE40HX8K"
+    other = tmp_path / "chip.bit"
+    other.write_bytes(b"\xff\x00Part: LFE5U-25F-6CABGA381\x00\xff\xff\xbd\xb3")
+    assert device_of(other) == "LFE5U-25F"
+    other.write_bytes(b"nothing")
+    assert device_of(other) is None
+
+
+def test_flash(bitstream, tmp_path, capsys, monkeypatch):
+    arguments = ["flash", "--board", "ice40-hx8k-b-evn", "--bitstream", str(bitstream)]
+    assert said(capsys, "flash", "--board", "icebreaker", "--bitstream", str(bitstream)) == (
+        2, f"{bitstream} is for iCE40HX8K, and icebreaker has iCE40UP5K")
+    assert main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"iceprog -S {bitstream}\n"
+    monkeypatch.setenv("ICEPROG", str(tmp_path / "nothing"))
+    assert said(capsys, *arguments) == (
+        2, (f"writing to ice40-hx8k-b-evn needs {tmp_path / 'nothing'}, which is not installed; "
+           f"type: sudo apt-get install fpga-icestorm"))
+    for text, message in [
+        ("echo \"Can't find iCE FTDI USB device (vendor_id 0x0403).\"; exit 2",
+         ("no Lattice iCE40-HX8K Breakout Board was found (USB 0403:6010); plug it in with a cable "
+         "that carries data, and see it in the list of lsusb")),
+        ("echo 'Error: libusb_open() failed: LIBUSB_ERROR_ACCESS'; exit 2",
+         ("ice40-hx8k-b-evn may not be used by this user; install the udev rule for 0403:6010 of "
+         "docs/boards.md, and plug the board in again")),
+        ("echo one; echo 'a last word' >&2; exit 3", f"{tmp_path / 'iceprog'} failed: a last word"),
+    ]:
+        monkeypatch.setenv("ICEPROG", program(tmp_path / "iceprog", text))
+        assert said(capsys, *arguments) == (2, message)
+    monkeypatch.setenv("ICEPROG", program(tmp_path / "iceprog", f'echo "$@" > {tmp_path}/given'))
+    assert main(arguments) == 0
+    assert (tmp_path / "given").read_text() == f"-S {bitstream}\n"
+    assert capsys.readouterr().out == f"{bitstream} is on ice40-hx8k-b-evn.\n"
+
+
+@pytest.mark.parametrize(("name", "command"), [
+    ("icebreaker", "iceprog x.bit"), ("ulx3s-12f", "openFPGALoader -b ulx3s -m x.bit"),
+    ("icepi-zero", "openFPGALoader -b icepi-zero --write-flash x.bit")])
+def test_programmers(name, command):
+    """As the platforms of amaranth-boards call them."""
+    assert " ".join(flash_command(find_board(name), Path("x.bit"))) == command
+
+
+def test_growth():
+    spec = importlib.util.spec_from_file_location("boards", ROOT / "benchmarks" / "boards.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.growth("b", {"luts": 1000}, {"luts": 1030}) is None
+    assert module.growth("b", {"luts": 1000}, {"luts": 900}) is None
+    assert module.growth("b", {"luts": 1000}, {"luts": 1031}) == (
+        "b takes 1,031 of its device's logic, 3.1 % more than the 1,000 in "
+        "benchmarks/results/boards.json; where that is right, run: python benchmarks/boards.py b")
+
+
+def test_old_bitstream_goes(tmp_path):
+    """A build that is refused leaves no bitstream of an earlier one behind."""
+    import dataclasses
+
+    board = dataclasses.replace(find_board("ice40-hx8k-b-evn"),
+                                config=TINY.replace(capacity=8192))
+    (tmp_path / "nearbit.bin").write_bytes(b"old")
+    with pytest.raises(BoardError, match="block RAMs"):
+        build(board, tmp_path)
+    assert os.listdir(tmp_path) == []
