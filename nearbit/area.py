@@ -447,6 +447,10 @@ def estimate(config: Config, target: str) -> Estimate:
     """
     validate(config, target)
     fits = model()["targets"][target]
+    unknown = [name for name in parts(config) if name not in fits]
+    if unknown:
+        raise AreaError(f"nobody has measured {', '.join(unknown)} on {target}; "
+                        f"benchmarks/area.py --target {target} does")
     blocks, error, beyond = {}, {}, {}
     for name in parts(config):
         fit = fits[name]

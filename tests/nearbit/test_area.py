@@ -83,7 +83,7 @@ def test_beyond(run, tmp_path):
     config = PRESETS["icebreaker"].replace(lanes=256, capacity=4096)
     path = tmp_path / "wide.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
-    outcome = run("area", "--config", path, "--target", "ice40")
+    outcome = run("area", "--config", path, "--target", "ecp5")
     assert outcome.status == 0
     assert re.search(r"^The estimate extrapolates for score_array, top_n, key_store: lanes 256 "
                      r"\(the sweep has 1 to 64\); pass_lanes 256 \(the sweep has 1 to 64\)\.$",
