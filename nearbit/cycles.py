@@ -70,6 +70,8 @@ _QUOTED = "1,024 keys of 64 bits, the top 32, 64 values"
 _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
     "refine": "more pass_lanes: more distances are read per cycle",
+    "merge": "another selection: counters do not merge",
+    "scan": "more pass_lanes: more distances are compared per cycle",
     "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
     "rescore, one column": "a smaller n: one key is scored exactly per cycle already",

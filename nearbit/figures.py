@@ -35,12 +35,13 @@ _QUERIES = ((_BLUE, "white"), (_ORANGE, "white"), ("#009e73", "white"), (_SKY, "
             ("#cc79a7", "black"), ("#e69f00", "black"))
 """Colours of consecutive queries, and of text on them."""
 
-_STAGES = {"score": "score all keys", "refine": "find the N nearest", "emit": "list them",
+_STAGES = {"score": "score all keys", "refine": "find the N nearest",
+           "merge": "find how near they are", "scan": "find them", "emit": "list them",
            "rescore": "score them exactly", "weigh": "find weights",
            "accumulate": "add up values", "normalize": "divide, give out"}
 """What the stages do, in their order."""
 
-_EACH_ROW = ("score", "refine", "emit")
+_EACH_ROW = ("score", "refine", "merge", "scan", "emit")
 """Stages that each row has for itself; the others are shared."""
 
 _FAINTEST = 1e-3

@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 from nearbit_hw.dispatcher import Dispatcher, Error, query_layout
 from nearbit_hw.distance_sum import DistanceSum
 from nearbit_hw.exact_key_store import ExactKeyStore
+from nearbit_hw.histogram_top_n import HistogramTopN
 from nearbit_hw.key_store import KeyStore
 from nearbit_hw.normalizer import Normalizer
 from nearbit_hw.rescorer import Rescorer
@@ -201,8 +202,7 @@ class Core(wiring.Component):
             fan_in=config.fan_in, rows_per_stage=config.rows_per_stage, target=config.cell)
         # The last row is the one that may select for all.
         selectors = [
-            TopN(key_bits=key_bits, lanes=config.lanes, capacity=config.capacity,
-                 top_n=config.top_n, pass_lanes=config.pass_lanes, gapless=unit is not None)
+            self._selector(key_bits)
             for key_bits in [config.key_bits] * (config.rows - 1) + [config.distance_max]
         ]
         for row, selector in enumerate(selectors):
@@ -369,6 +369,15 @@ class Core(wiring.Component):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
 
         return m
+
+    def _selector(self, key_bits: int) -> TopN | HistogramTopN:
+        config = self._config
+        given: dict[str, Any] = {
+            "key_bits": key_bits, "lanes": config.lanes, "capacity": config.capacity,
+            "top_n": config.top_n, "pass_lanes": config.pass_lanes}
+        if config.selection == "counters":
+            return TopN(**given, gapless=config.rescore is not None)
+        return HistogramTopN(**given, overlap=config.selection == "histograms")
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:

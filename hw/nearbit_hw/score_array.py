@@ -165,7 +165,8 @@ class ScoreArray(wiring.Component):
 
         codes: list[Value] = [skewed(self.i.p.codes[lane], f"key_{lane}")
                               for lane in range(self._lanes)]
-        valid, last, last_out = enter, self.i.p.last, Signal()
+        valid, last = enter, self.i.p.last
+        last_out: Value = Const(0)
         for row in range(self._rows):
             stage, place = divmod(row, self._rows_per_stage)
             if place == 0:

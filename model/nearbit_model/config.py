@@ -12,7 +12,7 @@ import tomli_w
 
 
 __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
-           "Config", "ConfigError", "Rescore", "fitting_preset"]
+           "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -30,6 +30,9 @@ DECAY_BITS = 8
 
 CELLS = ("generic", "ecp5", "ice40", "xilinx7")
 """Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
+
+SELECTIONS = ("counters", "histograms", "serial")
+"""Ways to find the nearest keys: counting in logic, or in block RAM, one query at a time or two."""
 
 ROWS_PER_STAGE = 4
 """Rows of the array that read the same registers of keys, at most."""
@@ -177,6 +180,11 @@ class Config:
     fan_in
         Terms added between two registers of the XOR-popcount, 2 to 64. Fewer reach a higher clock
         and take more cycles.
+    selection
+        One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the quickest.
+        ``histograms`` takes less than half the logic, and two block RAMs with two full ports (not
+        those of iCE40) for each lane and row; ``serial`` takes still less, one block RAM for each
+        lane and row, and does not overlap queries.
     value_ports
         1 or 2. With one, the value rows are in a memory that either reads or writes in a cycle,
         as the large ones of an iCE40 UltraPlus, and a row is taken only while no command is in
@@ -203,6 +211,7 @@ class Config:
     output_cycles: int = 1
     fan_in: int = 4
     value_ports: int = 2
+    selection: str = "counters"
     cell: str | None = None
     rescore: Rescore | None = None
 
@@ -215,6 +224,9 @@ class Config:
             raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
         if self.cell is not None and self.cell not in CELLS:
             raise ConfigError(f"cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
+        if self.selection not in SELECTIONS:
+            raise ConfigError(f"selection must be one of {', '.join(SELECTIONS)}, "
+                              f"not {self.selection!r}")
         if not _is_power_of_two(self.lanes):
             raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
         if self.pass_lanes % self.lanes or not _is_power_of_two(self.pass_lanes):

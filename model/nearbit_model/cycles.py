@@ -38,6 +38,9 @@ BANKS = 3
 BUFFERS = 2
 """Selections in Weights: one is filled, one replayed."""
 
+HISTOGRAM_GROUP = 4
+"""Lanes among which the selection by histograms looks for a key at once, at most."""
+
 GROUP = 8
 """Words whose summaries the selection examines per cycle, at least."""
 
@@ -374,8 +377,8 @@ class _Pipeline:
 class _Loads:
     """The stores' and tables' inputs, and what commands find loaded.
 
-    A load below the watermark, of a table, or of values with a single port, waits until no command is in work: from the cycle in
-    which it is first offered until the last beat of its last row.
+    A load below the watermark, of a table, or of values with a single port, waits until no command
+    is in work: from the cycle in which it is first offered until the last beat of its last row.
     """
 
     def __init__(self, config: Config) -> None:
@@ -554,6 +557,16 @@ class _Selection:
         """When a key is taken."""
         return self.each[key] if self.each else self.taken + key
 
+    @property
+    def released(self) -> int:
+        """When the last key is presented next, if keys wait for the one before to be taken."""
+        before = self.first_shown - 1
+        if self.selected == 1:
+            return before
+        if self.each:
+            return self.each[-2]
+        return max(self.taken, self.first_shown) + self.selected - 2
+
 
 class _TopN:
     """A row's selection: banks, the queue in front of counting, refining, emitting."""
@@ -630,6 +643,79 @@ class _TopN:
                 return max(cycle, selection.emitted + 1) if back == 0 else cycle
             back -= selection.selected
         return _NEVER
+
+
+class _HistogramTopN:
+    """A row's selection by histograms: counting, merging, scanning, emitting."""
+
+    def __init__(self, config: Config, row: int) -> None:
+        self._times = _HistogramTimes(config, row)
+        self._ratio = config.pass_lanes // config.lanes
+        self._score_latency = _score_latency(config, row)
+        times = self._times
+        # All bins are cleared after reset, as often as there are halves of them.
+        cleared = times.limit * times.merge_cycles
+        self._handed: deque[int] = deque([cleared] * times.limit, maxlen=times.limit)
+        self._selections: deque[_Selection] = deque(maxlen=times.limit)
+        self._counting = _NEVER # the command before goes from waiting to counting
+        self._counted = _NEVER  # its last word arrives
+        self._scanned = _NEVER  # the last read of the scan before
+
+    def claim(self, earliest: int) -> int:
+        """When a command is taken: bins are free, and no other command waits."""
+        claimed = max(earliest, self._handed[0] + 1)
+        if self._times.overlap:
+            claimed = max(claimed, self._counting + 1)
+            self._counting = max(claimed + 1, self._counted)
+        return claimed
+
+    def select(self, last_word: int, words: int, selected: int) -> tuple[_Selection,
+                                                                          dict[str, Interval]]:
+        """Select; the cycle given is that in which the command's last word is asked for."""
+        times = self._times
+        self._counted = last_word + self._score_latency
+        scored = Interval(last_word - words + 1, self._counted)
+
+        merge = self._counted + times.count_latency
+        if times.overlap:
+            merge = max(merge, self._handed[-1])
+        handed = max(merge + times.merge_cycles, self._scanned + times.scan_rest)
+        if len(self._selections) == times.limit:
+            handed = max(handed, self._selections[0].released + 1)
+        self._handed.append(handed)
+        self._scanned = handed + -(-words // self._ratio)
+
+        emit = self._scanned + times.scan_latency
+        if self._selections:
+            emit = max(emit, self._selections[-1].released)
+        first = emit + times.emit_latency - 1
+        if self._selections:
+            first = max(first, self._selections[-1].last)
+        selection = _Selection(selected, emit, first + selected - 2)
+        self._selections.append(selection)
+        return selection, {
+            "score": scored, "merge": Interval(merge, handed),
+            "scan": Interval(handed + 1, self._scanned),
+            "emit": Interval(emit, first + selected)}
+
+
+class _HistogramTimes:
+    """What :class:`nearbit_hw.histogram_top_n.HistogramTopN` says of its cycles."""
+
+    def __init__(self, config: Config, row: int = 0) -> None:
+        shared = row == config.rows - 1
+        key_bits = config.distance_max if shared else config.key_bits
+        self.overlap = config.selection == "histograms"
+        # Queries that are counted or merged, and that are scanned or emitted.
+        self.limit = 2 if self.overlap else 1
+        in_group = min(HISTOGRAM_GROUP, config.lanes)
+        groups = (config.pass_lanes // in_group).bit_length() - 1
+        lanes = config.lanes.bit_length() - 1
+        self.count_latency = 2 if self.overlap else 1
+        self.merge_cycles = key_bits + 6 + lanes if self.overlap else 2 * key_bits + 5 + lanes
+        self.scan_latency = groups + (6 if self.overlap else 5)
+        self.scan_rest = groups + 5
+        self.emit_latency = 7 if groups else 5 if self.overlap else 4
 
 
 class _Rescorer:
@@ -800,7 +886,8 @@ class _Core:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._loads = _Loads(config)
-        self._selectors = [_TopN(config, row) for row in range(config.rows)]
+        selector = _TopN if config.selection == "counters" else _HistogramTopN
+        self._selectors = [selector(config, row) for row in range(config.rows)]
         self._rescorer = _Rescorer(config)
         self._replay = _Replay(config)
         # Dispatcher
@@ -925,6 +1012,27 @@ class Steady:
     limit: str
 
 
+def _steady_selection(config: Config, words: int, selected: int
+                      ) -> tuple[int, dict[str, Fraction]]:
+    """Cycles from the acceptance of a command to the last key into the queue, and the stages'."""
+    reads = -(-words // (config.pass_lanes // config.lanes))
+    scored = words + _score_latency(config)
+    if config.selection == "counters":
+        groups = -(-words // max(GROUP, config.pass_lanes // config.lanes))
+        return (scored + 4 + tree_latency(config.lanes) + reads - 1
+                + 4 + tree_latency(config.pass_lanes) + groups + selected + 6), {
+            "refine": Fraction(reads), "emit": Fraction(groups + selected + 6)}
+    times = _HistogramTimes(config, config.rows - 1)
+    merged = scored + times.count_latency + times.merge_cycles
+    emitted = times.scan_latency + times.emit_latency - 1 + selected - 1
+    stages = {"merge": Fraction(times.merge_cycles) if times.overlap
+              else Fraction(merged + _score_stages(config)),
+              "scan": Fraction(reads + times.scan_rest),
+              "emit": Fraction(times.emit_latency + selected - 1) if times.overlap
+              else Fraction(reads + emitted + 1)}
+    return merged + reads + emitted - 1, stages
+
+
 def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
     """Latency and interval of commands whose rows all have the same number of words and keys.
 
@@ -937,25 +1045,19 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     rescore
         Whether they are scored exactly.
     """
-    ratio = config.pass_lanes // config.lanes
-    reads = -(-words // ratio)
-    groups = -(-words // max(GROUP, ratio))
-    # From the acceptance of a command, in rows 0 and later ones, to the last key into the queue.
-    selection = (words + _score_latency(config)
-                 + 4 + tree_latency(config.lanes) + reads - 1
-                 + 4 + tree_latency(config.pass_lanes) + groups + selected + 6)
+    selection, selecting = _steady_selection(config, words, selected)
     column = config.value_lanes * config.output_cycles
     beats = config.rescore.columns if config.rescore is not None and rescore else 1
     stages = {
         "score": Fraction(max(words, _score_stages(config) + 1)),
-        "refine": Fraction(reads),
-        "emit": Fraction(groups + selected + 6),
+        **selecting,
         **({} if config.rescore is None
            else {"rescore": Fraction(config.rows * beats * selected)}),
         "weigh": Fraction(config.rows * config.columns * selected),
         "normalize": Fraction(config.rows * config.columns * column),
-        "banks": Fraction(selection + _score_stages(config), BANKS),
     }
+    if config.selection == "counters":
+        stages["banks"] = Fraction(selection + _score_stages(config), BANKS)
     # From the last key into the queue to the last one into Weights' buffer.
     handing = 2
     weights_latency = WEIGHTS_LATENCY

@@ -32,7 +32,8 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert {*RANGES, "cell", "rescore"} == {field.name for field in dataclasses.fields(Config)}
+    assert {*RANGES, "selection", "cell", "rescore"} == {
+        field.name for field in dataclasses.fields(Config)}
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -60,6 +61,10 @@ def test_out_of_range(name):
     ({"value_lanes": 3}, "value_lanes must divide value_dim (8), not 3"),
     ({"value_lanes": 16}, "value_lanes must divide value_dim (8), not 16"),
     ({"top_n": 65}, "top_n must be at most capacity (64), not 65"),
+    ({"selection": "queue"},
+     "selection must be one of counters, histograms, serial, not 'queue'"),
+    ({"selection": None},
+     "selection must be one of counters, histograms, serial, not None"),
     ({"cell": "xc7"}, "cell must be one of generic, ecp5, ice40, xilinx7, not 'xc7'"),
     ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xilinx7, not 4"),
     ({"output_cycles": 3},

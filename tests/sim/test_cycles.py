@@ -243,6 +243,18 @@ SMALL = {
 }
 
 
+# Other ways to select.
+SMALL |= {
+    f"{selection} {name}": config.replace(selection=selection)
+    for selection in ("serial",)
+    for name, config in {
+        "tiny": SMALL["tiny"], "tight": SMALL["tight"], "one": SMALL["one"], "rows": SMALL["rows"],
+        "exact": SMALL["exact"], "shared": SMALL["shared"],
+        "wide": SMALL["wide"].replace(pass_lanes=16),
+        "short": Config(key_bits=3, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20),
+    }.items()}
+
+
 LARGE = {
     "reference": Config.preset("reference"),
     "head32": Config.preset("head32"),
