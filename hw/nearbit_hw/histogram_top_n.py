@@ -58,15 +58,15 @@ class HistogramTopN(wiring.Component):
     - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
       :py:`scan_gap` cycles after the last read; if :py:`overlap`, while at most one other query is
       scanned or emitted; else while none is.
-    - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, when the
-      query before has no more to be read. The first key is presented :py:`emit_latency` cycles
-      later, the others in the cycles after.
+    - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, in the
+      cycle before the last key of the query before is presented. The first key is presented
+      :py:`emit_latency` cycles later, the others in the cycles after.
 
     With :py:`overlap`, a command is taken when no other waits to be counted and at most one query
     is not handed over; otherwise, when none is not. It must be accepted at least two cycles before
     its first distances. Queries that follow each other without a pause are
-    max(w, merge_cycles, ceil(w / s) + scan_gap, m + 4) cycles apart with :py:`overlap`, as long as
-    the commands come early enough. After reset, the bins are cleared before the first command is
+    max(w, merge_cycles, ceil(w / s) + scan_gap, m + emit_latency - 1) cycles apart with
+    :py:`overlap`, as long as the commands come early enough. After reset, the bins are cleared before the first command is
     taken.
 
     Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
@@ -909,7 +909,6 @@ class HistogramTopN(wiring.Component):
                 fetch_move.eq(~fetch_valid | flag_move),
                 word_move.eq(~word_valid | (fetch_move & (rest == 0))),
                 hit_move.eq(~hit_valid | word_move),
-                emit_done.eq(word_valid & word_last & word_move),
             ]
             with m.If(hit_move):
                 m.d.sync += slot.eq(consume)
@@ -968,7 +967,6 @@ class HistogramTopN(wiring.Component):
                     hit_move.eq(~hit_valid | fetch_move),
                     distance_read.addr.eq(Cat(hit_read.data.word, emit_bank)),
                     distance_read.en.eq(fetch_move),
-                    emit_done.eq(hit_valid & hit_last & fetch_move),
                 ]
                 with m.If(fetch_move):
                     m.d.sync += [fetch_valid.eq(hit_valid), fetch_last.eq(hit_last),
@@ -984,7 +982,6 @@ class HistogramTopN(wiring.Component):
                     item_read.addr.eq(
                         Cat(Mux(scan_busy, scan_word, hit_read.data.word), emit_bank)),
                     item_read.en.eq(scan_busy | group_move),
-                    emit_done.eq(group_valid & group_last & group_done),
                 ]
                 with m.If(group_move):
                     m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
@@ -1003,7 +1000,9 @@ class HistogramTopN(wiring.Component):
             for lane in range(group):
                 with m.Case(lane):
                     m.d.comb += distance.eq(group_distances[lane])
-        m.d.comb += group_done.eq(advance & (others == 0))
+        # How far reading is by then depends on where the keys lie; when the last one leaves does not.
+        m.d.comb += [group_done.eq(advance & (others == 0)),
+                     emit_done.eq(group_valid & group_last & group_done)]
         with m.If(advance):
             m.d.sync += [
                 self.o.valid.eq(group_valid),

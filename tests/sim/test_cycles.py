@@ -246,7 +246,7 @@ SMALL = {
 # Other ways to select.
 SMALL |= {
     f"{selection} {name}": config.replace(selection=selection)
-    for selection in ("serial",)
+    for selection in ("histograms", "serial")
     for name, config in {
         "tiny": SMALL["tiny"], "tight": SMALL["tight"], "one": SMALL["one"], "rows": SMALL["rows"],
         "exact": SMALL["exact"], "shared": SMALL["shared"],
