@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal, UnusedElaboratable
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, UnusedElaboratable
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -258,7 +258,7 @@ class Unit(wiring.Component):
 
     def __init__(self, bits: int, cell: str):
         """Describe the ports."""
-        self._bits = bits
+        self._kind = cell
         self._cell = XorPopcount(bits, target=cell)
         super().__init__({"a": In(bits), "b": In(bits), "control": In(4),
                           "accumulator": Out(32)})
@@ -280,9 +280,21 @@ class Unit(wiring.Component):
             m.d.comb += base.eq(Mux(shift, self.accumulator << 1, self.accumulator))
         change = Signal(32)
         m.d.comb += change.eq(cell.o.payload ^ negate.replicate(32))
-        # Minus a number is its complement and 1, which enters below the lowest bit.
+        # Minus a number is its complement and 1, which is the first carry.
+        total: Any = (Cat(negate, base) + Cat(negate, change)) >> 1
+        if self._kind == "xilinx7":
+            # The carry logic generates the change, so that the choice of the base fits into the
+            # LUT of the sum; Yosys would generate the base and spend a LUT on it.
+            total, carry = Signal(32), negate
+            for start in range(0, 32, 4):
+                part, carries = slice(start, start + 4), Signal(4, name=f"carries_{start}")
+                m.submodules[f"carry_{start}"] = Instance(
+                    "CARRY4", i_CI=carry if start else Const(0),
+                    i_CYINIT=Const(0) if start else carry, i_S=base[part] ^ change[part],
+                    i_DI=change[part], o_O=total[part], o_CO=carries)
+                carry = carries[3]
         with m.If(valid):
-            m.d.sync += self.accumulator.eq((Cat(negate, base) + Cat(negate, change)) >> 1)
+            m.d.sync += self.accumulator.eq(total)
         return m
 
 

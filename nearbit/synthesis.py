@@ -260,8 +260,8 @@ class _Cell(wiring.Component):
     b: Signal
     o: Signal
 
-    def __init__(self, bits: int, fan_in: int):
-        self._cell = XorPopcount(bits, fan_in=fan_in, skewed=True)
+    def __init__(self, bits: int, fan_in: int, kind: str | None):
+        self._cell = XorPopcount(bits, fan_in=fan_in, target=kind, skewed=True)
         super().__init__({"a": In(bits), "b": In(bits), "o": Out(range(bits + 1))})
 
     def elaborate(self, platform: object) -> Module:
@@ -274,4 +274,4 @@ class _Cell(wiring.Component):
 
 def cell_verilog(config: Config, target: str) -> str:
     """Generate the Verilog of one cell of a configuration's array."""
-    return verilog(_Cell(config.key_bits, config.fan_in), target)
+    return verilog(_Cell(config.key_bits, config.fan_in, config.cell), target)
