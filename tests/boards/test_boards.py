@@ -54,8 +54,8 @@ def test_boards(board):
     assert pll.output == pytest.approx(board.clock, rel=1e-9)
 
 
-@pytest.mark.parametrize(("reference", "clock"), [(12, 16.5), (12, 24), (12, 48), (12, 50.25), (25, 80),
-                                              (100, 60)])
+@pytest.mark.parametrize(("reference", "clock"), [
+    (12, 16.5), (12, 24), (12, 48), (12, 50.25), (25, 80), (100, 60)])
 def test_ice40_pll(reference, clock):
     pll = find_pll("ice40", reference * 1_000_000, round(clock * 1e6))
     assert isinstance(pll, Ice40Pll)
@@ -67,7 +67,8 @@ def test_ice40_pll(reference, clock):
     assert 1 <= pll.filter_range <= 6
 
 
-@pytest.mark.parametrize(("reference", "clock"), [(25, 80), (50, 80), (25, 3.125), (25, 133), (12, 66)])
+@pytest.mark.parametrize(("reference", "clock"), [
+    (25, 80), (50, 80), (25, 3.125), (25, 133), (12, 66)])
 def test_ecp5_pll(reference, clock):
     pll = find_pll("ecp5", reference * 1_000_000, round(clock * 1e6))
     assert isinstance(pll, Ecp5Pll)
@@ -186,8 +187,8 @@ def test_bad_input(arguments, message, capsys, monkeypatch):
     ("nowhere:X", "the platform's module nowhere cannot be imported: No module named 'nowhere'"),
     ("amaranth_boards.icebreaker:X", "the module amaranth_boards.icebreaker has no platform X"),
     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform",
-     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform has no UART (a resource named uart), by which "
-     "the host could talk to it")),
+     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform has no UART (a resource named uart), by "
+      "which the host could talk to it")),
 ])
 def test_bad_platform(platform, message, tiny, capsys):
     assert said(capsys, "build", "--platform", platform, "--config", tiny) == (2, message)
@@ -217,8 +218,9 @@ def test_too_large(tmp_path, capsys):
 def test_missing_tool(tiny, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ICE40", "/nowhere/nextpnr")
     assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
-                str(tmp_path / "out")) == (2, ("the program '/nowhere/nextpnr', which NEXTPNR_ICE40 "
-                                              "names for nextpnr-ice40, is not found"))
+                str(tmp_path / "out")) == (
+        2, ("the program '/nowhere/nextpnr', which NEXTPNR_ICE40 names for nextpnr-ice40, is not "
+           "found"))
     assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
                 str(tmp_path / "out"), "--yosys", "/nowhere/yosys") == (
         2, "the program '/nowhere/yosys', which --yosys names for yosys, is not found")

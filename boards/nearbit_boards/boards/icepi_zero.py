@@ -13,6 +13,6 @@ BOARD = Board(
     name="icepi-zero", title="Icepi Zero 1.3",
     platform="amaranth_boards.icepi_zero:IcepiZero1_3Platform",
     # The same device as that of the ULX3S 25F.
-    config=BOARDS[1].config, clock=80_000_000, baud=2_000_000,
+    config=BOARDS[1].config, clock=75_000_000, baud=3_000_000,
     programmer=dataclasses.replace(OPENFPGALOADER,
                                    arguments=("-b", "icepi-zero", "--write-flash")))

@@ -20,7 +20,9 @@ _LARGE = Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=
 BOARDS = tuple(
     Board(name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}",
           platform=f"amaranth_boards.ulx3s:ULX3S_{size}_Platform", config=config,
-          # The FT231X divides 3 MHz, except for 2 MHz.
-          clock=80_000_000, baud=2_000_000,
+          # The USB chip makes 3 Mbaud and 2 Mbaud exactly, and little between.
+          clock=clock, baud=baud,
           programmer=dataclasses.replace(OPENFPGALOADER, arguments=("-b", "ulx3s", "-m")))
-    for size, config in (("12F", _SMALL), ("25F", _SMALL), ("45F", _MIDDLE), ("85F", _LARGE)))
+    for size, config, clock, baud in (
+        ("12F", _SMALL, 75_000_000, 3_000_000), ("25F", _SMALL, 75_000_000, 3_000_000),
+        ("45F", _MIDDLE, 75_000_000, 3_000_000), ("85F", _LARGE, 80_000_000, 2_000_000)))
