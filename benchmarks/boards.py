@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "boards.json"
 DOCUMENT = ROOT / "docs" / "boards.md"
 GROWTH = 0.03
+SEEDS = (1, 2, 3)
 BEGIN, END = "<!-- boards: begin -->\n", "<!-- boards: end -->\n"
 
 
@@ -92,12 +93,21 @@ def main(arguments: list[str]) -> int:
     for board in boards:
         folder = ROOT / default_folder(board)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            built = build(board, folder, version=(major, minor, patch),
-                          progress=lambda doing, name=board.name: print(f"{name}: {doing}"))
-        except (BoardError, BuildError) as error:
-            failures.append(str(error))
-            print(f"{board.name}: {error}")
+        # Another seed moves the clock by some percent; the one that was enough before comes first.
+        first = results.get(board.name, {}).get("seed", SEEDS[0])
+        built, problem = None, ""
+        for seed in sorted(SEEDS, key=lambda seed, first=first: seed != first):
+            try:
+                built = build(board, folder, seed=seed, version=(major, minor, patch),
+                              progress=lambda doing, name=board.name: print(f"{name}: {doing}"))
+                break
+            except (BoardError, BuildError) as error:
+                problem = str(error)
+                print(problem)
+                if "--seed" not in problem:
+                    break
+        if built is None:
+            failures.append(problem)
             continue
         new = entry(built)
         print(f"{board.name}: {new['luts']:,} of {new['luts_total']:,} logic, "

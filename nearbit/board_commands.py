@@ -157,7 +157,7 @@ def run(
     every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
     """
     from nearbit import indices
-    from nearbit.cli import NOT_EXACT, UserError, _console, _progress
+    from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
     from nearbit_boards.device import Device
@@ -213,11 +213,12 @@ def run(
     else:
         console = _console()
         console.print(
-            f"{file}: {len(part.q)} heads, {len(part.queries)} queries each, {part.tokens} keys of "
+            f"{file}: {_count(len(part.q), 'head')}, "
+            f"{_count(len(part.queries), 'query', 'queries')} each, {part.tokens} keys of "
             f"{accelerator.key_bits} bits{', causal' if part.causal else ''}\n"
             f"{transport.name}{'' if board is None else f' as {board}'}: n {prepared.n}, sink "
             f"{sink}, recent {recent}\n", highlight=False, soft_wrap=True, markup=False)
-        show(report, console)
+        show(report, console, is_simulated=False)
         console.print(
             f"Compute {1e3 * answer.compute_seconds:.3f} ms at "
             f"{device.identity.clock / 1e6:g} MHz; transfer "

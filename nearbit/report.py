@@ -208,7 +208,7 @@ def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Repo
     return Report(heads)
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: Report, console: Console, *, is_simulated: bool = True) -> None:
     """Print a report as a table, then where the hardware differs or that it does not."""
     # Not wider than 80 columns, which a terminal would cut.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -224,8 +224,10 @@ def show(report: Report, console: Console) -> None:
     table.add_row("all", *_cells(total), style="bold")
     console.print(table)
     console.print()
-    console.print(f"Simulated in {total.seconds:.2f} s: {total.cycles_per_second:,.0f} cycles per "
-                  f"second.", soft_wrap=True, highlight=False)
+    if is_simulated:
+        console.print(
+            f"Simulated in {total.seconds:.2f} s: {total.cycles_per_second:,.0f} cycles per "
+            f"second.", soft_wrap=True, highlight=False)
     for head in report.heads:
         if head.mismatch:
             console.print(f"head {head.head}: first difference in {head.mismatch}", soft_wrap=True,
