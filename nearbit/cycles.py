@@ -71,6 +71,7 @@ _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
     "refine": "more pass_lanes: more distances are read per cycle",
     "merge": "another selection: counters do not merge",
+    "select": "another selection: that of one query at a time takes as long as it takes",
     "scan": "more pass_lanes: more distances are compared per cycle",
     "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",

@@ -56,14 +56,15 @@ class HistogramTopN(wiring.Component):
       query before is handed over. :py:`merge_cycles` later it is handed to the scan, or as soon as
       that can start.
     - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
-      :py:`scan_gap` cycles after the last read; if :py:`overlap`, while at most one other query is
-      scanned or emitted; else while none is.
+      :py:`scan_gap` cycles after the last read, while at most one other query is scanned or
+      emitted.
     - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, in the
       cycle before the last key of the query before is presented. The first key is presented
       :py:`emit_latency` cycles later, the others in the cycles after.
 
     With :py:`overlap`, a command is taken when no other waits to be counted and at most one query
-    is not handed over; otherwise, when none is not. It must be accepted at least two cycles before
+    is not handed over; otherwise, from the cycle on in which the last key of the query before is
+    presented. It must be accepted at least two cycles before
     its first distances. Queries that follow each other without a pause are
     max(w, merge_cycles, ceil(w / s) + scan_gap, m + emit_latency - 1) cycles apart with
     :py:`overlap`, as long as the commands come early enough. After reset, the bins are cleared before the first command is
@@ -88,7 +89,7 @@ class HistogramTopN(wiring.Component):
         Distances scanned per cycle: :py:`lanes` times a power of two.
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
-        before is emitted.
+        before is emitted; otherwise one query is in work at a time.
 
     Members
     -------
@@ -176,7 +177,7 @@ class HistogramTopN(wiring.Component):
     @property
     def banks(self) -> int:
         """Queries in work at the same time."""
-        return 4 if self._overlap else 2
+        return 4 if self._overlap else 1
 
     @property
     def _levels(self) -> int:
@@ -567,7 +568,7 @@ class HistogramTopN(wiring.Component):
             with m.If(boot != 0):
                 m.d.sync += boot.eq(boot - 1)
         with m.If(merge_real):
-            m.d.sync += unmerged.eq(unmerged + claim - hand)
+            m.d.sync += unmerged.eq(unmerged + claim - (hand if overlap else release))
         with m.Elif(hand & (boot == 0)):
             m.d.sync += [unmerged.eq(0), merge_real.eq(1)]
 

@@ -184,7 +184,7 @@ class Config:
         One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the quickest.
         ``histograms`` takes less than half the logic, and two block RAMs with two full ports (not
         those of iCE40) for each lane and row; ``serial`` takes still less, one block RAM for each
-        lane and row, and does not overlap queries.
+        lane and row, and selects for one query at a time.
     value_ports
         1 or 2. With one, the value rows are in a memory that either reads or writes in a cycle,
         as the large ones of an iCE40 UltraPlus, and a row is taken only while no command is in

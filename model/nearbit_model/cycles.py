@@ -667,6 +667,8 @@ class _HistogramTopN:
         if self._times.overlap:
             claimed = max(claimed, self._counting + 1)
             self._counting = max(claimed + 1, self._counted)
+        elif self._selections:
+            claimed = max(claimed, self._selections[-1].released + 1)
         return claimed
 
     def select(self, last_word: int, words: int, selected: int) -> tuple[_Selection,
@@ -987,7 +989,7 @@ class Steady:
     """Commands of one shape, one after another without a pause, by formula.
 
     The latency is exact. So is the interval, but where queues between the stages are full: with
-    several rows, if ``top_n`` is hardly more than what is selected, or if value rows have two or
+    several rows, if the selection is by histograms, or if ``top_n`` is hardly more than what is selected, or if value rows have two or
     three elements. :func:`predict` knows them.
 
     Parameters
@@ -1025,12 +1027,14 @@ def _steady_selection(config: Config, words: int, selected: int
     times = _HistogramTimes(config, config.rows - 1)
     merged = scored + times.count_latency + times.merge_cycles
     emitted = times.scan_latency + times.emit_latency - 1 + selected - 1
-    stages = {"merge": Fraction(times.merge_cycles) if times.overlap
-              else Fraction(merged + _score_stages(config)),
-              "scan": Fraction(reads + times.scan_rest),
-              "emit": Fraction(times.emit_latency + selected - 1) if times.overlap
-              else Fraction(reads + emitted + 1)}
-    return merged + reads + emitted - 1, stages
+    stages = {"merge": times.merge_cycles, "scan": reads + times.scan_rest,
+              "emit": times.emit_latency + selected - 1}
+    if not times.overlap:
+        # One query at a time, from the acceptance of its command until its last key is presented.
+        stages = {"select": merged + reads + emitted + _score_stages(config)
+                  + (config.rows - 1) * selected}
+    return (merged + reads + emitted - 1,
+            {name: Fraction(cycles) for name, cycles in stages.items()})
 
 
 def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
