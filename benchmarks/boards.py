@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "boards.json"
 DOCUMENT = ROOT / "docs" / "boards.md"
 GROWTH = 0.03
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4)
 BEGIN, END = "<!-- boards: begin -->\n", "<!-- boards: end -->\n"
 
 
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
         folder = ROOT / default_folder(board)
         folder.mkdir(parents=True, exist_ok=True)
         # Another seed moves the clock by some percent; the one that was enough before comes first.
-        first = results.get(board.name, {}).get("seed", SEEDS[0])
+        first = results.get(board.name, {}).get("seed", board.seed)
         built, problem = None, ""
         for seed in sorted(SEEDS, key=lambda seed, first=first: seed != first):
             try:

@@ -53,8 +53,10 @@ def build(
     config: ConfigOption = None,
     directory: Annotated[Path | None, typer.Option(
         "-o", "--output", metavar="DIR", help="Where to (default: build/BOARD).")] = None,
-    seed: Annotated[int, typer.Option(
-        metavar="S", help="Of the placement: another one may reach a higher clock.")] = 1,
+    seed: Annotated[int | None, typer.Option(
+        metavar="S", help=(
+            "Of the placement: another one may reach a higher clock (default: the board's)."),
+        )] = None,
     clock: ClockOption = None,
     baud: BaudOption = None,
     yosys: Annotated[str | None, typer.Option(
@@ -76,7 +78,7 @@ def build(
     from nearbit_boards.build import build as build_board
 
     chosen = _board(board, platform, config, clock, baud)
-    if not 0 <= seed < 1 << 31:
+    if seed is not None and not 0 <= seed < 1 << 31:
         raise UserError(f"--seed must be from 0 to {(1 << 31) - 1}, not {seed}")
     family = chosen.device.family
     named = {"yosys": yosys, f"nextpnr-{family}": nextpnr}

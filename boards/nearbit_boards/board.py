@@ -130,6 +130,8 @@ class Board:
         LEDs: names and numbers of the platform's resources; None if there is none.
     programmer
         Writes the bitstream; None if it is not known.
+    seed
+        Of the placement: one by which the preset reaches its clock.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Board:
     activity: tuple[str, int] | None = ("led", 0)
     error: tuple[str, int] | None = ("led", 1)
     programmer: Programmer | None = None
+    seed: int = 1
 
     @cached_property
     def platform_class(self) -> Any:

@@ -33,6 +33,10 @@ _SYNTHESIS = {
     "ecp5": "-nowidelut",
 }
 
+# Seconds after which an iCE40 is not routed any more: its router goes on for ever where there are
+# too few wires. Most take two minutes.
+_ROUTING_LIMIT = {"ice40": 600.0}
+
 _PLACEMENT = {
     # Router 1 can hang on carry chains.
     "ice40": "--router router2",
@@ -97,8 +101,8 @@ class Build:
         return {**asdict(self), "bitstream": str(self.bitstream)}
 
 
-def build(board: Board, folder: Path, *, seed: int = 1, tools: Mapping[str, str] | None = None,
-          version: tuple[int, int, int] = (0, 0, 0),
+def build(board: Board, folder: Path, *, seed: int | None = None,
+          tools: Mapping[str, str] | None = None, version: tuple[int, int, int] = (0, 0, 0),
           progress: Callable[[str], None] | None = None) -> Build:
     """Build a board's bitstream.
 
@@ -111,7 +115,7 @@ def build(board: Board, folder: Path, *, seed: int = 1, tools: Mapping[str, str]
     folder
         Where to; it must be there.
     seed
-        Of the placement.
+        Of the placement; None is the board's.
     tools
         Commands to use instead of those from PyPI, by name: ``yosys``, ``nextpnr-ice40``, ...
     version
@@ -127,6 +131,7 @@ def build(board: Board, folder: Path, *, seed: int = 1, tools: Mapping[str, str]
         A design that does not fit, misses its clock, or is not made of what it should be.
     """
     say = progress or (lambda doing: None)
+    seed = board.seed if seed is None else seed
     board.check()
     device, part = board.device, board.part
     seconds: dict[str, float] = {}
@@ -156,7 +161,8 @@ def build(board: Board, folder: Path, *, seed: int = 1, tools: Mapping[str, str]
 
     def run(doing: str) -> Callable[[], str]:
         tool = next(names)
-        return lambda: run_tool(tool, commands[tool.name], folder)
+        return lambda: run_tool(tool, commands[tool.name], folder,
+                                limit=_ROUTING_LIMIT.get(device.family))
 
     stage("synthesis", "synthesizing", run("yosys"))
     netlist = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
@@ -204,17 +210,20 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
     device = board.device
     platform = board.platform_class()
     platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
-    options = _SYNTHESIS[device.family]
+    options, placement = _SYNTHESIS[device.family], _PLACEMENT[device.family]
     before = ""
     if board.part == "iCE40UP5K":
         options = "-dsp -spram -device u"
+        # With the usual weights the router goes round and round where the device is three quarters
+        # full.
+        placement += " --router2-alt-weights"
         before = _soft_multiplication(board)
         if before:
             platform.add_file("soft.vh", _soft(board))
     plan = platform.prepare(
         Fpga(board, _ACCELERATOR), NAME, synth_opts=options, script_after_read=before,
         script_after_synth="check -assert",
-        nextpnr_opts=f"{_PLACEMENT[device.family]} --seed {seed} --report {NAME}.report.json "
+        nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
                      f"--timing-allow-fail")
     for name, text in plan.files.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())

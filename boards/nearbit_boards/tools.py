@@ -89,7 +89,8 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
                 f"{distribution} {metadata.version(distribution)}")
 
 
-def run_tool(tool: Tool, arguments: Sequence[str], folder: Path) -> str:
+def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
+             limit: float | None = None) -> str:
     """Run a program in a folder, and return all that it says.
 
     Files must be named without a path: YoWASP shows its programs a ``/tmp`` of its own.
@@ -97,13 +98,18 @@ def run_tool(tool: Tool, arguments: Sequence[str], folder: Path) -> str:
     Raises
     ------
     ToolError
-        If it fails.
+        If it fails, or takes more seconds than the limit.
     """
-    result = subprocess.run(
-        [*tool.command, *arguments], cwd=folder, capture_output=True, encoding="utf-8",
-        errors="replace", check=False,
-        # The same netlist on each run.
-        env={**os.environ, "PYTHONHASHSEED": "0"})
+    try:
+        result = subprocess.run(
+            [*tool.command, *arguments], cwd=folder, capture_output=True, encoding="utf-8",
+            errors="replace", check=False, timeout=limit,
+            # The same netlist on each run.
+            env={**os.environ, "PYTHONHASHSEED": "0"})
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{tool.name} has found no solution in {error.timeout / 60:.0f} minutes; "
+                        f"the design may be too dense, so take fewer lanes or value_lanes, or try "
+                        f"another --seed") from None
     said = result.stdout + result.stderr
     if result.returncode != 0:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
