@@ -52,7 +52,8 @@ app = typer.Typer(name="nearbit", invoke_without_command=True, add_completion=Fa
                   help="Nearbit: an open attention accelerator for long contexts.")
 
 PresetOption = Annotated[str | None, typer.Option(
-    "--preset", metavar="NAME", help="A preset; 'nearbit presets' lists them.")]
+    "--preset", metavar="NAME", help=(
+        "A preset or a board; 'nearbit presets' and 'nearbit boards' list them."))]
 ConfigOption = Annotated[Path | None, typer.Option(
     "--config", metavar="FILE.toml", help="A configuration of your own.")]
 
@@ -512,8 +513,13 @@ def _given(preset: str | None, path: Path | None) -> "tuple[Config | None, str |
 
 
 def _preset(name: str) -> "tuple[Config, str]":
-    from nearbit_model.config import Config
+    from nearbit_model.config import PRESETS, Config
 
+    if name not in PRESETS:
+        from nearbit_boards.boards import BOARDS
+
+        if name in BOARDS:
+            return BOARDS[name].config, name
     return Config.preset(name), name
 
 
