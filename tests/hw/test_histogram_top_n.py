@@ -14,10 +14,10 @@ BENCH = Path(__file__).with_name("test_top_n.py")
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
     (64, 4, 128, 16, 4),
-    (33, 4, 80, 80, 16),
+    pytest.param(33, 4, 80, 80, 16, marks=pytest.mark.slow),
     (63, 8, 64, 7, 8),
     (8, 16, 128, 32, 16),
-    (8, 16, 128, 3, 16),
+    pytest.param(8, 16, 128, 3, 16, marks=pytest.mark.slow),
     (8, 2, 30, 5, 2),
     (8, 2, 32, 6, 8),
     (3, 1, 13, 4, 1),

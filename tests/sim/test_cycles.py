@@ -244,7 +244,7 @@ SMALL = {
 
 
 # Other ways to select.
-SMALL |= {
+OTHERS = {
     f"{selection} {name}": config.replace(selection=selection)
     for selection in ("histograms", "serial")
     for name, config in {
@@ -282,10 +282,16 @@ def test_random_programs(name):
     check(SMALL[name], core_engine(SMALL[name]), programs=20, sequences=20)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_random_programs_of_other_selections(name):
+    check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL | OTHERS)
 def test_more_random_programs(name):
-    check(SMALL[name], core_engine(SMALL[name]), programs=200, sequences=40, first=20)
+    config = (SMALL | OTHERS)[name]
+    check(config, core_engine(config), programs=200, sequences=40, first=20)
 
 
 @pytest.mark.slow
@@ -299,10 +305,11 @@ def test_other_engine():
     check(config, core_engine(config, "icarus"), programs=1, sequences=10)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tight", "long"])
+@pytest.mark.parametrize("name", ["tiny", "tight", "long", "histograms tiny", "histograms wide",
+                                  "serial tight"])
 def test_constant_time(name):
     """Programs of one shape take the same cycles, whatever their data."""
-    config = SMALL[name]
+    config = (SMALL | OTHERS)[name]
     engine = core_engine(config)
     bits, rows, capacity = config.key_bits, config.rows, config.capacity
     rng = random.Random(name)
