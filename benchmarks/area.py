@@ -90,6 +90,14 @@ def points(block: str) -> Iterator[Config]:
                     (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024)):
                 yield change(key_bits=bits, lanes=lanes, pass_lanes=wide, capacity=capacity,
                              top_n=top)
+            # Those of iCE40 have no block RAM for the first of these.
+            for bits, lanes, wide, capacity, top in (
+                    (64, 4, 4, 1024, 32), (64, 16, 16, 1024, 32), (64, 4, 16, 1024, 32),
+                    (32, 4, 4, 512, 64), (64, 2, 2, 512, 32), (32, 8, 8, 1024, 32),
+                    (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256)):
+                for selection in ("histograms", "serial"):
+                    yield change(key_bits=bits, lanes=lanes, pass_lanes=wide, capacity=capacity,
+                                 top_n=top, selection=selection)
             for lanes, top in ((4, 64), (8, 4096)):
                 yield change(lanes=lanes, top_n=top, capacity=4096, rescore=Rescore(
                     head_dim=64, lanes=8))
@@ -548,13 +556,13 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
         if config.rows > 1:
             continue
         row = [config.lanes, config.pass_lanes, config.key_bits, config.capacity, config.top_n,
-               "yes" if config.rescore else ""]
+               f"{config.selection}{', gapless' if config.rescore else ''}"]
         for target in ("ecp5", "ice40", "xc7"):
             result = find("top_n", target, config)
             row.append("-" if result is None else result["luteq"])
         rows.append([*row, *(price * config.top_n for price in QUEUE.values())])
     made["top_n"] = table(
-        ["lanes", "pass lanes", "bits", "keys", "N", "gapless", "ecp5", "ice40", "xc7",
+        ["lanes", "pass lanes", "bits", "keys", "N", "selection", "ecp5", "ice40", "xc7",
          "queue, ecp5", "queue, ice40"], rows)
 
     made["errors"] = table(

@@ -101,7 +101,28 @@ def _digits(largest: int) -> tuple[int, int, int]:
     return code, largest >> fine, (1 << fine) - 1
 
 
+def _histograms(config: Config) -> dict[str, float]:
+    """Terms of the selections by histograms, each with a name of its own."""
+    lanes, wide, name = config.lanes, config.pass_lanes, config.selection
+    total = {f"{name} {term}": 0.0 for term in (
+        "one", "bins", "lanes", "pass lanes", "positions", "group", "groups")}
+    for largest in _selected_bits(config):
+        code, counter = _bits(largest + 1), _bits(config.top_n) + 1
+        for term, value in {
+                "one": 1,
+                "bins": lanes * counter,                # counters and their sum
+                "lanes": lanes,
+                "pass lanes": wide * code,              # comparisons with the threshold
+                "positions": _bits(config.capacity),
+                "group": min(4, lanes) * code,          # of which a key is emitted
+                "groups": wide > 4}.items():
+            total[f"{name} {term}"] += value
+    return total
+
+
 def _top_n(config: Config) -> dict[str, float]:
+    if config.selection != "counters":
+        return _histograms(config)
     total: dict[str, float] = {}
     lanes, wide = config.lanes, config.pass_lanes
     group = max(8, wide // lanes)
@@ -124,7 +145,33 @@ def _top_n(config: Config) -> dict[str, float]:
     return total
 
 
+def _histogram_memories(config: Config) -> list[tuple[int, int]]:
+    found = []
+    overlap = config.selection == "histograms"
+    lanes, wide = config.lanes, config.pass_lanes
+    ratio, group = wide // lanes, min(4, lanes)
+    groups, words = wide // group, config.capacity // lanes
+    word_bits = max(_bits(words - 1), _bits(ratio - 1) + 1)
+    banks = 4 if overlap else 1
+    for largest in _selected_bits(config):
+        counter = _bits(min(-(-words // 2), config.top_n)) + 1
+        found += [(counter, 2 << _bits(largest))] * (lanes * (2 if overlap else 1))
+        found += [((_bits(largest + 1) + 1) * lanes, (banks << word_bits) // ratio)] * ratio
+        if overlap or groups > 1:
+            found.append((_bits(largest) * lanes, banks << word_bits))
+        most = min(config.top_n, config.capacity // wide)
+        depth = 1 << _bits((2 * most if overlap else most + 1) - 1)
+        if groups > 1:
+            found += [(word_bits + groups + _bits(config.top_n) + 1
+                       + (groups - 1) * _bits(wide - group), depth), (2 * group * groups, depth)]
+        else:
+            found.append((word_bits + group, depth))
+    return found
+
+
 def _top_n_memories(config: Config) -> list[tuple[int, int]]:
+    if config.selection != "counters":
+        return _histogram_memories(config)
     found = []
     lanes, ratio = config.lanes, config.pass_lanes // config.lanes
     group = max(8, ratio)
@@ -432,6 +479,9 @@ def validate(config: Config, target: str) -> None:
     """Raise :class:`AreaError` if nothing is known of a target, or of a cell on it."""
     if target not in TARGETS:
         raise AreaError(f"--target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if config.selection == "histograms" and target in ("ice40", "up5k"):
+        raise AreaError(f"the selection 'histograms' needs block RAM with two full ports, which "
+                        f"{target} does not have; take 'serial' or 'counters'")
     if config.cell not in (None, _CELLS[target]):
         raise AreaError(f"the configuration forces the cell {config.cell!r}, but the areas known "
                         f"for {target} are of {_CELLS[target]!r}; leave cell out")
