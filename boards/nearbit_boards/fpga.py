@@ -93,12 +93,15 @@ class Fpga(Elaboratable):
         return m
 
     def _stretch(self, m: Module, signal: Signal) -> Signal:
-        """Hold a pulse for some 50 ms, so that it can be seen."""
-        left = Signal(range(self._board.clock // 20))
+        """Hold a pulse for 50 to 100 ms, so that it can be seen."""
+        # It counts up from 0 until its top bit is set: loaded with a constant, or compared, it
+        # would be the slowest path of an iCEBreaker.
+        bits = (self._board.clock // 20 - 1).bit_length() + 1
+        shown = Signal(bits, init=1 << bits - 1)
         seen = Signal()
-        m.d.comb += seen.eq(left != 0)
+        m.d.comb += seen.eq(~shown[-1])
         with m.If(signal):
-            m.d.sync += left.eq(self._board.clock // 20 - 1)
+            m.d.sync += shown.eq(0)
         with m.Elif(seen):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += shown.eq(shown + 1)
         return seen

@@ -1,7 +1,7 @@
 """A core behind its host link, and the same behind the pins of a UART."""
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_boards.link import HostLink
@@ -85,8 +85,20 @@ class LinkedCore(wiring.Component):
         m.submodules.core = ResetInserter(link.reset_core)(core)
 
         for name in core.signature.members:
+            ours = getattr(core, name)
             theirs = getattr(link, {"i": "o", "o": "i"}[name[0]] + name[1:])
-            wiring.connect(m, getattr(core, name), theirs)
+            if name.startswith("i_"):
+                wiring.connect(m, ours, theirs)
+                continue
+            # So that what the transmitter does has no way through the link into the core's units.
+            buffer = fifo.SyncFIFO(width=Value.cast(ours.payload).shape().width, depth=2)
+            m.submodules[f"{name}_buffer"] = ResetInserter(link.reset_core)(buffer)
+            m.d.comb += [
+                buffer.w_data.eq(ours.payload), buffer.w_en.eq(ours.valid),
+                ours.ready.eq(buffer.w_rdy),
+                Value.cast(theirs.payload).eq(buffer.r_data), theirs.valid.eq(buffer.r_rdy),
+                buffer.r_en.eq(theirs.ready),
+            ]
         m.d.comb += [link.loaded.eq(core.loaded), link.tables_loaded.eq(core.tables_loaded)]
         if self.config.rescore is not None:
             m.d.comb += link.exact_loaded.eq(core.exact_loaded)

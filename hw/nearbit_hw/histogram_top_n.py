@@ -64,11 +64,11 @@ class HistogramTopN(wiring.Component):
 
     With :py:`overlap`, a command is taken when no other waits to be counted and at most one query
     is not handed over; otherwise, from the cycle on in which the last key of the query before is
-    presented. It must be accepted at least two cycles before
-    its first distances. Queries that follow each other without a pause are
+    presented. It must be accepted at least two cycles before its first distances. Queries that
+    follow each other without a pause are
     max(w, merge_cycles, ceil(w / s) + scan_gap, m + emit_latency - 1) cycles apart with
-    :py:`overlap`, as long as the commands come early enough. After reset, the bins are cleared before the first command is
-    taken.
+    :py:`overlap`, as long as the commands come early enough. After reset, the bins are cleared
+    before the first command is taken.
 
     Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
     iCE40); otherwise any will do.
@@ -1001,7 +1001,7 @@ class HistogramTopN(wiring.Component):
             for lane in range(group):
                 with m.Case(lane):
                     m.d.comb += distance.eq(group_distances[lane])
-        # How far reading is by then depends on where the keys lie; when the last one leaves does not.
+        # How far reading is by then depends on where the keys lie; when the last leaves does not.
         m.d.comb += [group_done.eq(advance & (others == 0)),
                      emit_done.eq(group_valid & group_last & group_done)]
         with m.If(advance):

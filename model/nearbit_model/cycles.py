@@ -989,8 +989,8 @@ class Steady:
     """Commands of one shape, one after another without a pause, by formula.
 
     The latency is exact. So is the interval, but where queues between the stages are full: with
-    several rows, if the selection is by histograms, or if ``top_n`` is hardly more than what is selected, or if value rows have two or
-    three elements. :func:`predict` knows them.
+    several rows, if the selection is by histograms, or if ``top_n`` is hardly more than what is
+    selected, or if value rows have two or three elements. :func:`predict` knows them.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ SYNTHESIS = {
     # With wide multiplexers popcounts become twice as large.
     "ecp5": "synth_ecp5 -nowidelut",
     "ice40": "synth_ice40",
+    "up5k": "synth_ice40 -device u -dsp -spram",
     "xilinx7": "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
 }
 """Yosys command that synthesizes for each target."""
@@ -34,6 +35,7 @@ SYNTHESIS = {
 _MODELS = {
     "ecp5": ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh", "ecp5/cells_ff.vh", "ecp5/cells_sim.v"),
     "ice40": ("ice40/cells_sim.v",),
+    "up5k": ("ice40/cells_sim.v",),
     "xilinx7": ("xilinx/cells_sim.v",),
 }
 
@@ -88,8 +90,9 @@ def plain(verilog: str, target: str, *, synthesize: bool) -> str:
                         "write_verilog -noattr text.v"], directory)
             verilog = (directory / "text.v").read_text(encoding="utf-8")
         (directory / "models.v").write_text(models(verilog, target), encoding="utf-8")
+        device = "ICE40_U" if target == "up5k" else "ICE40_HX"
         run_script([
-            "read_verilog text.v", "read_verilog -D ICE40_HX models.v", f"hierarchy -top {top}",
+            "read_verilog text.v", f"read_verilog -D {device} models.v", f"hierarchy -top {top}",
             "proc", "flatten", "opt_clean -purge", f"rename {top} dut",
             "write_verilog -noattr plain.v",
         ], directory)

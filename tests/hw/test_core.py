@@ -7,10 +7,12 @@ import pytest
 
 from nearbit_hw.core import Core
 from nearbit_hw.dispatcher import Error
+from nearbit_hw.verilog import generate
 from nearbit_model.config import Config, Rescore
 from nearbit_model.golden import Result, attend, attend_one
 from nearbit_model.quantize import Exact, Values, codes_from_ints
 from nearbit_sim.bench import run_bench
+from nearbit_sim.netlist import plain
 from nearbit_sim.stream import MATRIX, Bench
 
 
@@ -524,6 +526,19 @@ async def cycles_do_not_depend_on_data(dut):
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "changes"), [
+    ("ice40", {"cell": "ice40"}),
+    ("up5k", {"cell": "ice40", "rows": 1, "selection": "serial", "value_ports": 1}),
+])
+def test_netlist(target, changes):
+    """What synthesis makes of the core, of the vendor's cells with Yosys's models of them."""
+    config = Config.preset("tiny").replace(**changes)
+    verilog = plain(generate(Core(config), "dut"), target, synthesize=True)
+    run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": 4},
+              verilog=verilog, timeout=1200)
 
 
 @pytest.mark.parametrize("config", [None, {}, 64])
