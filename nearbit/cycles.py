@@ -70,8 +70,8 @@ _QUOTED = "1,024 keys of 64 bits, the top 32, 64 values"
 _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
     "refine": "more pass_lanes: more distances are read per cycle",
-    "merge": "another selection: counters do not merge",
-    "select": "another selection: that of one query at a time takes as long as it takes",
+    "merge": "the selection 'counters', which does not merge",
+    "select": "another selection: 'serial' has one query at a time in work",
     "scan": "more pass_lanes: more distances are compared per cycle",
     "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
