@@ -15,7 +15,7 @@ BENCH = Path(__file__).with_name("test_top_n.py")
 @pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
     (64, 4, 128, 16, 4),
     pytest.param(33, 4, 80, 80, 16, marks=pytest.mark.slow),
-    (63, 8, 64, 7, 8),
+    pytest.param(63, 8, 64, 7, 8, marks=pytest.mark.slow),
     (8, 16, 128, 32, 16),
     pytest.param(8, 16, 128, 3, 16, marks=pytest.mark.slow),
     (8, 2, 30, 5, 2),
