@@ -179,7 +179,13 @@ class Board:
         return DEVICES[self.part]
 
     def check(self) -> None:
-        """Raise :class:`BoardError` if clock or baud cannot be made, or there is no UART."""
+        """Raise :class:`BoardError` for what cannot be made.
+
+        That is clock or baud, a board without a UART, or a selection that needs other block RAM.
+        """
+        if self.config.selection == "histograms" and self.device.family == "ice40":
+            raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
+                             f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
         platform = self.platform_class()
         try:
             platform.lookup("uart")

@@ -17,10 +17,10 @@ COMMANDS = 4
 class DistanceSum(wiring.Component):
     """The last row's distances, or the sums of all rows' for commands that share a selection.
 
-    The rows of :class:`~nearbit_hw.score_array.ScoreArray` present the same word one cycle after
-    each other. So sums move down with it: each row adds its distances to those that come from
-    the row above, and the last row's words leave in the cycle in which they come. Of the other
-    rows, the distances are looked at whether they are valid or not.
+    The rows of :class:`~nearbit_hw.score_array.ScoreArray`, each a stage of its own, present the
+    same word one cycle after each other. So sums move down with it: each row adds its distances to
+    those that come from the row above, and the last row's words leave in the cycle in which they
+    come. Of the other rows, the distances are looked at whether they are valid or not.
 
     A command must be accepted before the cycle in which its first word comes. Reset drops
     commands.

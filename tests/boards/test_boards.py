@@ -215,6 +215,17 @@ def test_too_large(tmp_path, capsys):
     assert not folder.exists()
 
 
+def test_selection_without_its_memory(tmp_path, capsys):
+    path = tmp_path / "histograms.toml"
+    path.write_text(TINY.replace(selection="histograms").to_toml())
+    folder = tmp_path / "out"
+    assert said(capsys, "build", "--board", "icebreaker", "--config", str(path), "-o",
+                str(folder)) == (
+        2, ("icebreaker: the selection 'histograms' needs block RAM with two full ports, which "
+            "iCE40 does not have; take 'serial' or 'counters'"))
+    assert not folder.exists()
+
+
 def test_missing_tool(tiny, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ICE40", "/nowhere/nextpnr")
     assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",

@@ -119,6 +119,18 @@ def test_foreign_cell(run, tmp_path):
     assert run("area", "--config", path).status == 0
 
 
+@pytest.mark.parametrize("target", ["ice40", "up5k"])
+def test_selection_without_its_memory(run, tmp_path, target):
+    path = tmp_path / "histograms.toml"
+    path.write_text(PRESETS["tiny"].replace(selection="histograms").to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path, "--target", target)
+    assert outcome.status == 2
+    assert outcome.err == (
+        "nearbit: the selection 'histograms' needs block RAM with two full ports, which "
+        f"{target} does not have; take 'serial' or 'counters'\n")
+    assert run("area", "--config", path, "--target", "ecp5").status == 0
+
+
 def test_fit_is_of_sweep(benchmark, results):
     """The committed model is what the committed sweep gives."""
     made, kept = benchmark.fit(results["results"]), area.model()
