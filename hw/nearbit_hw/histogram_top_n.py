@@ -3,11 +3,11 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, memory
 from amaranth.utils import ceil_log2, exact_log2
 
 from nearbit_hw.ram import block_ram
+from nearbit_hw.selector import Selector
 
 
 __all__ = ["HistogramTopN"]
@@ -38,7 +38,7 @@ GROUP = 4
 """Lanes among which a selected key is looked for at once."""
 
 
-class HistogramTopN(wiring.Component):
+class HistogramTopN(Selector):
     """The nearest keys of each query.
 
     Takes the distances of one query after another, :py:`lanes` per cycle without ever stalling,
@@ -91,84 +91,14 @@ class HistogramTopN(wiring.Component):
         Whether a query can be counted while the one before is merged, and scanned while the one
         before is emitted; otherwise one query is in work at a time.
 
-    Members
-    -------
-    i_command : :py:`In(stream.Signature(...))`
-        What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
-        that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
-        1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most :py:`top_n`.
-    i : :py:`In(stream.Signature(...))`
-        Words of distances from the first to the last of the range, and any number beyond; lane 0
-        lowest; always taken.
-    o : :py:`Out(stream.Signature(...))`
-        Selected keys: :py:`index`, :py:`distance`, :py:`last`.
+    Members are those of :class:`~nearbit_hw.selector.Selector`.
     """
-
-    i_command: stream.Interface
-    i: stream.Interface
-    o: stream.Interface
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
                  pass_lanes: int | None = None, overlap: bool = True):
-        if not isinstance(key_bits, int) or key_bits < 1:
-            raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
-        if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
-            raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
-        pass_lanes = lanes if pass_lanes is None else pass_lanes
-        if (not isinstance(pass_lanes, int) or pass_lanes < lanes
-                or pass_lanes & (pass_lanes - 1)):
-            raise TypeError(f"Pass lanes must be lanes times a power of two, not {pass_lanes!r}")
-        if not isinstance(capacity, int) or capacity < 1 or capacity % pass_lanes:
-            raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
-                            f"not {capacity!r}")
-        if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
-            raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")
-        self._key_bits = key_bits
-        self._lanes = lanes
-        self._capacity = capacity
-        self._top_n = top_n
-        self._pass_lanes = pass_lanes
+        super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
+                         pass_lanes=pass_lanes)
         self._overlap = bool(overlap)
-
-        super().__init__({
-            "i_command": In(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "skip": range(lanes),
-                "count": range(capacity + 1),
-                "n": range(top_n + 1),
-                "sink": range(top_n + 1),
-                "recent": range(top_n + 1),
-            }))),
-            "i": In(stream.Signature(data.StructLayout({
-                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
-                "last": 1,
-            }), always_ready=True)),
-            "o": Out(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "distance": range(key_bits + 1),
-                "last": 1,
-            }))),
-        })
-
-    @property
-    def key_bits(self) -> int:
-        return self._key_bits
-
-    @property
-    def lanes(self) -> int:
-        return self._lanes
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def top_n(self) -> int:
-        return self._top_n
-
-    @property
-    def pass_lanes(self) -> int:
-        return self._pass_lanes
 
     @property
     def overlap(self) -> bool:

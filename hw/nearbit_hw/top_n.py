@@ -3,11 +3,11 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, fifo, memory
 from amaranth.utils import ceil_log2, exact_log2
 
 from nearbit_hw.ram import block_ram
+from nearbit_hw.selector import Selector
 from nearbit_hw.tree import any_tree, sum_tree, tree_latency
 
 
@@ -52,7 +52,7 @@ EMIT_WASTE = 3
 # not be stalled, for how far it is by then would depend on the keys as well: it writes to a queue,
 # and starts when that has room for all that it could write.
 
-class TopN(wiring.Component):
+class TopN(Selector):
     """The nearest keys of each query.
 
     Takes the distances of one query after another, :py:`lanes` per cycle without ever stalling,
@@ -93,84 +93,14 @@ class TopN(wiring.Component):
     gapless : :class:`bool`
         Whether the keys of a query are presented one after another without a gap.
 
-    Members
-    -------
-    i_command : :py:`In(stream.Signature(...))`
-        What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
-        that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
-        1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most :py:`top_n`.
-    i : :py:`In(stream.Signature(...))`
-        Words of distances from the first to the last of the range, and any number beyond; lane 0
-        lowest; always taken.
-    o : :py:`Out(stream.Signature(...))`
-        Selected keys: :py:`index`, :py:`distance`, :py:`last`.
+    Members are those of :class:`~nearbit_hw.selector.Selector`.
     """
-
-    i_command: stream.Interface
-    i: stream.Interface
-    o: stream.Interface
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
                  pass_lanes: int | None = None, gapless: bool = False):
-        if not isinstance(key_bits, int) or key_bits < 1:
-            raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
-        if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
-            raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
-        pass_lanes = lanes if pass_lanes is None else pass_lanes
-        if (not isinstance(pass_lanes, int) or pass_lanes < lanes
-                or pass_lanes & (pass_lanes - 1)):
-            raise TypeError(f"Pass lanes must be lanes times a power of two, not {pass_lanes!r}")
-        if not isinstance(capacity, int) or capacity < 1 or capacity % pass_lanes:
-            raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
-                            f"not {capacity!r}")
-        if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
-            raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")
-        self._key_bits = key_bits
-        self._lanes = lanes
-        self._capacity = capacity
-        self._top_n = top_n
-        self._pass_lanes = pass_lanes
+        super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
+                         pass_lanes=pass_lanes)
         self._gapless = bool(gapless)
-
-        super().__init__({
-            "i_command": In(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "skip": range(lanes),
-                "count": range(capacity + 1),
-                "n": range(top_n + 1),
-                "sink": range(top_n + 1),
-                "recent": range(top_n + 1),
-            }))),
-            "i": In(stream.Signature(data.StructLayout({
-                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
-                "last": 1,
-            }), always_ready=True)),
-            "o": Out(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "distance": range(key_bits + 1),
-                "last": 1,
-            }))),
-        })
-
-    @property
-    def key_bits(self) -> int:
-        return self._key_bits
-
-    @property
-    def lanes(self) -> int:
-        return self._lanes
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def top_n(self) -> int:
-        return self._top_n
-
-    @property
-    def pass_lanes(self) -> int:
-        return self._pass_lanes
 
     @property
     def gapless(self) -> bool:

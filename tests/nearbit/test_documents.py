@@ -15,6 +15,7 @@ import nearbit
 from nearbit import cli
 from nearbit_hw.dispatcher import Error
 from nearbit_model.config import Config, Rescore
+from nearbit_model.cycles import steady
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,3 +154,16 @@ def test_demo(run):
             assert now[name] == then[name]
         for name in ("recall", "error_exact", "error_method"):
             assert now[name] == pytest.approx(then[name])
+
+
+def test_decision_on_histograms():
+    """Its cycles are what the model says."""
+    text = " ".join((ROOT / "docs/decisions/0007-selection-by-histograms.md").read_text(
+        encoding="utf-8").split())
+    config = Config.preset("reference")
+    counters, histograms = (
+        steady(config.replace(selection=selection), words=64, selected=32)
+        for selection in ("counters", "histograms"))
+    assert (f"{histograms.latency} instead of {counters.latency} cycles in the preset `reference`, "
+            f"where queries are then {histograms.interval} cycles apart instead of "
+            f"{counters.interval}") in text
