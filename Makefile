@@ -71,6 +71,11 @@ icestorm:
 iverilog:
 	@$(call install,iverilog,iverilog)
 
+# Its lint checks the Verilog of the SoC interface.
+.PHONY: verilator
+verilator:
+	@$(call install,verilator,verilator)
+
 # --- Use --------------------------------------------------------------------------------------
 
 .PHONY: demo
@@ -91,11 +96,11 @@ lint: .venv/.installed-dev ## ruff, mypy and pyright
 	$(BIN)/pyright
 
 .PHONY: test
-test: .venv/.installed-dev compiler iverilog lint ## all checks, and the tests but the slow ones
+test: .venv/.installed-dev compiler iverilog verilator lint ## all checks, and the tests but the slow ones
 	$(BIN)/pytest -n 2 -m "not slow"
 
 .PHONY: test-slow
-test-slow: .venv/.installed-dev compiler iverilog ## the slow tests
+test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests
 	$(BIN)/pytest -n 2 -m slow || [ $$? = 5 ] # 5: there are none
 
 # Five minutes; the figures are those of benchmarks/results/boards.json.
