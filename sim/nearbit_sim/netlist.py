@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from nearbit_hw.verilog import YosysError
+from nearbit_sim import ecp5
 
 
 __all__ = ["SYNTHESIS", "models", "plain", "run_script"]
@@ -74,7 +75,7 @@ def plain(verilog: str, target: str, *, synthesize: bool) -> str:
     Returns
     -------
     str
-        One module named ``dut``, with the ports of the top.
+        A module named ``dut``, with the ports of the top; models of large blocks may follow.
     """
     if target not in SYNTHESIS:
         return verilog
@@ -90,13 +91,17 @@ def plain(verilog: str, target: str, *, synthesize: bool) -> str:
                         "write_verilog -noattr text.v"], directory)
             verilog = (directory / "text.v").read_text(encoding="utf-8")
         (directory / "models.v").write_text(models(verilog, target), encoding="utf-8")
+        # Yosys would need minutes to flatten these.
+        blocks = ecp5.models() if re.search("DP16KD|MULT18X18D", verilog) else ""
+        (directory / "blocks.v").write_text(blocks, encoding="utf-8")
         device = "ICE40_U" if target == "up5k" else "ICE40_HX"
         run_script([
-            "read_verilog text.v", f"read_verilog -D {device} models.v", f"hierarchy -top {top}",
+            "read_verilog text.v", f"read_verilog -D {device} models.v",
+            "read_verilog -lib blocks.v", f"hierarchy -check -top {top}",
             "proc", "flatten", "opt_clean -purge", f"rename {top} dut",
             "write_verilog -noattr plain.v",
         ], directory)
-        return (directory / "plain.v").read_text(encoding="utf-8")
+        return (directory / "plain.v").read_text(encoding="utf-8") + blocks
 
 
 def run_script(commands: Sequence[str], directory: str | os.PathLike[str]) -> None:

@@ -533,6 +533,9 @@ def test_bench(config, steps):
 @pytest.mark.parametrize(("target", "changes"), [
     ("ice40", {"cell": "ice40"}),
     ("up5k", {"cell": "ice40", "rows": 1, "selection": "serial", "value_ports": 1}),
+    ("ecp5", {"cell": "ecp5"}),
+    ("ecp5", {"cell": "ecp5", "rows": 1, "selection": "histograms",
+              "rescore": Rescore(head_dim=8, lanes=4)}),
 ])
 def test_netlist(target, changes):
     """What synthesis makes of the core, of the vendor's cells with Yosys's models of them."""
