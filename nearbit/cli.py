@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import nearbit
-from nearbit.board_commands import add_commands
+from nearbit import board_commands, network_commands
 
 
 if TYPE_CHECKING:
@@ -247,6 +247,10 @@ def verilog(
         "-o", "--output", metavar="DIR", help="Where to write; made if it is not there.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    interface: Annotated[str, typer.Option(
+        metavar="stream|axi|wishbone", help=(
+            "What it connects to: streams as they are, or for a system on chip registers on "
+            "AXI4-Lite or Wishbone, and AXI4-Stream."))] = "stream",
     cell: Annotated[str | None, typer.Option(
         metavar="generic|ecp5|ice40|xilinx7", help=(
             "The device for whose logic to write the XOR-popcount (default: what the "
@@ -254,26 +258,22 @@ def verilog(
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
-    The same byte for byte on each run. Without --preset and --config, it is the preset
-    'reference'.
+    With --interface axi or wishbone also a core file for FuseSoC, the register map, a driver in C
+    and an example; DIR/README.md lists them. The same byte for byte on each run. Without --preset
+    and --config, it is the preset 'reference'.
     """
-    from nearbit.files import OutputFile, output_folder
-    from nearbit_hw.verilog import generate
+    from nearbit.soc import bundle
 
+    bundle.check(interface)
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
     if cell is not None:
         accelerator = accelerator.replace(cell=cell)
-    texts = {"nearbit.v": "", "nearbit.toml": accelerator.to_toml()}
-    with output_folder(directory):
-        files = {file: OutputFile(directory / file) for file in texts}
-        with _progress("generating Verilog"):
-            texts["nearbit.v"] = generate(nearbit.Core(accelerator), "nearbit")
-        for file, output in files.items():
-            with output.write() as path:
-                path.write_text(texts[file], encoding="utf-8", newline="\n")
-            print(directory / file)
+    with _progress("generating Verilog"):
+        written = bundle.write(directory, accelerator, interface)
+    for path in written:
+        print(path)
 
 
 @app.command()
@@ -408,7 +408,8 @@ def presets(
     _console().print(table)
 
 
-add_commands(app)
+board_commands.add_commands(app)
+network_commands.add_commands(app)
 
 
 def _exact_scores(config: "Config") -> str:
@@ -604,15 +605,17 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit.cycles import WorkloadError
     from nearbit.files import OutputError
     from nearbit.indices import IndexListError
+    from nearbit.soc.bundle import InterfaceError
     from nearbit_boards.board import BoardError
     from nearbit_boards.transport import DeviceError
     from nearbit_model.config import ConfigError
     from nearbit_model.mapping import MappingError
     from nearbit_model.prepare import TensorError
+    from nearbit_nets.errors import NetworkError
     from nearbit_sim.program import SimulationError
 
     return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
-            MappingError, TensorError, SimulationError, WorkloadError,
+            InterfaceError, MappingError, NetworkError, TensorError, SimulationError, WorkloadError,
             BoardError, DeviceError)
 
 

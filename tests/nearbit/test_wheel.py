@@ -7,7 +7,8 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("nearbit", "nearbit_boards", "nearbit_hw", "nearbit_model", "nearbit_sim")
+PACKAGES = ("nearbit", "nearbit_boards", "nearbit_hw", "nearbit_model", "nearbit_nets",
+            "nearbit_sim")
 
 
 @pytest.mark.slow # pip fetches the build backend.

@@ -1,0 +1,55 @@
+"""Queries, keys and values of chosen heads of a network, as `nearbit simulate` reads them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nearbit_nets.network import Network, exact
+
+
+__all__ = ["capture"]
+
+
+def capture(network: Network, ids: Sequence[int], layers: Sequence[int],
+            heads: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Run a text through a network and keep what chosen heads are given.
+
+    Parameters
+    ----------
+    network
+        The network, with its own attention.
+    ids
+        Tokens of the text.
+    layers, heads
+        Ascending indices; the same heads of each of the layers.
+
+    Returns
+    -------
+    dict
+        ``q`` float32 [len(layers) * len(heads), tokens, head_dim], after the rotary embedding;
+        ``k`` and ``v`` of the key heads that these use, likewise; ``causal``; and int64 ``layer``
+        and ``head`` [len(layers) * len(heads)], which ones they are. If the heads are unevenly
+        spread over key heads, each has keys and values of its own.
+    """
+    group = network.heads // network.kv_heads
+    kv_heads, sizes = np.unique(np.asarray(heads) // group, return_counts=True)
+    if (sizes != sizes[0]).any():
+        kv_heads = np.asarray(heads) // group
+    kept: dict[str, list[NDArray[np.float32]]] = {"q": [], "k": [], "v": []}
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+               counts: torch.Tensor) -> torch.Tensor:
+        if layer in layers:
+            for name, x, chosen in (("q", q, heads), ("k", k, kv_heads), ("v", v, kv_heads)):
+                kept[name].append(x[0, list(chosen)].numpy().copy())
+        return exact(layer, q, k, v, counts)
+
+    with torch.inference_mode():
+        network.hidden(torch.tensor([list(ids)]), attend)
+    return {**{name: np.concatenate(arrays) for name, arrays in kept.items()},
+            "causal": np.array(network.kind == "decoder"),
+            "layer": np.repeat(np.asarray(layers, np.int64), len(heads)),
+            "head": np.tile(np.asarray(heads, np.int64), len(layers))}
