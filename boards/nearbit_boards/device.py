@@ -28,7 +28,7 @@ from nearbit_model.prepare import Prepared, prepare
 from nearbit_model.quantize import Exact, Values
 from nearbit_sim.payload import Words
 from nearbit_sim.program import Beats, Cycles, Outcome, Phase, Program
-from nearbit_sim.simulation import Simulation, _Plan
+from nearbit_sim.simulation import Plan, Simulation
 
 
 __all__ = ["Device", "Info", "Run"]
@@ -235,7 +235,7 @@ class Device:
         _check_rows(config, 0, k_codes, values, exact_keys)
         prepared = _problem(config, k_codes, values, table.astype(np.uint32), exact_keys)
         self.reset()
-        self._push(_Plan(prepared, self._layout.ports, False).program.phases[0], progress)
+        self._push(Plan(prepared, self._layout.ports, False).program.phases[0], progress)
         self._loaded = prepared
 
     def append(self, k_codes: NDArray[np.uint64], values: Values, *,
@@ -270,7 +270,7 @@ class Device:
             np.concatenate([before.exact.keys[0], exact_keys])
         prepared = _problem(self.config, np.concatenate([before.k_codes[0], k_codes]), joined,
                             before.tables, exact)
-        whole = _Plan(prepared, self._layout.ports, False).program.phases[0].inputs
+        whole = Plan(prepared, self._layout.ports, False).program.phases[0].inputs
         rows = {name: words[len(words) // prepared.tokens * tokens:]
                 for name, words in whole.items() if name != "i_table"}
         self._push(Phase(rows), progress)
@@ -382,7 +382,7 @@ class Device:
              loads: bool = True) -> Run:
         if loads:
             self._loaded = None
-        plan = _Plan(prepared, self._layout.ports, trace)
+        plan = Plan(prepared, self._layout.ports, trace)
         if not loads:
             # The first phase is the only one that loads, as there is a table for each head; it
             # is not sent, and counts as a cycle.

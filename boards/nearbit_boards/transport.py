@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_boards.top import TIMEOUT_BYTES, BoardTop, LinkedCore
 from nearbit_model.config import Config
-from nearbit_sim.compiled import CompiledEngine, _Input, _Output
+from nearbit_sim.compiled import CompiledEngine, InputBuffer, OutputBuffer
 
 
 __all__ = ["DeviceError", "PinTransport", "SerialTransport", "SimulatedTransport", "Transport"]
@@ -168,8 +168,10 @@ class _Session:
         capacity = 1 if wait else 1 << 16
         out = np.zeros((capacity, 1), np.uint64)
         times = np.zeros(capacity, np.int64)
-        source = (_Input * 1)(_Input(rows.ctypes.data, accepted.ctypes.data, len(rows), 0))
-        sink = (_Output * 1)(_Output(out.ctypes.data, times.ctypes.data, capacity, 0, capacity))
+        source = (InputBuffer * 1)(
+            InputBuffer(rows.ctypes.data, accepted.ctypes.data, len(rows), 0))
+        sink = (OutputBuffer * 1)(
+            OutputBuffer(out.ctypes.data, times.ctypes.data, capacity, 0, capacity))
         done = self._library.nearbit_run(self._handle, source, sink, cycles, 1 if wait else 0)
         return out[:sink[0].count, 0], source[0].next, done
 

@@ -28,7 +28,7 @@ from nearbit_sim.payload import Port, Words, mark_used, ports
 from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
 
 
-__all__ = ["CompiledEngine", "compiler"]
+__all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compiler"]
 
 
 _TOP = "dut"
@@ -192,12 +192,16 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
 """
 
 
-class _Input(ctypes.Structure):
+class InputBuffer(ctypes.Structure):
+    """Words for an input of the native library, and the cycles in which it takes them."""
+
     _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
                 ("count", ctypes.c_int64), ("next", ctypes.c_int64))
 
 
-class _Output(ctypes.Structure):
+class OutputBuffer(ctypes.Structure):
+    """Room for the words of an output of the native library, and for their cycles."""
+
     _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
                 ("capacity", ctypes.c_int64), ("count", ctypes.c_int64),
                 ("wanted", ctypes.c_int64))
@@ -369,8 +373,9 @@ class CompiledEngine:
                 function.restype = ctypes.c_int64
                 function.argtypes = (ctypes.c_void_p,)
             library.nearbit_run.restype = ctypes.c_int64
-            library.nearbit_run.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Input),
-                                            ctypes.POINTER(_Output), ctypes.c_int64, ctypes.c_int)
+            library.nearbit_run.argtypes = (
+                ctypes.c_void_p, ctypes.POINTER(InputBuffer), ctypes.POINTER(OutputBuffer),
+                ctypes.c_int64, ctypes.c_int)
             self._libraries[debug] = library
         return self._libraries[debug]
 
@@ -414,8 +419,8 @@ class _Run:
         self._progress = progress
         self._accepted = 0
         self._chunk = 1000
-        self._in = (_Input * max(1, len(inputs)))()
-        self._out = (_Output * max(1, len(outputs)))()
+        self._in = (InputBuffer * max(1, len(inputs)))()
+        self._out = (OutputBuffer * max(1, len(outputs)))()
         self._words: list[Words] = []
         self._cycles: list[Cycles] = []
         for index, port in enumerate(outputs):

@@ -28,7 +28,8 @@ from nearbit_sim.program import Cycles, Engine, Outcome, Program, Progress
 from nearbit_sim.shapes import shapes
 
 
-__all__ = ["ENGINES", "Prediction", "Simulation", "core_engine", "predict", "run", "simulate"]
+__all__ = ["ENGINES", "Plan", "Prediction", "Simulation", "core_engine", "predict", "run",
+           "simulate"]
 
 
 ENGINES = ("compiled", "icarus")
@@ -207,7 +208,7 @@ def run(prepared: Prepared, *, engine: str = "compiled", trace: bool = True,
         vcd: str | PathLike[str] | None = None, progress: Progress | None = None) -> Simulation:
     """Simulate a prepared problem; see :func:`simulate`."""
     hardware = core_engine(prepared.config, engine)
-    plan = _Plan(prepared, hardware.ports, trace)
+    plan = Plan(prepared, hardware.ports, trace)
     outcome = hardware.run(plan.program, patience=plan.patience, progress=progress,
                            vcd=None if vcd is None else fspath(vcd))
     return plan.read(outcome)
@@ -217,7 +218,7 @@ def predict(prepared: Prepared, *, trace: bool = True) -> Prediction:
     """Predict the cycles of :func:`run` by the cycle model, without a simulation."""
     core = Core(prepared.config)
     mark_used(core)
-    plan = _Plan(prepared, ports(core), trace)
+    plan = Plan(prepared, ports(core), trace)
     return plan.count(cycle_model.predict(prepared.config, shapes(plan.program)))
 
 
@@ -262,7 +263,7 @@ def _core_verilog(config: Config) -> str:
     return cached(key, ".v", make).read_text(encoding="utf-8")
 
 
-class _Plan:
+class Plan:
     """The program of a problem, and how to read its outcome.
 
     For each key head: its keys, values and weight tables are loaded, then all queries of its heads
@@ -270,9 +271,19 @@ class _Plan:
     the group at the same position if there is a table for each head, or if none is needed;
     otherwise with consecutive queries of one head. What is left of the last command's rows sees no
     keys.
+
+    Parameters
+    ----------
+    prepared
+        The problem.
+    streams
+        Those of the core.
+    trace
+        Whether each command asks for its selection as well.
     """
 
     def __init__(self, prepared: Prepared, streams: list[Port], trace: bool) -> None:
+        """Write the whole program."""
         self._prepared = prepared
         self._trace = trace
         self._config = prepared.config
