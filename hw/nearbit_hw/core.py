@@ -1,5 +1,6 @@
 """The accelerator: stores, scoring, selection, weighting and normalization, joined."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth import *
@@ -24,7 +25,7 @@ from nearbit_hw.weights import Weights
 from nearbit_model.config import SCALE_BITS, Config, Rescore
 
 
-__all__ = ["Core", "Error"]
+__all__ = ["Activity", "Core", "Error", "core_members"]
 
 
 RESULTS_IN_FLIGHT = 8
@@ -41,6 +42,81 @@ two of a single key each in its pipeline, which is longer with exact scores."""
 EXACT_QUERIES = 8
 """Queries for exact scores held for each row, so that a host may send them with their commands: as
 many commands as are in work before the values."""
+
+
+def _score_max(config: Config) -> int:
+    """Largest absolute value of a score, or 0."""
+    unit = config.rescore
+    return 0 if unit is None else max(unit.score_max, config.distance_max)
+
+
+def core_members(config: Config) -> dict[str, wiring.Member]:
+    """Members of :class:`Core`."""
+    unit = config.rescore
+    exact: dict[str, Any] = {}
+    score: dict[str, Any] = {}
+    if unit is not None:
+        elements = data.ArrayLayout(signed(unit.element_bits), unit.lanes)
+        exact = {
+            "i_exact_key": In(stream.Signature(data.StructLayout({
+                "row": range(config.capacity),
+                "column": range(unit.columns),
+                "elements": elements,
+            }))),
+            "i_exact_query": In(stream.Signature(elements)),
+        }
+        score = {"score": range(-_score_max(config), _score_max(config) + 1)}
+    return {
+        "i_key": In(stream.Signature(data.StructLayout({
+            "row": range(config.capacity),
+            "code": config.key_bits,
+        }))),
+        "i_value": In(stream.Signature(data.StructLayout({
+            "row": range(config.capacity),
+            "column": range(config.columns),
+            "elements": data.ArrayLayout(signed(config.value_bits), config.value_lanes),
+            "scale": SCALE_BITS,
+        }))),
+        "i_table": In(stream.Signature(data.StructLayout({
+            "table": range(config.tables),
+            "distance": range(config.key_bits + 1),
+            "weight": config.weight_bits,
+        }))),
+        **exact,
+        "i_query": In(stream.Signature(query_layout(
+            key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
+            tables=config.tables, rescore=unit is not None))),
+        "o_result": Out(stream.Signature(data.StructLayout({
+            "row": range(config.rows),
+            "error": Error,
+            "output": signed(config.output_bits),
+            "last": 1,
+        }))),
+        "o_trace": Out(stream.Signature(data.StructLayout({
+            "row": range(config.rows),
+            "index": range(config.capacity),
+            "distance": range(config.distance_max + 1),
+            **score,
+            "weight": config.weight_bits,
+            "last": 1,
+        }))),
+    }
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a core is doing in a cycle; signals that it drives."""
+
+    idle: Signal = field(default_factory=Signal)
+    """No command is in work or offered."""
+    word: Signal = field(default_factory=Signal)
+    """A word of keys is read, to be scored by all rows."""
+    score_waits: Signal = field(default_factory=Signal)
+    """A command waits for a selection to be free."""
+    select_waits: Signal = field(default_factory=Signal)
+    """A selected key waits for the weights, or for the exact scores."""
+    value_waits: Signal = field(default_factory=Signal)
+    """A weighted key waits for the accumulator."""
 
 
 class Core(wiring.Component):
@@ -120,66 +196,22 @@ class Core(wiring.Component):
         if not isinstance(config, Config):
             raise TypeError(f"Config must be a Config, not {config!r}")
         self._config = config
+        self._activity: Activity | None = None
 
-        unit = config.rescore
-        exact: dict[str, Any] = {}
-        score: dict[str, Any] = {}
-        if unit is not None:
-            elements = data.ArrayLayout(signed(unit.element_bits), unit.lanes)
-            exact = {
-                "i_exact_key": In(stream.Signature(data.StructLayout({
-                    "row": range(config.capacity),
-                    "column": range(unit.columns),
-                    "elements": elements,
-                }))),
-                "i_exact_query": In(stream.Signature(elements)),
-            }
-            score = {"score": range(-self._score_max, self._score_max + 1)}
-        super().__init__({
-            "i_key": In(stream.Signature(data.StructLayout({
-                "row": range(config.capacity),
-                "code": config.key_bits,
-            }))),
-            "i_value": In(stream.Signature(data.StructLayout({
-                "row": range(config.capacity),
-                "column": range(config.columns),
-                "elements": data.ArrayLayout(signed(config.value_bits), config.value_lanes),
-                "scale": SCALE_BITS,
-            }))),
-            "i_table": In(stream.Signature(data.StructLayout({
-                "table": range(config.tables),
-                "distance": range(config.key_bits + 1),
-                "weight": config.weight_bits,
-            }))),
-            **exact,
-            "i_query": In(stream.Signature(query_layout(
-                key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
-                tables=config.tables, rescore=unit is not None))),
-            "o_result": Out(stream.Signature(data.StructLayout({
-                "row": range(config.rows),
-                "error": Error,
-                "output": signed(config.output_bits),
-                "last": 1,
-            }))),
-            "o_trace": Out(stream.Signature(data.StructLayout({
-                "row": range(config.rows),
-                "index": range(config.capacity),
-                "distance": range(config.distance_max + 1),
-                **score,
-                "weight": config.weight_bits,
-                "last": 1,
-            }))),
-        })
+        super().__init__(core_members(config))
 
     @property
     def config(self) -> Config:
         return self._config
 
-    @property
-    def _score_max(self) -> int:
-        """Largest absolute value of a score, or 0."""
-        unit = self._config.rescore
-        return 0 if unit is None else max(unit.score_max, self._config.distance_max)
+    def observe(self) -> Activity:
+        """Give a component around the core signals of what it does; call before elaboration.
+
+        They are no ports, and a core that is not observed does not have them.
+        """
+        if self._activity is None:
+            self._activity = Activity()
+        return self._activity
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -213,7 +245,7 @@ class Core(wiring.Component):
         m.submodules.weights = weights = Weights(
             capacity=config.capacity, key_bits=config.key_bits, columns=config.columns,
             top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables,
-            score_max=self._score_max, distance_max=config.distance_max)
+            score_max=_score_max(config), distance_max=config.distance_max)
         m.submodules.value_accumulator = accumulator = ValueAccumulator(
             capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
@@ -367,6 +399,17 @@ class Core(wiring.Component):
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
+
+        if self._activity is not None:
+            activity, words = self._activity, dispatcher.o_words
+            m.d.comb += [
+                activity.idle.eq(idle),
+                activity.word.eq(words.valid & words.ready),
+                activity.score_waits.eq(Cat(select.valid & ~select.ready
+                                            for select in dispatcher.o_select).any()),
+                activity.select_waits.eq(row_merge.o.valid & ~row_merge.o.ready),
+                activity.value_waits.eq(weights.o.valid & ~weights.o.ready),
+            ]
 
         return m
 

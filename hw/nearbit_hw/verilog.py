@@ -146,9 +146,12 @@ def _drop_empty(text: str) -> str:
 def _number_ports(text: str, names: list[str]) -> str:
     """Give the top module, which comes first, its ports in the given order.
 
-    Amaranth counts ports from 0, the inputs first, and Yosys takes 0 to be the last.
+    Amaranth counts ports from 0, the inputs first, and Yosys takes 0 to be the last. Some of the
+    names may be of no port.
     """
     head, end, tail = text.partition("\nend\n")
+    found = {port[2][1:] for port in _PORT.finditer(head)}
+    names = [name for name in names if name in found]
     numbers = {f"\\{name}": number for number, name in enumerate(names, 1)}
     head = _PORT.sub(lambda port: f"{port[1]} {numbers[port[2]]}  {port[2]}", head)
     return head + end + tail
@@ -193,7 +196,8 @@ def generate(component: wiring.Component, name: str) -> str:
     The text depends on the component and on the releases of Amaranth and Yosys only: neither on
     the run, the hash seed, the directory nor the machine. Ports are ``clk``, ``rst`` (synchronous,
     active high), then the signature's members in order, joined with two underscores:
-    ``i__payload``, ``i__valid``, ``i__ready``. A structure is one vector, its first field lowest.
+    ``i__payload``, ``i__valid``, ``i__ready``. A structure is one vector, its first field lowest. A
+    component that makes its clock domain itself, of members, has no others for it.
 
     Parameters
     ----------

@@ -144,13 +144,12 @@ class Flag(IntEnum):
 COUNTERS = (
     ("CYCLES", "Clock cycles."),
     ("QUERIES", "Queries accepted by the core, each with all its rows."),
-    ("KEYS", "Keys scored, in words of LANES keys: the words of keys read, each scored by all rows "
-             "of the query at once. Multiply by LANES for keys."),
+    ("KEYS", "Words of LANES keys scored, each by all rows of its query: times LANES, keys."),
     ("STALL_QUERY", "Cycles in which a query waits for the core to accept it."),
-    ("STALL_SCORE", "Cycles in which scored keys wait for the selection."),
-    ("STALL_SELECT", "Cycles in which selected keys wait for the weighting."),
-    ("STALL_VALUE", "Cycles in which weighted sums wait for the normalization."),
-    ("STALL_RESULT", "Cycles in which a result waits for its stream."),
+    ("STALL_SCORE", "Cycles in which a query to be scored waits for a selection to be free."),
+    ("STALL_SELECT", "Cycles in which selected keys wait for the weighting or the exact scores."),
+    ("STALL_VALUE", "Cycles in which weighted keys wait for their values to be added up."),
+    ("STALL_RESULT", "Cycles in which a result or a trace waits for its stream."),
 )
 """Names and meanings of the counters, in order of address. Each has 64 bits, the low word first."""
 
@@ -410,7 +409,7 @@ def _control() -> list[Register]:
                      "As CLEAR, but nothing more is dropped: for a source that was reset and sends "
                      "no rest."),
                 flag(Control.CLEAR_COUNTERS, "wo",
-                     "Set all counters to 0 in the next 16 cycles."))),
+                     "Set all counters to 0; a read of one waits until that is done."))),
         Register(
             name="STATUS", address=Address.STATUS, access="ro",
             description="What goes on.",

@@ -1,0 +1,298 @@
+"""The stream into a SoC core: packets of loads and queries, cut to what the core takes."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.core import core_members
+from nearbit_hw.soc.registers import Command, RegisterMap
+from nearbit_model.config import SCALE_BITS
+
+
+__all__ = ["InputStream", "beat_layout"]
+
+
+# How it works
+# ------------
+# A packet is a sequence of *units*, what the core takes at once, each of whole beats: a code, a
+# column of a value row, a weight. The codes of all rows of a query are one unit. The beats of a
+# unit are shifted into one register from its upper end, where a unit of any length is complete with
+# its last beat; so neither the register nor what reads it has a multiplexer. The register is `full`
+# until the core takes the unit, and the next beat comes in that cycle at the earliest. A scale does
+# not go this way: it is kept beside for the columns that follow.
+#
+# A unit at the beginning of a row or query is its `head`: the scale before columns of values, the
+# codes before the exact queries.
+#
+# What a core with exact scores has got of a query's exact elements cannot be taken back. If the
+# packet ends among them, the rest is padded with what there is, and the query is sent with no keys
+# to select; so its rows are answered with an error, and the core is ready for the next query.
+
+def beat_layout(data_bits: int) -> data.StructLayout:
+    """Layout of a beat of an AXI4-Stream."""
+    return data.StructLayout({"data": data_bits, "last": 1})
+
+
+class InputStream(wiring.Component):
+    """Takes an operation's packet and hands its units to the core.
+
+    One beat per cycle is taken, if the core takes units when they are complete. A unit is offered
+    to the core in the cycle after its last beat. A query is offered then, too, and the next beat is
+    taken from the cycle after its acceptance on; with the unit for exact scores, a query is offered
+    one cycle after its last unit was taken, and the next query's codes are taken meanwhile.
+
+    :py:`i.ready` depends on no other stream's :py:`ready` but those of loads and exact queries,
+    which depend on registers of the core. A unit that is offered stays until it is taken, whatever
+    is cleared.
+
+    Parameters
+    ----------
+    description : :class:`nearbit_hw.soc.registers.RegisterMap`
+        The interface.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(beat_layout(data_bits)))`
+        Packets.
+    o_key, o_value, o_table, o_exact_key, o_exact_query, o_query : :py:`Out(stream.Signature(...))`
+        To the core's streams of these names. Of :py:`o_query`, only the codes are driven, and
+        :py:`n` if it must be 0: :py:`void`.
+    void : :py:`Out(1)`
+        The query that is offered was not complete.
+    start : :py:`In(1)`
+        An operation starts, for one cycle, with
+    command : :py:`In(3)`
+        from the next cycle on.
+    row : :py:`In(...)`, rescore : :py:`In(1)`, table : :py:`In(...)`
+        Row of the next load, and flags; they hold while :py:`busy`.
+    final : :py:`In(1)`
+        The row or query that is being taken is the last one.
+    clear, abandon : :py:`In(1)`
+        End the operation, with or without dropping the rest of its packet.
+    advance : :py:`Out(1)`
+        A row or query has been taken; :py:`row` and :py:`final` change in the next cycle.
+    early, late : :py:`Out(1)`
+        The packet ended before the operation, or not with it; for one cycle.
+    busy : :py:`Out(1)`
+        An operation takes its packet, or what it took waits for the core.
+    dropping : :py:`Out(1)`
+        The rest of a packet is being dropped.
+    """
+
+    i: stream.Interface
+    o_key: stream.Interface
+    o_value: stream.Interface
+    o_table: stream.Interface
+    o_exact_key: stream.Interface
+    o_exact_query: stream.Interface
+    o_query: stream.Interface
+    void: Signal
+    start: Signal
+    command: Signal
+    row: Signal
+    rescore: Signal
+    table: Signal
+    final: Signal
+    clear: Signal
+    abandon: Signal
+    advance: Signal
+    early: Signal
+    late: Signal
+    busy: Signal
+    dropping: Signal
+
+    def __init__(self, description: RegisterMap):
+        if not isinstance(description, RegisterMap):
+            raise TypeError(f"Description must be a RegisterMap, not {description!r}")
+        self._description = description
+        config = description.config
+        super().__init__({
+            "i": In(stream.Signature(beat_layout(description.data_bits))),
+            **{"o" + name[1:]: member.flip() for name, member in core_members(config).items()
+               if name.startswith("i_") and name != "i_query"},
+            "o_query": Out(stream.Signature(data.ArrayLayout(config.key_bits, config.rows))),
+            "void": Out(1),
+            "start": In(1),
+            "command": In(3),
+            "row": In(description.register("ROW").bits),
+            "rescore": In(1),
+            "table": In(description.register("TABLE").bits),
+            "final": In(1),
+            "clear": In(1),
+            "abandon": In(1),
+            "advance": Out(1),
+            "early": Out(1),
+            "late": Out(1),
+            "busy": Out(1),
+            "dropping": Out(1),
+        })
+
+    @property
+    def description(self) -> RegisterMap:
+        return self._description
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, bits = self._description.config, self._description.data_bits
+        unit = config.rescore
+        code_beats = -(-config.key_bits // bits)
+        beats = {
+            Command.LOAD_KEYS: code_beats,
+            Command.LOAD_VALUES: -(-config.value_lanes * config.value_bits // bits),
+            Command.LOAD_TABLE: 1,
+            Command.QUERY: config.rows * code_beats,
+        }
+        exact_beats = 0 # of exact queries, after the head
+        columns = {Command.LOAD_VALUES: config.columns}
+        if unit is not None:
+            exact_beats = -(-unit.lanes * unit.element_bits // bits)
+            beats[Command.LOAD_EXACT_KEYS] = exact_beats
+            columns[Command.LOAD_EXACT_KEYS] = unit.columns
+            columns[Command.QUERY] = config.rows * unit.columns
+
+        def is_command(command: Command) -> Value:
+            return self.command == command
+
+        # ---- The place in the packet.
+        beat = Signal(range(max(*beats.values(), exact_beats)))
+        column = Signal(range(max(columns.values())))
+        head = Signal(init=1)      # the row's or query's first unit is being taken
+        is_head = Signal()         # and it is something else than those that follow
+        has_rest = Signal()        # units follow it
+        last_beat, last_column = Signal(), Signal()
+        row_end = Signal()         # the beat is the last of its row or query
+        m.d.comb += [
+            is_head.eq(head & (is_command(Command.LOAD_VALUES) | is_command(Command.QUERY))),
+            has_rest.eq(is_command(Command.LOAD_VALUES)
+                        | (self.rescore & (unit is not None))),
+            row_end.eq(last_beat & Mux(is_head, ~has_rest, last_column)),
+        ]
+        with m.Switch(self.command):
+            for command, count in beats.items():
+                with m.Case(command.value):
+                    m.d.comb += [last_beat.eq(beat == count - 1),
+                                 last_column.eq(column == columns.get(command, 1) - 1)]
+                    if command == Command.LOAD_VALUES:
+                        with m.If(is_head):
+                            m.d.comb += last_beat.eq(1)
+                    if command == Command.QUERY and unit is not None:
+                        with m.If(~is_head):
+                            m.d.comb += last_beat.eq(beat == exact_beats - 1)
+
+        # ---- Taking beats.
+        take = Signal()    # a beat goes on: one of the stream, or padding
+        room = Signal()    # the unit before is gone, or going
+        active = Signal()
+        touched = Signal() # some of the packet has come
+        void = Signal()
+        m.d.comb += self.void.eq(void)
+        with m.If(take):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(last_beat):
+                m.d.sync += [beat.eq(0), head.eq(0), column.eq(column + ~is_head)]
+            with m.If(row_end):
+                m.d.sync += [head.eq(1), column.eq(0)]
+
+        stop = self.clear | self.abandon
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.sync += touched.eq(0)
+                with m.If(self.start):
+                    m.d.sync += void.eq(0)
+                    m.next = "Run"
+            with m.State("Run"):
+                m.d.comb += [active.eq(1), self.i.ready.eq(room & ~stop),
+                             take.eq(self.i.valid & self.i.ready), self.advance.eq(take & row_end)]
+                with m.If(stop):
+                    m.next = "End"
+                    with m.If(touched & ~self.abandon):
+                        m.next = "Drop"
+                with m.Elif(take):
+                    m.d.sync += touched.eq(1)
+                    with m.If(row_end & self.final):
+                        m.next = "Idle"
+                        with m.If(~self.i.p.last):
+                            m.d.comb += self.late.eq(1)
+                            m.next = "Drop"
+                    with m.Elif(self.i.p.last):
+                        m.d.comb += self.early.eq(1)
+                        m.next = "End"
+            with m.State("Drop"):
+                m.d.comb += [active.eq(1), self.dropping.eq(1), self.i.ready.eq(1)]
+                with m.If(self.abandon | (self.i.valid & self.i.p.last)):
+                    m.next = "End"
+            with m.State("End"):
+                m.d.comb += active.eq(1)
+                m.next = "Idle"
+                m.d.sync += [beat.eq(0), head.eq(1), column.eq(0)]
+                if unit is not None:
+                    with m.If((self.command == Command.QUERY) & ~head):
+                        m.next = "Pad"
+                        m.d.sync += [beat.eq(beat), head.eq(0), column.eq(column), void.eq(1)]
+            if unit is not None:
+                with m.State("Pad"):
+                    m.d.comb += [active.eq(1), take.eq(room)]
+                    with m.If(take & row_end):
+                        m.next = "Idle"
+
+        # ---- Handing units over.
+        full = Signal()
+        collected = Signal(max(*beats.values(), exact_beats) * bits, reset_less=True)
+        held_row = Signal(len(self.row), reset_less=True)
+        held_column = Signal(len(column), reset_less=True)
+        scale = Signal(SCALE_BITS, reset_less=True)
+        keeps_scale = is_head & is_command(Command.LOAD_VALUES)
+        taken = Signal()
+        m.d.comb += room.eq(~full | taken)
+        with m.If(taken | (self.o_query.valid & self.o_query.ready & (unit is None))):
+            m.d.sync += full.eq(0)
+        with m.If(take & keeps_scale):
+            m.d.sync += scale.eq(self.i.p.data)
+        with m.If(take & ~keeps_scale):
+            m.d.sync += Cat(collected).eq(Cat(collected[bits:], self.i.p.data))
+            with m.If(last_beat):
+                m.d.sync += [full.eq(1), held_row.eq(self.row), held_column.eq(column)]
+
+        def hand(target: stream.Interface, offered: Value, beats: int, field: str | None = None,
+                 **fields: Value) -> None:
+            """Offer the unit, of a number of beats, to a stream of the core."""
+            payload: Any = target.payload
+            part = Value.cast(payload if field is None else payload[field])
+            m.d.comb += [target.valid.eq(full & offered), part.eq(collected[-bits * beats:]),
+                         *(payload[name].eq(value) for name, value in fields.items())]
+            with m.If(full & offered):
+                m.d.comb += taken.eq(target.ready)
+
+        hand(self.o_key, is_command(Command.LOAD_KEYS), code_beats, "code", row=held_row)
+        hand(self.o_value, is_command(Command.LOAD_VALUES), beats[Command.LOAD_VALUES], "elements",
+             row=held_row, column=held_column, scale=scale)
+        hand(self.o_table, is_command(Command.LOAD_TABLE), 1, "weight", distance=held_row,
+             table=self.table)
+        codes = collected[-beats[Command.QUERY] * bits:]
+        waiting = Signal() # a query is offered to the core
+        if unit is None:
+            m.d.comb += self.o_query.valid.eq(full & is_command(Command.QUERY))
+        else:
+            hand(self.o_exact_key, is_command(Command.LOAD_EXACT_KEYS), exact_beats, "elements",
+                 row=held_row, column=held_column)
+            held_head, held_end = Signal(), Signal()
+            with m.If(take & last_beat):
+                m.d.sync += [held_head.eq(is_head), held_end.eq(row_end)]
+            hand(self.o_exact_query, is_command(Command.QUERY) & ~held_head, exact_beats)
+            kept = Signal(len(codes), reset_less=True)
+            m.d.comb += self.o_query.valid.eq(waiting)
+            with m.If(self.o_query.ready):
+                m.d.sync += waiting.eq(0)
+            with m.If(full & is_command(Command.QUERY)):
+                with m.If(held_head & ~waiting):
+                    m.d.comb += taken.eq(1)
+                    m.d.sync += kept.eq(codes)
+                with m.If(taken & held_end):
+                    m.d.sync += waiting.eq(1)
+            codes = kept
+        m.d.comb += [code.eq(codes[place * code_beats * bits:])
+                     for place, code in enumerate(self.o_query.payload)]
+        m.d.comb += self.busy.eq(active | full | waiting)
+        return m

@@ -1,0 +1,333 @@
+"""The registers of a SoC core on a plain bus, and that bus."""
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from nearbit_hw.soc.counters import Counters
+from nearbit_hw.soc.registers import (
+    WINDOW_BYTES,
+    Address,
+    Command,
+    Control,
+    Interrupt,
+    Register,
+    RegisterMap,
+    SocError,
+    Status,
+)
+
+
+__all__ = ["AccessSignature", "RegisterFile"]
+
+
+ADDRESS_BITS = ceil_log2(WINDOW_BYTES)
+
+
+class AccessSignature(wiring.Signature):
+    """An access to a register, seen from who asks.
+
+    What is asked is held from :py:`valid` on until the cycle in which :py:`done` is 1, which has
+    the answer; the access takes effect in that cycle. Without :py:`valid`, nothing means anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "valid": Out(1),
+            "write": Out(1),
+            "address": Out(ADDRESS_BITS),
+            "data": Out(32),
+            "strobe": Out(4),
+            "done": In(1),
+            "answer": In(32),
+            "error": In(1),
+        })
+
+
+class RegisterFile(wiring.Component):
+    """The registers of :func:`nearbit_hw.soc.registers.register_map`.
+
+    An access is done in the cycle in which it is asked for, that of a counter up to 16 cycles
+    later, or 47 if the counters are being cleared. Constants are read from a ROM, command fields
+    from a RAM beside the registers that hold them, so that neither needs a multiplexer.
+
+    A write with an error has no effect but on ERROR and IRQ_STATUS. Reset leaves the command fields
+    as they are.
+
+    Parameters
+    ----------
+    description : :class:`nearbit_hw.soc.registers.RegisterMap`
+        What there is.
+
+    Members
+    -------
+    bus : :py:`In(AccessSignature())`
+        Accesses.
+    events : :py:`In(8)`
+        What the counters count, in their order; that of CYCLES is not looked at.
+    busy, active, dropping : :py:`In(1)`
+        As in STATUS. What is high for a cycle in :py:`start` must raise :py:`busy` in the next.
+    advance : :py:`In(1)`
+        A row or query is taken: ROW counts up and NUMBER down.
+    early, late : :py:`In(1)`
+        An error of a packet, for one cycle.
+    failed : :py:`In(1)`
+        A row of a query is answered with an error, for one cycle:
+    failure : :py:`In(9)`
+        the core's code, and above it the row.
+    start : :py:`Out(1)`
+        An operation starts, for one cycle:
+    command : :py:`Out(3)`
+        which one; it holds until the next.
+    clear, abandon : :py:`Out(1)`
+        Bits of CONTROL, for one cycle.
+    final : :py:`Out(1)`
+        NUMBER is 1.
+    irq : :py:`Out(1)`
+        The interrupt.
+
+    The command fields are in :attr:`fields`, by the names of their registers.
+    """
+
+    bus: wiring.PureInterface
+    events: Signal
+    busy: Signal
+    active: Signal
+    dropping: Signal
+    advance: Signal
+    early: Signal
+    late: Signal
+    failed: Signal
+    failure: Signal
+    start: Signal
+    command: Signal
+    clear: Signal
+    abandon: Signal
+    final: Signal
+    irq: Signal
+
+    def __init__(self, description: RegisterMap):
+        if not isinstance(description, RegisterMap):
+            raise TypeError(f"Description must be a RegisterMap, not {description!r}")
+        self._description = description
+        super().__init__({
+            "bus": In(AccessSignature()),
+            "events": In(8),
+            "busy": In(1),
+            "active": In(1),
+            "dropping": In(1),
+            "advance": In(1),
+            "early": In(1),
+            "late": In(1),
+            "failed": In(1),
+            "failure": In(9),
+            "start": Out(1),
+            "command": Out(3),
+            "clear": Out(1),
+            "abandon": Out(1),
+            "final": Out(1),
+            "irq": Out(1),
+        })
+        # They keep their values through reset, as does the RAM that they are read from.
+        self.fields: dict[str, Signal] = {
+            register.name: Signal(register.bits, name=register.name.lower(), reset_less=True)
+            for register in description.registers if register.kept}
+
+    @property
+    def description(self) -> RegisterMap:
+        return self._description
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        registers = {register.name: register for register in self._description.registers}
+        bus: Any = self.bus
+        word = bus.address[2:]
+
+        def at(register: Register) -> Value:
+            return word == register.address >> 2
+
+        # ---- What an access is to.
+        kept = [register for register in registers.values() if register.kept]
+        constants = [register for register in registers.values()
+                     if register.address < Address.CONTROL]
+        aligned, mapped, is_ro, is_command_field, is_command, is_counter = (
+            Signal(), Signal(), Signal(), Signal(), Signal(), Signal())
+        m.d.comb += aligned.eq(~bus.address[:2].any())
+        with m.Switch(word):
+            for register in registers.values():
+                with m.Case(register.address >> 2):
+                    m.d.comb += [
+                        mapped.eq(aligned), is_ro.eq(register.access == "ro"),
+                        is_command_field.eq(register.kept),
+                        is_command.eq(register.name == "COMMAND"),
+                        is_counter.eq(register.address >= Address.COUNTERS)]
+
+        # ---- Writing.
+        lanes = [bus.strobe[index // 8] for index in range(32)]
+        given = Signal(32) # zeros where there is no strobe
+        m.d.comb += given.eq(bus.data & Cat(lanes))
+        wide = Signal() # the value does not fit
+        with m.Switch(word):
+            for register in (*kept, registers["COMMAND"]):
+                if register.bits < 32:
+                    with m.Case(register.address >> 2):
+                        m.d.comb += wide.eq(given[register.bits:].any())
+
+        is_wrong_command = self._is_wrong_command(m, given[:3])
+        refusal = Signal(SocError)
+        accepted = Signal()
+        m.d.comb += accepted.eq(bus.valid & bus.write & mapped & (refusal == SocError.NONE))
+        with m.If(is_ro):
+            m.d.comb += refusal.eq(SocError.READ_ONLY)
+        with m.Elif((is_command_field | is_command) & self.busy):
+            m.d.comb += refusal.eq(SocError.BUSY)
+        with m.Elif(wide):
+            m.d.comb += refusal.eq(SocError.FIELD)
+        with m.Elif(is_command & bus.strobe[0] & is_wrong_command):
+            m.d.comb += refusal.eq(SocError.COMMAND)
+
+        row, number = self.fields["ROW"], self.fields["NUMBER"]
+        m.d.comb += self.final.eq(number == 1)
+        with m.If(self.advance):
+            m.d.sync += [row.eq(row + 1), number.eq(number - 1)]
+        for register in kept:
+            target = self.fields[register.name]
+            with m.If(accepted & at(register)):
+                for lane in range(0, len(target), 8):
+                    with m.If(bus.strobe[lane // 8]):
+                        m.d.sync += target[lane:lane + 8].eq(bus.data[lane:lane + 8])
+        m.d.comb += self.start.eq(accepted & is_command & bus.strobe[0])
+        with m.If(self.start):
+            m.d.sync += self.command.eq(bus.data)
+
+        low = accepted & bus.strobe[0]
+        control = low & at(registers["CONTROL"])
+        clear_counters = Signal()
+        m.d.comb += [
+            self.clear.eq(control & bus.data[Control.CLEAR]),
+            self.abandon.eq(control & bus.data[Control.ABANDON]),
+            clear_counters.eq(control & bus.data[Control.CLEAR_COUNTERS]),
+        ]
+
+        # ---- Errors and interrupts.
+        code, detail = Signal(SocError), Signal(10, reset_less=True)
+        refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
+        error = self.early | self.late | self.failed | refused
+        with m.If(self.clear | self.abandon):
+            m.d.sync += code.eq(SocError.NONE)
+        with m.Elif(code == SocError.NONE):
+            with m.If(self.early | self.late):
+                m.d.sync += [code.eq(Mux(self.early, SocError.EARLY, SocError.LATE)), detail.eq(0)]
+            with m.Elif(self.failed):
+                m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
+            with m.Elif(refused):
+                m.d.sync += [code.eq(refusal), detail.eq(word)]
+
+        enable, status = Signal(2), Signal(2)
+        running = Signal() # an operation whose end has not been told
+        done = running & ~self.busy & ~self.active & ~self.start
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
+        with m.Elif(done):
+            m.d.sync += running.eq(0)
+        with m.If(low & at(registers["IRQ_ENABLE"])):
+            m.d.sync += enable.eq(bus.data)
+        cleared = Signal(2)
+        with m.If(low & at(registers["IRQ_STATUS"])):
+            m.d.comb += cleared.eq(bus.data)
+        happens = Signal(2)
+        m.d.comb += [happens[Interrupt.DONE].eq(done), happens[Interrupt.ERROR].eq(error)]
+        m.d.sync += [status.eq((status & ~cleared) | happens), self.irq.eq((enable & status).any())]
+
+        # ---- Reading.
+        m.submodules.counters = counters = Counters()
+        m.d.comb += [counters.events.eq(self.events), counters.clear.eq(clear_counters)]
+        live: dict[str, Value] = {
+            "STATUS": Cat(self.busy, self.active, code != SocError.NONE, self.dropping),
+            # The detail of a refusal is its address.
+            "ERROR": Cat(code, C(0, 13), Mux(code == SocError.QUERY, Cat(detail, C(0, 2)),
+                                             Cat(C(0, 2), detail))),
+            "IRQ_ENABLE": enable,
+            "IRQ_STATUS": status,
+            "ROW": row,
+            "NUMBER": number,
+        }
+        assert list(Status) == [Status.BUSY, Status.ACTIVE, Status.ERROR, Status.DROPPING]
+        rom, live_answer = Signal(32), Signal(32)
+        with m.Switch(word[:ceil_log2(len(constants))]):
+            for register in constants:
+                with m.Case((register.address >> 2) % len(constants)):
+                    m.d.comb += rom.eq(register.reset)
+        with m.Switch(word):
+            for name, value in live.items():
+                with m.Case(registers[name].address >> 2):
+                    m.d.comb += live_answer.eq(value)
+        ram, in_ram = self._read_back(m, [register for register in kept
+                                          if register.name not in live], accepted)
+        sources = [
+            (word < Address.CONTROL >> 2, rom),
+            (in_ram, ram),
+            (is_counter, counters.value),
+            (C(1), live_answer),
+        ]
+        m.d.comb += [
+            bus.answer.eq(reduce(or_, (Mux(chosen, value, 0) for chosen, value in sources))),
+            bus.error.eq(~mapped | (bus.write & (refusal != SocError.NONE))),
+            bus.done.eq(bus.valid & (bus.write | ~(mapped & is_counter)
+                                     | (counters.ready & (counters.index == word[:4])))),
+        ]
+        return m
+
+    def _is_wrong_command(self, m: Module, command: Value) -> Value:
+        """Tell whether an operation cannot be started."""
+        config = self._description.config
+        row, number = self.fields["ROW"], self.fields["NUMBER"]
+        end = Signal(len(number) + 1)
+        m.d.comb += end.eq(row + number)
+        is_wrong = Signal(init=1)
+        with m.Switch(command):
+            for known in Command:
+                if known == Command.LOAD_EXACT_KEYS and config.rescore is None:
+                    continue
+                beyond: Value = C(0)
+                if known == Command.LOAD_TABLE:
+                    beyond = end > config.key_bits + 1
+                elif known != Command.QUERY:
+                    beyond = end > config.capacity
+                with m.Case(known.value):
+                    m.d.comb += is_wrong.eq(beyond | (number == 0))
+        return is_wrong
+
+    def _read_back(self, m: Module, kept: list[Register], accepted: Value
+                   ) -> tuple[Value, Value]:
+        """Keep a copy of what is written, a memory for each byte lane; and tell where it is."""
+        bus: Any = self.bus
+        word = bus.address[2:]
+        words = [register.address >> 2 for register in kept]
+        index = word[:ceil_log2(max(words) - min(words) + 1)]
+        in_ram = Signal()
+        with m.Switch(word):
+            for place in words:
+                with m.Case(place):
+                    m.d.comb += in_ram.eq(1)
+        lanes: list[Value] = []
+        width = max(register.bits for register in kept)
+        for lane in range(0, width, 8):
+            copy: Any = memory.Memory(shape=min(8, width - lane), depth=1 << len(index), init=[],
+                                 attrs={"ram_style": "distributed"})
+            m.submodules[f"copy_{lane // 8}"] = copy
+            read_port = copy.read_port(domain="comb")
+            write_port = copy.write_port()
+            m.d.comb += [
+                read_port.addr.eq(index),
+                write_port.addr.eq(index),
+                write_port.data.eq(bus.data[lane:]),
+                write_port.en.eq(accepted & in_ram & bus.strobe[lane // 8]),
+            ]
+            lanes.append(read_port.data)
+        return Cat(lanes), in_ram

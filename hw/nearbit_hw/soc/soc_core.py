@@ -1,0 +1,316 @@
+"""The core with a register map and AXI4-Stream: what a system on chip instantiates."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.core import Core, Error
+from nearbit_hw.soc.axi_lite import AxiLite
+from nearbit_hw.soc.input_stream import InputStream
+from nearbit_hw.soc.register_file import ADDRESS_BITS, RegisterFile
+from nearbit_hw.soc.registers import Flag, RegisterMap, register_map
+from nearbit_hw.soc.result_stream import ResultStream
+from nearbit_hw.soc.wishbone import Wishbone
+from nearbit_model.config import Config
+
+
+__all__ = ["BUSES", "SocCore"]
+
+
+BUSES = ("axi", "wishbone")
+"""Buses that the registers can be on."""
+
+
+_AXI = {
+    "s_axi_awaddr": In(ADDRESS_BITS),
+    "s_axi_awprot": In(3),
+    "s_axi_awvalid": In(1),
+    "s_axi_awready": Out(1),
+    "s_axi_wdata": In(32),
+    "s_axi_wstrb": In(4),
+    "s_axi_wvalid": In(1),
+    "s_axi_wready": Out(1),
+    "s_axi_bresp": Out(2),
+    "s_axi_bvalid": Out(1),
+    "s_axi_bready": In(1),
+    "s_axi_araddr": In(ADDRESS_BITS),
+    "s_axi_arprot": In(3),
+    "s_axi_arvalid": In(1),
+    "s_axi_arready": Out(1),
+    "s_axi_rdata": Out(32),
+    "s_axi_rresp": Out(2),
+    "s_axi_rvalid": Out(1),
+    "s_axi_rready": In(1),
+}
+
+_WISHBONE = {
+    "wb_cyc_i": In(1),
+    "wb_stb_i": In(1),
+    "wb_we_i": In(1),
+    "wb_adr_i": In(ADDRESS_BITS),
+    "wb_sel_i": In(4),
+    "wb_dat_i": In(32),
+    "wb_dat_o": Out(32),
+    "wb_ack_o": Out(1),
+    "wb_err_o": Out(1),
+}
+
+
+class SocCore(wiring.Component):
+    """A :class:`nearbit_hw.core.Core` with registers on a bus and AXI4-Stream for all data.
+
+    Software writes the command fields and COMMAND; the operation then takes one packet from
+    :py:`s_axis`. Rows of queries are answered on :py:`m_axis_result`, and with traces on
+    :py:`m_axis_trace`, which must both be taken. Registers and packets are described by
+    :func:`nearbit_hw.soc.registers.register_map`.
+
+    **Cycles.** The core's interval is kept as long as the streams are not held up, and if it is at
+    least 4 cycles more than the beats of a query. A query reaches the core in the cycle after its
+    last beat, with the unit for exact scores two cycles after; a row's last beat leaves three
+    cycles after the core's last element. So the latency from the last beat in to the last one out
+    is :py:`latency` cycles more than the core's alone.
+
+    **Handshakes.** Every :py:`valid` output is a register, and no :py:`ready` input reaches any
+    output within a cycle. The names of ports are those of the AMBA and Wishbone specifications; the
+    component has its own clock domain, so it takes its clock and its reset from its ports.
+
+    Parameters
+    ----------
+    config : :class:`nearbit_model.Config`
+        What to build.
+    bus : :class:`str`
+        One of :data:`BUSES`: AXI4-Lite, or Wishbone B4 with classic cycles.
+    data_bits : :class:`int`
+        Bits of a beat of :py:`s_axis` and :py:`m_axis_result`: 32, 64, 128, 256 or 512.
+    version : :class:`tuple`
+        Release of Nearbit, three integers from 0 to 255, as VERSION says it.
+
+    Members
+    -------
+    aclk : :py:`In(1)`
+        Clock; all is done at its rising edge.
+    aresetn : :py:`In(1)`
+        Reset: synchronous, active low. What is loaded is gone.
+    irq : :py:`Out(1)`
+        Interrupt: active high, until it is cleared.
+    s_axi_... : AXI4-Lite
+        Registers, with :py:`bus="axi"`. Protection bits are not looked at.
+    wb_... : Wishbone
+        Registers, with :py:`bus="wishbone"`.
+    s_axis_... : AXI4-Stream
+        Packets of loads and queries.
+    m_axis_result_..., m_axis_trace_... : AXI4-Stream
+        Packets of results and traces.
+    """
+
+    aclk: Signal
+    aresetn: Signal
+    irq: Signal
+
+    def __init__(self, config: Config, bus: str = "axi", data_bits: int = 64,
+                 version: tuple[int, int, int] = (0, 0, 0)):
+        self._registers = register_map(config, data_bits, version)
+        if bus not in BUSES:
+            raise ValueError(f"Bus must be one of {', '.join(BUSES)}, not {bus!r}")
+        self._bus = bus
+
+        def axis(name: str, flow: Any, bits: int) -> dict[str, Any]:
+            other = In if flow is Out else Out
+            return {f"{name}_tdata": flow(bits), f"{name}_tvalid": flow(1),
+                    f"{name}_tready": other(1), f"{name}_tlast": flow(1)}
+
+        super().__init__({
+            "aclk": In(1),
+            "aresetn": In(1),
+            "irq": Out(1),
+            **(_AXI if bus == "axi" else _WISHBONE),
+            **axis("s_axis", In, data_bits),
+            **axis("m_axis_result", Out, data_bits),
+            **axis("m_axis_trace", Out, self._registers.trace_bits),
+        })
+
+    @property
+    def config(self) -> Config:
+        return self._registers.config
+
+    @property
+    def bus(self) -> str:
+        return self._bus
+
+    @property
+    def data_bits(self) -> int:
+        return self._registers.data_bits
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        return self._registers.version
+
+    @property
+    def registers(self) -> RegisterMap:
+        """What the registers and packets are."""
+        return self._registers
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a query's last beat in to its row's last beat out that are not the core's."""
+        return 4 if self.config.rescore is None else 5
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        domain: Any = ClockDomain("sync", local=True)
+        domain.clk = self.aclk
+        m.domains += domain
+        m.d.comb += domain.rst.eq(~self.aresetn)
+
+        config = self.config
+        core = Core(config)
+        activity = core.observe()
+        m.submodules.core = core
+        m.submodules.registers = registers = RegisterFile(self._registers)
+        m.submodules.input_stream = inputs = InputStream(self._registers)
+        m.submodules.result_stream = results = ResultStream(self._registers)
+        fields = registers.fields
+
+        # ---- Registers.
+        if self._bus == "axi":
+            m.submodules.axi_lite = axi_lite = AxiLite()
+            wiring.connect(m, axi_lite.bus, registers.bus)
+            self._connect_axi(m, axi_lite)
+        else:
+            m.submodules.wishbone = wishbone = Wishbone()
+            wiring.connect(m, wishbone.bus, registers.bus)
+            self._connect_wishbone(m, wishbone.wb)
+        m.d.comb += self.irq.eq(registers.irq)
+
+        # ---- Operations.
+        self._connect_axis(m, "s_axis", inputs.i)
+        for name in core.signature.members:
+            if name.startswith("i_") and name != "i_query":
+                wiring.connect(m, getattr(inputs, "o" + name[1:]), getattr(core, name))
+        flags = fields["FLAGS"]
+        m.d.comb += [
+            inputs.start.eq(registers.start),
+            inputs.command.eq(registers.command),
+            inputs.row.eq(fields["ROW"]),
+            inputs.rescore.eq(flags[Flag.RESCORE]),
+            inputs.table.eq(fields["TABLE"]),
+            inputs.final.eq(registers.final),
+            inputs.clear.eq(registers.clear),
+            inputs.abandon.eq(registers.abandon),
+            registers.advance.eq(inputs.advance),
+            registers.early.eq(inputs.early),
+            registers.late.eq(inputs.late),
+            registers.busy.eq(inputs.busy),
+            registers.dropping.eq(inputs.dropping),
+        ]
+
+        query: Any = core.i_query.p
+        m.d.comb += [
+            core.i_query.valid.eq(inputs.o_query.valid),
+            inputs.o_query.ready.eq(core.i_query.ready),
+            query.first.eq(fields["FIRST"]),
+            query.n.eq(Mux(inputs.void, 0, fields["N"])),
+            query.sink.eq(fields["SINK"]),
+            query.recent.eq(fields["RECENT"]),
+            query.trace.eq(flags[Flag.TRACE]),
+            query.rescore.eq(flags[Flag.RESCORE]),
+            query.shared.eq(flags[Flag.SHARED]),
+        ]
+        for index in range(config.rows):
+            row = query.rows[index]
+            m.d.comb += [
+                row.code.eq(inputs.o_query.payload[index]),
+                row.count.eq(fields[f"ROW{index}_COUNT"]),
+                row.table.eq(fields[f"ROW{index}_TABLE"]),
+            ]
+            if config.rescore is not None:
+                m.d.comb += row.multiplier.eq(fields[f"ROW{index}_MULTIPLIER"])
+
+        # ---- Answers.
+        wiring.connect(m, core.o_result, results.i)
+        self._connect_axis(m, "m_axis_result", results.o)
+        result: Any = core.o_result.p
+        result_taken = core.o_result.valid & core.o_result.ready
+        trace_waiting = self._trace(m, core)
+        m.d.comb += [
+            registers.failed.eq(result_taken & (result.error != Error.OK)),
+            registers.failure.eq(Cat(result.error, result.row)),
+        ]
+        out = [(getattr(self, f"{name}_tvalid"), getattr(self, f"{name}_tready"))
+               for name in ("m_axis_result", "m_axis_trace")]
+        # All through registers: the counters are far from where this is known.
+        events = Cat(
+            C(1, 1),
+            core.i_query.valid & core.i_query.ready,
+            activity.word,
+            core.i_query.valid & ~core.i_query.ready,
+            activity.score_waits,
+            activity.select_waits,
+            activity.value_waits,
+            Cat(valid & ~ready for valid, ready in out).any(),
+        )
+        m.d.sync += [
+            registers.events.eq(events),
+            registers.active.eq(~activity.idle | results.waiting | trace_waiting),
+        ]
+        return m
+
+    def _trace(self, m: Module, core: Core) -> Value:
+        """Send traces through a register; return whether one is in it."""
+        bits = self._registers.trace_bits
+        source: Any = core.o_trace.p
+        layout = data.StructLayout({
+            "index": 24, "row": 8, "distance": 16,
+            **({"weight": 16} if bits == 64 else {"gap": 16, "score": signed(32), "weight": 32})})
+        beat: Any = Signal(layout)
+        m.d.comb += [beat.index.eq(source.index), beat.row.eq(source.row),
+                     beat.distance.eq(source.distance), beat.weight.eq(source.weight)]
+        if bits == 128:
+            m.d.comb += beat.score.eq(source.score if self.config.rescore is not None
+                                      else -source.distance)
+        port = stream.Signature(data.StructLayout({"data": bits, "last": 1})).create()
+        ready = ~port.valid | port.ready
+        m.d.comb += core.o_trace.ready.eq(ready)
+        with m.If(ready):
+            m.d.sync += [port.valid.eq(core.o_trace.valid), port.p.data.eq(beat),
+                         port.p.last.eq(source.last)]
+        self._connect_axis(m, "m_axis_trace", port)
+        return port.valid
+
+    def _connect_axis(self, m: Module, name: str, port: Any) -> None:
+        tdata, tvalid, tready, tlast = (getattr(self, f"{name}_{part}") for part in
+                                        ("tdata", "tvalid", "tready", "tlast"))
+        if name == "s_axis":
+            m.d.comb += [port.p.data.eq(tdata), port.p.last.eq(tlast), port.valid.eq(tvalid),
+                         tready.eq(port.ready)]
+        else:
+            m.d.comb += [tdata.eq(port.p.data), tlast.eq(port.p.last), tvalid.eq(port.valid),
+                         port.ready.eq(tready)]
+
+    def _connect_axi(self, m: Module, axi_lite: Any) -> None:
+        ports: Any = self
+        for name, payloads in (
+                ("aw", [(axi_lite.aw.payload, ports.s_axi_awaddr)]),
+                ("w", [(axi_lite.w.p.data, ports.s_axi_wdata),
+                       (axi_lite.w.p.strobe, ports.s_axi_wstrb)]),
+                ("ar", [(axi_lite.ar.payload, ports.s_axi_araddr)]),
+                ("b", [(ports.s_axi_bresp, axi_lite.b.payload)]),
+                ("r", [(ports.s_axi_rdata, axi_lite.r.p.data),
+                       (ports.s_axi_rresp, axi_lite.r.p.response)])):
+            channel = getattr(axi_lite, name)
+            valid, ready = getattr(self, f"s_axi_{name}valid"), getattr(self, f"s_axi_{name}ready")
+            m.d.comb += [target.eq(source) for target, source in payloads]
+            if name in ("b", "r"):
+                m.d.comb += [valid.eq(channel.valid), channel.ready.eq(ready)]
+            else:
+                m.d.comb += [channel.valid.eq(valid), ready.eq(channel.ready)]
+
+    def _connect_wishbone(self, m: Module, wb: Any) -> None:
+        ports: Any = self
+        m.d.comb += [
+            wb.cyc.eq(ports.wb_cyc_i), wb.stb.eq(ports.wb_stb_i), wb.we.eq(ports.wb_we_i),
+            wb.adr.eq(ports.wb_adr_i), wb.sel.eq(ports.wb_sel_i), wb.dat_w.eq(ports.wb_dat_i),
+            ports.wb_dat_o.eq(wb.dat_r), ports.wb_ack_o.eq(wb.ack), ports.wb_err_o.eq(wb.err),
+        ]

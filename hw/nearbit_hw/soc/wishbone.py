@@ -1,0 +1,69 @@
+"""Wishbone for the registers of a SoC core."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.soc.register_file import ADDRESS_BITS, AccessSignature
+
+
+__all__ = ["Wishbone", "WishboneSignature"]
+
+
+class WishboneSignature(wiring.Signature):
+    """Wishbone B4, classic cycles, 32 bits with a granularity of 8, seen from the initiator."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "cyc": Out(1),
+            "stb": Out(1),
+            "we": Out(1),
+            "adr": Out(ADDRESS_BITS),
+            "sel": Out(4),
+            "dat_w": Out(32),
+            "dat_r": In(32),
+            "ack": In(1),
+            "err": In(1),
+        })
+
+
+class Wishbone(wiring.Component):
+    """A Wishbone B4 target for classic cycles (Wishbone B4, 3.2).
+
+    The address is in bytes; one that is not a multiple of 4 is answered with :py:`err`, as all that
+    the registers refuse. The answer, either :py:`ack` or :py:`err`, comes in the cycle after the
+    access is done, for one cycle, from registers. An initiator that ends its cycle before the
+    answer ends the access.
+
+    Members
+    -------
+    wb : :py:`In(WishboneSignature())`
+        From the initiator.
+    bus : :py:`Out(AccessSignature())`
+        Accesses.
+    """
+
+    wb: wiring.PureInterface
+    bus: wiring.PureInterface
+
+    def __init__(self) -> None:
+        super().__init__({"wb": In(WishboneSignature()), "bus": Out(AccessSignature())})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        wb: Any = self.wb
+        bus: Any = self.bus
+        m.d.comb += [
+            bus.valid.eq(wb.cyc & wb.stb & ~wb.ack & ~wb.err),
+            bus.write.eq(wb.we),
+            bus.address.eq(wb.adr),
+            bus.data.eq(wb.dat_w),
+            bus.strobe.eq(wb.sel),
+        ]
+        done = bus.valid & bus.done
+        m.d.sync += [wb.ack.eq(done & ~bus.error), wb.err.eq(done & bus.error)]
+        with m.If(bus.valid):
+            m.d.sync += wb.dat_r.eq(bus.answer)
+        return m
