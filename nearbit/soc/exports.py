@@ -1,0 +1,253 @@
+"""The register map in the forms that others read: C, JSON, Markdown and SystemRDL.
+
+All are made from :func:`nearbit_hw.soc.registers.register_map`, as the hardware is.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from nearbit_hw.soc.registers import (
+    ROW_STRIDE,
+    Address,
+    Command,
+    Field,
+    Packet,
+    Register,
+    RegisterMap,
+    SocError,
+)
+
+
+__all__ = ["LICENSE", "c_header", "describe_packet", "json_text", "markdown", "systemrdl"]
+
+
+LICENSE = "SPDX-License-Identifier: Apache-2.0"
+"""What every file of a bundle begins with."""
+
+_PREFIX = "NEARBIT_REG_"
+
+_WIDTH = 96
+"""Columns of text that is wrapped."""
+
+
+def _groups(registers: RegisterMap) -> Iterator[tuple[str, list[Register]]]:
+    """Registers by what they are for; those of query rows once, as the first row has them."""
+    last = Address.RESCORE
+    titles = [("Identification", last), ("Control", Address.IRQ_STATUS),
+              ("Command", Address.COMMAND), ("Rows of a query", Address.COUNTERS - 4),
+              ("Counters", registers.window_bytes)]
+    left = [register for register in registers.registers if register.row in (None, 0)]
+    for title, end in titles:
+        yield title, [register for register in left if register.address <= end]
+        left = [register for register in left if register.address > end]
+
+
+def _row_name(register: Register) -> str:
+    """Name of a register that each row has, without the row's number."""
+    return register.name if register.row is None else f"ROW_{register.name.partition('_')[2]}"
+
+
+# --- C ----------------------------------------------------------------------------------------
+
+
+def _defines(lines: list[tuple[str, str]]) -> str:
+    wide = max(len(name) for name, _ in lines)
+    return "".join(f"#define {name:<{wide}} {value}\n" for name, value in lines)
+
+
+def _comment(text: str) -> str:
+    lines = textwrap.wrap(text, _WIDTH - 6)
+    return "/* " + "\n * ".join(lines) + " */\n"
+
+
+def _c_field(prefix: str, field: Field) -> list[tuple[str, str]]:
+    name = f"{prefix}_{field.name}"
+    return [(f"{name}_SHIFT", f"{field.lowest}u"), (f"{name}_MASK", f"0x{field.mask:08x}u"),
+            *((f"{name}_{value_name}", f"{value}u") for value_name, value in field.enumeration)]
+
+
+def c_header(registers: RegisterMap) -> str:
+    """Write addresses, fields and numbers as a C header."""
+    parts = [f"/* {LICENSE} */\n\n",
+             _comment("Registers of a Nearbit accelerator: byte addresses from the window's "
+                      "beginning, and fields as shift and mask. Generated."),
+             "\n#ifndef NEARBIT_REGISTERS_H\n#define NEARBIT_REGISTERS_H\n"]
+    for title, group in _groups(registers):
+        parts.append(f"\n/* --- {title} {'-' * (_WIDTH - len(title) - 11)} */\n")
+        for register in group:
+            name = _PREFIX + _row_name(register)
+            lines = [(name, f"0x{register.address:03x}u")]
+            # A name that stands twice says what it is once.
+            alone = len(register.fields) == 1 and not register.fields[0].enumeration
+            for field in register.fields:
+                same = _row_name(register).endswith(field.name)
+                lines += [line for line in _c_field(name, field) if not alone] if not same \
+                    else [(found.replace(f"{name}_{field.name}", name), value)
+                          for found, value in _c_field(name, field) if not alone]
+            parts.append(_comment(register.description) + _defines(lines))
+        if title == "Rows of a query":
+            absent = [(f"{_PREFIX}{address.name}", f"0x{address:03x}u") for address in Address
+                      if address.name.startswith("ROW_") and address.name not in
+                      [_row_name(register) for register in group]]
+            if absent:
+                parts.append(_comment("Not in this accelerator: where others have it.")
+                             + _defines(absent))
+            parts.append(_comment("Bytes from the registers of a row to those of the next.")
+                         + _defines([(f"{_PREFIX}ROW_STRIDE", f"{ROW_STRIDE}u")]))
+    result = registers.packet("RESULT")
+    parts.append(f"\n/* --- Packets {'-' * (_WIDTH - 18)} */\n")
+    parts.append(_comment("The first beat of a result's packet.") + _defines(
+        [line for field in result.fields for line in _c_field("NEARBIT_RESULT", field)]))
+    parts.append("\n#endif\n")
+    return "".join(parts)
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def _field_dict(field: Field) -> dict[str, Any]:
+    return {"name": field.name, "lowest": field.lowest, "bits": field.bits, "access": field.access,
+            "reset": field.reset, "description": field.description,
+            **({"enumeration": dict(field.enumeration)} if field.enumeration else {})}
+
+
+def _packet_dict(packet: Packet) -> dict[str, Any]:
+    return {"name": packet.name, "port": packet.port, "bits": packet.bits,
+            "description": packet.description,
+            "fields": [_field_dict(field) for field in packet.fields],
+            "units": [{"name": unit.name, "elements": unit.elements,
+                       "element_bits": unit.element_bits, "signed": unit.signed,
+                       "count": unit.count, "beats": unit.beats(packet.bits)}
+                      for unit in packet.units]}
+
+
+def json_text(registers: RegisterMap) -> str:
+    """Write registers and packets as JSON."""
+    return json.dumps({
+        "license": LICENSE,
+        "version": ".".join(map(str, registers.version)),
+        "config": registers.config.to_dict(),
+        "window_bytes": registers.window_bytes,
+        "registers": [
+            {"name": register.name, "address": register.address, "access": register.access,
+             "reset": register.reset, "kept": register.kept,
+             **({} if register.row is None else {"row": register.row}),
+             "description": register.description,
+             "fields": [_field_dict(field) for field in register.fields]}
+            for register in registers.registers],
+        "packets": [_packet_dict(packet) for packet in registers.packets],
+    }, indent=2) + "\n"
+
+
+# --- Markdown -----------------------------------------------------------------------------------
+
+
+def _bits(field: Field) -> str:
+    return str(field.lowest) if field.bits == 1 else \
+        f"{field.lowest + field.bits - 1}:{field.lowest}"
+
+
+def _says(description: str, field: Field) -> str:
+    values = ", ".join(f"{value} `{name}`" for name, value in field.enumeration)
+    return f"{description} Values: {values}." if values else description
+
+
+def _hex(value: int) -> str:
+    return str(value) if value < 10 else f"0x{value:x}"
+
+
+def describe_packet(packet: Packet) -> str:
+    """Say in Markdown what a packet consists of."""
+    lines = [(f"`{packet.name}`, on `{packet.port}`, {packet.bits} bits a beat. "
+              f"{packet.description}\n\n")]
+    if packet.fields:
+        lines.append("| bits | field | |\n|---|---|---|\n")
+        lines += [f"| {_bits(field)} | `{field.name}` | {field.description} |\n"
+                  for field in packet.fields]
+    if packet.fields and packet.units:
+        lines.append("\n")
+    if packet.units:
+        lines.append("| beats | what | elements | bits of each |\n|--:|---|--:|--:|\n")
+        for unit in packet.units:
+            beats = unit.beats(packet.bits)
+            times = f"{unit.count} x {beats}" if unit.count > 1 else str(beats)
+            sign = ", signed" if unit.signed else ""
+            lines.append(f"| {times} | {unit.name} | {unit.elements} | "
+                         f"{unit.element_bits}{sign} |\n")
+    return "".join(lines)
+
+
+def markdown(registers: RegisterMap) -> str:
+    """Write registers and packets as Markdown tables."""
+    parts = [(f"<!-- {LICENSE} -->\n\n# Registers\n\n"
+              f"Words of 32 bits in a window of {registers.window_bytes} bytes. `ro` is read only, "
+              f"`rw` read and write, `wo` write only (reads as 0), `w1c` write 1 to clear. "
+              f"Registers with a * keep their value in a reset. Bits that are not listed read as 0 "
+              f"and are written as 0.\n")]
+    for title, group in _groups(registers):
+        parts.append(f"\n## {title}\n\n")
+        if title == "Rows of a query":
+            rows = registers.config.rows
+            parts.append(f"Row r, from 0 to {rows - 1}, has them {ROW_STRIDE} r bytes on.\n\n"
+                         if rows > 1 else "There is one row.\n\n")
+        if title == "Counters":
+            parts.append("64 bits each, as two words.\n\n")
+        parts.append("| address | register | access | bits | field | reset | |\n"
+                     "|---|---|---|---|---|---|---|\n")
+        for register in group:
+            mark = " *" if register.kept else ""
+            first = (f"| 0x{register.address:03x} | `{_row_name(register)}`{mark} | "
+                     f"{register.access} |")
+            if len(register.fields) == 1:
+                field = register.fields[0]
+                parts.append(f"{first} {_bits(field)} | | {_hex(field.reset)} | "
+                             f"{_says(register.description, field)} |\n")
+                continue
+            parts.append(f"{first} | | {_hex(register.reset)} | {register.description} |\n")
+            parts += [f"| | | | {_bits(field)} | `{field.name}` | {_hex(field.reset)} | "
+                      f"{_says(field.description, field)} |\n" for field in register.fields]
+    parts.append("\n# Packets\n\nBeats are filled from the lowest bit. Where elements follow each "
+                 "other, there are no bits between them, and zeros up to the end of the last "
+                 "beat.\n")
+    for packet in registers.packets:
+        parts.append("\n" + describe_packet(packet))
+    return "".join(parts)
+
+
+# --- SystemRDL ----------------------------------------------------------------------------------
+
+_RDL_ACCESS = {
+    "ro": "sw = r; hw = w;",
+    "rw": "sw = rw; hw = r;",
+    "wo": "sw = w; hw = r;",
+    "w1c": "sw = rw; hw = w; woclr;",
+}
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def systemrdl(registers: RegisterMap) -> str:
+    """Write the registers as SystemRDL 2.0."""
+    errors = " ".join(f"{each.name} = {each.value};" for each in SocError)
+    commands = " ".join(f"{each.name} = {each.value};" for each in Command)
+    lines = [f"// {LICENSE}", "", f"enum nearbit_error {{ {errors} }};",
+             f"enum nearbit_command {{ {commands} }};", "",
+             "addrmap nearbit {", "    default regwidth = 32;", "    default accesswidth = 32;"]
+    encodings = {("ERROR", "CODE"): "nearbit_error", ("COMMAND", "COMMAND"): "nearbit_command"}
+    for register in registers.registers:
+        lines += ["", "    reg {", f"        desc = {_quote(register.description)};"]
+        for field in register.fields:
+            encode = encodings.get((register.name, field.name))
+            lines += ["        field {", f"            desc = {_quote(field.description)};",
+                      f"            {_RDL_ACCESS[field.access]}",
+                      *([f"            encode = {encode};"] if encode else []),
+                      # Writing has an effect, and no value that stays.
+                      *([] if field.access == "wo" else [f"            reset = {field.reset};"]),
+                      f"        }} {field.name}[{field.lowest + field.bits - 1}:{field.lowest}];"]
+        lines.append(f"    }} {register.name} @ 0x{register.address:03x};")
+    lines += ["};", ""]
+    return "\n".join(lines)

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The functions of a driver's port, for a design that CXXRTL has compiled: an AXI4-Lite master, an
+// AXI4-Stream source and two sinks. All of them pause at random, and go on whenever the clock does.
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+namespace {
+
+template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &x) { return x; }
+template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
+template<class Any> uint32_t word(const Any &x) { return now(x).data[0]; }
+
+template<size_t Bits>
+void set(cxxrtl::value<Bits> &to, uint64_t value) {
+    to = cxxrtl::value<Bits>{};
+    to.data[0] = uint32_t(value);
+    if (to.chunks > 1)
+        to.data[1] = uint32_t(value >> 32);
+}
+
+template<size_t Bits>
+void append(std::vector<uint8_t> &bytes, const cxxrtl::value<Bits> &from) {
+    for (size_t i = 0; i < Bits / 8; i++)
+        bytes.push_back(uint8_t(from.data[i / 4] >> (8 * (i % 4))));
+}
+
+constexpr size_t BEAT = NEARBIT_BEAT_BYTES;
+
+struct Beat {
+    uint8_t bytes[BEAT];
+    bool last;
+};
+
+struct Bus {
+    cxxrtl_design::p_nearbit__axi top;
+    uint64_t cycle = 0, random = 0;
+    uint32_t pause = 0; // of 256
+    uint32_t errors = 0; // responses other than OKAY
+    // What the channels have to do.
+    bool aw = false, w = false, b = false, ar = false, r = false;
+    uint32_t address = 0, data = 0, read = 0, response = 0;
+    std::deque<Beat> source;
+    bool offered = false;
+    std::vector<uint8_t> building[2];
+    std::deque<std::vector<uint8_t>> packets[2];
+
+    bool chance() {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        return uint32_t(random >> 40) % 256 >= pause;
+    }
+
+    void tick() {
+        // What is valid stays so until it is taken.
+        set(top.p_s__axi__awaddr, address);
+        set(top.p_s__axi__araddr, address);
+        set(top.p_s__axi__wdata, data);
+        set(top.p_s__axi__wstrb, 15);
+        if (aw && !word(top.p_s__axi__awvalid))
+            set(top.p_s__axi__awvalid, chance());
+        if (w && !word(top.p_s__axi__wvalid))
+            set(top.p_s__axi__wvalid, chance());
+        if (ar && !word(top.p_s__axi__arvalid))
+            set(top.p_s__axi__arvalid, chance());
+        set(top.p_s__axi__bready, chance());
+        set(top.p_s__axi__rready, chance());
+        if (!source.empty() && !offered && chance()) {
+            offered = true;
+            for (size_t i = 0; i < (BEAT + 3) / 4; i++) {
+                uint32_t chunk = 0;
+                for (size_t j = 0; j < 4 && 4 * i + j < BEAT; j++)
+                    chunk |= uint32_t(source.front().bytes[4 * i + j]) << (8 * j);
+                top.p_s__axis__tdata.data[i] = chunk;
+            }
+            set(top.p_s__axis__tlast, source.front().last);
+        }
+        set(top.p_s__axis__tvalid, offered);
+        set(top.p_m__axis__result__tready, chance());
+        set(top.p_m__axis__trace__tready, chance());
+        set(top.p_aclk, 0);
+        top.step();
+
+        if (word(top.p_s__axi__awvalid) && word(top.p_s__axi__awready))
+            aw = false;
+        if (word(top.p_s__axi__wvalid) && word(top.p_s__axi__wready))
+            w = false;
+        if (word(top.p_s__axi__arvalid) && word(top.p_s__axi__arready))
+            ar = false;
+        if (word(top.p_s__axi__bvalid) && word(top.p_s__axi__bready)) {
+            b = false;
+            response = word(top.p_s__axi__bresp);
+        }
+        if (word(top.p_s__axi__rvalid) && word(top.p_s__axi__rready)) {
+            r = false;
+            read = word(top.p_s__axi__rdata);
+            response = word(top.p_s__axi__rresp);
+        }
+        if (offered && word(top.p_s__axis__tready)) {
+            source.pop_front();
+            offered = false;
+        }
+        if (word(top.p_m__axis__result__tvalid) && word(top.p_m__axis__result__tready)) {
+            append(building[0], now(top.p_m__axis__result__tdata));
+            if (word(top.p_m__axis__result__tlast)) {
+                packets[0].push_back(building[0]);
+                building[0].clear();
+            }
+        }
+        if (word(top.p_m__axis__trace__tvalid) && word(top.p_m__axis__trace__tready)) {
+            append(building[1], now(top.p_m__axis__trace__tdata));
+            if (word(top.p_m__axis__trace__tlast)) {
+                packets[1].push_back(building[1]);
+                building[1].clear();
+            }
+        }
+        set(top.p_aclk, 1);
+        top.step();
+        cycle++;
+        if (!aw)
+            set(top.p_s__axi__awvalid, 0);
+        if (!w)
+            set(top.p_s__axi__wvalid, 0);
+        if (!ar)
+            set(top.p_s__axi__arvalid, 0);
+    }
+
+    // Run until a condition, or give up.
+    template<class Condition>
+    bool until(Condition done, int limit = 100000) {
+        for (; limit && !done(); limit--)
+            tick();
+        return done();
+    }
+};
+
+}
+
+extern "C" {
+
+Bus *bus_create(uint64_t seed, uint32_t pause) {
+    auto *bus = new Bus;
+    bus->random = seed;
+    bus->pause = pause;
+    set(bus->top.p_aresetn, 0);
+    for (int i = 0; i < 4; i++)
+        bus->tick();
+    set(bus->top.p_aresetn, 1);
+    return bus;
+}
+
+void bus_destroy(Bus *bus) { delete bus; }
+uint64_t bus_cycle(Bus *bus) { return bus->cycle; }
+uint32_t bus_errors(Bus *bus) { return bus->errors; }
+uint32_t bus_irq(Bus *bus) { return word(bus->top.p_irq); }
+
+void bus_run(Bus *bus, uint32_t cycles) {
+    while (cycles--)
+        bus->tick();
+}
+
+// Packets that nobody has taken, and the start of a further one.
+uint32_t bus_pending(Bus *bus, uint32_t stream) {
+    return uint32_t(bus->packets[stream].size()) + !bus->building[stream].empty();
+}
+
+uint32_t bus_read32(void *context, uint32_t offset) {
+    auto *bus = static_cast<Bus *>(context);
+    bus->address = offset;
+    bus->ar = bus->r = true;
+    bus->until([&] { return !bus->r; });
+    bus->errors += bus->response != 0;
+    return bus->read;
+}
+
+void bus_write32(void *context, uint32_t offset, uint32_t value) {
+    auto *bus = static_cast<Bus *>(context);
+    bus->address = offset;
+    bus->data = value;
+    bus->aw = bus->w = bus->b = true;
+    bus->until([&] { return !bus->b; });
+    bus->errors += bus->response != 0;
+}
+
+// Beats of a packet, or of a part of one; without `last` it goes on.
+int bus_beats(void *context, const uint8_t *bytes, size_t length, int last) {
+    auto *bus = static_cast<Bus *>(context);
+    for (size_t at = 0; at < length; at += BEAT) {
+        Beat beat{};
+        for (size_t i = 0; i < BEAT; i++)
+            beat.bytes[i] = bytes[at + i];
+        beat.last = last && at + BEAT >= length;
+        bus->source.push_back(beat);
+    }
+    return !bus->until([&] { return bus->source.empty(); });
+}
+
+int bus_send(void *context, const uint8_t *bytes, size_t length) {
+    return bus_beats(context, bytes, length, 1);
+}
+
+static int receive(Bus *bus, size_t stream, uint8_t *bytes, size_t room, size_t *length) {
+    auto &packets = bus->packets[stream];
+    if (!bus->until([&] { return !packets.empty(); }))
+        return 1;
+    if (packets.front().size() > room)
+        return 2;
+    *length = packets.front().size();
+    for (size_t i = 0; i < *length; i++)
+        bytes[i] = packets.front()[i];
+    packets.pop_front();
+    return 0;
+}
+
+int bus_receive(void *context, uint8_t *bytes, size_t room, size_t *length) {
+    return receive(static_cast<Bus *>(context), 0, bytes, room, length);
+}
+
+int bus_receive_trace(void *context, uint8_t *bytes, size_t room, size_t *length) {
+    return receive(static_cast<Bus *>(context), 1, bytes, room, length);
+}
+
+}
