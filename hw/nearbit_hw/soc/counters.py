@@ -1,5 +1,7 @@
 """Counters of events, in a memory with one adder."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -62,7 +64,7 @@ class Counters(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        words = memory.Memory(shape=32, depth=PERIOD, init=[], attrs={"ram_style": "distributed"})
+        words: Any = memory.Memory(shape=32, depth=PERIOD, init=[], attrs={"ram_style": "distributed"})
         m.submodules.words = words
         read_port, write_port = words.read_port(domain="comb"), words.write_port()
 

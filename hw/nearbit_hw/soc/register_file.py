@@ -215,11 +215,11 @@ class RegisterFile(wiring.Component):
         ]
 
         # ---- Errors and interrupts.
-        code, detail = Signal(SocError), Signal(10, reset_less=True)
+        code, detail = Signal(SocError), Signal(10)
         refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
         error = self.early | self.late | self.failed | refused
         with m.If(self.clear | self.abandon):
-            m.d.sync += code.eq(SocError.NONE)
+            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
         with m.Elif(code == SocError.NONE):
             with m.If(self.early | self.late):
                 m.d.sync += [code.eq(Mux(self.early, SocError.EARLY, SocError.LATE)), detail.eq(0)]
