@@ -26,6 +26,24 @@ TokensOption = Annotated[int | None, typer.Option(
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+METHODS = ("exact", "topn", "had", "hash")
+
+MethodOption = Annotated[str, typer.Option(
+    metavar="|".join(METHODS), help=(
+        "exact: all keys. topn: those of largest q.k. had: those of nearest sign codes, weighted "
+        "by distance. hash: those of nearest codes, weighted by exact scores."))]
+CodesOption = Annotated[str | None, typer.Option(
+    metavar="FILE|KIND", help=(
+        "With --method hash, the mapping of all layers to codes: a .safetensors file, or sign (the "
+        "default), hadamard, random."))]
+NOption = Annotated[int, typer.Option(
+    "--n", metavar="N", help="Keys selected by distance.")]
+SinkOption = Annotated[int, typer.Option(
+    "--sink", metavar="S", help="First keys, selected always.")]
+RecentOption = Annotated[int, typer.Option(
+    "--recent", metavar="R", help="Last keys, selected always.")]
+
+
 def capture(
     model: ModelOption,
     text: TextOption,
@@ -75,9 +93,102 @@ def capture(
               f"{_list(chosen[1])} of {model} on the first {len(ids)} tokens of {text}")
 
 
+def evaluate(
+    model: ModelOption,
+    text: TextOption,
+    method: MethodOption = "hash",
+    codes: CodesOption = None,
+    n: NOption = 64,
+    sink: SinkOption = 0,
+    recent: RecentOption = 0,
+    tokens: TokensOption = None,
+    scored: Annotated[int | None, typer.Option(
+        metavar="M", help="Of a decoder, score the last M tokens (default: half of them).")] = None,
+    passage: Annotated[int | None, typer.Option(
+        metavar="P", help="Of an encoder, cut the text into passages of P tokens (default: 128).",
+        )] = None,
+    curve: Annotated[str | None, typer.Option(
+        metavar="LIST", help="Evaluate for these --n, too: 16,32,64.")] = None,
+    plot: Annotated[Path | None, typer.Option(
+        metavar="FILE.svg", help="Draw loss, or cosine, against the keys selected.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model with the golden model in place of its attention, in all layers.
+
+    Of a decoder it gives the loss of the text's last tokens, of an encoder the cosine of its
+    embeddings with those of the model as it is, and how often a passage's first half finds its
+    second; beside them the same with as many keys of largest q.k. The exit status is 2 if the input
+    is wrong.
+    """
+    from nearbit import cycles as drawing
+    from nearbit.cli import UserError, _console, _progress
+    from nearbit.files import OutputFile
+    from nearbit.quality import draw, show
+
+    points = _points(curve)
+    ending = "" if plot is None else drawing.plot_format(plot)
+    output = None if plot is None else OutputFile(plot, keep=[text])
+    _check_method(method, codes)
+    with _progress("loading the model") as bar:
+        network = _load(model)
+        from nearbit_nets import evaluation, texts
+        from nearbit_nets.golden import Method, codes_of
+
+        chosen = Method(name=method, n=n, sink=sink, recent=recent, codes=codes_of(
+            network, codes or "sign") if method == "hash" else None)
+        if network.kind == "decoder":
+            if passage is not None:
+                raise UserError(f"--passage is for encoders, and {model} is a decoder")
+            ids = texts.tokens(network, text, tokens)
+            reports = evaluation.evaluate_decoder(network, chosen, ids, scored=scored,
+                                                  sweep=points, say=bar.say)
+        else:
+            if scored is not None:
+                raise UserError(f"--scored is for decoders, and {model} is an encoder")
+            parts = texts.passages(network, text, tokens, passage)
+            reports = evaluation.evaluate_encoder(network, chosen, parts, sweep=points,
+                                                  say=bar.say)
+    if output is not None:
+        with output.write() as path:
+            draw(path, ending, reports)
+    first, *rest = (report.to_dict() for report in reports)
+    if as_json:
+        print(json.dumps({"model": model, "text": str(text), "method": method,
+                          "codes": (codes or "sign") if method == "hash" else None, **first,
+                          **({"curve": rest} if points else {})}, indent=2, allow_nan=False))
+    else:
+        show(reports, f"{model} on {text}, method {method}"
+             + (f", codes {codes or 'sign'}" if method == "hash" else ""), _console())
+        if plot is not None:
+            print(f"\nPlot: {plot}")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Give an application these commands."""
-    app.command()(capture)
+    for command in (capture, evaluate):
+        app.command()(command)
+
+
+def _points(curve: str | None) -> list[int]:
+    """The numbers of --curve."""
+    from nearbit.cli import UserError
+
+    points: list[int] = []
+    for item in [] if curve is None else curve.split(","):
+        if not item.strip().isdecimal() or int(item) < 1:
+            raise UserError(f"--curve must be numbers of keys such as 16,32,64, not {curve!r}")
+        points.append(int(item))
+    return points
+
+
+def _check_method(method: str, codes: str | None) -> None:
+    """Refuse what needs no model to be seen wrong."""
+    from nearbit.cli import UserError
+
+    if method not in METHODS:
+        raise UserError(f"--method must be one of {', '.join(METHODS)}, not {method!r}")
+    if codes is not None and method != "hash":
+        raise UserError("--codes needs --method hash")
 
 
 def _load(name: str) -> "Network":

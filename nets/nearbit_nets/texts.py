@@ -7,11 +7,17 @@ from nearbit_nets.loading import available_memory
 from nearbit_nets.network import Network
 
 
-__all__ = ["DEFAULT_TOKENS", "check_length", "read", "tokens"]
+__all__ = ["DEFAULT_PASSAGE", "DEFAULT_TOKENS", "check_length", "passages", "read", "tokens"]
 
 
 DEFAULT_TOKENS = 2048
 """Tokens of a text that are taken if nothing else is said and there are as many."""
+
+DEFAULT_PASSAGE = 128
+"""Tokens of a passage, if nothing else is said."""
+
+LEAST_PASSAGE = 33
+"""Tokens below which the end of a text is no passage."""
 
 # Bytes that do not grow with the text: blocks of logits, of the golden model, and the libraries.
 _FIXED = 600 << 20
@@ -77,3 +83,39 @@ def check_length(network: Network, count: int) -> None:
     if free is not None and need > free:
         raise NetworkError(f"{count} tokens need about {need / 1e9:.1f} GB of memory, and "
                            f"{free / 1e9:.1f} GB are free; ask for fewer tokens")
+
+
+def passages(network: Network, path: Path, count: int | None = None,
+             length: int | None = None) -> list[list[int]]:
+    """Cut a text file into passages for an encoder, one behind the other.
+
+    Parameters
+    ----------
+    network
+        The encoder, whose texts begin and end with a token of their own.
+    path
+        The file.
+    count
+        Tokens of the text, without those; None is :data:`DEFAULT_TOKENS`, or as many as there are.
+    length
+        Tokens of a passage, with them, at least :data:`LEAST_PASSAGE`; None is
+        :data:`DEFAULT_PASSAGE`, or as many as the model takes. The last passage may be shorter,
+        down to :data:`LEAST_PASSAGE`.
+
+    Raises
+    ------
+    NetworkError
+        No text, one shorter than asked, or a length that the model has no room for.
+    """
+    size = min(DEFAULT_PASSAGE, network.context) if length is None else length
+    if not LEAST_PASSAGE <= size <= network.context:
+        raise NetworkError(f"a passage must have {LEAST_PASSAGE} to {network.context} tokens, not "
+                           f"{size}")
+    check_length(network, size)
+    first, *inner, last = network.tokens(read(path))
+    if count is not None and len(inner) < count:
+        raise NetworkError(f"{path} has {len(inner)} tokens, fewer than the {count} that are asked "
+                           f"for; take a longer text or fewer tokens")
+    inner = inner[:DEFAULT_TOKENS if count is None else count]
+    parts = [inner[start:start + size - 2] for start in range(0, len(inner), size - 2)]
+    return [[first, *part, last] for part in parts if len(part) >= LEAST_PASSAGE - 2]
