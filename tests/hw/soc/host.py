@@ -12,7 +12,7 @@ from pathlib import Path
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import Event, ReadOnly, RisingEdge, with_timeout
+from cocotb.triggers import RisingEdge, with_timeout
 from cocotbext.axi import (
     AxiLiteBus,
     AxiLiteMaster,
@@ -22,7 +22,11 @@ from cocotbext.axi import (
     AxiStreamSink,
     AxiStreamSource,
 )
-from cocotbext.axi.axil_channels import AxiLiteAWTransaction, AxiLiteWTransaction
+from cocotbext.axi.axil_channels import (
+    AxiLiteARTransaction,
+    AxiLiteAWTransaction,
+    AxiLiteWTransaction,
+)
 
 from nearbit_hw.soc.registers import COUNTERS, Address, Command, SocError, register_map
 from nearbit_model.config import Config
@@ -152,6 +156,8 @@ class Host:
         if wishbone is None:
             self.axi = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), *around)
         self.wishbone = wishbone
+        self.disturbs = True
+        """Whether fields and commands are written during operations, now and then."""
         self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), *around,
                                       byte_lanes=1)
         self.results = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_result"), *around,
@@ -227,6 +233,14 @@ class Host:
         assert response == okay, f"read of {address:#x}: {response}"
         return value
 
+    async def read_word(self, address, okay=True):
+        """Read a word at any address, which the master would make two of."""
+        ends = self.axi.read_if
+        ends.ar_channel.send_nowait(AxiLiteARTransaction(araddr=address, arprot=0))
+        answer = await with_timeout(ends.r_channel.recv(), 20, "us")
+        assert (AxiResp(int(answer.rresp)) == AxiResp.OKAY) == okay, f"read of {address:#x}"
+        return int(answer.rdata)
+
     async def field(self, name, value):
         """Write a command field whole, or byte by byte with narrow strobes."""
         address = self.map.register(name).address
@@ -278,6 +292,19 @@ class Host:
 
     def send(self, beats):
         self.source.send_nowait(AxiStreamFrame(list(beats)))
+
+    async def raw(self, beats, last=False):
+        """Send beats past the source, which must be idle: a packet that need not end."""
+        bus = self.source.bus
+        for index, beat in enumerate(beats):
+            bus.tdata.value = beat
+            bus.tlast.value = int(last and index == len(beats) - 1)
+            bus.tvalid.value = 1
+            while True:
+                await RisingEdge(self.dut.aclk)
+                if int(bus.tready.value):
+                    break
+        bus.tvalid.value = 0
 
     def vector(self):
         limit = 1 << self.unit.element_bits - 1
@@ -372,7 +399,7 @@ class Host:
             self.send(packet)
         await self.start(command, start, count)
         if not before:
-            if self.rng.random() < 0.2:
+            if self.disturbs and self.rng.random() < 0.2:
                 await self._disturb()
             self.send(packet)
         await self.idle()
@@ -591,6 +618,3 @@ class Host:
         assert self.traces.empty()
         assert await self.counter("QUERIES") == self.queries
         assert await self.counter("KEYS") == self.words
-
-
-__all__ = ["Event", "Host", "Monitor", "ReadOnly", "pauses"]

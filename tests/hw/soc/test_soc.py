@@ -21,17 +21,29 @@ CONFIGS = [
 NUMBERS = range(len(CONFIGS))
 
 
-def bench(module, config, data_bits=64, bus="axi", **more):
+def bench(module, config, data_bits=64, bus="axi", test_filter=None, **more):
     dut = SocCore(config, bus=bus, data_bits=data_bits)
     parameters = {"config": config.to_dict(), "data_bits": data_bits, "latency": dut.latency}
     run_bench(dut, Path(__file__).with_name(module), parameters={**parameters, **more},
-              timeout=3000)
+              test_filter=test_filter, timeout=3000)
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])
 def test_scenarios(number):
     config, data_bits = CONFIGS[number]
     bench("scenarios.py", config, data_bits, scenarios=20, first=0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_directed(number):
+    config, data_bits = CONFIGS[number]
+    bench("directed.py", config, data_bits, queries=24)
+
+
+@pytest.mark.slow
+def test_interval_of_reference():
+    bench("directed.py", Config.preset("reference"), queries=16, interval=64,
+          test_filter="cycles_are_the_cores")
 
 
 @pytest.mark.slow

@@ -1,0 +1,274 @@
+"""What random uses of the SoC core do not show: cycles, the whole register map, interrupts."""
+
+import random
+
+import cocotb
+from cocotb.triggers import RisingEdge
+from host import Host
+
+from nearbit_hw.soc.registers import COUNTERS, Address, Command, SocError
+from nearbit_model.cycles import steady
+
+
+async def fresh(dut):
+    host = Host(dut, random.Random(cocotb.RANDOM_SEED))
+    host.disturbs = False
+    await host.reset()
+    return host
+
+
+async def fill(host, count):
+    for what in ("keys", "values", *(["exact"] if host.unit else [])):
+        await host.load(what, 0, count)
+    await host.load_table(0)
+
+
+def full_query(host, count, trace=1):
+    """Fields of a query that sees all keys and selects as many as it can."""
+    return {"first": 0, "n": min(count, host.config.top_n), "sink": 0, "recent": 0, "trace": trace,
+            "rescore": 0, "shared": 0,
+            "rows": [{"count": count, "table": 0, "multiplier": 0}] * host.config.rows}
+
+
+async def ask(host, command, number):
+    """Start an operation and send its packet; return the cycles of its beats and of the answers."""
+    await host.field("NUMBER", number)
+    queries = host.query_packet(command, number)
+    for codes, exact, _ in queries:
+        host.expect(command, codes, exact)
+    await host.start(Command.QUERY)
+    host.monitor._clear()
+    host.send([beat for *_, beats in queries for beat in beats])
+    lengths = [len(packet) for packet in host.expected_results]
+    await host.answers()
+    taken = host.monitor.transfers["m_axis_result_"]
+    ends = [taken[sum(lengths[:index + 1]) - 1] for index in range(len(lengths))]
+    return host.monitor.transfers["s_axis_"], ends[host.config.rows - 1::host.config.rows]
+
+
+@cocotb.test()
+async def cycles_are_the_cores(dut):
+    """The core's latency, a constant more; the core's interval, and the core's results."""
+    host = await fresh(dut)
+    config, count = host.config, host.config.capacity
+    await fill(host, count)
+    for trace in (0, 1):
+        command = full_query(host, count, trace)
+        await host.write_fields(command)
+        core = steady(config, words=count // config.lanes, selected=command["n"])
+        if "interval" in host.parameters:
+            assert core.interval == host.parameters["interval"]
+        for _ in range(2):
+            taken, (end,) = await ask(host, command, 1)
+            # The model counts the cycle of the offer, and that of the last beat.
+            assert end - taken[-1] + 1 == core.latency + host.parameters["latency"]
+        number = host.parameters["queries"]
+        taken, ends = await ask(host, command, number)
+        gaps = [later - one for one, later in zip(ends, ends[1:], strict=False)]
+        assert gaps[number // 2:] == [core.interval] * (number - 1 - number // 2), gaps
+    await host.errors()
+
+
+@cocotb.test()
+async def beats_come_in_every_cycle(dut):
+    """Loads take a beat per cycle."""
+    host = await fresh(dut)
+    for what in ("keys", "values"):
+        rows, beats = host.new_rows(what, 4)
+        packet = [beat for row in beats for beat in row]
+        await host.start(Command.LOAD_KEYS if what == "keys" else Command.LOAD_VALUES, 0, 4)
+        host.monitor._clear()
+        host.send(packet)
+        await host.idle()
+        taken = host.monitor.transfers["s_axis_"]
+        assert taken == list(range(taken[0], taken[0] + len(packet)))
+        host.keep(what, 0, rows)
+
+
+@cocotb.test()
+async def every_address(dut):
+    """All addresses of the window: what is there, and SLVERR for what is not."""
+    host = await fresh(dut)
+    registers = {register.address: register for register in host.map.registers}
+    for address in range(0, 4096, 4):
+        register = registers.get(address)
+        value = await host.read(address, okay=register is not None)
+        if register is None:
+            await host.write(address, 0xffffffff, okay=False)
+        elif address < Address.COUNTERS and not register.kept:
+            assert value == register.reset, register.name
+    assert await host.read(Address.ERROR) == 0
+    for register in registers.values():
+        for offset in (1, 2, 3):
+            await host.write(register.address + offset, 0, strobe=15, okay=False)
+            await host.read_word(register.address + offset, okay=False)
+        if register.access == "ro":
+            await host.write(register.address, 0, strobe=0, okay=False)
+    host.error = SocError.READ_ONLY
+    detail = await host.errors()
+    assert detail == min(address for address, register in registers.items()
+                         if register.access == "ro")
+    # Each bit of each field, alone, and read back.
+    for register in registers.values():
+        if register.access == "rw":
+            for bit in range(register.bits):
+                await host.write(register.address, 1 << bit)
+                assert await host.read(register.address) == 1 << bit
+            await host.write(register.address, 0)
+
+
+@cocotb.test()
+async def interrupts(dut):
+    host = await fresh(dut)
+    await fill(host, 2)
+    assert await host.read(Address.IRQ_STATUS) == 1
+    assert not int(dut.irq.value)
+    await host.write(Address.IRQ_ENABLE, 1)
+    await host.cycles(2)
+    assert int(dut.irq.value)
+    await host.write(Address.IRQ_STATUS, 2)
+    await host.cycles(2)
+    assert int(dut.irq.value), "another bit was cleared"
+    await host.write(Address.IRQ_STATUS, 1, strobe=14)
+    await host.cycles(2)
+    assert int(dut.irq.value), "a byte was cleared that has no strobe"
+    await host.write(Address.IRQ_STATUS, 1)
+    await host.cycles(2)
+    assert not int(dut.irq.value)
+    # Done means that the answers are out.
+    command = full_query(host, 2)
+    await host.write_fields(command)
+    host.results.pause = True
+    await host.field("NUMBER", 1)
+    queries = host.query_packet(command, 1)
+    host.expect(command, *queries[0][:2])
+    await host.start(Command.QUERY)
+    host.send(queries[0][2])
+    await host.cycles(300)
+    assert (await host.read(Address.STATUS)) & 3 == 2
+    assert not int(dut.irq.value)
+    host.results.pause = False
+    while not int(dut.irq.value):
+        await RisingEdge(dut.aclk)
+    assert await host.read(Address.IRQ_STATUS) == 1
+    await host.write(Address.IRQ_STATUS, 1)
+    await host.answers()
+    # An error raises the other one.
+    await host.write(Address.IRQ_ENABLE, 2)
+    await host.write(Address.ID, 0, okay=False)
+    host.error = SocError.READ_ONLY
+    await host.cycles(2)
+    assert int(dut.irq.value)
+    await host.errors()
+    await host.cycles(2)
+    assert not int(dut.irq.value)
+
+
+@cocotb.test()
+async def ends_of_operations(dut):
+    """CLEAR drops the rest of a packet, ABANDON does not, and what is loaded stays."""
+    host = await fresh(dut)
+    config = host.config
+    await fill(host, 4)
+    command = full_query(host, 4)
+    await host.write_fields(command)
+    rows, beats = host.new_rows("values", 3)
+    packet = [beat for row in beats for beat in row]
+    cut = len(beats[0]) + 1 # a row is whole, another is not
+    for control in (1, 2, 3):
+        for number in (0, cut):
+            await host.start(Command.LOAD_VALUES, 4, 3)
+            if number:
+                # A packet without an end, as yet.
+                host.source.pause = False
+                await host.raw(packet[:number])
+            status = await host.read(Address.STATUS)
+            assert status & 9 == 1
+            await host.write(Address.CONTROL, control)
+            await host.cycles(3)
+            status = await host.read(Address.STATUS)
+            if control == 1 and number:
+                assert status & 9 == 9
+                await host.write(Address.COMMAND, Command.QUERY, okay=False)
+                await host.raw(packet[number:], last=True)
+                await host.cycles(3)
+                status = await host.read(Address.STATUS)
+                host.error = SocError.BUSY
+                await host.errors()
+            assert status & 9 == 0
+            assert await host.read(Address.ROW) == 4 + (number > 0)
+            assert await host.read(Address.ERROR) == 0
+            await ask(host, command, 2)
+    if config.capacity >= 7:
+        host.keep("values", 4, rows[:1])
+        await host.load("values", 5, 2)
+        await host.load("keys", 4, 3)
+        if host.unit:
+            await host.load("exact", 4, 3)
+        command = full_query(host, 7)
+        await host.write_fields(command)
+        await ask(host, command, 2)
+
+
+@cocotb.test()
+async def counters(dut):
+    host = await fresh(dut)
+    first = await host.counter("CYCLES")
+    before = host.monitor.cycle
+    await host.cycles(100)
+    second = await host.counter("CYCLES")
+    passed = host.monitor.cycle - before
+    # Each is exact at its time, which is some cycles before the end of the read.
+    assert abs(second - first - passed) <= 16 + 4
+    assert (second - first) % 16 == 0
+    await fill(host, 4)
+    command = full_query(host, 4)
+    await host.write_fields(command)
+    host.results.pause = True
+    queries = host.query_packet(command, 12)
+    for codes, exact, _ in queries:
+        host.expect(command, codes, exact)
+    await host.start(Command.QUERY, None, 12)
+    host.send([beat for *_, beats in queries for beat in beats])
+    await host.cycles(1500)
+    start = host.monitor.cycle
+    stalled = {name: await host.counter(name) for name, _ in COUNTERS}
+    await host.cycles(64)
+    for name, value in stalled.items():
+        grown = await host.counter(name) - value
+        if name in ("QUERIES", "KEYS"):
+            assert grown == 0
+        elif name in ("CYCLES", "STALL_RESULT", "STALL_QUERY"):
+            assert 64 <= grown <= host.monitor.cycle - start
+    assert stalled["STALL_RESULT"] > 1000
+    host.results.pause = False
+    await host.answers()
+    for address in range(Address.COUNTERS, Address.COUNTERS + 8 * len(COUNTERS), 8):
+        assert await host.read(address + 4) == 0
+    await host.write(Address.CONTROL, 4)
+    for name, _ in COUNTERS:
+        assert await host.counter(name) < (200 if name == "CYCLES" else 1), name
+
+
+@cocotb.test()
+async def reset_at_any_time(dut):
+    host = await fresh(dut)
+    for cycles in (3, 40, 100, 170):
+        await fill(host, 3)
+        command = full_query(host, 3)
+        await host.write_fields(command)
+        await host.field("NUMBER", 20)
+        await host.start(Command.QUERY)
+        host.send([0] * 100)
+        await host.cycles(cycles)
+        await host.reset()
+        host.source.clear()
+        host.results.clear()
+        host.traces.clear()
+        assert await host.read(Address.STATUS) == 0
+        assert await host.read(Address.ERROR) == 0
+        assert await host.counter("QUERIES") == 0
+        # Fields stay, and read as what they are.
+        assert await host.read(host.map.register("ROW0_COUNT").address) == 3
+    await fill(host, 3)
+    await ask(host, command, 2)
