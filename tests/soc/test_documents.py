@@ -1,0 +1,64 @@
+# amaranth: UnusedElaboratable=no
+"""docs/soc.md and its diagrams say what is so."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from benchmarks import timing_diagrams
+from nearbit.soc import bundle, exports
+from nearbit_hw.soc.registers import COUNTERS, SocError, register_map
+from nearbit_hw.soc.soc_core import SocCore
+from nearbit_model.config import Config
+from nearbit_sim.compiled import compiler
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_diagrams(capsys):
+    """The diagrams are those of the present hardware; python benchmarks/timing_diagrams.py."""
+    assert timing_diagrams.main(["--check"]) == 0, capsys.readouterr().out
+    text = (DOCS / "soc.md").read_text()
+    for path in timing_diagrams.FOLDER.glob("*.svg"):
+        assert f"(wavedrom/{path.name})" in text
+
+
+def test_registers():
+    """It is registers/registers.md of the preset reference."""
+    registers = register_map(Config.preset("reference"), version=bundle.version())
+    assert (DOCS / "soc-registers.md").read_text() == exports.markdown(registers)
+
+
+def test_files():
+    text = (DOCS / "soc.md").read_text()
+    assert re.findall(r"^accelerator/(\S+)$", text, re.MULTILINE) == bundle.names("axi")
+
+
+def test_errors_and_counters():
+    text = (DOCS / "soc.md").read_text()
+    _, _, errors = text.partition("## Errors")
+    assert re.findall(r"^\| `([A-Z_]+)` \|", errors, re.MULTILINE) == [
+        code.name for code in SocError if code.name != "NONE"]
+    for name, _ in COUNTERS:
+        assert f"`{name}`" in text
+
+
+def test_latency():
+    text = " ".join((DOCS / "soc.md").read_text().split())
+    found = re.search(r"adds latency only: (\d) cycles .*?, (\d) with the unit", text)
+    assert found is not None
+    for name, cycles in zip(("reference", "hash64"), found.groups(), strict=True):
+        assert SocCore(Config.preset(name)).latency == int(cycles)
+
+
+def test_driver_example(tmp_path):
+    """The example compiles without a warning."""
+    text = (DOCS / "soc.md").read_text()
+    example, = re.findall(r"<!-- driver -->\n```c\n(.*?)```", text, re.DOTALL)
+    header = Path(bundle.__file__).parent / "driver"
+    (tmp_path / "example.c").write_text(example)
+    command = compiler()
+    subprocess.run([*command, *(["-x", "c"] if "++" in command[-1] else []), "-std=c99", "-Wall",
+                    "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only",
+                    f"-I{header}", "example.c"], cwd=tmp_path, check=True)
