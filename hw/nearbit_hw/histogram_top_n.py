@@ -37,6 +37,9 @@ __all__ = ["HistogramTopN"]
 GROUP = 4
 """Lanes among which a selected key is looked for at once."""
 
+RAM_WIDTH = 18
+"""Bits of the words of a block RAM with two full ports (ECP5, 7 series)."""
+
 
 class HistogramTopN(Selector):
     """The nearest keys of each query.
@@ -167,12 +170,6 @@ class HistogramTopN(Selector):
         hist_limit = 2 if overlap else 1
         late_limit = 2 if overlap else 1
 
-        # Bits that no distance has all set mark what is out.
-        code_bits = len(Signal(range(self._key_bits + 2)))
-        out_mark = 0
-        for bit in reversed(range(code_bits)):
-            if out_mark <= self._key_bits:
-                out_mark |= 1 << bit
         distance_bits = len(Signal(range(self._key_bits + 1)))
 
         def delay(value: Any, cycles: int, name: str) -> Any:
@@ -296,13 +293,13 @@ class HistogramTopN(Selector):
                 word.eq(0), end_begun.eq(0), start_begun.eq(0), stop_begun.eq(loaded.no_normal),
             ]
         now_normal, now_inside = Signal(lanes), Signal(lanes)
-        normal, unforced = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        normal, forced = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
         m.d.comb += [
             now_normal.eq(from_start & at_start.replicate(lanes)
                           & ~(from_stop & at_stop.replicate(lanes))),
             now_inside.eq(from_skip & ~(from_end & at_end.replicate(lanes))),
         ]
-        m.d.sync += [normal.eq(now_normal), unforced.eq(now_normal | ~now_inside)]
+        m.d.sync += [normal.eq(now_normal), forced.eq(now_inside & ~now_normal)]
         with m.If(~arrive):
             m.d.sync += normal.eq(0)
 
@@ -324,33 +321,42 @@ class HistogramTopN(Selector):
         exact_bits = min(enough_bits, len(Signal(range(limit + 1))))
         # Bit 3 and those above it change if `carry`, which says that the bits below are set.
         fast = exact_bits > 3
-        counter = data.StructLayout({
-            "exact": exact_bits, "enough": int(limit >> exact_bits != 0), "carry": int(fast)})
+
+        def counter_with(rings: int) -> data.StructLayout:
+            return data.StructLayout({
+                "high": max(exact_bits - 3, 0), "enough": int(limit >> exact_bits != 0),
+                "carry": int(fast), "low": min(exact_bits, 3),
+                **{f"ring_{bit}": (2 << bit) - 1 for bit in range(rings)}})
+
+        # A bit of the count with those that it will have next, until they repeat: so it needs no
+        # LUT. It takes a wider memory, and another data input to clear it.
+        rings = max(count for count in range(min(3, exact_bits) + 1)
+                    if not count or overlap and counter_with(count).size <= RAM_WIDTH)
+        counter = counter_with(rings)
+        cleared = {f"ring_{bit}": ((1 << (1 << bit)) - 1) << ((1 << bit) - 1)
+                   for bit in range(rings)}
 
         def add_one(old: Any) -> Any:
             new: Any = Signal(counter, name="new_count")
-            m.d.comb += new.exact.eq(old.exact + 1)
-            carries: Value = old.exact.all()
+            carries: Value = old.low.all()
+            m.d.comb += new.low.eq(old.low + 1)
+            for bit in range(rings):
+                ring = Cat(old.low[bit], old[f"ring_{bit}"])
+                m.d.comb += Cat(new.low[bit], new[f"ring_{bit}"]).eq(ring.rotate_right(1))
             if fast:
                 m.d.comb += [
-                    new.carry.eq(old.exact[:3] == 6),
-                    new.exact[3:].eq(Mux(old.carry, old.exact[3:] + 1, old.exact[3:])),
+                    new.carry.eq(old.low == 6),
+                    new.high.eq(Mux(old.carry, old.high + 1, old.high)),
                 ]
-                carries = old.exact[3:].all() & old.carry
+                carries = old.high.all() & old.carry
             m.d.comb += new.enough.eq(old.enough | carries)
             return new
 
         distances = [self.i.p.distances[lane] for lane in range(lanes)]
         terms: list[Any] = [] # counts of a bin, by lane
-        # Signals of their own: Yosys does not find the set of a part of one.
-        stored = [Signal(code_bits, name=f"stored_{lane}", reset_less=True)
+        stored = [Signal(distance_bits, name=f"stored_{lane}", reset_less=True)
                   for lane in range(lanes)]
         turn = Signal()
-
-        def mark_out(code: Value) -> None:
-            for bit in range(code_bits):
-                if out_mark >> bit & 1:
-                    m.d.sync += code[bit].eq(1)
 
         if overlap:
             with m.If(arrive):
@@ -362,8 +368,6 @@ class HistogramTopN(Selector):
                 m.d.sync += merge_bank.eq(~merge_bank)
             for lane in range(lanes):
                 m.d.sync += stored[lane].eq(distances[lane])
-                with m.If(~now_inside[lane]):
-                    mark_out(stored[lane])
             for name, mine in [("even", ~turn), ("odd", turn)]:
                 take = Signal(name=f"take_{name}")
                 own_bank = Signal(name=f"bank_{name}")
@@ -398,7 +402,7 @@ class HistogramTopN(Selector):
                         merge_read.addr.eq(Cat(bin_[:distance_bits],
                                                Const(0, distance_bits - len(bin_)), ~own_bank)),
                         clear.addr.eq(merge_read.addr),
-                        clear.data.eq(0),
+                        clear.data.eq(data.Const(counter, counter.const(cleared).as_bits())),
                         clear.en.eq(bin_busy),
                     ]
                     terms.append(merge_read.data)
@@ -418,13 +422,11 @@ class HistogramTopN(Selector):
                 m.d.comb += [
                     address.eq(Mux(bin_busy, bin_code, distances[lane])),
                     read.addr.eq(Cat(address, side)),
-                    write_port.addr.eq(Cat(stored[lane][:distance_bits], wrote_turn)),
+                    write_port.addr.eq(Cat(stored[lane], wrote_turn)),
                     write_port.data.eq(Mux(clearing, 0, add_one(read.data))),
                     write_port.en.eq(normal[lane] | clearing),
                 ]
                 m.d.sync += stored[lane].eq(address)
-                with m.If(~now_inside[lane] & ~bin_busy):
-                    mark_out(stored[lane])
                 terms.append(read.data)
 
         # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
@@ -432,7 +434,7 @@ class HistogramTopN(Selector):
         if overlap:
             # Block RAM is slow, and so wide that it is far from the adders.
             terms = [delay(term, 1, f"count_{index}") for index, term in enumerate(terms)]
-        small_terms: list[Value] = [term.exact for term in terms]
+        small_terms: list[Value] = [Cat(term.low, term.high) for term in terms]
         many_terms: list[Value] = [term.enough for term in terms] if len(terms[0].enough) else []
 
         def add_pair(terms: list[Value], name: str) -> tuple[Value, list[Value]]:
@@ -476,7 +478,7 @@ class HistogramTopN(Selector):
         m.d.comb += merge_end.eq(bin_busy & (bin_ == bins - 1))
         merged = delay_control(merge_end, level + 2, "merged")
         missing = Signal(missing_shape, reset_less=True)
-        threshold = Signal(code_bits, reset_less=True)
+        threshold = Signal(distance_bits, reset_less=True)
         found = Signal(reset_less=True)
         less = Signal.like(missing)
         m.d.comb += less.eq(missing + small)
@@ -534,7 +536,7 @@ class HistogramTopN(Selector):
                 m.d.sync += [threshold.eq(0), found.eq(0), missing.eq(asked.missing)]
 
         # ---- Banks.
-        item = data.StructLayout({"code": code_bits, "unforced": 1})
+        item = data.StructLayout({"distance": distance_bits, "normal": 1, "forced": 1})
         word_items = data.ArrayLayout(item, lanes)
         bank_words = self.banks << word_bits
         m.submodules.items = items = block_ram(
@@ -555,8 +557,9 @@ class HistogramTopN(Selector):
         marked: Any = Signal(word_items)
         for lane in range(lanes):
             m.d.comb += [
-                marked[lane].code.eq(stored[lane]),
-                marked[lane].unforced.eq(unforced[lane]),
+                marked[lane].distance.eq(stored[lane]),
+                marked[lane].normal.eq(normal[lane]),
+                marked[lane].forced.eq(forced[lane]),
             ]
         for part in range(ratio):
             m.d.comb += item_write.data[part].eq(marked)
@@ -565,7 +568,7 @@ class HistogramTopN(Selector):
         scan_busy, scan_start = Signal(), Signal()
         scan_word = Signal(word_bits - ratio_bits, reset_less=True)
         scan_first = Signal(word_bits, reset_less=True)
-        scan_threshold = Signal(code_bits, reset_less=True)
+        scan_threshold = Signal(distance_bits, reset_less=True)
         scan_missing = Signal(missing_shape, reset_less=True)
         scan_part = Signal(ratio_bits, reset_less=True)
         scan_top = Signal(reset_less=True)
@@ -609,18 +612,19 @@ class HistogramTopN(Selector):
                 source = item_read.data[part][lane]
                 place = part * lanes + lane
                 # The lowest bit alone, the others in pairs.
-                low_bit, low_eq, unmarked = (
+                low_bit, low_eq, is_normal, is_forced = (
                     Signal(name=f"{name}_{place}", reset_less=True)
-                    for name in ("low_bit", "low_eq", "unmarked"))
+                    for name in ("low_bit", "low_eq", "is_normal", "is_forced"))
                 m.d.sync += [
-                    low_bit.eq(source.code[0]),
-                    low_eq.eq((source.code[0] == scan_threshold[0]) & source.unforced),
-                    unmarked.eq(source.unforced),
+                    low_bit.eq(source.distance[0]),
+                    low_eq.eq((source.distance[0] == scan_threshold[0]) & source.normal),
+                    is_normal.eq(source.normal),
+                    is_forced.eq(source.forced),
                 ]
                 is_lt: Value = ~low_bit & scan_threshold[0]
                 is_eq: Value = low_eq
-                for low in range(1, code_bits, 2):
-                    mine, other = source.code[low:low + 2], scan_threshold[low:low + 2]
+                for low in range(1, distance_bits, 2):
+                    mine, other = source.distance[low:low + 2], scan_threshold[low:low + 2]
                     lt, eq = (Signal(name=f"{name}_{place}_{low}", reset_less=True)
                               for name in ("lt", "eq"))
                     higher = ~mine[-1] & other[-1]
@@ -630,7 +634,7 @@ class HistogramTopN(Selector):
                     is_lt = lt | (eq & is_lt)
                     is_eq = is_eq & eq
                 m.d.sync += [
-                    below[place].eq((is_lt | ~unmarked) & ~stale_1),
+                    below[place].eq(((is_lt & is_normal) | is_forced) & ~stale_1),
                     level_[place].eq(is_eq & ~stale_1),
                 ]
 
@@ -815,7 +819,7 @@ class HistogramTopN(Selector):
                     distance_write.addr.eq(Cat(
                         Const(index, exact_log2(word_groups)), write_word, write_bank)),
                     distance_write.data.eq(Cat(
-                        stored[lane][:distance_bits]
+                        stored[lane]
                         for lane in range(index * group, (index + 1) * group))),
                     distance_write.en.eq(arrived),
                 ]
@@ -917,8 +921,7 @@ class HistogramTopN(Selector):
                 with m.If(group_move):
                     m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
                                  group_keys.eq(hit_read.data.keys), group_base.eq(hit_base)]
-                group_distances = [item_read.data[0][lane].code[:distance_bits]
-                                   for lane in range(group)]
+                group_distances = [item_read.data[0][lane].distance for lane in range(group)]
 
         # ---- Emit: the next key of the group, the highest.
         key = Signal(group_bits)
