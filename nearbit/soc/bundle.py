@@ -144,10 +144,10 @@ def _soc_texts(config: Config, interface: str) -> dict[str, str]:
     from nearbit_hw.verilog import generate
 
     try:
-        core = SocCore(config, bus=interface, version=version())
-        registers = register_map(config, core.data_bits, version())
+        registers = register_map(config, version=version())
     except ValueError as error:
         raise InterfaceError(f"the configuration has no interface {interface!r}: {error}") from None
+    core = SocCore(config, interface, registers.data_bits, registers.version)
     top = _top(interface)
     verilog = f"// {exports.LICENSE}\n{generate(core, top)}"
     ports = list(_ports(verilog, top))
