@@ -64,7 +64,8 @@ class Counters(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        words: Any = memory.Memory(shape=32, depth=PERIOD, init=[], attrs={"ram_style": "distributed"})
+        words: Any = memory.Memory(shape=32, depth=PERIOD, init=[],
+                                   attrs={"ram_style": "distributed"})
         m.submodules.words = words
         read_port, write_port = words.read_port(domain="comb"), words.write_port()
 

@@ -49,6 +49,14 @@ class AccessSignature(wiring.Signature):
         })
 
 
+def _is_more(number: Value, limit: int) -> Value:
+    """Tell whether a number is more than a limit of few ones: in less logic than a carry chain."""
+    more: Value = C(0)
+    for place, bit in enumerate(number):
+        more = (bit & more) if limit >> place & 1 else (bit | more)
+    return more
+
+
 class RegisterFile(wiring.Component):
     """The registers of :func:`nearbit_hw.soc.registers.register_map`.
 
@@ -296,9 +304,9 @@ class RegisterFile(wiring.Component):
                     continue
                 beyond: Value = C(0)
                 if known == Command.LOAD_TABLE:
-                    beyond = end > config.key_bits + 1
+                    beyond = _is_more(end, config.key_bits + 1)
                 elif known != Command.QUERY:
-                    beyond = end > config.capacity
+                    beyond = _is_more(end, config.capacity)
                 with m.Case(known.value):
                     m.d.comb += is_wrong.eq(beyond | (number == 0))
         return is_wrong

@@ -1,6 +1,9 @@
 """What random uses of the SoC core do not show: cycles, the whole register map, interrupts."""
 
+import json
 import random
+from itertools import pairwise
+from pathlib import Path
 
 import cocotb
 from cocotb.triggers import RisingEdge
@@ -61,11 +64,16 @@ async def cycles_are_the_cores(dut):
         for _ in range(2):
             taken, (end,) = await ask(host, command, 1)
             # The model counts the cycle of the offer, and that of the last beat.
-            assert end - taken[-1] + 1 == core.latency + host.parameters["latency"]
+            first = taken[-1]
+            assert end - first + 1 == core.latency + host.parameters["latency"]
         number = host.parameters["queries"]
         taken, ends = await ask(host, command, number)
-        gaps = [later - one for one, later in zip(ends, ends[1:], strict=False)]
+        gaps = [later - one for one, later in pairwise(ends)]
         assert gaps[number // 2:] == [core.interval] * (number - 1 - number // 2), gaps
+        if "report" in host.parameters:
+            Path(host.parameters["report"]).write_text(json.dumps({
+                "core_latency": core.latency, "latency": end - first + 1,
+                "core_interval": int(core.interval), "interval": gaps[-1]}), encoding="utf-8")
     await host.errors()
 
 

@@ -69,19 +69,20 @@ def pauses(pattern, rng):
     raise ValueError(pattern)
 
 
+CHANNELS = {
+    "s_axi_aw": ("valid", "ready", ("addr", "prot")),
+    "s_axi_w": ("valid", "ready", ("data", "strb")),
+    "s_axi_b": ("valid", "ready", ("resp",)),
+    "s_axi_ar": ("valid", "ready", ("addr", "prot")),
+    "s_axi_r": ("valid", "ready", ("data", "resp")),
+    "s_axis_": ("tvalid", "tready", ("tdata", "tlast")),
+    "m_axis_result_": ("tvalid", "tready", ("tdata", "tlast")),
+    "m_axis_trace_": ("tvalid", "tready", ("tdata", "tlast")),
+}
+
+
 class Monitor:
     """Looks at every rising edge, on its own, for what AXI forbids."""
-
-    CHANNELS = {
-        "s_axi_aw": ("valid", "ready", ("addr", "prot")),
-        "s_axi_w": ("valid", "ready", ("data", "strb")),
-        "s_axi_b": ("valid", "ready", ("resp",)),
-        "s_axi_ar": ("valid", "ready", ("addr", "prot")),
-        "s_axi_r": ("valid", "ready", ("data", "resp")),
-        "s_axis_": ("tvalid", "tready", ("tdata", "tlast")),
-        "m_axis_result_": ("tvalid", "tready", ("tdata", "tlast")),
-        "m_axis_trace_": ("tvalid", "tready", ("tdata", "tlast")),
-    }
 
     def __init__(self, dut, streams_only=False):
         self.dut = dut
@@ -91,7 +92,7 @@ class Monitor:
         self.channels = {
             prefix: (getattr(dut, prefix + valid), getattr(dut, prefix + ready),
                      [getattr(dut, prefix + part) for part in payload])
-            for prefix, (valid, ready, payload) in self.CHANNELS.items()
+            for prefix, (valid, ready, payload) in CHANNELS.items()
             if prefix.startswith(("s_axis", "m_axis")) or not streams_only}
         self.held = dict.fromkeys(self.channels)
         self.task = cocotb.start_soon(self._watch())

