@@ -32,3 +32,8 @@ def test_wheel(tmp_path):
     listed = subprocess.run([sys.executable, site / "bin" / "nearbit", "presets"], cwd=tmp_path,
                             env=environment, check=True, capture_output=True, encoding="utf-8")
     assert "reference" in listed.stdout
+    # Templates and C files that are no Python.
+    subprocess.run([sys.executable, site / "bin" / "nearbit", "verilog", "--preset", "tiny",
+                    "--interface", "axi", "-o", tmp_path / "folder"], cwd=tmp_path, env=environment,
+                   check=True, capture_output=True)
+    assert (tmp_path / "folder" / "driver" / "nearbit.c").exists()
