@@ -34,8 +34,8 @@ class Wishbone(wiring.Component):
 
     The address is in bytes; one that is not a multiple of 4 is answered with :py:`err`, as all that
     the registers refuse. The answer, either :py:`ack` or :py:`err`, comes in the cycle after the
-    access is done, for one cycle, from registers. An initiator that ends its cycle before the
-    answer ends the access.
+    access is done, for one cycle. An initiator that ends its cycle before that ends a read; a
+    write may have been done.
 
     Members
     -------
@@ -55,15 +55,18 @@ class Wishbone(wiring.Component):
         m = Module()
         wb: Any = self.wb
         bus: Any = self.bus
+        answered, failed = Signal(), Signal(reset_less=True)
         m.d.comb += [
-            bus.valid.eq(wb.cyc & wb.stb & ~wb.ack & ~wb.err),
+            bus.valid.eq(wb.cyc & wb.stb & ~answered),
+            # Not even late to an initiator that has given up (rule 3.50).
+            wb.ack.eq(answered & ~failed & wb.cyc & wb.stb),
+            wb.err.eq(answered & failed & wb.cyc & wb.stb),
             bus.write.eq(wb.we),
             bus.address.eq(wb.adr),
             bus.data.eq(wb.dat_w),
             bus.strobe.eq(wb.sel),
         ]
-        done = bus.valid & bus.done
-        m.d.sync += [wb.ack.eq(done & ~bus.error), wb.err.eq(done & bus.error)]
+        m.d.sync += answered.eq(bus.valid & bus.done)
         with m.If(bus.valid):
-            m.d.sync += wb.dat_r.eq(bus.answer)
+            m.d.sync += [wb.dat_r.eq(bus.answer), failed.eq(bus.error)]
         return m

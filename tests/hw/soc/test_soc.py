@@ -3,8 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from nearbit_hw.soc.soc_core import SocCore
-from nearbit_model.config import Config, Rescore
+from nearbit_hw.core import Core
+from nearbit_hw.soc.input_stream import InputStream
+from nearbit_hw.soc.register_file import RegisterFile
+from nearbit_hw.soc.registers import register_map
+from nearbit_hw.soc.result_stream import ResultStream
+from nearbit_hw.soc.soc_core import BUSES, SocCore
+from nearbit_hw.verilog import generate, run_yosys
+from nearbit_model.config import PRESETS, Config, Rescore
 from nearbit_sim.bench import run_bench
 
 
@@ -52,3 +58,83 @@ def test_interval_of_reference():
 def test_thousand_scenarios(number, part):
     config, data_bits = CONFIGS[number]
     bench("scenarios.py", config, data_bits, scenarios=50, first=1000 + 50 * part)
+
+
+def test_wishbone():
+    bench("wishbone.py", TINY, bus="wishbone", scenarios=6)
+
+
+READY = {
+    "axi": ["m_axis_result_tready", "m_axis_trace_tready", "s_axi_bready", "s_axi_rready"],
+    "wishbone": ["m_axis_result_tready", "m_axis_trace_tready"],
+}
+
+
+@pytest.mark.parametrize("bus", BUSES)
+@pytest.mark.parametrize("rescore", [None, Rescore(head_dim=2, lanes=1, element_bits=2)])
+def test_no_path_from_ready(rescore, bus):
+    """No output depends on a ready input within a cycle, so no loop can come about outside."""
+    config = Config(key_bits=2, value_dim=4, capacity=4, rows=2, lanes=1, value_lanes=2, top_n=2,
+                    value_bits=2, weight_bits=2, tables=1, rescore=rescore)
+    verilog = generate(SocCore(config, bus=bus), "top")
+    checks = [f"select -assert-none i:{name} %coe* o:* %i" for name in READY[bus]]
+    # To see that it would be found: there is a path to this one.
+    checks.append("select -assert-any i:s_axis_tvalid %coe* w:*.take %i")
+    if bus == "axi":
+        # Only the stream in looks at anything else, and that is registers.
+        inputs = ["s_axi_awvalid", "s_axi_wvalid", "s_axi_arvalid", "s_axis_tvalid"]
+        checks += [f"select -assert-none i:{name} %coe* o:* %i" for name in inputs]
+    run_yosys("\n".join(["read_verilog <<verilog", verilog, "verilog", "hierarchy -top top",
+                         "proc", "flatten", "memory_dff", "memory_collect", "memory_map",
+                         "opt_clean", *checks]))
+
+
+def test_widths_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"^Data bits must be one of 32, .*, not 48$"):
+        SocCore(TINY, data_bits=48)
+    with pytest.raises(ValueError, match=r"^Data bits must be at least 64 for results of 32 bits, "
+                                         r"not 32$"):
+        SocCore(CONFIGS[4][0], data_bits=32)
+    with pytest.raises(ValueError, match=r"^Distances must be below 65536 .* 65536$"):
+        SocCore(TINY.replace(key_bits=1024, rows=64,
+                             rescore=Rescore(head_dim=8, lanes=4, shared=True)))
+    with pytest.raises(ValueError, match=r"^Scores must be below 2\*\*31 .* 2147483648$"):
+        SocCore(TINY.replace(rescore=Rescore(head_dim=2, lanes=1, element_bits=16)))
+
+
+def test_wrong_parameters():
+    with pytest.raises(TypeError, match=r"^Config must be a Config, not 'tiny'$"):
+        SocCore("tiny")
+    with pytest.raises(ValueError, match=r"^Bus must be one of axi, wishbone, not 'apb'$"):
+        SocCore(TINY, bus="apb")
+    with pytest.raises(ValueError, match=r"^Version must be three integers from 0 to 255, not "):
+        SocCore(TINY, version=(0, 256, 0))
+    for part in (RegisterFile, InputStream, ResultStream):
+        with pytest.raises(TypeError, match=r"^Description must be a RegisterMap, not 1$"):
+            part(1)
+
+
+@pytest.mark.parametrize("config", [config for config, _ in CONFIGS] + [*PRESETS.values()])
+def test_map_has_no_overlaps(config):
+    found = register_map(config, 128)
+    addresses = [register.address for register in found.registers]
+    assert len({*addresses}) == len(addresses)
+    assert all(address % 4 == 0 and address < found.window_bytes for address in addresses)
+    assert len({register.name for register in found.registers}) == len(addresses)
+    for described in (*found.registers, *found.packets):
+        ends = 0
+        for field in described.fields:
+            assert field.lowest >= ends
+            ends = field.lowest + field.bits
+            assert 0 <= field.reset < 1 << field.bits
+        assert ends <= (32 if described in found.registers else described.bits)
+
+
+def test_observing_changes_no_port():
+    texts = []
+    for observed in (False, True):
+        core = Core(TINY)
+        if observed:
+            assert core.observe() is core.observe()
+        texts.append(generate(core, "top").partition(";")[0])
+    assert texts[0] == texts[1]
