@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -163,10 +163,101 @@ def evaluate(
             print(f"\nPlot: {plot}")
 
 
+def generate(
+    model: ModelOption,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")],
+    tokens: Annotated[int, typer.Option(metavar="T", help="Tokens to generate, at most.")] = 32,
+    method: MethodOption = "hash",
+    codes: CodesOption = None,
+    n: NOption = 64,
+    sink: SinkOption = 4,
+    recent: RecentOption = 12,
+    hardware: Annotated[str | None, typer.Option(
+        metavar="LAYER.HEAD", help=(
+            "Compute this head by the compiled hardware, in the running model, and compare every "
+            "answer with the golden model."))] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate text token by token, all attention by the golden model's stores: append, ask.
+
+    Always the likeliest token. With --hardware the exit status is 1 if any bit of an answer was not
+    the golden model's; it is 2 if the input is wrong.
+    """
+    from time import perf_counter
+
+    from nearbit.cli import BUILDING, NOT_EXACT, UserError, _count, _progress
+
+    _check_method(method, codes)
+    if tokens < 1:
+        raise UserError(f"--tokens must be at least 1, not {tokens}")
+    if not prompt:
+        raise UserError("--prompt must not be empty")
+    with _progress("loading the model") as bar:
+        network = _load(model)
+        from nearbit_nets import decoding, texts
+        from nearbit_nets.golden import Method, codes_of
+
+        ids = network.tokens(prompt)
+        texts.check_length(network, len(ids) + tokens)
+        decoder = decoding.Decoder(network, Method(
+            name=method, n=n, sink=sink, recent=recent,
+            codes=codes_of(network, codes or "sign") if method == "hash" else None),
+            len(ids) + tokens)
+        place = None if hardware is None else _head(hardware, network)
+        if place is not None:
+            from nearbit.witness import HardwareHead
+
+            bar.say(BUILDING)
+            decoder.witness = HardwareHead(decoder.config, *place)
+        bar.say("reading the prompt")
+        started = perf_counter()
+        found: list[int] = []
+        for token in decoding.generate(network, ids, decoder, tokens):
+            found.append(token)
+            bar.say(f"{len(found)} of {tokens} tokens")
+        seconds = perf_counter() - started
+    witness: Any = decoder.witness
+    if witness is not None:
+        witness.close()
+    text = network.text(found)
+    checked = {} if witness is None else {"hardware": {
+        "layer": witness.layer, "head": witness.head, "answers": witness.answers,
+        "equal": witness.answers - witness.differing, "cycles": witness.cycles}}
+    if as_json:
+        print(json.dumps({
+            "model": model, "prompt": prompt, "text": text, "tokens": found, "method": method,
+            "codes": (codes or "sign") if method == "hash" else None, "n": n, "sink": sink,
+            "recent": recent, "saturated": decoder.saturated, "seconds": seconds, **checked},
+            indent=2))
+    else:
+        print(f"{prompt}{text}\n")
+        print(f"{_count(len(found), 'token')} in {seconds:.1f} s, method {method}, n {n}, sink "
+              f"{sink}, recent {recent}; {_count(decoder.saturated, 'row')} beyond the headroom")
+        if witness is not None:
+            print(f"Layer {witness.layer}, head {witness.head} by the hardware: "
+                  f"{witness.answers - witness.differing} of {witness.answers} answers equal the "
+                  f"golden model's bit for bit, {witness.cycles:,} cycles")
+    if witness is not None and witness.differing:
+        raise typer.Exit(NOT_EXACT)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Give an application these commands."""
-    for command in (capture, evaluate):
+    for command in (capture, evaluate, generate):
         app.command()(command)
+
+
+def _head(place: str, network: "Network") -> tuple[int, int]:
+    """The layer and head that --hardware names."""
+    from nearbit.cli import UserError
+
+    layer, _, head = place.partition(".")
+    if not (layer.isdecimal() and head.isdecimal()):
+        raise UserError(f"--hardware must be LAYER.HEAD such as 3.0, not {place!r}")
+    if int(layer) >= network.layers or int(head) >= network.heads:
+        raise UserError(f"--hardware {place}: there is no such head, the layers are 0 to "
+                        f"{network.layers - 1} and their heads 0 to {network.heads - 1}")
+    return int(layer), int(head)
 
 
 def _points(curve: str | None) -> list[int]:

@@ -1,0 +1,310 @@
+"""Text token by token: the accelerator's stores are the network's only memory of what came before.
+
+Every layer appends the keys and values of new tokens to its store, and asks with their queries, as
+a host does with a device. Nothing is computed again, and no cache of floats is kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nearbit_model import quantize
+from nearbit_model.attention import Attention, attend
+from nearbit_model.config import Config
+from nearbit_model.mapping import Mapping
+from nearbit_model.prepare import Prepared
+from nearbit_model.quantize import Exact, Values
+from nearbit_nets.errors import NetworkError
+from nearbit_nets.golden import Method, accelerator
+from nearbit_nets.network import Network
+
+
+__all__ = ["HEADROOM", "Decoder", "Rows", "Witness", "generate"]
+
+
+HEADROOM = 2.0
+"""How much larger than the prompt's largest value row, and key, those of later tokens may be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is appended to the store of one head.
+
+    Parameters
+    ----------
+    k_codes
+        uint64 [tokens, words].
+    values
+        Elements [tokens, value_dim], scales [tokens], unit [].
+    exact_keys
+        Elements for exact scores [tokens, head_dim], or None.
+    tables
+        The head's weights by distance, uint32 [1, key_bits + 1].
+    """
+
+    k_codes: NDArray[np.uint64]
+    values: Values
+    exact_keys: NDArray[Any] | None
+    tables: NDArray[np.uint32]
+
+
+class Witness(Protocol):
+    """Something that computes one head as well, such as hardware."""
+
+    @property
+    def layer(self) -> int:
+        """Layer of the head."""
+        ...
+
+    @property
+    def head(self) -> int:
+        """Query head in that layer."""
+        ...
+
+    def append(self, rows: Rows) -> None:
+        """Take more keys and values; the first time, into an empty store."""
+        ...
+
+    def ask(self, asked: Prepared, golden: Attention) -> NDArray[np.int32]:
+        """Answer queries of the head.
+
+        Parameters
+        ----------
+        asked
+            The problem of this head alone.
+        golden
+            The golden model's answer to it, to be compared.
+
+        Returns
+        -------
+        int32 [1, queries, value_dim]
+        """
+        ...
+
+
+@dataclass(eq=False)
+class _Store:
+    """One layer's keys and values, as the accelerator holds them.
+
+    With a mapping that gives each query head codes of its own, each has a store of its own.
+    """
+
+    k_codes: NDArray[np.uint64]
+    elements: NDArray[Any]
+    scales: NDArray[np.uint16]
+    exact_keys: NDArray[Any] | None
+    unit: NDArray[np.float64]
+    step: NDArray[np.float64] | None
+    temperature: NDArray[np.float64]
+    tables: NDArray[np.uint32]
+    tokens: int = 0
+
+    def values(self, saturated: NDArray[np.int64]) -> Values:
+        """The value rows so far."""
+        return Values(self.elements[:, :self.tokens], self.scales[:, :self.tokens], self.unit,
+                      saturated, True)
+
+
+@dataclass(eq=False)
+class Decoder:
+    """An :class:`nearbit_nets.network.Attend` with a store for each layer.
+
+    The first call for a layer, with the prompt, fixes the unit of values and the step of keys,
+    :data:`HEADROOM` times those of the prompt, and the temperature of method ``had``.
+
+    Parameters
+    ----------
+    network
+        The decoder.
+    method
+        What to compute; not ``topn``, which would need the keys themselves.
+    capacity
+        The most tokens, those of the prompt included.
+    witness
+        Computes one head as well, and its answers are what the network goes on with.
+    """
+
+    network: Network
+    method: Method
+    capacity: int
+    witness: Witness | None = None
+    saturated: int = 0
+    """Value rows and keys beyond the headroom so far, which were clipped."""
+    _stores: dict[int, _Store] = field(default_factory=dict)
+    _mappings: dict[int, Mapping] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the method, and make the configuration."""
+        if self.network.kind != "decoder":
+            raise NetworkError(f"{self.network.name} is an encoder, which generates no text")
+        if self.method.name == "topn":
+            raise NetworkError("method topn needs the keys themselves, which no store holds; take "
+                               "hash, had or exact")
+        self._config = accelerator(self.network, self.method, self.capacity)
+
+    @property
+    def config(self) -> Config:
+        """The accelerator: of the golden model, and of a witness."""
+        return self._config
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+                 counts: torch.Tensor) -> torch.Tensor:
+        """Append the tokens of k and v, and ask with q."""
+        queries, keys, values = (x[0].detach().float().numpy() for x in (q, k, v))
+        mapping = self._mapping(layer)
+        if mapping is not None:
+            k_codes = mapping.key_codes(keys)
+            q_codes = mapping.query_codes(queries)
+        else:
+            k_codes, q_codes = quantize.codes(keys), quantize.codes(queries)
+        if len(k_codes) > len(keys):
+            keys, values = (np.repeat(x, len(k_codes) // len(x), axis=0) for x in (keys, values))
+        if layer not in self._stores:
+            self._stores[layer] = self._open(layer, queries, keys, values, k_codes)
+        store = self._stores[layer]
+        exact = self._append(layer, store, queries, keys, values, k_codes)
+        asked = self._ask(store, q_codes, exact)
+        golden = attend(asked)
+        output_int = golden.output_int
+        if self.witness is not None and self.witness.layer == layer:
+            head = self.witness.head
+            alone = _of_head(asked, head)
+            output_int = output_int.copy()
+            output_int[head] = self.witness.ask(alone, attend(alone))[0]
+        output = torch.from_numpy(asked.outputs(output_int))
+        return output.to(q.dtype)[None]
+
+    def _mapping(self, layer: int) -> Mapping | None:
+        codes = self.method.codes
+        if codes is None:
+            return None
+        if layer not in self._mappings:
+            heads, kv_heads = self.network.heads, self.network.kv_heads
+            self._mappings[layer] = codes.choose(
+                range(layer * heads, (layer + 1) * heads),
+                range(layer * kv_heads, (layer + 1) * kv_heads))
+        return self._mappings[layer]
+
+    def _open(self, layer: int, q: NDArray[np.float32], k: NDArray[np.float32],
+              v: NDArray[np.float32], k_codes: NDArray[np.uint64]) -> _Store:
+        """An empty store, with what the prompt fixes."""
+        config, room = self._config, self.capacity
+        unit = HEADROOM * quantize.values(v, config.value_bits, rotated=True).unit
+        step = None
+        exact_keys = None
+        if config.rescore is not None:
+            found = quantize.exact(q, k, config.rescore.element_bits)
+            step = np.where(found.step > 0, HEADROOM * found.step, 1.0)
+            exact_keys = np.zeros((len(k), room, k.shape[2]), found.keys.dtype)
+        given = self.method.temperature
+        temperature = quantize.temperature(q, k) if given is None \
+            else np.asarray(given[layer], np.float64)
+        elements = np.zeros((len(v), room, v.shape[2]),
+                            np.int8 if config.value_bits <= 8 else np.int16)
+        return _Store(
+            np.zeros((len(k_codes), room, k_codes.shape[2]), np.uint64), elements,
+            np.zeros((len(v), room), np.uint16), exact_keys, np.where(unit > 0, unit, 1.0), step,
+            temperature, quantize.weight_table(temperature, config.key_bits, config.weight_bits))
+
+    def _append(self, layer: int, store: _Store, q: NDArray[np.float32], k: NDArray[np.float32],
+                v: NDArray[np.float32], k_codes: NDArray[np.uint64]) -> Exact | None:
+        """Add rows; return the operands of exact scores, of which the queries are used now."""
+        config, new = self._config, k.shape[1]
+        if store.tokens + new > self.capacity:
+            raise NetworkError(f"the stores hold {self.capacity} tokens, not "
+                               f"{store.tokens + new}")
+        part = slice(store.tokens, store.tokens + new)
+        values = quantize.values(v, config.value_bits, unit=store.unit, rotated=True)
+        store.k_codes[:, part] = k_codes
+        store.elements[:, part] = values.elements
+        store.scales[:, part] = values.scales
+        self.saturated += int(values.saturated.sum())
+        exact = None
+        if config.rescore is not None and store.exact_keys is not None:
+            try:
+                exact = quantize.exact(q, k, config.rescore.element_bits, step=store.step)
+            except ValueError as error:
+                raise NetworkError(f"layer {layer}: {error}") from None
+            store.exact_keys[:, part] = exact.keys
+            self.saturated += int(exact.saturated.sum())
+        store.tokens += new
+        if self.witness is not None and self.witness.layer == layer:
+            head = self.witness.head
+            row = head * len(k) // len(q)
+            self.witness.append(Rows(
+                k_codes[head * len(k_codes) // len(q)],
+                Values(values.elements[row], values.scales[row], store.unit[row],
+                       values.saturated[row], True),
+                None if exact is None else exact.keys[row], store.tables[head:head + 1]))
+        return exact
+
+    def _ask(self, store: _Store, q_codes: NDArray[np.uint64], exact: Exact | None) -> Prepared:
+        """The problem of the newest queries."""
+        method, tokens = self.method, store.tokens
+        operands = None
+        if exact is not None and store.exact_keys is not None:
+            operands = Exact(exact.queries, store.exact_keys[:, :tokens], exact.multipliers,
+                             exact.step, exact.saturated, exact.rotated)
+        counts = np.arange(tokens - q_codes.shape[1], tokens) + 1
+        # What a store cannot hold cannot be asked for; it is all there is in any case.
+        n, sink, recent = (self._config.top_n, 0, 0) \
+            if method.name == "exact" or method.keys > self._config.top_n \
+            else (method.n, method.sink, method.recent)
+        return Prepared(
+            self._config, q_codes, store.k_codes[:, :tokens],
+            store.values(np.zeros(len(store.unit), np.int64)), store.temperature, store.tables,
+            counts, 0, n, sink, recent, operands)
+
+
+def _of_head(asked: Prepared, head: int) -> Prepared:
+    """The part of a problem that is of one query head."""
+    row = head // asked.group
+    values, exact = asked.values, asked.exact
+    return Prepared(
+        asked.config, asked.q_codes[head:head + 1], asked.k_codes[row:row + 1],
+        Values(values.elements[row:row + 1], values.scales[row:row + 1], values.unit[row:row + 1],
+               values.saturated[row:row + 1], values.rotated),
+        asked.temperature[head:head + 1], asked.tables[head:head + 1], asked.counts, asked.first,
+        asked.n, asked.sink, asked.recent,
+        None if exact is None else Exact(
+            exact.queries[head:head + 1], exact.keys[row:row + 1],
+            exact.multipliers[head:head + 1], exact.step[row:row + 1],
+            exact.saturated[row:row + 1], exact.rotated))
+
+
+def generate(network: Network, ids: Sequence[int], decoder: Decoder, count: int) -> Iterator[int]:
+    """Continue a text, always with the likeliest token.
+
+    Parameters
+    ----------
+    network
+        The network.
+    ids
+        Tokens of the prompt, at least one.
+    decoder
+        Its attention, which has seen nothing yet and has room for ``len(ids) + count - 1`` tokens.
+    count
+        Tokens to generate; fewer, if the network ends the text.
+
+    Yields
+    ------
+    int
+        Each token as soon as it is known; the one that ends a text is not given.
+    """
+    config: Any = network.module.config
+    ends = config.eos_token_id
+    ending = set(ends) if isinstance(ends, list) else {ends}
+    new, seen = list(ids), 0
+    for _ in range(count):
+        with torch.inference_mode():
+            states = network.hidden(torch.tensor([new]), decoder, first=seen)
+            token = int(network.logits(states[0, -1]).argmax())
+        seen += len(new)
+        new = [token]
+        if token in ending:
+            return
+        yield token
