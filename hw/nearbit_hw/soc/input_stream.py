@@ -187,6 +187,7 @@ class InputStream(wiring.Component):
         active = Signal()
         touched = Signal() # some of the packet has come
         void = Signal()
+        waiting = Signal() # a query is offered to the core, by registers of its own
         m.d.comb += self.void.eq(void)
         with m.If(take):
             m.d.sync += beat.eq(beat + 1)
@@ -229,8 +230,11 @@ class InputStream(wiring.Component):
                 m.d.sync += [beat.eq(0), head.eq(1), column.eq(0)]
                 if unit is not None:
                     with m.If((self.command == Command.QUERY) & ~head):
-                        m.next = "Pad"
-                        m.d.sync += [beat.eq(beat), head.eq(0), column.eq(column), void.eq(1)]
+                        m.d.sync += [beat.eq(beat), head.eq(0), column.eq(column)]
+                        m.next = "End"
+                        with m.If(~waiting): # a query before it is not void
+                            m.d.sync += void.eq(1)
+                            m.next = "Pad"
             if unit is not None:
                 with m.State("Pad"):
                     m.d.comb += [active.eq(1), take.eq(room)]
@@ -271,7 +275,6 @@ class InputStream(wiring.Component):
         hand(self.o_table, is_command(Command.LOAD_TABLE), 1, "weight", distance=held_row,
              table=self.table)
         codes = collected[-beats[Command.QUERY] * bits:]
-        waiting = Signal() # a query is offered to the core
         if unit is None:
             m.d.comb += self.o_query.valid.eq(full & is_command(Command.QUERY))
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cocotb
 from cocotb.triggers import RisingEdge
-from host import Host
+from host import Host, pauses
 
 from nearbit_hw.soc.registers import COUNTERS, Address, Command, SocError
 from nearbit_model.cycles import steady
@@ -26,10 +26,10 @@ async def fill(host, count):
     await host.load_table(0)
 
 
-def full_query(host, count, trace=1):
+def full_query(host, count, trace=1, rescore=0):
     """Fields of a query that sees all keys and selects as many as it can."""
     return {"first": 0, "n": min(count, host.config.top_n), "sink": 0, "recent": 0, "trace": trace,
-            "rescore": 0, "shared": 0,
+            "rescore": rescore, "shared": 0,
             "rows": [{"count": count, "table": 0, "multiplier": 0}] * host.config.rows}
 
 
@@ -55,10 +55,11 @@ async def cycles_are_the_cores(dut):
     host = await fresh(dut)
     config, count = host.config, host.config.capacity
     await fill(host, count)
-    for trace in (0, 1):
-        command = full_query(host, count, trace)
+    for trace, rescore in [(0, 0), (1, 0), *([(0, 1)] if host.unit else [])]:
+        command = full_query(host, count, trace, rescore)
         await host.write_fields(command)
-        core = steady(config, words=count // config.lanes, selected=command["n"])
+        core = steady(config, words=count // config.lanes, selected=command["n"],
+                      rescore=bool(rescore))
         if "interval" in host.parameters:
             assert core.interval == host.parameters["interval"]
         for _ in range(2):
@@ -216,6 +217,82 @@ async def ends_of_operations(dut):
         command = full_query(host, 7)
         await host.write_fields(command)
         await ask(host, command, 2)
+
+
+@cocotb.test()
+async def queries_given_up(dut):
+    """A query that is cut off is answered with errors if the core had exact elements of it."""
+    host = await fresh(dut)
+    if not host.unit:
+        return
+    await fill(host, 4)
+    command = full_query(host, 4, rescore=1)
+    await host.write_fields(command)
+    heads = host.config.rows * -(-host.config.key_bits // host.map.data_bits)
+    for control in (1, 2):
+        queries = host.query_packet(command, 3)
+        packet = [beat for *_, beats in queries for beat in beats]
+        size = len(queries[0][2])
+        for into in sorted({1, heads, heads + 1, size - 1}):
+            host.expect(command, *queries[0][:2])
+            if into >= heads:
+                host.expect({**command, "n": 0}, *queries[1][:2])
+                host.error = SocError.QUERY
+            await host.start(Command.QUERY, None, 3)
+            await host.raw(packet[:size + into])
+            await host.write(Address.CONTROL, control)
+            if control == 1:
+                await host.raw(packet[size + into:], last=True)
+            await host.answers()
+            await host.errors()
+            await ask(host, command, 2)
+            await host.errors()
+
+
+@cocotb.test()
+async def cut_off_behind_a_waiting_query(dut):
+    """Only the query that is cut off is answered with errors, not the one that waits before it."""
+    host = await fresh(dut)
+    if not host.unit:
+        return
+    await fill(host, 4)
+    number = 60
+    command = full_query(host, 4, trace=0, rescore=1)
+    await host.write_fields(command)
+    queries = host.query_packet(command, number)
+    host.results.pause = True
+    await host.start(Command.QUERY, None, number)
+    sending = cocotb.start_soon(
+        host.raw([beat for *_, beats in queries for beat in beats], last=True))
+    await host.cycles(2000)
+    # One waits, and the codes of the next have come.
+    taken = number - await host.read(Address.NUMBER)
+    assert 0 < taken < number - 1
+    await host.write(Address.CONTROL, 1)
+    await sending
+    for codes, exact, _ in queries[:taken]:
+        host.expect(command, codes, exact)
+    host.expect({**command, "n": 0}, *queries[taken][:2])
+    host.results.pause = False
+    await host.answers()
+    await host.errors()
+    await ask(host, command, 2)
+
+
+@cocotb.test()
+async def errors_one_after_another(dut):
+    """Rows that are headers alone, with and without a stream that takes them."""
+    host = await fresh(dut)
+    await fill(host, 4)
+    command = {**full_query(host, 4), "n": 0}
+    await host.write_fields(command)
+    for pattern in ("never", "half", "mostly"):
+        generator = pauses(pattern, random.Random(1))
+        host.results.set_pause_generator(generator)
+        await ask(host, command, 8)
+        host.results.clear_pause_generator()
+        host.results.pause = False
+        await host.errors()
 
 
 @cocotb.test()

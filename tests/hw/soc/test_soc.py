@@ -46,6 +46,12 @@ def test_directed(number):
     bench("directed.py", config, data_bits, queries=24)
 
 
+def test_directed_with_exact_scores():
+    config = TINY.replace(rows=1, rescore=Rescore(head_dim=8, lanes=4))
+    bench("directed.py", config, queries=24,
+          test_filter="cycles_are_the_cores|given_up|cut_off|after_another")
+
+
 @pytest.mark.slow
 def test_interval_of_reference():
     bench("directed.py", Config.preset("reference"), queries=16, interval=64,
