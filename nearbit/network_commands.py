@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 
 if TYPE_CHECKING:
+    from nearbit_nets.evaluation import DecoderReport, EncoderReport
     from nearbit_nets.network import Network
 
 
@@ -136,6 +138,7 @@ def evaluate(
 
         chosen = Method(name=method, n=n, sink=sink, recent=recent, codes=codes_of(
             network, codes or "sign") if method == "hash" else None)
+        reports: Sequence[DecoderReport | EncoderReport]
         if network.kind == "decoder":
             if passage is not None:
                 raise UserError(f"--passage is for encoders, and {model} is a decoder")

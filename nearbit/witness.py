@@ -63,15 +63,18 @@ class HardwareHead:
             asked.q_codes, counts=asked.counts, first=asked.first, n=asked.n, sink=asked.sink,
             recent=asked.recent, exact_queries=None if exact is None else exact.queries,
             multipliers=None if exact is None else exact.multipliers).result
-        pairs = [(found.output_int, golden.output_int), (found.selected, golden.selected),
-                 (found.distances, golden.distances), (found.weights, golden.weights)]
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            (found.output_int, golden.output_int), (found.selected, golden.selected),
+            (found.distances, golden.distances), (found.weights, golden.weights)]
         if golden.scores is not None and found.scores is not None:
             pairs.append((found.scores, golden.scores))
         self.answers += asked.queries
         self.cycles += found.cycles
         wrong = np.zeros(asked.queries, bool)
         for ours, theirs in pairs:
-            wrong |= True if ours.shape != theirs.shape else (ours != theirs).any(axis=(0, 2))
+            differs = ours != theirs if ours.shape == theirs.shape \
+                else np.ones((1, asked.queries, 1), bool)
+            wrong |= differs.any(axis=(0, 2))
         self.differing += int(wrong.sum())
         return found.output_int
 

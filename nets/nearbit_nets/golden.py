@@ -131,7 +131,8 @@ def accelerator(network: Network, method: Method, tokens: int) -> Config:
     capacity = max(64, 1 << (tokens - 1).bit_length())
     return Config(
         key_bits=dim if method.codes is None else method.codes.bits, value_dim=dim,
-        capacity=capacity, lanes=16, value_lanes=lanes, top_n=min(method.keys, capacity),
+        capacity=capacity, lanes=16, value_lanes=lanes,
+        top_n=capacity if method.name == "exact" else min(method.keys, capacity),
         rescore=None if method.name == "had" else Rescore(
             head_dim=dim, lanes=lanes, element_bits=ELEMENT_BITS))
 
