@@ -107,7 +107,7 @@ def _histograms(config: Config) -> dict[str, float]:
     total = {f"{name} {term}": 0.0 for term in (
         "one", "bins", "lanes", "pass lanes", "positions", "group", "groups")}
     for largest in _selected_bits(config):
-        code, counter = _bits(largest + 1), _bits(config.top_n) + 1
+        code, counter = _bits(largest), _bits(config.top_n) + 1
         for term, value in {
                 "one": 1,
                 "bins": lanes * counter,                # counters and their sum
@@ -156,7 +156,7 @@ def _histogram_memories(config: Config) -> list[tuple[int, int]]:
     for largest in _selected_bits(config):
         counter = _bits(min(-(-words // 2), config.top_n)) + 1
         found += [(counter, 2 << _bits(largest))] * (lanes * (2 if overlap else 1))
-        found += [((_bits(largest + 1) + 1) * lanes, (banks << word_bits) // ratio)] * ratio
+        found += [((_bits(largest) + 2) * lanes, (banks << word_bits) // ratio)] * ratio
         if overlap or groups > 1:
             found.append((_bits(largest) * lanes, banks << word_bits))
         most = min(config.top_n, config.capacity // wide)

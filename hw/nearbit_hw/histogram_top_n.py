@@ -37,8 +37,8 @@ __all__ = ["HistogramTopN"]
 GROUP = 4
 """Lanes among which a selected key is looked for at once."""
 
-RAM_WIDTH = 18
-"""Bits of the words of a block RAM with two full ports (ECP5, 7 series)."""
+RAM_WIDTH, RAM_DEPTH = 18, 1024
+"""Bits of a word, and words, of a block RAM with two full ports (ECP5, 7 series)."""
 
 
 class HistogramTopN(Selector):
@@ -328,13 +328,16 @@ class HistogramTopN(Selector):
                 "carry": int(fast), "low": min(exact_bits, 3),
                 **{f"ring_{bit}": (2 << bit) - 1 for bit in range(rings)}})
 
-        # A bit of the count with those that it will have next, until they repeat: so it needs no
-        # LUT. It takes a wider memory, and another data input to clear it.
+        # A bit may be stored with those that it will have next, until they repeat. Adding one turns
+        # such a ring by a place, without a LUT. Block RAM is that wide anyway, if not deeper; but
+        # without a port of their own to clear them, each bit would cost a LUT again.
+        wide_enough = overlap and 2 << distance_bits <= RAM_DEPTH
         rings = max(count for count in range(min(3, exact_bits) + 1)
-                    if not count or overlap and counter_with(count).size <= RAM_WIDTH)
+                    if not count or (wide_enough and counter_with(count).size <= RAM_WIDTH))
         counter = counter_with(rings)
-        cleared = {f"ring_{bit}": ((1 << (1 << bit)) - 1) << ((1 << bit) - 1)
-                   for bit in range(rings)}
+        # A ring of a count of 0: half a turn of zeros, of which `low` has the first, then ones.
+        cleared = sum(((1 << (1 << bit)) - 1) << ((1 << bit) - 1) << counter[f"ring_{bit}"].offset
+                      for bit in range(rings))
 
         def add_one(old: Any) -> Any:
             new: Any = Signal(counter, name="new_count")
@@ -349,7 +352,8 @@ class HistogramTopN(Selector):
                     new.high.eq(Mux(old.carry, old.high + 1, old.high)),
                 ]
                 carries = old.high.all() & old.carry
-            m.d.comb += new.enough.eq(old.enough | carries)
+            # If no key can follow the one that makes it enough, that bit need not stay.
+            m.d.comb += new.enough.eq(carries | (old.enough if limit > 1 << exact_bits else 0))
             return new
 
         distances = [self.i.p.distances[lane] for lane in range(lanes)]
@@ -402,7 +406,7 @@ class HistogramTopN(Selector):
                         merge_read.addr.eq(Cat(bin_[:distance_bits],
                                                Const(0, distance_bits - len(bin_)), ~own_bank)),
                         clear.addr.eq(merge_read.addr),
-                        clear.data.eq(data.Const(counter, counter.const(cleared).as_bits())),
+                        clear.data.eq(cleared),
                         clear.en.eq(bin_busy),
                     ]
                     terms.append(merge_read.data)
