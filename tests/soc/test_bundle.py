@@ -86,6 +86,28 @@ def test_fusesoc_lint(folder, tmp_path):
     assert re.search(r"Targets:.*default.*driver.*lint.*synth", shown.stdout, re.DOTALL)
 
 
+def test_fusesoc_depend(folder, tmp_path):
+    """A core of somebody else that depends on it is linted with the waivers, too."""
+    (tmp_path / "nearbit_example.v").write_text((folder / "nearbit_example.v").read_text())
+    (tmp_path / "soc.core").write_text(f"""CAPI=2:
+name: some:soc:top:1.0.0
+filesets:
+  rtl:
+    files: [nearbit_example.v: {{file_type: verilogSource-2005}}]
+    depend: ["nearbit:ip:nearbit_{folder.name}"]
+targets:
+  lint:
+    filesets: [rtl]
+    toplevel: nearbit_example
+    flow: lint
+    flow_options: {{tool: verilator, verilator_options: [-Wall]}}
+""")
+    done = fusesoc(folder, tmp_path, "--cores-root", tmp_path, "run", "--target", "lint",
+                   "--tool", "verilator", "some:soc:top")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "%Warning" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("target", ["default", "driver", "synth"])
 def test_fusesoc_set_up(folder, tmp_path, target):
     """The other targets find their files."""

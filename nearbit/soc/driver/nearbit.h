@@ -168,7 +168,7 @@ enum nearbit_status nearbit_take(struct nearbit *device, struct nearbit_result *
                                  int32_t *elements);
 
 /* Take the trace of the next row that asked for it and has no error: its selected keys, by
- * descending index. */
+ * descending index. The buffer of the port needs room for a beat of each. */
 enum nearbit_status nearbit_take_trace(struct nearbit *device, struct nearbit_selected *keys,
                                        size_t room, size_t *number);
 
