@@ -85,9 +85,14 @@ class Counters(wiring.Component):
         waiting: list[Value] = [C(PERIOD)]
         for index in range(1, len(COUNTERS)):
             events = Signal(range(PERIOD + 1), name=f"waiting_{index}")
-            m.d.sync += events.eq(events + self.events[index])
-            with m.If(step == 2 * index):
-                m.d.sync += events.eq(self.events[index])
+            carried: Value = self.events[index]
+            visited = step == 2 * index
+            # Bit by bit: a carry chain would be larger.
+            for place, bit in enumerate(events):
+                m.d.sync += bit.eq(carried if place == 0 else 0)
+                with m.If(~visited):
+                    m.d.sync += bit.eq(bit ^ carried)
+                carried = carried & bit
             waiting.append(events)
         with m.Switch(step):
             for index, count in enumerate(waiting):

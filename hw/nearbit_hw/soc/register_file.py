@@ -155,32 +155,40 @@ class RegisterFile(wiring.Component):
         registers = {register.name: register for register in self._description.registers}
         bus: Any = self.bus
         word = bus.address[2:]
+        # Where it is known that there is a register, few bits of the address tell which one: the
+        # highest whether it is a counter's, and the low ones, of those that can be written or
+        # change, are no counter's.
+        near = [register for register in registers.values()
+                if register.address < Address.COUNTERS]
+        low_word = word[:max(register.address >> 2 for register in near).bit_length()]
+        is_counter = word[-1]
 
         def at(register: Register) -> Value:
-            return word == register.address >> 2
+            return low_word == register.address >> 2
 
         # ---- What an access is to.
         kept = [register for register in registers.values() if register.kept]
         constants = [register for register in registers.values()
                      if register.address < Address.CONTROL]
-        aligned, mapped, is_ro, is_command_field, is_command, is_counter = (
-            Signal(), Signal(), Signal(), Signal(), Signal(), Signal())
-        m.d.comb += aligned.eq(~bus.address[:2].any())
+        mapped, is_ro, is_command_field, is_command = Signal(), Signal(), Signal(), Signal()
         with m.Switch(word):
             for register in registers.values():
                 with m.Case(register.address >> 2):
+                    m.d.comb += mapped.eq(~bus.address[:2].any())
+        with m.Switch(low_word):
+            for register in near:
+                with m.Case(register.address >> 2):
                     m.d.comb += [
-                        mapped.eq(aligned), is_ro.eq(register.access == "ro"),
+                        is_ro.eq(register.access == "ro"),
                         is_command_field.eq(register.kept),
-                        is_command.eq(register.name == "COMMAND"),
-                        is_counter.eq(register.address >= Address.COUNTERS)]
+                        is_command.eq(register.name == "COMMAND")]
 
         # ---- Writing.
         lanes = [bus.strobe[index // 8] for index in range(32)]
         given = Signal(32) # zeros where there is no strobe
         m.d.comb += given.eq(bus.data & Cat(lanes))
         wide = Signal() # the value does not fit
-        with m.Switch(word):
+        with m.Switch(low_word):
             for register in (*kept, registers["COMMAND"]):
                 if register.bits < 32:
                     with m.Case(register.address >> 2):
@@ -190,7 +198,7 @@ class RegisterFile(wiring.Component):
         refusal = Signal(SocError)
         accepted = Signal()
         m.d.comb += accepted.eq(bus.valid & bus.write & mapped & (refusal == SocError.NONE))
-        with m.If(is_ro):
+        with m.If(is_ro | is_counter):
             m.d.comb += refusal.eq(SocError.READ_ONLY)
         with m.Elif((is_command_field | is_command) & self.busy):
             m.d.comb += refusal.eq(SocError.BUSY)
@@ -271,22 +279,24 @@ class RegisterFile(wiring.Component):
             for register in constants:
                 with m.Case((register.address >> 2) % len(constants)):
                     m.d.comb += rom.eq(register.reset)
-        with m.Switch(word):
+        with m.Switch(low_word):
             for name, value in live.items():
                 with m.Case(registers[name].address >> 2):
                     m.d.comb += live_answer.eq(value)
-        ram, in_ram = self._read_back(m, [register for register in kept
-                                          if register.name not in live], accepted)
+        ram = self._read_back(m, [register for register in kept if register.name not in live],
+                              low_word, accepted)
+        # An answer with an error may be anything. Of what is in the block of the command fields and
+        # not in the RAM, the RAM has zeros.
         sources = [
-            (word < Address.CONTROL >> 2, rom),
-            (in_ram, ram),
+            (~is_counter & (low_word < Address.CONTROL >> 2), rom),
+            (low_word >= Address.ROW >> 2, ram),
             (is_counter, counters.value),
             (C(1), live_answer),
         ]
         m.d.comb += [
             bus.answer.eq(reduce(or_, (Mux(chosen, value, 0) for chosen, value in sources))),
             bus.error.eq(~mapped | (bus.write & (refusal != SocError.NONE))),
-            bus.done.eq(bus.valid & (bus.write | ~(mapped & is_counter)
+            bus.done.eq(bus.valid & (bus.write | ~is_counter | ~mapped
                                      | (counters.ready & (counters.index == word[:4])))),
         ]
         return m
@@ -311,13 +321,11 @@ class RegisterFile(wiring.Component):
                     m.d.comb += is_wrong.eq(beyond | (number == 0))
         return is_wrong
 
-    def _read_back(self, m: Module, kept: list[Register], accepted: Value
-                   ) -> tuple[Value, Value]:
-        """Keep a copy of what is written, a memory for each byte lane; and tell where it is."""
+    def _read_back(self, m: Module, kept: list[Register], word: Value, accepted: Value) -> Value:
+        """Keep a copy of what is written, a memory for each byte lane."""
         bus: Any = self.bus
-        word = bus.address[2:]
         words = [register.address >> 2 for register in kept]
-        index = word[:ceil_log2(max(words) - min(words) + 1)]
+        index = word[:ceil_log2(max(words) - (Address.ROW >> 2) + 1)]
         in_ram = Signal()
         with m.Switch(word):
             for place in words:
@@ -338,4 +346,4 @@ class RegisterFile(wiring.Component):
                 write_port.en.eq(accepted & in_ram & bus.strobe[lane // 8]),
             ]
             lanes.append(read_port.data)
-        return Cat(lanes), in_ram
+        return Cat(lanes)

@@ -8,7 +8,7 @@ from nearbit_hw.soc.input_stream import InputStream
 from nearbit_hw.soc.register_file import RegisterFile
 from nearbit_hw.soc.registers import register_map
 from nearbit_hw.soc.result_stream import ResultStream
-from nearbit_hw.soc.soc_core import BUSES, SocCore
+from nearbit_hw.soc.soc_core import SocCore
 from nearbit_hw.verilog import generate, run_yosys
 from nearbit_model.config import PRESETS, Config, Rescore
 from nearbit_sim.bench import run_bench
@@ -34,13 +34,13 @@ def bench(module, config, data_bits=64, bus="axi", test_filter=None, **more):
               test_filter=test_filter, timeout=3000)
 
 
-@pytest.mark.parametrize("number", [0, 2, 3])
-def test_scenarios(number):
+@pytest.mark.parametrize(("number", "scenarios"), [(0, 28), (2, 20), (3, 12)])
+def test_scenarios(number, scenarios):
     config, data_bits = CONFIGS[number]
-    bench("scenarios.py", config, data_bits, scenarios=20, first=0)
+    bench("scenarios.py", config, data_bits, scenarios=scenarios, first=0)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_directed(number):
     config, data_bits = CONFIGS[number]
     bench("directed.py", config, data_bits, queries=24)
@@ -76,7 +76,7 @@ READY = {
 }
 
 
-@pytest.mark.parametrize("bus", BUSES)
+@pytest.mark.parametrize("bus", ["axi", pytest.param("wishbone", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rescore", [None, Rescore(head_dim=2, lanes=1, element_bits=2)])
 def test_no_path_from_ready(rescore, bus):
     """No output depends on a ready input within a cycle, so no loop can come about outside."""
