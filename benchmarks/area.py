@@ -1,12 +1,13 @@
 """What each block takes on ECP5, iCE40 and 7-series devices, over a sweep of its parameters.
 
     python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
-                              [--every N] [--units] [--check]
+                              [--every N] [--units] [--check PRESET ...]
 
 Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
 whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
 and a block that has changed is measured alone. With --place, the blocks of two presets are also
-placed and routed for ECP5, and packed by nextpnr for iCE40. Writes
+placed and routed for ECP5, and packed by nextpnr for iCE40; some selections are placed and routed
+for ECP5 with several seeds. Writes
 benchmarks/results/area.json, the model in nearbit/area.json, and the tables and plots of
 docs/area.md. All of it takes about half an hour on one core.
 """
@@ -57,6 +58,11 @@ MULTIPLYING = ("values", "weights", "rescorer")
 """Blocks that a UP5K has other figures of than other iCE40s."""
 
 BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32)
+
+PLACED_SELECTIONS = [
+    BASE.replace(lanes=lanes, pass_lanes=lanes, selection=selection)
+    for lanes, selection in ((4, "histograms"), (16, "histograms"), (16, "serial"))]
+SELECTION_SEEDS = (1, 2)
 
 
 def points(block: str) -> Iterator[Config]:
@@ -182,15 +188,16 @@ def fingerprint(units_: dict[str, tuple[str, list[str]]], target: str) -> str:
     return key("".join(kept), target)
 
 
-def run_nextpnr(tool: str, options: Sequence[str], directory: Path) -> str | None:
+def run_nextpnr(tool: str, options: Sequence[str], directory: Path, seed: int = SEED
+                ) -> str | None:
     """Place and route, or pack; what it says, or None if it takes too long or does not fit."""
     start = (f"import sys, yowasp_nextpnr_{tool} as tool; "
              f"sys.exit(tool.run_nextpnr_{tool}(sys.argv[1:]))")
     try:
         return subprocess.run(
             [sys.executable, "-P", "-c", start, *options, "--json", "top.json",
-             "--seed", str(SEED)],
-            cwd=directory, check=True, timeout=150, capture_output=True, encoding="utf-8").stderr
+             "--seed", str(seed)],
+            cwd=directory, check=True, timeout=600, capture_output=True, encoding="utf-8").stderr
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
 
@@ -201,17 +208,28 @@ ECP5_PLACEMENT = ["--speed", "6", "--package", "CABGA381", "--freq", "150",
 ICE40_PACKING = ["--hx8k", "--package", "ct256", "--pack-only"]
 
 
-def placed(target: str, directory: Path) -> dict[str, Any]:
-    """What nextpnr makes of a netlist: MHz on ECP5, logic cells on iCE40."""
+def placed(target: str, directory: Path, seeds: Sequence[int] = (SEED,)) -> dict[str, Any]:
+    """What nextpnr makes of a netlist: MHz on ECP5, logic cells on iCE40.
+
+    With several seeds, MHz of each.
+    """
+    def speed() -> float:
+        clocks = json.loads((directory / "report.json").read_text(encoding="utf-8"))["fmax"]
+        return round(min((clock["achieved"] for clock in clocks.values()), default=0), 1)
+
     if target == "ecp5":
         # The smallest device has too few multipliers for some.
         device = next((size for size in ECP5_DEVICES
-                       if run_nextpnr("ecp5", [size, *ECP5_PLACEMENT], directory)), None)
+                       if run_nextpnr("ecp5", [size, *ECP5_PLACEMENT], directory, seeds[0])), None)
         if device is None:
             return {}
-        clocks = json.loads((directory / "report.json").read_text(encoding="utf-8"))["fmax"]
-        return {"device": device.removeprefix("--"),
-                "mhz": round(min((clock["achieved"] for clock in clocks.values()), default=0), 1)}
+        speeds = {seeds[0]: speed()}
+        for seed in seeds[1:]:
+            if run_nextpnr("ecp5", [device, *ECP5_PLACEMENT], directory, seed):
+                speeds[seed] = speed()
+        name = device.removeprefix("--")
+        return {"device": name, "mhz": speeds[seeds[0]]} if len(seeds) == 1 else {
+            "device": name, "mhz_of_seeds": {str(seed): mhz for seed, mhz in speeds.items()}}
     if target == "ice40":
         said = run_nextpnr("ice40", ICE40_PACKING, directory)
         found = re.search(r"ICESTORM_LC: +(\d+)", said or "")
@@ -237,7 +255,8 @@ def measure(block: str, config: Config, target: str, kept: dict[str, Any] | None
                 known[text] = Counter({kind: number for kind, number in found["top"].items()
                                        if not kind.startswith("top.")})
                 if place:
-                    nextpnr[unit] = placed(target, Path(name))
+                    nextpnr[unit] = placed(target, Path(name), SELECTION_SEEDS
+                                           if config in PLACED_SELECTIONS else (SEED,))
             kinds += known[text]
     seconds = time.perf_counter() - start
     result = {
@@ -352,10 +371,11 @@ BISMO = (1.17, 44)
 """LUT6 for each bit and for the rest of a dot product unit, arXiv 1901.00370."""
 
 
-def checks() -> list[dict[str, Any]]:
-    """Whole configurations beside their estimates."""
-    found = []
-    for preset in ("tiny", "head32", *PLACED):
+def checks(presets: Sequence[str]) -> list[dict[str, Any]]:
+    """Whole configurations beside their estimates; those of other presets stay."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")).get("checks", [])
+    found = [check for check in kept if check["preset"] not in presets]
+    for preset in presets:
         for target in ("ecp5", "ice40"):
             real = area.check(PRESETS[preset], target)
             guess = area.estimate(PRESETS[preset], target)
@@ -399,8 +419,9 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
     for name, (block, config, target, sampled) in wanted.items():
         if block not in blocks or target not in targets or not (sampled or name in kept):
             continue
-        is_placed = place and target in ("ecp5", "ice40") and config in [
-            PRESETS[preset] for preset in PLACED]
+        is_placed = place and ((target in ("ecp5", "ice40") and config in [
+            PRESETS[preset] for preset in PLACED])
+            or ((block, target) == ("top_n", "ecp5") and config in PLACED_SELECTIONS))
         try:
             found = measure(block, config, target, None if again else kept.get(name),
                             place=is_placed)
@@ -561,6 +582,14 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
             result = find("top_n", target, config)
             row.append("-" if result is None else result["luteq"])
         rows.append([*row, *(price * config.top_n for price in QUEUE.values())])
+    made["placed_selections"] = table(
+        ["lanes", "selection", "logic", "flip-flops", "block RAMs",
+         *(f"MHz, seed {seed}" for seed in SELECTION_SEEDS)],
+        [[config.lanes, config.selection, *(result[name] for name in ("luteq", "ffs", "brams")),
+          *(speeds.get(str(seed), "-") for seed in SELECTION_SEEDS)]
+         for config in PLACED_SELECTIONS
+         if (result := find("top_n", "ecp5", config)) is not None
+         for speeds in (unit["mhz_of_seeds"] for unit in result.get("placed", {}).values())])
     made["top_n"] = table(
         ["lanes", "pass lanes", "bits", "keys", "N", "selection", "ecp5", "ice40", "xc7",
          "queue, ecp5", "queue, ice40"], rows)
@@ -656,7 +685,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N",
                         help="only each Nth point, and those that are there, to save time")
     parser.add_argument("--units", action="store_true", help="units of the 7 series, too")
-    parser.add_argument("--check", action="store_true", help="whole presets, too")
+    parser.add_argument("--check", nargs="+", choices=list(PRESETS), default=[],
+                        metavar="PRESET", help="whole presets, too")
     options = parser.parse_args()
     # Units that a block does not need are made with it and thrown away.
     warnings.simplefilter("ignore", UnusedElaboratable)
@@ -668,7 +698,7 @@ def main() -> None:
     if options.units:
         save(results, units=units_of_7_series())
     if options.check:
-        save(results, checks=checks())
+        save(results, checks=checks(options.check))
     document()
 
 
