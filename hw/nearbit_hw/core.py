@@ -308,6 +308,7 @@ class Core(wiring.Component):
         wiring.connect(m, accumulator.o_request, value_store.i)
         wiring.connect(m, value_store.o, accumulator.i_beat)
         wiring.connect(m, accumulator.o, normalizer.i)
+        m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
 
         # ---- Loads, and which rows and tables commands may use.
         keys_loaded = Signal(range(config.capacity + 1))
@@ -327,16 +328,25 @@ class Core(wiring.Component):
             weights.i_table.valid.eq(self.i_table.valid & idle),
             weights.i_table.payload.eq(self.i_table.payload),
         ]
+        next_keys, next_values = Signal.like(keys_loaded), Signal.like(values_loaded)
+        # The rows with both key and value, in a register of its own: commands are checked by it.
+        loaded = Signal.like(keys_loaded)
+        m.d.comb += [next_keys.eq(keys_loaded), next_values.eq(values_loaded)]
         with m.If(key_store.i_write.valid & new_key):
-            m.d.sync += keys_loaded.eq(self.i_key.p.row + 1)
+            m.d.comb += next_keys.eq(self.i_key.p.row + 1)
         with m.If(value_store.i_write.valid & new_value
                   & (self.i_value.p.column == config.columns - 1)):
-            m.d.sync += values_loaded.eq(self.i_value.p.row + 1)
+            m.d.comb += next_values.eq(self.i_value.p.row + 1)
+        m.d.sync += [
+            keys_loaded.eq(next_keys),
+            values_loaded.eq(next_values),
+            loaded.eq(Mux(next_keys < next_values, next_keys, next_values)),
+        ]
         with m.If(weights.i_table.valid & (self.i_table.p.distance == 0)):
             m.d.sync += tables_loaded.bit_select(self.i_table.p.table, 1).eq(
                 self.i_table.p.weight != 0)
         m.d.comb += [
-            dispatcher.loaded.eq(Mux(keys_loaded < values_loaded, keys_loaded, values_loaded)),
+            dispatcher.loaded.eq(loaded),
             dispatcher.tables_loaded.eq(tables_loaded),
         ]
 

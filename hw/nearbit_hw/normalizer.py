@@ -40,6 +40,10 @@ __all__ = ["Normalizer"]
 # of the two an element takes its Z from is `gone`: whether its column was accepted. That register
 # is free again when the next column is accepted, value_lanes * output_cycles cycles later; where a
 # division takes longer, each unit has a register for Z of its own.
+#
+# Whether everything moves is a register, `advance`, because it goes to every other one. So an
+# output that is not taken in the cycle in which the pipeline presents it is put `aside`, and the
+# pipeline holds from the next cycle on until it is taken.
 
 class Normalizer(wiring.Component):
     """Weighted means: the sums of a column, one after another, divided by the total.
@@ -54,7 +58,8 @@ class Normalizer(wiring.Component):
     passed since the column before it started. Started at cycle t, its element j is presented at
     cycle :py:`t + j * output_cycles + latency`, and it is accepted at cycle
     :py:`t + (value_lanes - 1) * output_cycles`, all if the output is never stalled; a stall holds
-    everything. Cycles do not depend on the data. Reset drops the elements in work.
+    everything from the next cycle on, until the output is taken. Cycles do not depend on the data.
+    Reset drops the elements in work.
 
     Reference: :func:`nearbit_model.golden.normalize`.
 
@@ -80,10 +85,13 @@ class Normalizer(wiring.Component):
     o : :py:`Out(stream.Signature(StructLayout({"output": ..., "last": 1})))`
         Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a column's
         last one.
+    next_ready : :py:`Out(1)`
+        What :py:`i.ready` will be in the next cycle.
     """
 
     i: stream.Interface
     o: stream.Interface
+    next_ready: Signal
 
     def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
                  output_fraction_bits: int, output_cycles: int):
@@ -114,6 +122,7 @@ class Normalizer(wiring.Component):
                 "output": signed(self.output_bits),
                 "last": 1,
             }))),
+            "next_ready": Out(1),
         })
 
     @property
@@ -162,8 +171,9 @@ class Normalizer(wiring.Component):
         units = steps // unit_steps
         total_bits = len(self.i.p.total)
 
-        advance = Signal()
-        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        advance = Signal(init=1)
+        next_advance = Signal()
+        m.d.sync += advance.eq(next_advance)
 
         # ---- Elements enter in turns. `age` has a bit for each step: bit s is set while an element
         # is ready for step s + 1, so the last one is set while an output is ready.
@@ -176,10 +186,15 @@ class Normalizer(wiring.Component):
             accept.eq(enter & turn[-1]),
             self.i.ready.eq(advance & free & turn[-1]),
         ]
+        next_age, next_turn = Signal.like(age), Signal.like(turn)
+        m.d.comb += [next_age.eq(age), next_turn.eq(turn)]
         with m.If(advance):
-            m.d.sync += age.eq(Cat(enter, age))
+            m.d.comb += next_age.eq(Cat(enter, age))
             with m.If(enter):
-                m.d.sync += turn.eq(turn.rotate_left(1))
+                m.d.comb += next_turn.eq(turn.rotate_left(1))
+        m.d.sync += [age.eq(next_age), turn.eq(next_turn)]
+        m.d.comb += self.next_ready.eq(
+            next_advance & ~next_age[:unit_steps - 1].any() & next_turn[-1])
 
         # The first element comes straight from the input. The others have been picked out one turn
         # ahead, so that no adder waits for a multiplexer of all elements.
@@ -266,10 +281,16 @@ class Normalizer(wiring.Component):
 
         # ---- Output: the last unit's, as soon as it has done its last step. The quotient's highest
         # bit is inverted.
+        found = Signal(self.o.payload.shape())
+        aside = Signal.like(found, reset_less=True)
         m.d.comb += [
-            self.o.valid.eq(age[-1]),
-            self.o.p.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),
-            self.o.p.last.eq(last),
+            found.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),
+            found.last.eq(last),
+            next_advance.eq(self.o.ready | (advance & ~age[-1])),
+            self.o.valid.eq(age[-1] | ~advance),
+            self.o.payload.eq(Mux(advance, found, aside)),
         ]
+        with m.If(advance):
+            m.d.sync += aside.eq(found)
 
         return m

@@ -57,12 +57,15 @@ class ValueAccumulator(wiring.Component):
         These beats, in order.
     o : :py:`Out(stream.Signature(StructLayout({"sums": ..., "total": ...})))`
         For each column, its sums and the sum of its weights.
+    next_ready : :py:`In(1)`
+        What :py:`o.ready` will be in the next cycle.
     """
 
     i: stream.Interface
     o_request: stream.Interface
     i_beat: stream.Interface
     o: stream.Interface
+    next_ready: Signal
 
     def __init__(self, *, capacity: int, columns: int, value_lanes: int, value_bits: int,
                  weight_bits: int, scale_bits: int = 16, top_n: int, depth: int = 3):
@@ -100,6 +103,7 @@ class ValueAccumulator(wiring.Component):
                 "sums": data.ArrayLayout(signed(self.acc_bits), value_lanes),
                 "total": range(self.total_max + 1),
             }))),
+            "next_ready": In(1),
         })
 
     @property
@@ -174,10 +178,12 @@ class ValueAccumulator(wiring.Component):
         key = data.View(waiting_shape, waiting.r_data)
 
         # The pipeline moves as a whole, and stops only if a column's sums are complete and those of
-        # the column before are still in the output register.
-        advance, complete = Signal(), Signal()
+        # the column before are still in the output register. Whether it moves is a register, found
+        # out a cycle ahead, because it goes to every other one.
+        advance, complete = Signal(init=1), Signal()
+        next_complete, next_full = Signal(), Signal()
+        m.d.sync += advance.eq(~next_complete | ~next_full | self.next_ready)
         m.d.comb += [
-            advance.eq(~complete | ~self.o.valid | self.o.ready),
             self.i_beat.ready.eq(waiting.r_rdy & advance),
             waiting.r_en.eq(self.i_beat.valid & advance),
         ]
@@ -242,10 +248,12 @@ class ValueAccumulator(wiring.Component):
         with m.If(complete & advance):
             m.d.sync += [sums.eq(0), total.eq(0), o_sums.eq(next_sums), o_total.eq(next_total)]
 
-        with m.If(complete):
-            m.d.sync += self.o.valid.eq(1)
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        m.d.comb += [self.o.p.sums.eq(o_sums), self.o.p.total.eq(o_total)]
+        m.d.comb += [
+            next_complete.eq(Mux(advance, scaled_valid & scaled_key.last, complete)),
+            next_full.eq(complete | (self.o.valid & ~self.o.ready)),
+            self.o.p.sums.eq(o_sums),
+            self.o.p.total.eq(o_total),
+        ]
+        m.d.sync += self.o.valid.eq(next_full)
 
         return m

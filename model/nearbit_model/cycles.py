@@ -842,15 +842,16 @@ class _Replay:
                 key += 1
             entered = self._move_column()
             if column == 0:
-                # What leaves before this result holds the normalizer.
-                self._normalizer.hold(self._started + self._steps, turn)
+                # What leaves before this result holds the normalizer; only the first output is put
+                # aside.
+                self._normalizer.hold(self._started + self._steps + 1, turn + 1)
                 first_entered = entered
                 if trace:
                     traced = tuple(self._weights.shown(issue + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
                 self._started + (self._lanes - 1) * self._output_cycles)
-            outputs.append(self._normalizer.cycle(self._started + self._steps))
+            outputs.append(max(self._normalizer.cycle(self._started + self._steps), turn))
             issue += keys
         self._issued = issue - 1
         self._freed.append(self._weights.cycle(issue) + 1)

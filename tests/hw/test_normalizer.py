@@ -2,6 +2,7 @@
 import cocotb
 import numpy as np
 import pytest
+from cocotb.triggers import RisingEdge
 
 from nearbit_hw.normalizer import Normalizer
 from nearbit_model.golden import normalize
@@ -95,6 +96,31 @@ async def sparse_columns(dut):
         await bench.step(columns.interval + gap)
     await bench.finish()
     assert bench.sink("o").cycles == cycles
+
+
+@cocotb.test()
+async def next_ready_comes_true(dut):
+    bench = Bench(dut, idle=0.3, stall=0.5)
+    await bench.reset()
+    columns = Columns(bench)
+    seen = []
+
+    async def watch():
+        promised = None
+        while True:
+            await RisingEdge(dut.clk)
+            ready = int(dut.i__ready.value)
+            if promised is not None:
+                seen.append(ready)
+                assert ready == promised
+            promised = int(dut.next_ready.value)
+
+    watching = cocotb.start_soon(watch())
+    for _ in range(20):
+        columns.column()
+    await bench.finish()
+    watching.cancel()
+    assert set(seen) == {0, 1}
 
 
 @cocotb.test()
