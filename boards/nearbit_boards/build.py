@@ -38,9 +38,9 @@ _SYNTHESIS = {
 _ROUTING_LIMIT = {"ice40": 600.0}
 
 _PLACEMENT = {
-    # Router 1 can hang on carry chains, and takes hours for a full ECP5.
+    # Router 1 can hang on carry chains.
     "ice40": "--router router2",
-    "ecp5": "--router router2",
+    "ecp5": "",
 }
 
 
