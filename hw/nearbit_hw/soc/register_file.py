@@ -171,9 +171,12 @@ class RegisterFile(wiring.Component):
         constants = [register for register in registers.values()
                      if register.address < Address.CONTROL]
         mapped, is_ro, is_command_field, is_command = Signal(), Signal(), Signal(), Signal()
-        with m.Switch(word):
-            for register in registers.values():
-                with m.Case(register.address >> 2):
+        blocks: dict[int, list[int]] = {}
+        for register in registers.values():
+            blocks.setdefault(register.address >> 6, []).append(register.address >> 2 & 15)
+        with m.Switch(word[4:]):
+            for block, places in blocks.items():
+                with m.Case(block), m.Switch(word[:4]), m.Case(*places):
                     m.d.comb += mapped.eq(~bus.address[:2].any())
         with m.Switch(low_word):
             for register in near:
@@ -184,17 +187,23 @@ class RegisterFile(wiring.Component):
                         is_command.eq(register.name == "COMMAND")]
 
         # ---- Writing.
-        lanes = [bus.strobe[index // 8] for index in range(32)]
-        given = Signal(32) # zeros where there is no strobe
-        m.d.comb += given.eq(bus.data & Cat(lanes))
-        wide = Signal() # the value does not fit
-        with m.Switch(low_word):
-            for register in (*kept, registers["COMMAND"]):
-                if register.bits < 32:
-                    with m.Case(register.address >> 2):
-                        m.d.comb += wide.eq(given[register.bits:].any())
+        def is_given(start: int, stop: int) -> Value:
+            """Tell whether a bit from one number to another is written as 1."""
+            parts = [(max(start, lane), min(stop, lane + 8)) for lane in range(0, 32, 8)]
+            return Cat(bus.data[low:high].any() & bus.strobe[low // 8]
+                       for low, high in parts if low < high).any()
 
-        is_wrong_command = self._is_wrong_command(m, given[:3])
+        wide = Signal() # the value does not fit
+        limited = [*kept, registers["COMMAND"]]
+        beyond: dict[int, Value] = {32: C(0)} # some bit from there on is 1
+        for bits in sorted({register.bits for register in limited} - {32}, reverse=True):
+            beyond[bits] = is_given(bits, min(beyond)) | beyond[min(beyond)]
+        with m.Switch(low_word):
+            for register in limited:
+                with m.Case(register.address >> 2):
+                    m.d.comb += wide.eq(beyond[register.bits])
+
+        is_wrong_command = self._is_wrong_command(m, bus.data[:3])
         refusal = Signal(SocError)
         accepted = Signal()
         m.d.comb += accepted.eq(bus.valid & bus.write & mapped & (refusal == SocError.NONE))
@@ -210,7 +219,10 @@ class RegisterFile(wiring.Component):
         row, number = self.fields["ROW"], self.fields["NUMBER"]
         m.d.comb += self.final.eq(number == 1)
         with m.If(self.advance):
-            m.d.sync += [row.eq(row + 1), number.eq(number - 1)]
+            # Bit by bit: with what else they can be set to, carry chains would be larger.
+            for target, turns in ((row, row), (number, ~number)):
+                for place, bit in enumerate(target):
+                    m.d.sync += bit.eq(bit ^ turns[:place].all())
         for register in kept:
             target = self.fields[register.name]
             with m.If(accepted & at(register)):
@@ -231,18 +243,19 @@ class RegisterFile(wiring.Component):
         ]
 
         # ---- Errors and interrupts.
-        code, detail = Signal(SocError), Signal(10)
+        code, detail = Signal(SocError), Signal(12)
         refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
         error = self.early | self.late | self.failed | refused
-        with m.If(self.clear | self.abandon):
-            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
-        with m.Elif(code == SocError.NONE):
+        # As long as there is no error, the detail is 0.
+        with m.If(code == SocError.NONE):
             with m.If(self.early | self.late):
-                m.d.sync += [code.eq(Mux(self.early, SocError.EARLY, SocError.LATE)), detail.eq(0)]
+                m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
             with m.Elif(self.failed):
                 m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
             with m.Elif(refused):
-                m.d.sync += [code.eq(refusal), detail.eq(word)]
+                m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
+        with m.If(self.clear | self.abandon):
+            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
 
         enable, status = Signal(2), Signal(2)
         running = Signal() # an operation whose end has not been told
@@ -265,9 +278,7 @@ class RegisterFile(wiring.Component):
         m.d.comb += [counters.events.eq(self.events), counters.clear.eq(clear_counters)]
         live: dict[str, Value] = {
             "STATUS": Cat(self.busy, self.active, code != SocError.NONE, self.dropping),
-            # The detail of a refusal is its address.
-            "ERROR": Cat(code, C(0, 13), Mux(code == SocError.QUERY, Cat(detail, C(0, 2)),
-                                             Cat(C(0, 2), detail))),
+            "ERROR": Cat(code, C(0, 13), detail),
             "IRQ_ENABLE": enable,
             "IRQ_STATUS": status,
             "ROW": row,

@@ -11,9 +11,9 @@ from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config
 
 
 __all__ = [
-    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "REVISION", "WINDOW_BYTES", "Address",
-    "Command", "Control", "Field", "Flag", "Interrupt", "Packet", "Register", "RegisterMap",
-    "SocError", "Status", "Unit", "register_map",
+    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "QUERIES_MAX", "REVISION", "WINDOW_BYTES",
+    "Address", "Command", "Control", "Field", "Flag", "Interrupt", "Packet", "Register",
+    "RegisterMap", "SocError", "Status", "Unit", "register_map",
 ]
 
 
@@ -22,6 +22,10 @@ IDENTITY = 0x4e454152
 
 REVISION = 1
 """Revision of this interface; it counts up whenever software has to know of a change."""
+
+QUERIES_MAX = 255
+"""Queries that an operation may have at least, whatever the configuration; with a capacity of more
+keys, as many as that."""
 
 WINDOW_BYTES = 4096
 """Bytes of the address space that the registers take."""
@@ -447,7 +451,8 @@ def _command(config: Config) -> list[Register]:
     capacity = config.capacity
     entries = config.key_bits + 1
     unit = config.rescore
-    number_bits = max(16, _bits(max(capacity, entries)))
+    rows_bits = _bits(max(capacity, entries))
+    number_bits = max(QUERIES_MAX.bit_length(), rows_bits)
     flags = [(Flag.TRACE, "Answer with traces, too."),
              (Flag.RESCORE, "Weights from exact scores; exact queries follow the codes."),
              (Flag.SHARED, "One selection for all rows.")]
@@ -464,12 +469,12 @@ def _command(config: Config) -> list[Register]:
             fields=(Field(name=name, lowest=0, bits=bits, access="rw", description=description),))
 
     registers = [
-        register("ROW", _bits(max(capacity, entries)),
+        register("ROW", rows_bits,
                  "First row of a load, or first distance of LOAD_TABLE. It counts up with what is "
                  "taken: at an error it is the row that is not whole."),
         register("NUMBER", number_bits,
-                 "Rows of a load, weights of LOAD_TABLE, or queries. It counts down with what is "
-                 "taken, to 0."),
+                 f"Rows of a load, weights of LOAD_TABLE, or queries, as many as fit {number_bits} "
+                 "bits. It counts down with what is taken, to 0."),
         register("FIRST", _bits(capacity - 1), "First key that queries see."),
         register("N", _bits(capacity), "Nearest keys to select."),
         register("SINK", _bits(capacity), "Keys to select at the beginning of the range."),

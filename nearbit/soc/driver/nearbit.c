@@ -6,8 +6,8 @@
 
 #define FIELD(word, name) (((word) & NEARBIT_REG_##name##_MASK) >> NEARBIT_REG_##name##_SHIFT)
 
-/* NUMBER has at least 16 bits. */
-#define MOST_QUERIES 0xffffu
+/* NUMBER has room for as many queries with any configuration, and for as many as keys. */
+#define MOST_QUERIES 255u
 
 /* --- Registers ------------------------------------------------------------------------------ */
 
@@ -366,8 +366,9 @@ enum nearbit_status nearbit_ask(struct nearbit *device, const struct nearbit_que
         return status;
     write_query(device, query);
     while (status == NEARBIT_OK && number) {
-        const uint32_t most = number < MOST_QUERIES ? number : MOST_QUERIES;
-        const uint32_t count = at_once(device, query_bytes(device, query->rescore), most);
+        const uint32_t most = config->capacity > MOST_QUERIES ? config->capacity : MOST_QUERIES;
+        const uint32_t count = at_once(device, query_bytes(device, query->rescore),
+                                       number < most ? number : most);
         if (count == 0)
             return NEARBIT_NO_ROOM;
         struct writer writer = {device->port->buffer, 0, 0};
