@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-__all__ = ["draw", "show"]
+__all__ = ["draw", "show", "show_recall"]
 
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"
@@ -89,3 +89,34 @@ def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
         # Without the date, equal plots are equal files.
         figure.savefig(path, format=ending,
                        metadata={"Date": None} if ending in ("svg", "svgz") else None)
+
+
+def show_recall(layers: Sequence[int], nearest: Any, selected: Any, steps: Sequence[int],
+                console: "Console") -> None:
+    """Print what learned codes find, with a line for each layer.
+
+    Parameters
+    ----------
+    layers
+        Which.
+    nearest, selected
+        Float [layers, heads]: shares of the true top keys (:class:`nearbit_nets.codes.Recall`).
+    steps
+        Of each layer.
+    console
+        Where to.
+    """
+    from rich.table import Table
+
+    console.print("Of the 32 keys of largest q.k, on held-out text: the share among the 32 nearest "
+                  "by code,\nand the share that 4 sinks, 12 recent keys and the 48 nearest others "
+                  "select\n", soft_wrap=True, highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("layer", "nearest 32", "least", "most", "selected", "steps"):
+        table.add_column(name, justify="right")
+    for layer, near, chosen, made in zip(layers, nearest, selected, steps, strict=True):
+        table.add_row(str(layer), *(f"{x:.3f}" for x in (near.mean(), near.min(), near.max(),
+                                                         chosen.mean())), str(made))
+    table.add_row("all", *(f"{x:.3f}" for x in (nearest.mean(), nearest.min(), nearest.max(),
+                                                selected.mean())), str(sum(steps)))
+    console.print(table)

@@ -15,6 +15,7 @@ from nearbit_model.attention import attend
 from nearbit_model.config import Config, Rescore
 from nearbit_model.mapping import Mapping as Codes
 from nearbit_model.prepare import prepare
+from nearbit_nets.codes import made_for
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.network import Network
 
@@ -118,6 +119,9 @@ def codes_of(network: Network, codes: str) -> Codes:
             f"{codes}: the mapping is for {mapping.heads} heads on {mapping.kv_heads} key heads of "
             f"{mapping.head_dim} elements, but {network.name} has {heads} on {kv_heads} of {dim} "
             f"in its {network.layers} layers; take the one made for this model")
+    if not made_for(mapping, network):
+        raise NetworkError(f"{codes}: the codes were {mapping.source.partition(',')[0]}, whose "
+                           f"weights are not those of {network.name}; learn codes of this model")
     return mapping
 
 
