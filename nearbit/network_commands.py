@@ -1,4 +1,4 @@
-"""The commands for real models: capture heads, learn codes, evaluate a method, generate text."""
+"""The commands for real models: capture, evaluate, generate, learn codes, distil."""
 
 import json
 import os
@@ -77,6 +77,7 @@ def capture(
         network = _load(model)
         from nearbit_nets import texts
         from nearbit_nets.capture import capture as capture_heads
+        from nearbit_nets.distill import temperatures
 
         ids = texts.tokens(network, text, tokens)
         chosen = [list(range(size)) if given is None else indices.parse(given, size, what).tolist()
@@ -84,6 +85,9 @@ def capture(
                                             (heads, network.heads, "--heads"))]
         bar.say("running the model")
         arrays = capture_heads(network, ids, *chosen)
+        learned = temperatures(network)
+        if learned is not None:
+            arrays["temperature"] = learned[np.ix_(*chosen)].reshape(-1)
         bar.say("writing")
         with output.write() as path, path.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
@@ -137,10 +141,13 @@ def evaluate(
     with _progress("loading the model") as bar:
         network = _load(model)
         from nearbit_nets import evaluation, texts
+        from nearbit_nets.distill import temperatures
         from nearbit_nets.golden import Method, codes_of
 
-        chosen = Method(name=method, n=n, sink=sink, recent=recent, codes=codes_of(
-            network, codes or "sign") if method == "hash" else None)
+        chosen = Method(
+            name=method, n=n, sink=sink, recent=recent,
+            codes=codes_of(network, codes or "sign") if method == "hash" else None,
+            temperature=temperatures(network) if method == "had" else None)
         reports: Sequence[DecoderReport | EncoderReport]
         if network.kind == "decoder":
             if passage is not None:
@@ -201,13 +208,15 @@ def generate(
     with _progress("loading the model") as bar:
         network = _load(model)
         from nearbit_nets import decoding, texts
+        from nearbit_nets.distill import temperatures
         from nearbit_nets.golden import Method, codes_of
 
         ids = network.tokens(prompt)
         texts.check_length(network, len(ids) + tokens)
         decoder = decoding.Decoder(network, Method(
             name=method, n=n, sink=sink, recent=recent,
-            codes=codes_of(network, codes or "sign") if method == "hash" else None),
+            codes=codes_of(network, codes or "sign") if method == "hash" else None,
+            temperature=temperatures(network) if method == "had" else None),
             len(ids) + tokens)
         place = None if hardware is None else _head(hardware, network)
         if place is not None:
@@ -363,9 +372,70 @@ def learn_codes(
               f"{seconds:.0f} s")
 
 
+def distill(
+    model: ModelOption,
+    text: TextsOption,
+    out: Annotated[Path, typer.Option(
+        "-o", "--output", metavar="FOLDER", help="Where to write the checkpoint.")],
+    minutes: Annotated[float | None, typer.Option(
+        metavar="M", help="How long to train (default: 30, without --steps).")] = None,
+    steps: Annotated[int | None, typer.Option(
+        metavar="N", help="How many steps to train, instead.")] = None,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Keys that a query attends to.")] = 32,
+    stages: Annotated[str, typer.Option(
+        metavar="straight-through|published", help=(
+            "Signs from the start, or the published way from soft to hard in four stages."),
+        )] = "straight-through",
+    passage: Annotated[int, typer.Option(
+        metavar="P", help="Tokens of a passage, at most.")] = 128,
+    batch: Annotated[int, typer.Option(metavar="B", help="Passages in a step.")] = 16,
+    rate: Annotated[float, typer.Option(metavar="R", help="Largest learning rate.")] = 2.5e-4,
+    qk_rate: Annotated[float, typer.Option(
+        metavar="R", help="The same of the projections of queries and keys.")] = 1e-3,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of all random choices.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Distil a model to attend by the signs of its queries and keys (HAD).
+
+    The checkpoint is for 'evaluate --method had' and 'capture', which take the temperatures of its
+    heads from it. The folder must not exist. The exit status is 2 if the input is wrong.
+    """
+    from nearbit.cli import UserError, _count, _progress
+    from nearbit.files import output_folder
+
+    if out.exists():
+        raise UserError(f"{out} exists already; give another folder, or remove it")
+    if minutes is None and steps is None:
+        minutes = 30.0
+    with _progress("loading the model") as bar, output_folder(out):
+        network = _load(model)
+        from nearbit_nets import distill as distillation
+        from nearbit_nets import texts
+
+        plan = distillation.Plan(n=n, stages=stages, steps=steps, minutes=minutes, batch=batch,
+                                 passage=passage, rate=rate, qk_rate=qk_rate, seed=seed)
+        found = distillation.distill(network, [texts.read(path) for path in text], plan,
+                                     say=bar.say)
+        bar.say("writing")
+        distillation.save(out, found, plan)
+    measured = "cosine" if network.kind == "encoder" else "loss"
+    if as_json:
+        print(json.dumps({
+            "model": model, "folder": str(out), "texts": list(map(str, text)), "n": n,
+            "stages": stages, "seed": seed, "passages": found.passages, "steps": found.steps,
+            "seconds": found.seconds, f"{measured}_before": found.before, measured: found.after,
+            f"{measured}_teacher": found.teacher,
+            "temperature": found.temperature.tolist()}, indent=2))
+    else:
+        print(f"{out}: {model} distilled with n {n}, {_count(found.steps, 'step')} in "
+              f"{found.seconds:.0f} s on {_count(found.passages, 'passage')}; {measured} on others "
+              f"{found.before:.4f} before, {found.after:.4f} after, {found.teacher:.4f} of the "
+              f"teacher")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Give an application these commands."""
-    for command in (capture, evaluate, generate, learn_codes):
+    for command in (capture, distill, evaluate, generate, learn_codes):
         app.command()(command)
 
 

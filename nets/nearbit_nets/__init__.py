@@ -9,5 +9,7 @@ Needs the extra ``models`` (PyTorch and Transformers); importing this package al
 :mod:`nearbit_nets.golden`          the golden model as a network's attention
 :mod:`nearbit_nets.evaluation`      losses, embeddings and retrieval under a method
 :mod:`nearbit_nets.decoding`        text, token by token, by append and ask
+:mod:`nearbit_nets.codes`           codes learned from a network's own queries and keys
+:mod:`nearbit_nets.distill`         networks that learn to attend by signs
 ==================================  ==========================================================
 """
