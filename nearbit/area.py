@@ -156,7 +156,8 @@ def _histogram_memories(config: Config) -> list[tuple[int, int]]:
     for largest in _selected_bits(config):
         counter = _bits(min(-(-words // 2), config.top_n)) + 1
         found += [(counter, 2 << _bits(largest))] * (lanes * (2 if overlap else 1))
-        found += [((_bits(largest) + 2) * lanes, (banks << word_bits) // ratio)] * ratio
+        item = _bits(largest) + 2 if overlap else _bits(largest + 1) + 1
+        found += [(item * lanes, (banks << word_bits) // ratio)] * ratio
         if overlap or groups > 1:
             found.append((_bits(largest) * lanes, banks << word_bits))
         most = min(config.top_n, config.capacity // wide)

@@ -540,7 +540,14 @@ class HistogramTopN(Selector):
                 m.d.sync += [threshold.eq(0), found.eq(0), missing.eq(asked.missing)]
 
         # ---- Banks.
-        item = data.StructLayout({"distance": distance_bits, "normal": 1, "forced": 1})
+        # Without overlap memory comes first: what is out has a code that is no distance. A mark of
+        # its own instead costs a bit, and saves logic.
+        code_bits = distance_bits if overlap else len(Signal(range(self._key_bits + 2)))
+        out_code = 0
+        for bit in reversed(range(code_bits)):
+            if out_code <= self._key_bits:
+                out_code |= 1 << bit
+        item = data.StructLayout({"code": code_bits, "normal": int(overlap), "forced": 1})
         word_items = data.ArrayLayout(item, lanes)
         bank_words = self.banks << word_bits
         m.submodules.items = items = block_ram(
@@ -560,8 +567,10 @@ class HistogramTopN(Selector):
         ]
         marked: Any = Signal(word_items)
         for lane in range(lanes):
+            is_out = ~normal[lane] & ~forced[lane]
             m.d.comb += [
-                marked[lane].distance.eq(stored[lane]),
+                marked[lane].code.eq(
+                    stored[lane] if overlap else stored[lane] | Mux(is_out, out_code, 0)),
                 marked[lane].normal.eq(normal[lane]),
                 marked[lane].forced.eq(forced[lane]),
             ]
@@ -619,16 +628,18 @@ class HistogramTopN(Selector):
                 low_bit, low_eq, is_normal, is_forced = (
                     Signal(name=f"{name}_{place}", reset_less=True)
                     for name in ("low_bit", "low_eq", "is_normal", "is_forced"))
+                normal_here = source.normal if overlap else ~source.forced
                 m.d.sync += [
-                    low_bit.eq(source.distance[0]),
-                    low_eq.eq((source.distance[0] == scan_threshold[0]) & source.normal),
-                    is_normal.eq(source.normal),
+                    low_bit.eq(source.code[0]),
+                    low_eq.eq((source.code[0] == scan_threshold[0]) & normal_here),
+                    is_normal.eq(normal_here),
                     is_forced.eq(source.forced),
                 ]
                 is_lt: Value = ~low_bit & scan_threshold[0]
                 is_eq: Value = low_eq
-                for low in range(1, distance_bits, 2):
-                    mine, other = source.distance[low:low + 2], scan_threshold[low:low + 2]
+                limit_code = Cat(scan_threshold, Const(0, code_bits - distance_bits))
+                for low in range(1, code_bits, 2):
+                    mine, other = source.code[low:low + 2], limit_code[low:low + 2]
                     lt, eq = (Signal(name=f"{name}_{place}_{low}", reset_less=True)
                               for name in ("lt", "eq"))
                     higher = ~mine[-1] & other[-1]
@@ -925,7 +936,8 @@ class HistogramTopN(Selector):
                 with m.If(group_move):
                     m.d.sync += [group_valid.eq(hit_valid), group_last.eq(hit_last),
                                  group_keys.eq(hit_read.data.keys), group_base.eq(hit_base)]
-                group_distances = [item_read.data[0][lane].distance for lane in range(group)]
+                group_distances = [item_read.data[0][lane].code[:distance_bits]
+                                   for lane in range(group)]
 
         # ---- Emit: the next key of the group, the highest.
         key = Signal(group_bits)

@@ -2,6 +2,7 @@
 
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
@@ -281,7 +282,7 @@ class Normalizer(wiring.Component):
 
         # ---- Output: the last unit's, as soon as it has done its last step. The quotient's highest
         # bit is inverted.
-        found = Signal(self.o.payload.shape())
+        found: Any = Signal(self.o.payload.shape())
         aside = Signal.like(found, reset_less=True)
         m.d.comb += [
             found.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),

@@ -208,7 +208,7 @@ class ValueAccumulator(wiring.Component):
         scaled_valid = Signal()
         scaled = Signal(range(self.scaled_max + 1), reset_less=True)
         scaled_elements = Signal(elements_shape, reset_less=True)
-        scaled_key = Signal(waiting_shape, reset_less=True)
+        scaled_key: Any = Signal(waiting_shape, reset_less=True)
         with m.If(advance):
             m.d.sync += [
                 scaled_valid.eq(product_valid),
