@@ -68,7 +68,7 @@ async def scenario(host, rng):
         await settle(host)
     await host.load_table(0, fault_of(rng))
     await settle(host)
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         match rng.choice(["append", "overwrite", "ask", "ask", "ask", "mistake", "pause"]):
             case "append":
                 room = min(3, host.config.capacity - count)
