@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
+from nearbit_nets.loading import available_memory
 from nearbit_nets.network import Network, exact, replaced
 
 
@@ -228,8 +229,9 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     Raises
     ------
     NetworkError
-        Texts that are too short.
+        Texts that are too short, or too little memory.
     """
+    _check_memory(network, plan)
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
     learned, apart = _passages(network, texts, plan, rng)
@@ -251,6 +253,23 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
         _measure(each, network, apart, Method(name="had", n=plan.n, temperature=temperature))
         for each in (network, student))
     return Distilled(student, temperature, steps, seconds, len(learned), before, after, teacher)
+
+
+def _check_memory(network: Network, plan: Plan) -> None:
+    """Refuse what does not fit, before it takes long."""
+    free = available_memory()
+    weights = sum(weight.numel() for weight in network.module.parameters())
+    rows = plan.batch * plan.passage
+    config: Any = network.module.config
+    outputs = config.vocab_size if network.kind == "decoder" else 0
+    # The copy, its gradients and two moments; what a step keeps of each layer, and the outputs.
+    need = 4 * (4 * weights + rows * (
+        network.layers * (24 * config.hidden_size + 8 * network.heads * plan.passage)
+        + 6 * outputs))
+    if free is not None and need > free:
+        raise NetworkError(f"distilling {network.name} needs about {need / 1e9:.1f} GB of memory, "
+                           f"and {free / 1e9:.1f} GB are free; take a smaller batch or shorter "
+                           f"passages")
 
 
 def _passages(network: Network, texts: Sequence[str], plan: Plan, rng: np.random.Generator

@@ -196,6 +196,14 @@ def test_short_text(encoder_folder, text, tmp_path, capsys):
         capsys.readouterr().err
 
 
+def test_too_little_memory(encoder, monkeypatch):
+    monkeypatch.setattr(distillation, "available_memory", lambda: 1000)
+    with pytest.raises(NetworkError, match=(
+            r"^distilling hf:.* needs about 0.0 GB of memory, and 0.0 GB are free; take a smaller "
+            r"batch or shorter passages$")):
+        distill(encoder, [_prose(0)], _plan())
+
+
 def test_bad_temperatures(encoder_folder, tmp_path):
     network = load(f"hf:{encoder_folder}")
     assert temperatures(network) is None
