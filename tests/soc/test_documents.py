@@ -1,11 +1,12 @@
 # amaranth: UnusedElaboratable=no
 """docs/soc.md and its diagrams say what is so."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
-from benchmarks import timing_diagrams
+from benchmarks import soc, timing_diagrams
 from nearbit.soc import bundle, exports
 from nearbit_hw.soc.registers import COUNTERS, SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore
@@ -50,6 +51,18 @@ def test_latency():
     assert found is not None
     for name, cycles in zip(("reference", "hash64"), found.groups(), strict=True):
         assert SocCore(Config.preset(name)).latency == int(cycles)
+
+
+def test_size():
+    """The tables have the figures of the JSON, and those are within the limit."""
+    results = json.loads(soc.RESULTS.read_text())
+    text = (DOCS / "soc.md").read_text()
+    assert soc.document(text, results) == text
+    assert soc.ecp5_table(results) in text
+    assert soc.seven_series_table(results) in text
+    area = results["area"]["axi"]
+    assert max(area["alone"]["luteq"], area["over_core"]["luteq"]) < soc.LIMIT
+    assert f"is {soc.LIMIT} or more" in text
 
 
 def test_driver_example(tmp_path):
