@@ -34,7 +34,7 @@ import torch
 from matplotlib.figure import Figure
 
 from nearbit.figures import style
-from nearbit_nets import codes, distill, evaluation, texts
+from nearbit_nets import codes, distill, texts
 from nearbit_nets.golden import GoldenAttention, Method, codes_of
 from nearbit_nets.loading import load
 from nearbit_nets.network import Network
@@ -91,6 +91,7 @@ HELD_OUT: dict[str, Callable[[], str]] = {
 # Prose and code for MiniLM; split by file from what it is measured on.
 DISTILLED = ("bash", "curl", "git-config", "gpg", "tmux", "wget", "zip", "systemctl", "find",
              "less", "xz", "dash", "git-rebase", "valgrind", "jq")
+PASSAGES_EACH = 25
 DISTIL_HELD_OUT = ("git-log", "top", "ld.bfd", "as")
 
 
@@ -209,20 +210,22 @@ def distil(minutes: float) -> None:
     for name in DISTIL_HELD_OUT:
         first, *inner, last = network.tokens(_manual(name))
         start = 0
-        while len(inner) - start >= 256 and len(passages) < 200:
+        most = len(passages) + PASSAGES_EACH
+        while len(inner) - start >= 256 and len(passages) < most:
             size = int(rng.integers(33, 257)) - 2
             passages.append([first, *inner[start:start + size], last])
             start += size
+    teacher = network.embed(passages).astype(np.float64)
     rows = {}
     for n in (16, 32):
-        for name, student, temperature in (("signs, untrained", network, None),
-                                           ("distilled", found.network, found.temperature)):
-            method = Method(name="had", n=n, temperature=temperature)
-            found_by = student.embed(passages, GoldenAttention(student, method))
-            cosine = float((found_by.astype(np.float64) * network.embed(passages)).sum(1).mean())
+        for name, student, method in (
+                ("signs, untrained", network, Method(name="had", n=n)),
+                ("distilled", found.network,
+                 Method(name="had", n=n, temperature=found.temperature)),
+                ("true top", network, Method(name="topn", n=n))):
+            given = student.embed(passages, GoldenAttention(student, method))
+            cosine = float((given * teacher).sum(1).mean())
             rows[f"{name}, n {n}"] = {"student": name, "n": n, "cosine": round(cosine, 4)}
-        best, = evaluation.evaluate_encoder(network, Method(name="topn", n=n), passages[:40])
-        rows[f"true top, n {n}"] = {"student": "true top", "n": n, "cosine": round(best.cosine, 4)}
     results = _read()
     results["encoder"] = {
         **_conditions(), "minutes": minutes, "cpu_seconds": round(cpu), "steps": found.steps,
