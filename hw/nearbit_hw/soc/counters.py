@@ -49,7 +49,7 @@ class Counters(wiring.Component):
     present cycle; the high word, which comes in the cycle after, belongs to it.
 
     A clear takes effect within 32 cycles, in which :py:`ready` is 0, and so does a reset: the
-    counters begin at 0 with the first visits in it.
+    counters begin at 0 at the end of that turn.
 
     Members
     -------
