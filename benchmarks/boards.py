@@ -38,6 +38,11 @@ def entry(result: Build) -> dict[str, Any]:
     return kept
 
 
+def read() -> dict[str, dict[str, Any]]:
+    """Give what is kept of all boards."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
 def growth(name: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
     """Say by how much a board's logic has grown, if that is too much."""
     old, new = before["luts"], after["luts"]
@@ -81,7 +86,7 @@ def main(arguments: list[str]) -> int:
     names = [name for name in arguments if name != "--check"]
     if names == ["all"]:
         names = list(BOARDS)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = read()
     failures = []
     try:
         boards = [find_board(name) for name in names] or [
@@ -113,7 +118,8 @@ def main(arguments: list[str]) -> int:
         print(f"{board.name}: {new['luts']:,} of {new['luts_total']:,} logic, "
               f"{new['fmax_mhz']:.1f} MHz ({new['target_mhz']:g})")
         if not is_check:
-            results[board.name] = new
+            # Read again: another run may have written its boards in between.
+            results = read() | {board.name: new}
             RESULTS.write_text(json.dumps(
                 {name: results[name] for name in BOARDS if name in results}, indent=2) + "\n",
                 encoding="utf-8", newline="\n")
