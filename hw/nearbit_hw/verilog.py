@@ -143,6 +143,27 @@ def _drop_empty(text: str) -> str:
     return "\nend\n".join(map(drop, text.split("\nend\n")))
 
 
+_WIRE = re.compile(r"^  wire .*?(\\\S+)$", re.MULTILINE)
+_ELEMENT = re.compile(r"\\[^\s\[]\S*\[\d+\]\S*")
+
+
+def _rename_elements(text: str) -> str:
+    """Name the elements of arrays without brackets: ``codes[3]`` becomes ``codes_3``.
+
+    The ABC9 of Yosys 0.70 takes a wire of that name for a bit of a wire ``codes``, and ends with a
+    failed assertion. A name becomes the same one in all modules, because some are ports.
+    """
+    taken = set(_WIRE.findall(text))
+    names: dict[str, str] = {}
+    for old in sorted(filter(_ELEMENT.fullmatch, taken)):
+        new = re.sub(r"\[(\d+)\]", r"_\1", old)
+        while new in taken:
+            new += "_"
+        taken.add(new)
+        names[old] = new
+    return _ELEMENT.sub(lambda match: names.get(match[0], match[0]), text)
+
+
 def _number_ports(text: str, names: list[str]) -> str:
     """Give the top module, which comes first, its ports in the given order.
 
@@ -216,7 +237,7 @@ def generate(component: wiring.Component, name: str) -> str:
     ports = _ports(component)
     with _without_collector(), _without_zeros():
         design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
-    design = _number_ports(design, ["clk", "rst", *ports])
+    design = _number_ports(_rename_elements(design), ["clk", "rst", *ports])
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",
         # As amaranth.back.verilog does, for the same form: one process for each register.

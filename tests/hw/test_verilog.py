@@ -129,6 +129,31 @@ def test_contents(init, tmp_path):
     assert icarus(text, tmp_path) == ""
 
 
+class Elements(wiring.Component):
+    """An array beside a signal that already has the name of one of its elements."""
+
+    def __init__(self):
+        super().__init__({"i": In(data.ArrayLayout(4, 2)), "o": Out(data.ArrayLayout(4, 2))})
+
+    def elaborate(self, platform):
+        m = Module()
+        codes = Signal(data.ArrayLayout(4, 2))
+        codes_1 = Signal(4)
+        m.d.sync += [codes.eq(self.i), codes_1.eq(codes[1] ^ codes[0])]
+        m.d.comb += [self.o[0].eq(codes_1), self.o[1].eq(codes[1])]
+        return m
+
+
+def test_names_of_elements(tmp_path):
+    """No brackets in names, which Yosys's ABC9 takes for bits; what has the name keeps it."""
+    text = generate(Elements(), "dut")
+    assert "\\" not in text
+    assert re.search(r"reg \[3:0\] codes_1\b", text)
+    assert re.search(r"wire \[3:0\] codes_1_\b", text)
+    assert icarus(text, tmp_path) == ""
+    assert run_yosys(f"read_verilog <<text\n{text}\ntext\nsynth_ecp5 -top dut\ncheck -assert") == ""
+
+
 def test_starts(tmp_path):
     """Combinational processes run at time 0, even if no input ever changes."""
     class Constant(wiring.Component):
