@@ -1,5 +1,8 @@
 """Selection of the nearest keys by counting."""
 
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth import *
@@ -19,6 +22,9 @@ BANKS = 3
 
 EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
+
+REGISTERED_LANES = 16
+"""Lanes above which a key is registered between the choice of it and the queue of keys."""
 
 EMIT_WASTE = 3
 """Cycles spent on words that were fetched just before the quota ran out."""
@@ -51,6 +57,49 @@ EMIT_WASTE = 3
 # a timer says that the worst case is over. What follows acts on the last key only. And `emit` must
 # not be stalled, for how far it is by then would depend on the keys as well: it writes to a queue,
 # and starts when that has room for all that it could write.
+
+@dataclass(frozen=True)
+class _Last:
+    """The highest bit that is set: whether there is one, and others, its number, and it alone."""
+
+    any: Value
+    others: Value
+    number: Value
+    flag: Value
+
+
+def _last(m: Module, bits: Value, name: str) -> _Last:
+    """Find the highest bit that is set, of a power of two; by trees, as a chain is too slow."""
+    some: Value = bits
+    others: Value = Const(0, len(bits))
+    numbers: list[Value] = []
+    halves: list[Value] = []
+    while len(some) > 1:
+        low, high = some[0::2], some[1::2]
+        level = len(halves)
+        either = Signal(len(low), name=f"{name}_some_{level}")
+        both = Signal(len(low), name=f"{name}_others_{level}")
+        m.d.comb += [either.eq(low | high),
+                     both.eq(others[0::2] | others[1::2] | (low & high))]
+        numbers = list(high) if not numbers else [
+            Cat(Mux(upper, numbers[2 * node + 1], numbers[2 * node]), upper)
+            for node, upper in enumerate(high)]
+        halves.append(high)
+        some, others = either, both
+    masked: Value = Const(0, 1) # a higher bit is set
+    for level, high in reversed(list(enumerate(halves))):
+        mask = Signal(2 * len(high), name=f"{name}_masked_{level}")
+        m.d.comb += mask.eq(Cat(*(Cat(masked[node] | high[node], masked[node])
+                                  for node in range(len(high)))))
+        masked = mask
+    return _Last(some, others, numbers[0] if numbers else Const(0, 0), bits & ~masked)
+
+
+def _chosen(words: list[Value], flags: Value) -> Value:
+    """Give the word whose flag is set."""
+    masked = [word & flag.replicate(len(word)) for word, flag in zip(words, flags, strict=True)]
+    return reduce(or_, masked)
+
 
 class TopN(Selector):
     """The nearest keys of each query.
@@ -122,13 +171,19 @@ class TopN(Selector):
         return 4 + tree_latency(self._pass_lanes)
 
     @property
+    def key_registers(self) -> int:
+        """Registers in front of the queue of keys: many lanes are too slow without one."""
+        return int(self._lanes > REGISTERED_LANES)
+
+    @property
     def queue_limit(self) -> int:
         """Keys that may wait to be taken when emitting a query starts; then its own have room."""
         return (1 << ceil_log2(self._top_n + 2)) - self._top_n - 2
 
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled."""
-        return -(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
+        return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
+                + self.key_registers)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -490,7 +545,8 @@ class TopN(Selector):
         emit_busy = Signal()
         emit_take = Signal()
         emit_end = Signal()
-        timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)))
+        timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)
+                             - self.key_registers))
         remaining = Signal(selected_shape, reset_less=True)
         quota = Signal(selected_shape, reset_less=True)
         # One place stays free, so that a full queue differs from an empty one, and one is for the
@@ -507,8 +563,7 @@ class TopN(Selector):
         ]
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
-        quota_left = Signal()
-        m.d.comb += quota_left.eq(quota != 0)
+        quota_left = Signal(reset_less=True) # quota != 0
 
         # ---- Emit: summaries, a group per cycle from the last one.
         scan = Signal(range(bank_groups), reset_less=True)
@@ -531,16 +586,12 @@ class TopN(Selector):
         sure, maybe = Signal(group, reset_less=True), Signal(group, reset_less=True)
         hits_group = Signal.like(scan, reset_less=True)
         hits_valid = Signal()
-        hits, hit, rest = Signal(group), Signal(range(group)), Signal(group)
+        hits = Signal(group)
         fetch_move = Signal()
         m.d.comb += hits.eq(sure | (maybe & quota_left.replicate(group)))
-        for index in range(group):
-            with m.If(hits[index]):
-                m.d.comb += hit.eq(index)
-        m.d.comb += [
-            rest.eq(hits & ~(1 << hit)),
-            row_move.eq(~hits_valid | ((rest == 0) & (fetch_move | (hits == 0)))),
-        ]
+        last_hit = _last(m, hits, "hit")
+        hit = last_hit.number
+        m.d.comb += row_move.eq(~hits_valid | ~last_hit.any | (~last_hit.others & fetch_move))
         threshold_low = emitted.threshold[:fine_bits]
         with m.If(row_move):
             m.d.sync += [hits_valid.eq(row_valid), hits_group.eq(row_group)]
@@ -549,7 +600,7 @@ class TopN(Selector):
                 m.d.sync += [sure[index].eq(bits.bit_select(threshold_low, 1)),
                              maybe[index].eq(bits[1:].bit_select(threshold_low, 1))]
         with m.Elif(fetch_move):
-            m.d.sync += [sure.eq(sure & ~(1 << hit)), maybe.eq(maybe & ~(1 << hit))]
+            m.d.sync += [sure.eq(sure & ~last_hit.flag), maybe.eq(maybe & ~last_hit.flag)]
 
         # ---- Emit: fetch a word with a hit.
         fetched_valid = Signal()
@@ -561,23 +612,18 @@ class TopN(Selector):
             emit_read.en.eq(fetch_move),
         ]
         with m.If(fetch_move):
-            m.d.sync += [fetched_valid.eq(hits_valid & (hits != 0)),
+            m.d.sync += [fetched_valid.eq(hits_valid & last_hit.any),
                          fetched_word.eq(Cat(hit, hits_group))]
 
         word_valid = Signal()
         word = Signal(word_shape, reset_less=True)
         codes: Any = Signal(data.ArrayLayout(code_bits, lanes), reset_less=True)
         nearer, level = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
-        keys, key, others = Signal(lanes), Signal(range(lanes)), Signal(lanes)
-        emit_move = Signal()
+        keys = Signal(lanes)
+        may_emit, emit_move = Signal(), Signal()
         m.d.comb += keys.eq(nearer | (level & quota_left.replicate(lanes)))
-        for lane in range(lanes):
-            with m.If(keys[lane]):
-                m.d.comb += key.eq(lane)
-        m.d.comb += [
-            others.eq(keys & ~(1 << key)),
-            word_move.eq(~word_valid | (keys == 0) | ((others == 0) & emit_move)),
-        ]
+        key = _last(m, keys, "key")
+        m.d.comb += word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
         with m.If(word_move):
             m.d.sync += [word_valid.eq(fetched_valid), word.eq(fetched_word)]
             for lane in range(lanes):
@@ -588,7 +634,7 @@ class TopN(Selector):
                     level[lane].eq((source.code == emitted.threshold) & ~source.forced),
                 ]
         with m.Elif(emit_move):
-            m.d.sync += [nearer.eq(nearer & ~(1 << key)), level.eq(level & ~(1 << key))]
+            m.d.sync += [nearer.eq(nearer & ~key.flag), level.eq(level & ~key.flag)]
 
         # ---- Emit: one key per cycle into the queue; the last one waits for the timer.
         m.submodules.keys = key_queue = block_ram(
@@ -597,22 +643,27 @@ class TopN(Selector):
         final = Signal()
         m.d.comb += [
             final.eq(remaining == 1),
-            emit_move.eq(word_valid & (keys != 0) & (~final | (timer == 0))),
+            may_emit.eq(~final | (timer == 0)),
+            emit_move.eq(word_valid & key.any & may_emit),
             emit_end.eq(emit_move & final),
+        ]
+        write = m.d.sync if self.key_registers else m.d.comb
+        write += [
             key_write.addr.eq(produce),
-            key_write.data.index.eq(Cat(key, (word + emitted_first)[:len(word)])),
-            key_write.data.distance.eq(codes[key]),
+            key_write.data.index.eq(Cat(key.number, (word + emitted_first)[:len(word)])),
+            key_write.data.distance.eq(_chosen(list(codes), key.flag)),
             key_write.data.last.eq(final),
             key_write.en.eq(emit_move),
         ]
         with m.If(emit_move):
             m.d.sync += [produce.eq(produce + 1), remaining.eq(remaining - 1)]
-            with m.If(level.bit_select(key, 1)):
-                m.d.sync += quota.eq(quota - 1)
+            with m.If((level & key.flag).any()):
+                m.d.sync += [quota.eq(quota - 1), quota_left.eq(quota != 1)]
 
         # Keys before `limit` may leave. In the worst case the last m keys are found in the last m
         # cycles of the timer; from then on nothing can be late.
-        limit = Signal.like(produce)
+        limit, limit_written = Signal.like(produce), Signal.like(produce)
+        write += limit_written.eq(limit)
         if self._gapless:
             own_keys = Signal.like(produce, reset_less=True) # where those of the query begin
             may_leave = Signal(init=1)
@@ -630,7 +681,7 @@ class TopN(Selector):
 
         advance, leave = Signal(), Signal()
         m.d.comb += [
-            leave.eq(limit != consume),
+            leave.eq(limit_written != consume),
             advance.eq(~self.o.valid | self.o.ready),
             key_read.addr.eq(consume),
             key_read.en.eq(advance),
@@ -652,6 +703,7 @@ class TopN(Selector):
                 remaining.eq(origin_read.data.selected),
                 emitted_first.eq(origin_read.data.first_word),
                 quota.eq(-next_emission.missing),
+                quota_left.eq(next_emission.missing != 0),
                 # The timer is seen one cycle later, and the key presented two after its end.
                 timer.eq(next_group + origin_read.data.selected
                          + (EMIT_LATENCY + EMIT_WASTE - 4)),

@@ -44,6 +44,9 @@ HISTOGRAM_GROUP = 4
 GROUP = 8
 """Words whose summaries the selection examines per cycle, at least."""
 
+REGISTERED_LANES = 16
+"""Lanes above which a selected key passes a register in front of the queue of keys."""
+
 COMMANDS_IN_FLIGHT = 4
 """Places of the core's queue of commands from their start to the merging of their rows."""
 
@@ -546,12 +549,13 @@ class _Selection:
     taken: int = 0 # the next unit begins to take keys
     last: int = 0  # and takes the last one
     each: list[int] = field(default_factory=list) # when it takes each, if not one per cycle
+    latency: int = 2 # from the queue of keys to the next unit
     passed: int = 0 # the last key is taken for the last time so far, if rows share the selection
 
     @property
     def first_shown(self) -> int:
         """When the first key is presented, if none before is in the way and there are no gaps."""
-        return self.emitted + 2 - (self.selected - 1)
+        return self.emitted + self.latency - (self.selected - 1)
 
     def take(self, key: int) -> int:
         """When a key is taken."""
@@ -579,6 +583,7 @@ class _TopN:
         self._score_latency = _score_latency(config, row)
         self._count_latency = 4 + tree_latency(config.lanes)
         self._refine_latency = 4 + tree_latency(config.pass_lanes)
+        self._key_latency = 2 + (config.lanes > REGISTERED_LANES)
         # Keys that may be in the queue of keys when emitting starts.
         depth = 1 << (config.top_n + 1).bit_length()
         self._queue_limit = depth - config.top_n - 2
@@ -608,10 +613,10 @@ class _TopN:
         emit = self._when_room(emit)
         emitted = emit + -(-words // self._group) + selected + 6
         self._released.append(emitted)
-        selection = _Selection(selected, emit, emitted)
+        selection = _Selection(selected, emit, emitted, latency=self._key_latency)
         self._recent.append(selection)
         return selection, {"score": scored, "refine": Interval(first_read, self._refined),
-                           "emit": Interval(emit, emitted + 2)}
+                           "emit": Interval(emit, emitted + self._key_latency)}
 
     def _when_room(self, cycle: int) -> int:
         """When the queue of keys has room for a selection, from a cycle on.
@@ -640,7 +645,8 @@ class _TopN:
                     cycle = self._recent[index - 1].last if index > 0 else _NEVER
                     if self._gapless:
                         cycle = max(cycle, selection.first_shown - 1)
-                return max(cycle, selection.emitted + 1) if back == 0 else cycle
+                return (max(cycle, selection.emitted + self._key_latency - 1) if back == 0
+                        else cycle)
             back -= selection.selected
         return _NEVER
 
@@ -955,7 +961,8 @@ class _Core:
                 if config.rescore is None:
                     selection.taken = commanded
                     last = selection.last = selection.passed = max(
-                        selection.emitted + 2, selection.taken + selection.selected - 1)
+                        selection.emitted + selection.latency,
+                        selection.taken + selection.selected - 1)
                 else:
                     last, stages["rescore"] = self._rescorer.run(
                         selection, turn, rescore=command.rescore, free=self._replay.free,
@@ -1023,7 +1030,8 @@ def _steady_selection(config: Config, words: int, selected: int
     if config.selection == "counters":
         groups = -(-words // max(GROUP, config.pass_lanes // config.lanes))
         return (scored + 4 + tree_latency(config.lanes) + reads - 1
-                + 4 + tree_latency(config.pass_lanes) + groups + selected + 6), {
+                + 4 + tree_latency(config.pass_lanes) + groups + selected + 6
+                + (config.lanes > REGISTERED_LANES)), {
             "refine": Fraction(reads), "emit": Fraction(groups + selected + 6)}
     times = _HistogramTimes(config, config.rows - 1)
     merged = scored + times.count_latency + times.merge_cycles

@@ -13,7 +13,8 @@ from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.network import Attend, Network
 
 
-__all__ = ["Costs", "DecoderReport", "EncoderReport", "evaluate_decoder", "evaluate_encoder"]
+__all__ = ["Costs", "DecoderReport", "EncoderReport", "evaluate_decoder", "evaluate_encoder",
+           "halves"]
 
 
 Say = Callable[[str], None]
@@ -188,8 +189,8 @@ def evaluate_encoder(network: Network, method: Method, texts: Sequence[Sequence[
     if len(texts) < 2:
         raise NetworkError("at least 2 passages are needed to find one among others; take a "
                            "longer text or fewer tokens for each passage")
-    halves = [_halves(ids) for ids in texts]
-    parts = [*texts, *(first for first, _ in halves), *(second for _, second in halves)]
+    pairs = [halves(ids) for ids in texts]
+    parts = [*texts, *(first for first, _ in pairs), *(second for _, second in pairs)]
 
     def embed(attend: Attend | None) -> NDArray[np.float32]:
         return network.embed(parts, attend).reshape(3, len(texts), -1)
@@ -239,7 +240,7 @@ def _retrieval(found: NDArray[np.float32]) -> float:
     return float((np.argmax(found[1] @ found[2].T, axis=1) == np.arange(found.shape[1])).mean())
 
 
-def _halves(ids: Sequence[int]) -> tuple[list[int], list[int]]:
+def halves(ids: Sequence[int]) -> tuple[list[int], list[int]]:
     """Both halves of a passage, each with the tokens that a text begins and ends with."""
     middle = len(ids) // 2
     return [*ids[:middle], ids[-1]], [ids[0], *ids[middle:]]
