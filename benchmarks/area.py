@@ -79,6 +79,7 @@ def points(block: str) -> Iterator[Config]:
                 yield change(key_bits=bits)
             for bits in (16, 32, 64, 128):
                 yield change(key_bits=bits, fan_in=2)
+                yield change(key_bits=bits, rows=2)
         case "score_array":
             for bits, lanes, rows in ((16, 1, 1), (16, 8, 1), (32, 2, 1), (32, 8, 1), (64, 1, 1),
                                       (64, 4, 2), (128, 2, 1), (128, 8, 1), (48, 4, 1),

@@ -77,7 +77,7 @@ def _levels(config: Config) -> int:
 def _cell(config: Config) -> dict[str, float]:
     bits = config.key_bits
     return {"one": 1, "bits": bits, "sums": bits - _bits(bits), "count": _bits(bits),
-            "levels": bits * _levels(config)}
+            "levels": bits * _levels(config), "differences": bits * (config.rows == 1)}
 
 
 def _score_array(config: Config) -> dict[str, float]:
@@ -86,7 +86,8 @@ def _score_array(config: Config) -> dict[str, float]:
     return {"one": 1, "rows": rows, "query": rows * bits, "lanes": rows * lanes,
             "keys": stages * lanes * bits, "skew": lanes * bits * _levels(config),
             "cells": rows * lanes * bits, "sums": rows * lanes * (bits - _bits(bits)),
-            "levels": rows * lanes * bits * _levels(config)}
+            "levels": rows * lanes * bits * _levels(config),
+            "differences": lanes * bits * (rows == 1)}
 
 
 def _selected_bits(config: Config) -> list[int]:
@@ -312,7 +313,7 @@ def _rest_memories(config: Config) -> list[tuple[int, int]]:
 
 
 BLOCKS: dict[str, Block] = {
-    "cell": Block((), _cell, ("key_bits", "fan_in")),
+    "cell": Block((), _cell, ("key_bits", "fan_in", "rows")),
     "score_array": Block(("score_array",), _score_array, ("key_bits", "rows", "lanes", "fan_in")),
     "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "pass_lanes", "capacity",
                                           "top_n"), _top_n_memories),

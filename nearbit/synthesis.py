@@ -14,7 +14,8 @@ from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.popcount import XorPopcount, platform_target
+from nearbit_hw.score_array import cell_operands
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
 from nearbit_sim.netlist import run_script
@@ -109,6 +110,13 @@ class Resources:
     def to_dict(self) -> dict[str, int]:
         """Whole numbers, by name."""
         return {name: round(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A platform that has a part, and nothing else."""
+
+    device: str
 
 
 class _On(Elaboratable):
@@ -257,21 +265,23 @@ class _Cell(wiring.Component):
     """A cell as in an array: never stalled, with inputs delayed elsewhere as it wants them."""
 
     a: Signal
-    b: Signal
     o: Signal
 
-    def __init__(self, bits: int, fan_in: int, kind: str | None):
-        self._cell = XorPopcount(bits, fan_in=fan_in, target=kind, skewed=True)
-        super().__init__({"a": In(bits), "b": In(bits), "o": Out(range(bits + 1))})
+    def __init__(self, bits: int, fan_in: int, kind: str, operands: int):
+        self._cell = XorPopcount(bits, fan_in=fan_in, target=kind, operands=operands, skewed=True)
+        super().__init__({**dict.fromkeys("ab"[:operands], In(bits)), "o": Out(range(bits + 1))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.cell = cell = self._cell
-        m.d.comb += [cell.i.p.a.eq(self.a), cell.i.p.b.eq(self.b), cell.i.valid.eq(1),
-                     cell.o.ready.eq(1), self.o.eq(cell.o.payload)]
+        m.d.comb += [cell.i.p[name].eq(getattr(self, name))
+                     for name in "ab"[:self._cell.operands]]
+        m.d.comb += [cell.i.valid.eq(1), cell.o.ready.eq(1), self.o.eq(cell.o.payload)]
         return m
 
 
 def cell_verilog(config: Config, target: str) -> str:
     """Generate the Verilog of one cell of a configuration's array."""
-    return verilog(_Cell(config.key_bits, config.fan_in, config.cell), target)
+    kind = config.cell or platform_target(_Part(DEVICES[target].part))
+    return verilog(_Cell(config.key_bits, config.fan_in, kind, cell_operands(config.rows, kind)),
+                   target)

@@ -47,9 +47,9 @@ def operand_skew(width: int, *, fan_in: int = FAN_IN, target: str) -> list[int]:
 class XorPopcount(wiring.Component):
     """Pipelined Hamming distance.
 
-    Computes :py:`popcount(a ^ b)`, on any device with a tree of adders that is registered after
-    every level, on some with cells of the device's own, see :mod:`nearbit_hw.cells`. Values and
-    cycles are the same for each target.
+    Computes :py:`popcount(a ^ b)`, or :py:`popcount(a)` of a difference that is made elsewhere. It
+    is a tree of adders, registered after every level, and on some devices made of their own cells,
+    see :mod:`nearbit_hw.cells`. Values and cycles are the same for each target.
 
     Throughput is one pair of operands per cycle and latency is :py:`latency` cycles; both hold
     as long as the output is not stalled, and a stall holds the whole pipeline. Distances leave in
@@ -66,6 +66,8 @@ class XorPopcount(wiring.Component):
         a smaller one reaches a higher clock frequency.
     target : :class:`str`, optional
         One of :data:`TARGETS`; by default what suits the platform.
+    operands : :class:`int`
+        2, or 1: there is no :py:`b`.
     skewed : :class:`bool`
         Whether each bit of the operands comes some cycles after :py:`i.valid`, as told by
         :func:`operand_skew`. Then the output must not be stalled.
@@ -73,7 +75,7 @@ class XorPopcount(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"a": width, "b": width})))`
-        Operands.
+        Operands; with one only, there is no :py:`b`.
     o : :py:`Out(stream.Signature(range(width + 1)))`
         Distances.
     """
@@ -82,26 +84,33 @@ class XorPopcount(wiring.Component):
     o: stream.Interface
 
     def __init__(self, width: int, *, fan_in: int = FAN_IN, target: str | None = None,
-                 skewed: bool = False):
+                 operands: int = 2, skewed: bool = False):
         if not isinstance(width, int) or width < 1:
             raise TypeError(f"Width must be a positive integer, not {width!r}")
         if not isinstance(fan_in, int) or fan_in < 2:
             raise TypeError(f"Fan-in must be an integer greater than 1, not {fan_in!r}")
         if target is not None and target not in TARGETS:
             raise ValueError(f"Target must be one of {', '.join(TARGETS)}, not {target!r}")
+        if operands not in (1, 2):
+            raise TypeError(f"Operands must be 1 or 2, not {operands!r}")
         self._width = width
+        self._operands = operands
         self._fan_in = fan_in
         self._target = target
         self._skewed = bool(skewed)
 
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({"a": width, "b": width}))),
+            "i": In(stream.Signature(data.StructLayout(dict.fromkeys("ab"[:operands], width)))),
             "o": Out(stream.Signature(range(width + 1))),
         })
 
     @property
     def width(self) -> int:
         return self._width
+
+    @property
+    def operands(self) -> int:
+        return self._operands
 
     @property
     def fan_in(self) -> int:
@@ -133,13 +142,15 @@ class XorPopcount(wiring.Component):
             m.d.sync += valid.eq(Cat(self.i.valid, valid))
 
         # Only `valid` is reset: what the data registers hold without it is never observed.
-        a, b = self.i.p.a, self.i.p.b
+        a = self.i.p.a
+        b = self.i.p.b if self._operands == 2 else Const(0, self._width)
         match self._target or platform_target(platform):
             case "ecp5":
                 distance = ecp5.distance(m, a, b, latency=self.latency, advance=advance,
                                          skewed=self._skewed)
             case "ice40":
-                distance = ice40.distance(m, a, b, latency=self.latency, advance=advance)
+                distance = ice40.distance(m, a, b if self._operands == 2 else None,
+                                          latency=self.latency, advance=advance)
             case "xilinx7":
                 distance = xilinx7.distance(m, a, b, latency=self.latency, advance=advance)
             case _:

@@ -8,7 +8,16 @@ from nearbit_hw.popcount import TARGETS, XorPopcount, operand_skew, platform_tar
 from nearbit_hw.tree import FAN_IN, tree_latency
 
 
-__all__ = ["ScoreArray"]
+__all__ = ["ScoreArray", "cell_operands"]
+
+
+def cell_operands(rows: int, target: str) -> int:
+    """Operands of the cells: 1, where the key registers hold the differences.
+
+    On iCE40 a cell has no room for the XOR, but a register has a LUT in front of it that nothing
+    else uses. Several rows would need registers of their own, which costs as much as it saves.
+    """
+    return 1 if target == "ice40" and rows == 1 else 2
 
 
 class ScoreArray(wiring.Component):
@@ -28,6 +37,8 @@ class ScoreArray(wiring.Component):
     A command's codes are taken from :py:`i_query` while its first word passes the stages: the first
     word waits until :py:`i_query` is valid, and :py:`i_query` is accepted :py:`stages - 1` cycles
     after that word. Two commands are therefore at least :py:`stages` cycles apart.
+
+    Where :func:`cell_operands` is 1, the key registers hold the differences to the query.
 
     The cells of some targets want some bits later than others. These are delayed once, the keys'
     where they enter the array, the query's in its row, and not in each cell.
@@ -152,6 +163,8 @@ class ScoreArray(wiring.Component):
         target = self._target or platform_target(platform)
         skew = operand_skew(self._key_bits, fan_in=self._fan_in, target=target)
 
+        operands = cell_operands(self._rows, target)
+
         def skewed(code: Value, name: str) -> Value:
             """Delay each bit as the cells want it."""
             bits = list(code)
@@ -167,6 +180,12 @@ class ScoreArray(wiring.Component):
                               for lane in range(self._lanes)]
         valid, last = enter, self.i.p.last
         last_out: Value = Const(0)
+        queries = [Signal(self._key_bits, name=f"query_{row}", reset_less=True)
+                   for row in range(self._rows)]
+        if operands == 1:
+            # Not the difference to one Mux, which Yosys would share with the query's register.
+            codes = [Mux(start[0], code ^ self.i_query.p.codes[0], code ^ queries[0])
+                     for code in codes]
         for row in range(self._rows):
             stage, place = divmod(row, self._rows_per_stage)
             if place == 0:
@@ -183,7 +202,7 @@ class ScoreArray(wiring.Component):
                 m.d.sync += last_delay.eq(Cat(last, last_delay))
                 last_out = last_delay[-1]
 
-            query = Signal(self._key_bits, name=f"query_{row}", reset_less=True)
+            query = queries[row]
             active = Signal(name=f"active_{row}")
             with m.If(start[stage]):
                 m.d.sync += [query.eq(self.i_query.p.codes[row]),
@@ -192,9 +211,11 @@ class ScoreArray(wiring.Component):
 
             for lane in range(self._lanes):
                 m.submodules[f"cell_{row}_{lane}"] = cell = XorPopcount(
-                    self._key_bits, fan_in=self._fan_in, target=target, skewed=True)
+                    self._key_bits, fan_in=self._fan_in, target=target, skewed=True,
+                    operands=operands)
                 m.d.comb += [
-                    cell.i.payload.eq(Cat(query_bits, codes[lane])),
+                    cell.i.payload.eq(
+                        codes[lane] if operands == 1 else Cat(query_bits, codes[lane])),
                     cell.i.valid.eq(valid & active),
                     cell.o.ready.eq(1),
                     self.o[row].p.distances[lane].eq(cell.o.payload),

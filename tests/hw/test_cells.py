@@ -37,6 +37,15 @@ def test_proof(width, target, tmp_path):
           latency, tmp_path)
 
 
+@pytest.mark.parametrize("width", [*range(1, 17)])
+def test_proof_of_one_operand(width, tmp_path):
+    def make(target):
+        return XorPopcount(width, target=target, operands=1)
+
+    prove(generate(make("generic"), "gold"), generate(make("ice40"), "gate"), "ice40",
+          make("generic").latency, tmp_path)
+
+
 class Skewed(wiring.Component):
     """A skewed cell behind the registers that it wants."""
 

@@ -24,8 +24,10 @@ async def distances(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
     for a, b in pairs(bench, 100):
-        bench.source("i").send({"a": a, "b": b})
-        bench.sink("o").expect((a ^ b).bit_count())
+        given, expected = (({"a": a, "b": b}, a ^ b) if bench.parameters["operands"] == 2
+                           else ({"a": a}, a))
+        bench.source("i").send(given)
+        bench.sink("o").expect(expected.bit_count())
     await bench.finish()
 
 
@@ -34,7 +36,7 @@ async def latency_and_rate(dut):
     bench = Bench(dut)
     await bench.reset()
     for a, b in pairs(bench, 20):
-        bench.source("i").send({"a": a, "b": b})
+        bench.source("i").send(dict(zip("ab"[:bench.parameters["operands"]], (a, b), strict=False)))
     await bench.until(lambda: len(bench.sink("o").received) == 24)
     assert bench.source("i").cycles == list(range(24))
     latency = bench.parameters["latency"]
@@ -45,12 +47,13 @@ async def latency_and_rate(dut):
 async def reset_forgets(dut):
     bench = Bench(dut)
     await bench.reset()
-    bench.source("i").send(*[{"a": 1, "b": 0}] * 50)
+    names = "ab"[:bench.parameters["operands"]]
+    bench.source("i").send(*[dict.fromkeys(names, 0) | {"a": 1}] * 50)
     bench.sink("o").stall = 1
     await bench.step(10)
     await bench.reset()
     bench.sink("o").stall = 0
-    bench.source("i").send({"a": 1, "b": 1})
+    bench.source("i").send(dict.fromkeys(names, 0))
     bench.sink("o").expect(0)
     await bench.finish()
 
@@ -79,12 +82,27 @@ def test_netlist(width, fan_in, target):
     run(width, fan_in, target, synthesize=True)
 
 
-def run(width, fan_in, target, *, synthesize=False):
-    dut = XorPopcount(width, fan_in=fan_in, target=target)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 16, 33, 64, 127])
+def test_one_operand(width, target):
+    """Of differences that are made elsewhere."""
+    run(width, 4, target, operands=1)
+
+
+@pytest.mark.parametrize("width", [7, 64])
+def test_netlist_of_one_operand(width):
+    run(width, 4, "ice40", operands=1, synthesize=True)
+
+
+def run(width, fan_in, target, *, operands=2, synthesize=False):
+    def make():
+        return XorPopcount(width, fan_in=fan_in, target=target, operands=operands)
+
+    dut = make()
     assert dut.latency == tree_latency(width, fan_in)
-    verilog = plain(generate(XorPopcount(width, fan_in=fan_in, target=target), "dut"), target,
-                    synthesize=synthesize)
-    run_bench(dut, __file__, parameters={"width": width, "latency": dut.latency}, verilog=verilog)
+    verilog = plain(generate(make(), "dut"), target, synthesize=synthesize)
+    run_bench(dut, __file__, parameters={
+        "width": width, "latency": dut.latency, "operands": operands}, verilog=verilog)
 
 
 class Platform:
@@ -112,6 +130,12 @@ def test_wrong_width(width):
 def test_wrong_fan_in(fan_in):
     with pytest.raises(TypeError, match=r"^Fan-in must be an integer greater than 1, not "):
         XorPopcount(8, fan_in=fan_in)
+
+
+@pytest.mark.parametrize("operands", [0, 3, "2", None])
+def test_wrong_operands(operands):
+    with pytest.raises(TypeError, match=r"^Operands must be 1 or 2, not "):
+        XorPopcount(8, operands=operands)
 
 
 @pytest.mark.parametrize("target", ["", "ECP5", "xilinx", 5])

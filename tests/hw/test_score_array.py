@@ -97,7 +97,8 @@ def test_bench(key_bits, rows, lanes, rows_per_stage):
 @pytest.mark.parametrize(("key_bits", "rows", "lanes", "rows_per_stage", "fan_in", "target"), [
     (64, 2, 3, 1, 2, "generic"), (64, 1, 4, 1, 4, "ecp5"), (64, 2, 2, 1, 2, "ecp5"),
     (33, 3, 2, 2, 4, "ecp5"), (64, 3, 2, 2, 2, "ecp5"),
-    (64, 1, 4, 1, 4, "ice40"), (64, 2, 2, 1, 2, "ice40"), (33, 3, 2, 3, 4, "ice40"),
+    (64, 1, 4, 1, 4, "ice40"), (7, 1, 1, 1, 4, "ice40"), (33, 1, 3, 1, 2, "ice40"),
+    (64, 2, 2, 1, 2, "ice40"), (33, 3, 2, 3, 4, "ice40"),
 ])
 def test_bench_of_targets(key_bits, rows, lanes, rows_per_stage, fan_in, target):
     parameters = {"key_bits": key_bits, "rows": rows, "lanes": lanes,

@@ -4,7 +4,7 @@ A logic cell is a LUT with inputs I0 to I3, of which the carry beside it, the ma
 and the carry below, sees I1 and I2, and the LUT the carry below as I3. The carry cannot be given
 an XOR, so LUTs make it first; but a LUT has room for two pairs of bits. Of each *couple* of pairs
 one LUT says whether just one of them differs, one whether both do: as many LUTs as pairs, and the
-first addition is done.
+first addition is done. Where the bits come as differences already, two LUTs add three of them.
 
 The rest is columns of bits of equal weight and *sums* in three kinds of cells: an *inject* has a
 bit on I1 and I2, which makes it the next carry, while its LUT lets out the carry below, the top
@@ -71,6 +71,23 @@ def _compare(m: Module, a: Value, b: Value) -> list[list[_Bit]]:
         else:
             m.d.comb += same.eq(a[index + couples] ^ b[index + couples])
         columns[0].append(_Bit(0, same))
+    return columns
+
+
+def _add(m: Module, bits: Value) -> list[list[_Bit]]:
+    """Columns of weight 1 and 2 that the LUTs in front make of differences."""
+    width = len(bits)
+    # More of these triples save no cells: the sums behind take three bits, too.
+    triples = (width + 1) // 4
+    columns: list[list[_Bit]] = [[], []]
+    for index in range(triples):
+        first, second, third = bits[3 * index:][:3]
+        total, carry = Signal(name=f"total_{index}"), Signal(name=f"most_{index}")
+        m.d.comb += [total.eq(first ^ second ^ third),
+                     carry.eq((first & second) | (first & third) | (second & third))]
+        columns[0].append(_Bit(0, total))
+        columns[1].append(_Bit(0, carry))
+    columns[0] += [_Bit(0, bit) for bit in bits[3 * triples:]]
     return columns
 
 
@@ -153,12 +170,12 @@ class _Layout:
             i_I3=carry, o_O=output)
 
 
-def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> Value:
+def distance(m: Module, a: Value, b: Value | None, *, latency: int, advance: Value) -> Value:
     """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
 
-    The registers move while :py:`advance` is high and are not reset.
+    Without b it is popcount(a). The registers move while :py:`advance` is high and are not reset.
     """
-    columns = _compare(m, a, b)
+    columns = _add(m, a) if b is None else _compare(m, a, b)
     sums = _plan(columns)
     depth = sums[-1].totals[0].level if sums else 0
     layout = _Layout(m, latency, advance, depth)
