@@ -42,12 +42,13 @@ PLACEMENT = {
     # Router 1 can hang on carry chains.
     "ice40": ["--hx8k", "--package", "ct256", "--freq", "200", "--router", "router2"],
 }
-# Target, implementation, fan-in, lanes; None lanes: not placed.
+# Target, implementation, fan-in, lanes, operands; None lanes: not placed.
 CASES = [
-    ("ecp5", "plain", 0, None), ("ecp5", "generic", 4, 16),
-    ("ecp5", "ecp5", 4, 16), ("ecp5", "ecp5", 2, 16),
-    ("ice40", "plain", 0, None), ("ice40", "generic", 4, 1),
-    ("ice40", "ice40", 4, 1), ("ice40", "ice40", 2, 1), ("ice40", "ice40", 4, 16),
+    ("ecp5", "plain", 0, None, 2), ("ecp5", "generic", 4, 16, 2),
+    ("ecp5", "ecp5", 4, 16, 2), ("ecp5", "ecp5", 2, 16, 2),
+    ("ice40", "plain", 0, None, 2), ("ice40", "generic", 4, 1, 2),
+    ("ice40", "ice40", 4, 1, 2), ("ice40", "ice40", 2, 1, 2), ("ice40", "ice40", 4, 16, 2),
+    ("ice40", "ice40", 4, 1, 1), ("ice40", "ice40", 2, 1, 1), ("ice40", "ice40", 4, 16, 1),
 ]
 
 
@@ -68,30 +69,33 @@ class Plain(wiring.Component):
 class Cell(wiring.Component):
     """One cell that is never stalled, as in an array, without input registers."""
 
-    def __init__(self, target: str, fan_in: int) -> None:
+    def __init__(self, target: str, fan_in: int, operands: int) -> None:
         """Describe the ports."""
-        self._cell = XorPopcount(WIDTH, fan_in=fan_in, target=target)
-        super().__init__({"a": In(WIDTH), "b": In(WIDTH), "o": Out(range(WIDTH + 1))})
+        self._cell = XorPopcount(WIDTH, fan_in=fan_in, target=target, operands=operands)
+        super().__init__({**dict.fromkeys("ab"[:operands], In(WIDTH)), "o": Out(range(WIDTH + 1))})
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
         m.submodules.cell = cell = self._cell
-        m.d.comb += [cell.i.p.a.eq(self.a), cell.i.p.b.eq(self.b), cell.i.valid.eq(1),
-                     cell.o.ready.eq(1), self.o.eq(cell.o.payload)]
+        m.d.comb += [cell.i.p[name].eq(getattr(self, name)) for name in "ab"[:cell.operands]]
+        m.d.comb += [cell.i.valid.eq(1), cell.o.ready.eq(1), self.o.eq(cell.o.payload)]
         return m
 
 
 class Lanes(wiring.Component):
     """Lanes with registers of their own for keys and one query for all, on few pins.
 
+    Cells of one operand have the difference of key and query in their register.
+
     A shift register fills the registers; a tree of registered multiplexers of two, which is never
     the slowest part, brings a lane's distance to the pins.
     """
 
-    def __init__(self, target: str, fan_in: int, lanes: int) -> None:
+    def __init__(self, target: str, fan_in: int, lanes: int, operands: int) -> None:
         """Describe the ports."""
-        self._cells = [XorPopcount(WIDTH, fan_in=fan_in, target=target) for _ in range(lanes)]
+        self._cells = [XorPopcount(WIDTH, fan_in=fan_in, target=target, operands=operands)
+                       for _ in range(lanes)]
         super().__init__({"i": In(1), "load": In(1), "lane": In(range(lanes)),
                           "o": Out(range(WIDTH + 1))})
 
@@ -107,10 +111,12 @@ class Lanes(wiring.Component):
         for number, cell in enumerate(self._cells):
             m.submodules[f"cell_{number}"] = cell
             key = Signal(WIDTH, name=f"key_{number}", reset_less=True)
+            code = shifted[(number + 1) * WIDTH:(number + 2) * WIDTH]
             with m.If(load):
-                m.d.sync += key.eq(shifted[(number + 1) * WIDTH:(number + 2) * WIDTH])
-            m.d.comb += [cell.i.p.a.eq(query), cell.i.p.b.eq(key), cell.i.valid.eq(1),
-                         cell.o.ready.eq(1)]
+                m.d.sync += key.eq(code if cell.operands == 2 else code ^ shifted[:WIDTH])
+            m.d.comb += [cell.i.p.a.eq(key), cell.i.valid.eq(1), cell.o.ready.eq(1)]
+            if cell.operands == 2:
+                m.d.comb += cell.i.p.b.eq(query)
             distances.append(cell.o.payload)
         lane = Signal.like(self.lane)
         m.d.sync += lane.eq(self.lane)
@@ -147,11 +153,13 @@ def place(target: str, directory: Path) -> tuple[float, dict[str, int]]:
     return round(fmax, 1), used
 
 
-def measure(target: str, kind: str, fan_in: int, lanes: int | None) -> dict[str, Any]:
-    result: dict[str, Any] = {"target": target, "cell": kind, "fan_in": fan_in or None}
+def measure(target: str, kind: str, fan_in: int, lanes: int | None, operands: int
+            ) -> dict[str, Any]:
+    result: dict[str, Any] = {"target": target, "cell": kind, "operands": operands,
+                              "fan_in": fan_in or None}
     with tempfile.TemporaryDirectory(prefix="cells-") as name:
         directory = Path(name)
-        cell = Plain() if kind == "plain" else Cell(kind, fan_in)
+        cell = Plain() if kind == "plain" else Cell(kind, fan_in, operands)
         cells = synthesize(cell, target, directory)
         result["latency"] = tree_latency(WIDTH, fan_in) if fan_in else 0
         result["cells"] = cells
@@ -163,7 +171,7 @@ def measure(target: str, kind: str, fan_in: int, lanes: int | None) -> dict[str,
             result["lut4"] = cells.get("SB_LUT4", 0)
             result["luteq"] = place(target, directory)[1]["ICESTORM_LC"]
         if lanes:
-            synthesize(Lanes(kind, fan_in, lanes), target, directory)
+            synthesize(Lanes(kind, fan_in, lanes, operands), target, directory)
             result["lanes"] = lanes
             result["mhz"], result["array"] = place(target, directory)
     print(json.dumps(result), flush=True)
@@ -175,7 +183,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| device | cell | fan-in | latency | size | flip-flops | lanes placed | MHz |",
              "|---|---|---|---|---|---|---|---|"]
     for r in results:
-        lines.append(f"| {r['target']} | {r['cell']} | {r['fan_in'] or '-'} | {r['latency']} "
+        cell = r["cell"] + ", differences" * (r.get("operands") == 1)
+        lines.append(f"| {r['target']} | {cell} | {r['fan_in'] or '-'} | {r['latency']} "
                      f"| {r['luteq']} {units[r['target']]} | {r['ffs']} | {r.get('lanes', '-')} "
                      f"| {r.get('mhz', '-')} |")
     return "\n".join(lines)

@@ -135,7 +135,8 @@ GIVEN = {"capacity": 32, "lanes": 4, "head_dim": 8, "value_dim": 4, "element_bit
 
 @pytest.mark.parametrize("changes", [
     {},
-    {"element_bits": 16, "value_bits": 16, "head_dim": 3, "value_dim": 2},
+    pytest.param({"element_bits": 16, "value_bits": 16, "head_dim": 3, "value_dim": 2},
+                 marks=pytest.mark.slow),
     {"lanes": 1, "output_cycles": 8},
     pytest.param({"lanes": 16, "capacity": 128, "head_dim": 9, "value_dim": 2, "value_bits": 4,
                   "weight_bits": 8}, marks=pytest.mark.slow),
