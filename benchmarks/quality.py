@@ -391,7 +391,8 @@ def _advice(decoder: dict[str, Any], encoder: dict[str, Any] | None) -> list[str
         hardware finds them only by codes. Codes that nothing was learned for lose
         {above("hadamard", main)} nats (code and prose) with {main} keys beside the sinks and the
         recent ones: not enough for a decoder. Learned codes lose {above("learned", main)}: minutes
-        of training for all heads together, without changing a weight of the model."""), _filled(f"""
+        of training for all heads together, without changing a weight of the model.
+        """), _filled(f"""
         Take {many} keys and {SINK + RECENT} more ({above("learned", many)}) unless the hardware
         must be the smallest or the fastest; {few} ({above("learned", few)}) are too few for text of
         any kind. On prose the number of keys decides, on code the codes do: see how far `true top`
