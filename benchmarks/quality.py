@@ -5,7 +5,8 @@
 learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, can be continued).
 evaluate: losses on texts that were not learned from, by the golden model; what
 benchmarks/results/quality.json has already of the same codes is not run again.
-distil: MiniLM by HAD for M minutes (10), in build/quality/minilm-had.
+distil: MiniLM by HAD for M minutes (10), in build/quality/minilm-had; with --further it goes on
+with what is there.
 encoder: its embeddings and retrieval by the golden model.
 docs: docs/quality.md and docs/quality.svg from the JSON. Without any of these words, all of them.
 
@@ -111,6 +112,8 @@ DISTILLED_MODULES = (
 PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=192)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
+FURTHER_RATE = 0.6
+"""Learning rates of a further sitting, as a share of the first one's."""
 PAIRS = 1024
 STUDENT = BUILD / "minilm-had"
 COSINE_GOALS = {32: 0.955, 16: 0.945}
@@ -221,23 +224,29 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
                 print(f"{key}: {loss:.4f}, {loss - exact:+.4f}", flush=True)
 
 
-def distil(minutes: float) -> None:
-    """MiniLM by HAD: a checkpoint in build/quality/minilm-had."""
+def distil(minutes: float, *, further: bool) -> None:
+    """MiniLM by HAD: a checkpoint in build/quality/minilm-had, or going on with that."""
     network = load("minilm")
+    start = load(f"hf:{STUDENT}") if further else None
     learned = [_manual(name) for name in DISTILLED_PAGES]
     learned += [(LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in DISTILLED_MODULES]
     plan = replace(PLAN, minutes=minutes)
+    if further:
+        plan = replace(plan, rate=plan.rate * FURTHER_RATE, qk_rate=plan.qk_rate * FURTHER_RATE)
     started = time.process_time()
-    found = distill.distill(network, learned, plan, say=lambda doing: print(
+    found = distill.distill(network, learned, plan, start=start, say=lambda doing: print(
         f"\r{doing:60s}", end="", file=sys.stderr, flush=True))
     cpu = time.process_time() - started
     STUDENT.mkdir(parents=True, exist_ok=True)
     distill.save(STUDENT, found, plan)
     results = _read()
+    sitting = {**_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
+               "cpu_seconds": round(cpu), "steps": found.steps, "rate": plan.rate,
+               "qk_rate": plan.qk_rate}
     results["distil"] = {
-        **_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
-        "cpu_seconds": round(cpu), "steps": found.steps, "stages": plan.stages, "seed": plan.seed,
-        "n": plan.n, "batch": plan.batch, "passage": plan.passage, "passages": found.passages,
+        "sittings": [*(results["distil"]["sittings"] if further else []), sitting],
+        "stages": plan.stages, "seed": plan.seed, "n": plan.n, "batch": plan.batch,
+        "passage": plan.passage, "passages": found.passages,
         "pages": list(DISTILLED_PAGES), "modules": list(DISTILLED_MODULES),
         "texts": hashlib.sha256("".join(learned).encode()).hexdigest()[:16]}
     _write(results)
@@ -364,14 +373,20 @@ def _order(key: str) -> tuple[str, int, str]:
 
 
 def _encoder(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    sittings = made["sittings"]
+    minutes = " and then ".join(
+        f"{each['minutes']:g} minutes on {each['threads']} of {each['cores']} cores"
+        for each in sittings)
+    steps = " and ".join(f"{each['steps']:,}" for each in sittings)
+    cores = sum(each["cpu_seconds"] for each in sittings) / 60
     return [
         "## all-MiniLM-L6-v2 distilled by HAD",
         _filled(f"""
-            {made["minutes"]:g} minutes on {made["threads"]} of {made["cores"]} cores
-            ({made["steps"]:,} steps) on {made["passages"]:,} passages of up to {made["passage"]}
-            tokens, of {len(made["pages"])} man pages and {len(made["modules"])} modules of
-            Python's library; stages `{made["stages"]}`, N = {made["n"]} in training, seed
-            {made["seed"]}. Measured on {found["passages"]:,} passages of 33 to 256 tokens of
+            {minutes} ({steps} steps, {cores:.0f} core minutes in all) on {made["passages"]:,}
+            passages of up to {made["passage"]} tokens, of {len(made["pages"])} man pages and
+            {len(made["modules"])} modules of Python's library; stages `{made["stages"]}`,
+            N = {made["n"]} in training, seed {made["seed"]}. Measured on
+            {found["passages"]:,} passages of 33 to 256 tokens of
             {len(found["held_out"])} other man pages: the mean cosine with the teacher's embedding,
             and how often the nearest second half of a passage to a first half is its own. The
             teacher finds {found["retrieval_teacher"]:.3f} of them."""),
@@ -433,6 +448,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=list(WORDS))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--further", action="store_true", help="go on with the distilled MiniLM")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--n", type=int, nargs="*", default=list(SWEEP))
     parser.add_argument("--text", nargs="*", default=list(HELD_OUT))
@@ -447,7 +463,7 @@ def main() -> int:
             evaluate(network, numbers=tuple(given.n), names=tuple(given.text), tokens=TOKENS)
             evaluate(network, numbers=(LONG_N,), names=tuple(given.text), tokens=LONG_TOKENS)
     if "distil" in what:
-        distil(given.minutes)
+        distil(given.minutes, further=given.further)
     if "encoder" in what:
         encoder()
     if "docs" in what:

@@ -392,6 +392,8 @@ def distill(
     qk_rate: Annotated[float, typer.Option(
         metavar="R", help="The same of the projections of queries and keys.")] = 1e-3,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of all random choices.")] = 0,
+    start: Annotated[Path | None, typer.Option(
+        metavar="FOLDER", help="A checkpoint of this command to go on with.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distil a model to attend by the signs of its queries and keys (HAD).
@@ -414,6 +416,7 @@ def distill(
         plan = distillation.Plan(n=n, stages=stages, steps=steps, minutes=minutes, batch=batch,
                                  passage=passage, rate=rate, qk_rate=qk_rate, seed=seed)
         found = distillation.distill(network, [texts.read(path) for path in text], plan,
+                                     start=None if start is None else _load(f"hf:{start}"),
                                      say=bar.say)
         bar.say("writing")
         distillation.save(out, found, plan)

@@ -210,6 +210,7 @@ class _Student:
 
 
 def distill(network: Network, texts: Sequence[str], plan: Plan, *,
+            start: Network | None = None,
             say: Callable[[str], None] = lambda doing: None) -> Distilled:
     """Distil a network.
 
@@ -220,14 +221,16 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     texts
         What to learn from. One passage of 20, but 48 at most, is kept apart.
     plan
-        How.
+        How. To go on with the same passages apart, the texts and the seed must be the same.
+    start
+        A student to go on with; None is the teacher itself.
     say
         Called with what is done now.
 
     Raises
     ------
     NetworkError
-        Texts that are too short, or too little memory.
+        Texts that are too short, a student of another model, or too little memory.
     """
     _check_memory(network, plan)
     torch.manual_seed(plan.seed)
@@ -238,7 +241,10 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     group = network.heads // network.kv_heads
     temperature = (sigma_q * sigma_k.repeat_interleave(group, 1) / math.sqrt(network.head_dim)
                    ).double().numpy()
-    module = copy.deepcopy(network.module).requires_grad_(True)
+    module = copy.deepcopy(network.module)
+    if start is not None:
+        _copy(start, module, network.name)
+    module.requires_grad_(True)
     student = replace(network, module=module)
     attend = _Student(plan, sigma_q, sigma_k)
     started = time.perf_counter()
@@ -251,6 +257,17 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
         _measure(each, network, apart, Method(name="had", n=plan.n, temperature=temperature))
         for each in (network, student))
     return Distilled(student, temperature, steps, seconds, len(learned), before, after, teacher)
+
+
+def _copy(start: Network, module: torch.nn.Module, name: str) -> None:
+    """Take a student's weights."""
+    found = start.module.state_dict()
+    wanted = module.state_dict()
+    if {key: value.shape for key, value in found.items()} != {
+            key: value.shape for key, value in wanted.items()}:
+        raise NetworkError(f"{start.name} is no student of {name}: its weights have other names or "
+                           f"shapes")
+    module.load_state_dict(found)
 
 
 def _check_memory(network: Network, plan: Plan) -> None:

@@ -118,6 +118,35 @@ def test_same_seed_same_weights(encoder):
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_going_on(encoder):
+    first = distill(encoder, [_prose(0)], _plan())
+    # Without a gradient worth the name it stays where it was.
+    held = distill(encoder, [_prose(0)], _plan(steps=1, rate=1e-12, qk_rate=1e-12),
+                   start=first.network)
+    assert held.after == pytest.approx(first.after, abs=1e-3)
+    assert (held.before, held.passages) == (first.before, first.passages)
+    further = distill(encoder, [_prose(0)], _plan(rate=1e-3, qk_rate=2e-3), start=first.network)
+    assert further.after > first.after
+
+
+def test_start_of_another_model(encoder, decoder_folder, encoder_folder, text, tmp_path, capsys):
+    out = tmp_path / "made"
+    assert cli.main([*_command(encoder_folder, out, text), "--steps", "1", "--start",
+                     str(decoder_folder)]) == 2
+    assert " is no student of hf:" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_start_by_command(encoder_folder, text, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.main([*_command(encoder_folder, first, text), "--steps", "2"]) == 0
+    assert cli.main([*_command(encoder_folder, second, text), "--steps", "2", "--start",
+                     str(first)]) == 0
+    assert cli.main([*_command(encoder_folder, tmp_path / "third", text), "--steps", "2",
+                     "--start", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def _command(folder, out, text, *options):
     return ["distill", "--model", f"hf:{folder}", "-o", str(out), "--text",
             str(text(_prose(0), "a.txt")), "--n", "4", "--passage", "40", *options]

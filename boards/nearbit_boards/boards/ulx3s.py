@@ -9,8 +9,8 @@ from nearbit_model.config import Config
 __all__ = ["BOARDS"]
 
 
-# Values and keys fill the block RAMs: all of the 25F's 56, 105 of 108, 203 of 208. To score all keys
-# takes 128 cycles, in which 16 or 32 value lanes weight 32 rows.
+# Values and keys fill the block RAMs. All keys are scored in 128 cycles, in which 16 value lanes
+# weight 32 rows; with 16, the 85F's values would need more block RAMs than with 32.
 _SMALL = Config(key_bits=64, value_dim=64, capacity=1024, lanes=8, value_lanes=16, top_n=32,
                 output_cycles=2, cell="ecp5")
 _MIDDLE = Config(key_bits=64, value_dim=64, capacity=2048, lanes=16, value_lanes=16, top_n=32,
