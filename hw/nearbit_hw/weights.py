@@ -249,24 +249,30 @@ class Weights(wiring.Component):
             buffer_write.en.eq(fill),
             *(buffer_write.data[name].eq(self.i.p[name]) for name, _ in key_shape),
         ]
-        is_better = Signal()
-        bank_best = Mux(fill_bank, *best[::-1])
-        measure = self.i.p.score if has_scores else self.i.p.distance
-        m.d.comb += is_better.eq(
-            is_first | (measure > bank_best if has_scores else measure < bank_best))
         with m.If(fill):
             m.d.sync += fill_position.eq(fill_position + 1)
             for bank in range(2):
                 with m.If(fill_bank == bank):
                     m.d.sync += final_position[bank].eq(fill_position)
-                    with m.If(is_better):
-                        m.d.sync += best[bank].eq(measure)
             with m.If(self.i.p.last):
                 m.d.sync += [
                     full.bit_select(fill_bank, 1).eq(1),
                     fill_position.eq(0),
                     fill_bank.eq(~fill_bank),
                 ]
+
+        # Keys come out of a memory, late in the cycle: each is compared in the next one.
+        measure = self.i.p.score if has_scores else self.i.p.distance
+        taken, taken_first, taken_bank, is_better = Signal(), Signal(), Signal(), Signal()
+        taken_measure = Signal(measure_shape, reset_less=True)
+        bank_best = Mux(taken_bank, *best[::-1])
+        m.d.sync += [taken.eq(fill), taken_first.eq(is_first), taken_bank.eq(fill_bank),
+                     taken_measure.eq(measure)]
+        m.d.comb += is_better.eq(taken & (taken_first | (
+            taken_measure > bank_best if has_scores else taken_measure < bank_best)))
+        for bank in range(2):
+            with m.If(is_better & (taken_bank == bank)):
+                m.d.sync += best[bank].eq(taken_measure)
 
         # ---- Replay: which key is next.
         advance = Signal()
@@ -311,7 +317,8 @@ class Weights(wiring.Component):
         step_shape = data.StructLayout({
             "key": key_shape, "column": column.shape(), "last": 1, "command": command_shape})
         step: Any = Signal(step_shape, name="excess_step", reset_less=True)
-        first_best = Mux(key_bank, *best[::-1])
+        first_best = Mux(is_better & (taken_bank == key_bank), taken_measure,
+                         Mux(key_bank, *best[::-1]))
         with m.If(advance):
             m.d.sync += [
                 valid.eq(key_valid),
