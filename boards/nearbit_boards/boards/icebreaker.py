@@ -16,4 +16,4 @@ BOARD = Board(
         selection="serial", pass_lanes=4, value_lanes=4, value_ports=1, tables=1, output_cycles=8,
         cell="ice40"),
     clock=24_000_000, baud=3_000_000,
-    activity=("led_g", 0), error=("led_r", 0), programmer=ICEPROG, seed=3)
+    activity=("led_g", 0), error=("led_r", 0), programmer=ICEPROG, seed=6)
