@@ -421,7 +421,7 @@ def _advice(decoder: dict[str, Any], encoder: dict[str, Any] | None) -> list[str
             {rows["signs, untrained, n 32"]["cosine"]:.3f}, distilled
             {rows["distilled, n 32"]["cosine"]:.3f} with N = 32 and
             {rows["distilled, n 16"]["cosine"]:.3f} with N = 16. What a search finds suffers less
-            than the cosine says. Take N = 32; 16 if the passages are short."""))
+            than the cosine says."""))
     return parts
 
 

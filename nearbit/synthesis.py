@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Elaboratable, Fragment, Module, Signal
@@ -110,13 +111,6 @@ class Resources:
     def to_dict(self) -> dict[str, int]:
         """Whole numbers, by name."""
         return {name: round(value) for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A platform that has a part, and nothing else."""
-
-    device: str
 
 
 class _On(Elaboratable):
@@ -282,6 +276,6 @@ class _Cell(wiring.Component):
 
 def cell_verilog(config: Config, target: str) -> str:
     """Generate the Verilog of one cell of a configuration's array."""
-    kind = config.cell or platform_target(_Part(DEVICES[target].part))
+    kind = config.cell or platform_target(SimpleNamespace(device=DEVICES[target].part))
     return verilog(_Cell(config.key_bits, config.fan_in, kind, cell_operands(config.rows, kind)),
                    target)

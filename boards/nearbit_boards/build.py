@@ -40,8 +40,7 @@ _ROUTING_LIMIT = {"ice40": 600.0}
 _PLACEMENT = {
     # Router 1 can hang on carry chains.
     "ice40": "--router router2",
-    # Cells that stand close run out of wires, and the router takes many times as long.
-    "ecp5": "--placer-heap-beta 0.5",
+    "ecp5": "",
 }
 
 

@@ -496,13 +496,13 @@ async def cycles_do_not_depend_on_data(dut):
 
 
 @pytest.mark.parametrize(("config", "steps"), [
-    (Config.preset("tiny"), 24),
+    (Config.preset("tiny"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
             tables=3, pass_lanes=4, output_cycles=2), 30),
     (Config(key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
-            value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 6),
+            value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8),
     (Config(key_bits=12, value_dim=4, capacity=128, rows=1, lanes=64, value_lanes=4, top_n=16,
-            tables=2), 6),
+            tables=2), 10),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16, output_cycles=32), 20),
@@ -519,14 +519,18 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=5, value_dim=2, capacity=12, lanes=2, value_lanes=2, top_n=1, tables=1,
             rescore=Rescore(head_dim=4, lanes=4, shared=True)), 20),
     pytest.param(Config.preset("tiny").replace(
-        rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 16, marks=pytest.mark.slow),
+        rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 30, marks=pytest.mark.slow),
+    pytest.param(Config(
+        key_bits=6, value_dim=4, capacity=32, rows=3, lanes=4, value_lanes=4, top_n=32,
+        weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10,
+        marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(
         capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
 ], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "exact-tiny", "histograms",
         "serial", "exact-odd",
-        "exact-rows", "exact-one", "shared", "shared-one", "shared-long", "reference",
-        "exact-reference"])
+        "exact-rows", "exact-one", "shared", "shared-one", "shared-long", "exact-rows-long",
+        "reference", "exact-reference"])
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)
