@@ -67,11 +67,34 @@ LICENCES = Path("/usr/share/common-licenses")
 
 
 def _manual(name: str) -> str:
-    """A man page as text."""
+    """A man page as text; of a path, that file."""
     shown = subprocess.run(
-        f"man -P cat {name} | col -bx", shell=True, check=True, capture_output=True, text=True,
-        env={"MANWIDTH": "90", "PATH": os.environ["PATH"]})
+        f"man -P cat {'-l ' * name.startswith('/')}{name} | col -bx", shell=True, check=True,
+        capture_output=True, text=True, env={"MANWIDTH": "90", "PATH": os.environ["PATH"]})
     return shown.stdout
+
+
+def _runs(text: str) -> set[int]:
+    words = text.split()
+    return {hash(tuple(words[start:start + SHARED_WORDS]))
+            for start in range(len(words) - SHARED_WORDS + 1)}
+
+
+def _pages() -> dict[str, str]:
+    """Man pages of this machine that quote none of the held-out ones, by name and section."""
+    held_out = set().union(*(_runs(_manual(name)) for name in DISTIL_HELD_OUT))
+    found: dict[str, str] = {}
+    for section in DISTILLED_SECTIONS:
+        for path in sorted(Path(f"/usr/share/man/man{section}").glob("*.gz")):
+            # Thousands of pages of one program would be most of it.
+            if path.is_symlink() or path.name.startswith("gcloud") or \
+                    len(gzip.decompress(path.read_bytes())) < PAGE_SIZE:
+                continue
+            text = _manual(str(path))
+            runs = _runs(text)
+            if len(runs & held_out) <= MOST_SHARED * len(runs):
+                found[path.name.removesuffix(".gz")] = text
+    return found
 
 
 def _unpacked(path: str) -> str:
@@ -96,20 +119,18 @@ HELD_OUT: dict[str, Callable[[], str]] = {
     "argparse.py": _file(LIBRARY / "argparse.py"), "GPL-3": _file(LICENCES / "GPL-3")}
 
 # Prose and code for MiniLM; split by file from what it is measured on.
-DISTILLED_PAGES = (
-    "bash", "bpf-helpers", "capabilities", "cgroups", "cmake-commands", "cmake-modules",
-    "cmake-policies", "cmake-properties", "cmake-variables", "cpack-generators", "cpuset",
-    "ctags-universal", "curl", "dash", "dpkg", "find", "git-config", "git-rebase", "gpg", "ip",
-    "jq", "less", "lsof", "mawk", "mount", "proc", "ps", "ssh", "ssh_config", "systemctl",
-    "systemd", "systemd.exec", "systemd.network", "systemd.service", "systemd.unit", "tcp",
-    "terminfo", "tmux", "unzip", "valgrind", "wget", "xz", "zip")
+DISTILLED_SECTIONS = "123578"
+PAGE_SIZE = 5000
+"""Least size of a man page that is learned from, in characters of its source."""
+SHARED_WORDS, MOST_SHARED = 8, 0.01
+"""A page is left out if more than this share of its runs of so many words is in a held-out one."""
 DISTILLED_MODULES = (
     "_pydecimal", "ast", "calendar", "codecs", "configparser", "csv", "dataclasses", "datetime",
     "difflib", "doctest", "enum", "fractions", "ftplib", "functools", "imaplib", "inspect",
     "ipaddress", "mailbox", "nntplib", "optparse", "os", "pathlib", "pickle", "random", "shutil",
     "smtplib", "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap",
     "threading", "traceback", "turtle", "typing", "uuid", "zipfile")
-PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=192)
+PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=256)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
 FURTHER_RATE = 0.6
@@ -228,7 +249,8 @@ def distil(minutes: float, *, further: bool) -> None:
     """MiniLM by HAD: a checkpoint in build/quality/minilm-had, or going on with that."""
     network = load("minilm")
     start = load(f"hf:{STUDENT}") if further else None
-    learned = [_manual(name) for name in DISTILLED_PAGES]
+    pages = _pages()
+    learned = list(pages.values())
     learned += [(LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in DISTILLED_MODULES]
     plan = replace(PLAN, minutes=minutes)
     if further:
@@ -247,7 +269,7 @@ def distil(minutes: float, *, further: bool) -> None:
         "sittings": [*(results["distil"]["sittings"] if further else []), sitting],
         "stages": plan.stages, "seed": plan.seed, "n": plan.n, "batch": plan.batch,
         "passage": plan.passage, "passages": found.passages,
-        "pages": list(DISTILLED_PAGES), "modules": list(DISTILLED_MODULES),
+        "pages": list(pages), "modules": list(DISTILLED_MODULES),
         "texts": hashlib.sha256("".join(learned).encode()).hexdigest()[:16]}
     _write(results)
 

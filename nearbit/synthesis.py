@@ -19,7 +19,7 @@ from nearbit_hw.popcount import XorPopcount, platform_target
 from nearbit_hw.score_array import cell_operands
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
-from nearbit_sim.netlist import run_script
+from nearbit_sim.netlist import SYNTHESIS, run_script
 
 
 __all__ = ["DEVICES", "Device", "Resources", "cell_verilog", "count", "key", "synthesize", "units",
@@ -55,22 +55,21 @@ class Device:
     rams: Mapping[str, int]
 
 
-# A DPR16X4 is two slices and half of another, whose LUTs write: six in all. With wide
-# multiplexers popcounts become twice as large.
-_ECP5 = Device("Lattice ECP5", "LFE5U-25F", "synth_ecp5 -nowidelut", "LUT4 + 2 x CCU2C",
+# A DPR16X4 is two slices and half of another, whose LUTs write: six in all.
+_ECP5 = Device("Lattice ECP5", "LFE5U-25F", SYNTHESIS["ecp5"], "LUT4 + 2 x CCU2C",
                {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}, {"MULT18X18D": 1},
                {"DP16KD": 1, "PDPW16KD": 1})
-_ICE40 = Device("Lattice iCE40 HX and LP", "iCE40HX8K", "synth_ice40", "logic cells",
+_ICE40 = Device("Lattice iCE40 HX and LP", "iCE40HX8K", SYNTHESIS["ice40"], "logic cells",
                 {"SB_LUT4": 1}, {"SB_MAC16": 1}, {"SB_RAM40_4K": 1, "SB_SPRAM256KA": 1})
 
 DEVICES: dict[str, Device] = {
     "ecp5": _ECP5,
     "ice40": _ICE40,
+    # Without -spram: memories are counted in block RAMs.
     "up5k": Device("Lattice iCE40 UltraPlus", "iCE40UP5K", "synth_ice40 -dsp -device u",
                    _ICE40.unit, _ICE40.luts, _ICE40.dsps, _ICE40.rams),
     "xc7": Device(
-        "AMD 7 series", "xc7a35t",
-        "synth_xilinx -flatten -family xc7 -nowidelut -noiopad -noclkbuf", "LUT6",
+        "AMD 7 series", "xc7a35t", SYNTHESIS["xilinx7"], "LUT6",
         {**{f"LUT{size}": 1 for size in range(1, 7)}, "LUT6_2": 1, "INV": 1, "RAM32M": 4,
          "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "SRL16E": 1, "SRLC32E": 1},
         {"DSP48E1": 1}, {"RAMB18E1": 1, "RAMB36E1": 2}),

@@ -78,7 +78,7 @@ class HostLink(wiring.Component):
     when the one before is handed over: a load when the core takes it, a query when the core takes
     the command. It is answered when the reply before has been sent.
 
-    One byte is taken per cycle, none in the three cycles after a request or more until it is handed
+    One byte is taken per cycle, none in the four cycles after a request or more until it is handed
     over. One byte of a reply is sent per cycle at most. Results and traces wait for :py:`o`.
 
     Parameters
@@ -202,7 +202,9 @@ class HostLink(wiring.Component):
         free, take = Signal(), Signal()
         verdict = Signal(Status)
         act = Signal() # the request is good, and may be handed over
-        field_error = Signal()
+        # Registered, as a payload stands still before the request is complete.
+        field_error, beyond = Signal(reset_less=True), Signal()
+        m.d.sync += field_error.eq(beyond)
         m.d.comb += [verdict.eq(request.status),
                      act.eq(request.complete & free & (verdict == Status.OK)),
                      take.eq(request.complete & free)]
@@ -240,7 +242,7 @@ class HostLink(wiring.Component):
             if kind != Message.EXACT_QUERY:
                 wrong += _beyond(kind, port.payload)
             with m.If(request.kind == kind):
-                m.d.comb += field_error.eq(Cat(wrong).any())
+                m.d.comb += beyond.eq(Cat(wrong).any())
 
         # ---- Errors. They are counted when a request is taken up, so a reply does not change.
         fields = state_fields(config)
@@ -432,27 +434,28 @@ class _Request:
         begin = Signal()
         checker = crc.catalog.CRC16_IBM_3740(data_width=8).create()
         m.submodules.checker = ResetInserter(begin)(checker)
-        taken, full, at_sequence = Signal(), Signal(), Signal()
+        taken, full, expired, at_sequence = Signal(), Signal(), Signal(), Signal()
         error = Signal(Status)
         m.d.comb += [
             taken.eq(self.i_valid & self.i_ready),
-            self.i_ready.eq(~self.complete & ~(at_sequence & self.keep)),
+            self.i_ready.eq(~(full | expired) & ~(at_sequence & self.keep)),
             checker.data.eq(self.i_payload), checker.valid.eq(taken), self.busy.eq(~begin),
         ]
 
         # The counter ends at its highest bit.
         silence = Signal(range(timeout + 1))
-        expired = silence[-1]
+        m.d.comb += expired.eq(silence[-1])
         with m.If(~expired):
             m.d.sync += silence.eq(silence + 1)
         with m.If(taken | begin):
             m.d.sync += silence.eq(0)
 
-        m.d.comb += [self.complete.eq(full | expired), self.status.eq(error)]
-        with m.If(~full):
-            m.d.comb += self.status.eq(Status.TIMEOUT)
-        with m.Elif((error == Status.OK) & ~checker.match_detected):
-            m.d.comb += self.status.eq(Status.CRC)
+        # Registered, because a load goes from here to all memories of keys.
+        fresh.d.sync += [self.complete.eq(full | expired), self.status.eq(error)]
+        with fresh.If(~full):
+            fresh.d.sync += self.status.eq(Status.TIMEOUT)
+        with fresh.Elif((error == Status.OK) & ~checker.match_detected):
+            fresh.d.sync += self.status.eq(Status.CRC)
 
         length = Signal(8)
         with m.Switch(self.kind):

@@ -29,9 +29,9 @@ SYNTHESIS = {
     "ecp5": "synth_ecp5 -nowidelut",
     "ice40": "synth_ice40",
     "up5k": "synth_ice40 -device u -dsp -spram",
-    "xilinx7": "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
+    "xilinx7": "synth_xilinx -flatten -family xc7 -nowidelut -noiopad -noclkbuf",
 }
-"""Yosys command that synthesizes for each target."""
+"""Yosys command for each target: for simulation, for boards, and to count cells."""
 
 _MODELS = {
     "ecp5": ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh", "ecp5/cells_ff.vh", "ecp5/cells_sim.v"),
