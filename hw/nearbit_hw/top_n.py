@@ -24,7 +24,8 @@ EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
 
 REGISTERED_LANES = 16
-"""Lanes above which a key is registered between the choice of it and the queue of keys."""
+"""Lanes above which what is read of the banks is registered before it is compared, and a key
+between the choice of it and the queue of keys."""
 
 EMIT_WASTE = 3
 """Cycles spent on words that were fetched just before the quota ran out."""
@@ -168,11 +169,11 @@ class TopN(Selector):
     @property
     def refine_latency(self) -> int:
         """Cycles from the last read of refining a query to the start of emitting it."""
-        return 4 + tree_latency(self._pass_lanes)
+        return 4 + tree_latency(self._pass_lanes) + self.registers
 
     @property
-    def key_registers(self) -> int:
-        """Registers in front of the queue of keys: many lanes are too slow without one."""
+    def registers(self) -> int:
+        """Registers behind each bank and in front of the queue of keys: many lanes are far apart."""
         return int(self._lanes > REGISTERED_LANES)
 
     @property
@@ -183,7 +184,7 @@ class TopN(Selector):
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled."""
         return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
-                + self.key_registers)
+                + 3 * self.registers)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -430,11 +431,13 @@ class TopN(Selector):
                 m.d.sync += refine_busy.eq(0)
 
         # One cycle for the memory, one to split the codes, then the trees.
-        read_valid = delay_control(refine_step, 1, "read_valid")
-        read_query = delay(refined, 1, "read_query")
-        read_word = delay(refine_word, 1, "read_word")
-        read_first = delay(refine_word == 0, 1, "read_first")
-        read_last = delay_control(refine_step & refine_end, 1, "read_last")
+        reading = 1 + self.registers
+        read_valid = delay_control(refine_step, reading, "read_valid")
+        read_query = delay(refined, reading, "read_query")
+        read_word = delay(refine_word, reading, "read_word")
+        read_first = delay(refine_word == 0, reading, "read_first")
+        read_last = delay_control(refine_step & refine_end, reading, "read_last")
+        read_items: Any = delay(refine_read.data, self.registers, "read_items")
 
         low = Signal(self._pass_lanes, reset_less=True)  # below the coarse value, or forced
         at = Signal(self._pass_lanes, reset_less=True)   # has the coarse value
@@ -450,7 +453,7 @@ class TopN(Selector):
             stale = (read_word | part) > read_query.last_word if part else Const(0)
             for lane in range(lanes):
                 place = part * lanes + lane
-                source = refine_read.data[part][lane]
+                source = read_items[part][lane]
                 coarse = source.code[fine_bits:]
                 m.d.sync += [
                     low[place].eq(((coarse < read_query.coarse) | source.forced) & ~stale),
@@ -545,8 +548,9 @@ class TopN(Selector):
         emit_busy = Signal()
         emit_take = Signal()
         emit_end = Signal()
+        late = 2 * self.registers # one more, and one more word fetched in vain
         timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)
-                             - self.key_registers))
+                             - self.registers))
         remaining = Signal(selected_shape, reset_less=True)
         quota = Signal(selected_shape, reset_less=True)
         # One place stays free, so that a full queue differs from an empty one, and one is for the
@@ -606,14 +610,26 @@ class TopN(Selector):
         fetched_valid = Signal()
         fetched_word = Signal(word_shape, reset_less=True)
         word_move = Signal()
+        fetched_move = Signal() if self.registers else word_move
         m.d.comb += [
-            fetch_move.eq(~fetched_valid | word_move),
+            fetch_move.eq(~fetched_valid | fetched_move),
             emit_read.addr.eq(Cat(hit, hits_group, emitted.bank)),
             emit_read.en.eq(fetch_move),
         ]
         with m.If(fetch_move):
             m.d.sync += [fetched_valid.eq(hits_valid & last_hit.any),
                          fetched_word.eq(Cat(hit, hits_group))]
+
+        read_on: list[Any] = [fetched_valid, fetched_word, emit_read.data]
+        held_valid = Signal()
+        if self.registers:
+            held_word = Signal.like(fetched_word, reset_less=True)
+            held_items = Signal(word_items, reset_less=True)
+            m.d.comb += fetched_move.eq(~held_valid | word_move)
+            with m.If(fetched_move):
+                m.d.sync += [held_valid.eq(fetched_valid), held_word.eq(fetched_word),
+                             held_items.eq(emit_read.data)]
+            read_on = [held_valid, held_word, held_items]
 
         word_valid = Signal()
         word = Signal(word_shape, reset_less=True)
@@ -625,9 +641,9 @@ class TopN(Selector):
         key = _last(m, keys, "key")
         m.d.comb += word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
         with m.If(word_move):
-            m.d.sync += [word_valid.eq(fetched_valid), word.eq(fetched_word)]
+            m.d.sync += [word_valid.eq(read_on[0]), word.eq(read_on[1])]
             for lane in range(lanes):
-                source = emit_read.data[lane]
+                source = read_on[2][lane]
                 m.d.sync += [
                     codes[lane].eq(source.code),
                     nearer[lane].eq((source.code < emitted.threshold) | source.forced),
@@ -647,7 +663,7 @@ class TopN(Selector):
             emit_move.eq(word_valid & key.any & may_emit),
             emit_end.eq(emit_move & final),
         ]
-        write = m.d.sync if self.key_registers else m.d.comb
+        write = m.d.sync if self.registers else m.d.comb
         write += [
             key_write.addr.eq(produce),
             key_write.data.index.eq(Cat(key.number, (word + emitted_first)[:len(word)])),
@@ -667,7 +683,7 @@ class TopN(Selector):
         if self._gapless:
             own_keys = Signal.like(produce, reset_less=True) # where those of the query begin
             may_leave = Signal(init=1)
-            wait = Signal(range(bank_groups + EMIT_LATENCY), reset_less=True)
+            wait = Signal(range(bank_groups + EMIT_LATENCY + late), reset_less=True)
             m.d.comb += limit.eq(Mux(may_leave, produce, own_keys))
             with m.If(wait == 0):
                 m.d.sync += may_leave.eq(1)
@@ -675,7 +691,7 @@ class TopN(Selector):
                 m.d.sync += wait.eq(wait - 1)
             with m.If(emit_take):
                 m.d.sync += [may_leave.eq(0), own_keys.eq(produce + emit_move),
-                             wait.eq(next_group + (EMIT_LATENCY + EMIT_WASTE - 3))]
+                             wait.eq(next_group + (EMIT_LATENCY + EMIT_WASTE - 3 + late))]
         else:
             m.d.comb += limit.eq(produce)
 
@@ -694,6 +710,8 @@ class TopN(Selector):
         with m.If(emit_end | ~emit_busy):
             m.d.sync += [scan_valid.eq(0), row_valid.eq(0), hits_valid.eq(0),
                          fetched_valid.eq(0), word_valid.eq(0)]
+            if self.registers:
+                m.d.sync += held_valid.eq(0)
         with m.If(emit_end):
             m.d.sync += emit_busy.eq(0)
         with m.If(emit_take):
@@ -706,7 +724,7 @@ class TopN(Selector):
                 quota_left.eq(next_emission.missing != 0),
                 # The timer is seen one cycle later, and the key presented two after its end.
                 timer.eq(next_group + origin_read.data.selected
-                         + (EMIT_LATENCY + EMIT_WASTE - 4)),
+                         + (EMIT_LATENCY + EMIT_WASTE - 4 + late)),
                 scan.eq(next_group),
                 scan_valid.eq(1),
             ]

@@ -45,7 +45,7 @@ GROUP = 8
 """Words whose summaries the selection examines per cycle, at least."""
 
 REGISTERED_LANES = 16
-"""Lanes above which a selected key passes a register in front of the queue of keys."""
+"""Lanes above which what the selection reads of its banks, and a selected key, pass a register."""
 
 COMMANDS_IN_FLIGHT = 4
 """Places of the core's queue of commands from their start to the merging of their rows."""
@@ -582,8 +582,9 @@ class _TopN:
         self._group = max(GROUP, ratio)
         self._score_latency = _score_latency(config, row)
         self._count_latency = 4 + tree_latency(config.lanes)
-        self._refine_latency = 4 + tree_latency(config.pass_lanes)
-        self._key_latency = 2 + (config.lanes > REGISTERED_LANES)
+        self._registers = int(config.lanes > REGISTERED_LANES)
+        self._refine_latency = 4 + tree_latency(config.pass_lanes) + self._registers
+        self._key_latency = 2 + self._registers
         # Keys that may be in the queue of keys when emitting starts.
         depth = 1 << (config.top_n + 1).bit_length()
         self._queue_limit = depth - config.top_n - 2
@@ -611,7 +612,8 @@ class _TopN:
         emit = max(self._refined + self._refine_latency,
                    self._recent[-1].emitted if self._recent else _NEVER)
         emit = self._when_room(emit)
-        emitted = emit + -(-words // self._group) + selected + 6
+        # With a register more, a word more is fetched in vain.
+        emitted = emit + -(-words // self._group) + selected + 6 + 2 * self._registers
         self._released.append(emitted)
         selection = _Selection(selected, emit, emitted, latency=self._key_latency)
         self._recent.append(selection)
@@ -1029,10 +1031,11 @@ def _steady_selection(config: Config, words: int, selected: int
     scored = words + _score_latency(config)
     if config.selection == "counters":
         groups = -(-words // max(GROUP, config.pass_lanes // config.lanes))
+        registers = int(config.lanes > REGISTERED_LANES)
+        emit = groups + selected + 6 + 2 * registers
         return (scored + 4 + tree_latency(config.lanes) + reads - 1
-                + 4 + tree_latency(config.pass_lanes) + groups + selected + 6
-                + (config.lanes > REGISTERED_LANES)), {
-            "refine": Fraction(reads), "emit": Fraction(groups + selected + 6)}
+                + 4 + tree_latency(config.pass_lanes) + emit + 2 * registers), {
+            "refine": Fraction(reads), "emit": Fraction(emit)}
     times = _HistogramTimes(config, config.rows - 1)
     merged = scored + times.count_latency + times.merge_cycles
     emitted = times.scan_latency + times.emit_latency - 1 + selected - 1
