@@ -223,7 +223,8 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     plan
         How. To go on with the same passages apart, the texts and the seed must be the same.
     start
-        A student to go on with; None is the teacher itself.
+        A student to go on with, which then sees the passages in reverse order; None is the
+        teacher itself.
     say
         Called with what is done now.
 
@@ -248,7 +249,7 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     student = replace(network, module=module)
     attend = _Student(plan, sigma_q, sigma_k)
     started = time.perf_counter()
-    steps = _train(network, student, attend, learned, plan, rng, say)
+    steps = _train(network, student, attend, learned, plan, rng, say, further=start is not None)
     seconds = time.perf_counter() - started
     module.requires_grad_(False)
     say("measuring with the golden model")
@@ -363,7 +364,7 @@ def _sigmas(network: Network, passages: Sequence[Sequence[int]], plan: Plan
 
 def _train(teacher: Network, student: Network, attend: _Student,
            passages: Sequence[Sequence[int]], plan: Plan, rng: np.random.Generator,
-           say: Callable[[str], None]) -> int:
+           say: Callable[[str], None], *, further: bool) -> int:
     """Train the student in place; return the steps."""
     own: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
@@ -377,7 +378,9 @@ def _train(teacher: Network, student: Network, attend: _Student,
     rounded = torch.cpu._is_avx512_bf16_supported()
     started, step = time.perf_counter(), 0
     while True:
-        for ids, lengths in _batches(passages, plan.batch, rng):
+        # Going on begins with what the first training came to last, or not at all.
+        way = -1 if further and step == 0 else 1
+        for ids, lengths in _batches(passages, plan.batch, rng)[::way]:
             done = step / plan.steps if plan.steps is not None else \
                 (time.perf_counter() - started) / (60 * (plan.minutes or 1))
             if done >= 1:
