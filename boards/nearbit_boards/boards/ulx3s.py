@@ -27,4 +27,4 @@ BOARDS = tuple(
           programmer=dataclasses.replace(OPENFPGALOADER, arguments=("-b", "ulx3s", "-m")))
     for size, config, clock, baud in (
         ("12F", _SMALL, 75_000_000, 3_000_000), ("25F", _SMALL, 75_000_000, 3_000_000),
-        ("45F", _MIDDLE, 70_000_000, 2_000_000), ("85F", _LARGE, 80_000_000, 2_000_000)))
+        ("45F", _MIDDLE, 70_000_000, 2_000_000), ("85F", _LARGE, 60_000_000, 3_000_000)))
