@@ -173,7 +173,7 @@ class TopN(Selector):
 
     @property
     def registers(self) -> int:
-        """Registers behind each bank and in front of the queue of keys: many lanes are far apart."""
+        """Registers behind each bank and in front of the queue of keys."""
         return int(self._lanes > REGISTERED_LANES)
 
     @property
