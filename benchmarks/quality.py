@@ -6,7 +6,7 @@ learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, 
 evaluate: losses on texts that were not learned from, by the golden model; what
 benchmarks/results/quality.json has already of the same codes is not run again.
 distil: MiniLM by HAD for M minutes (10), in build/quality/minilm-had; with --further it goes on
-with what is there.
+with the last sitting, and the mean of all sittings' weights takes its place.
 encoder: its embeddings and retrieval by the golden model.
 docs: docs/quality.md and docs/quality.svg from the JSON. Without any of these words, all of them.
 
@@ -245,10 +245,17 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
                 print(f"{key}: {loss:.4f}, {loss - exact:+.4f}", flush=True)
 
 
+def _sitting(number: int) -> Path:
+    return STUDENT.with_name(f"{STUDENT.name}-{number}")
+
+
 def distil(minutes: float, *, further: bool) -> None:
-    """MiniLM by HAD: a checkpoint in build/quality/minilm-had, or going on with that."""
+    """MiniLM by HAD: the mean of all sittings in build/quality/minilm-had, each beside it."""
     network = load("minilm")
-    start = load(f"hf:{STUDENT}") if further else None
+    results = _read()
+    sittings = results["distil"]["sittings"] if further else []
+    earlier = [load(f"hf:{_sitting(number)}") for number in range(1, len(sittings) + 1)]
+    start = earlier[-1] if further else None
     pages = _pages()
     learned = list(pages.values())
     learned += [(LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in DISTILLED_MODULES]
@@ -259,14 +266,16 @@ def distil(minutes: float, *, further: bool) -> None:
     found = distill.distill(network, learned, plan, start=start, say=lambda doing: print(
         f"\r{doing:60s}", end="", file=sys.stderr, flush=True))
     cpu = time.process_time() - started
-    STUDENT.mkdir(parents=True, exist_ok=True)
-    distill.save(STUDENT, found, plan)
+    for folder, student in ((_sitting(len(earlier) + 1), found.network),
+                            (STUDENT, distill.average([*earlier, found.network]))):
+        folder.mkdir(parents=True, exist_ok=True)
+        distill.save(folder, replace(found, network=student), plan)
     results = _read()
     sitting = {**_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
                "cpu_seconds": round(cpu), "steps": found.steps, "rate": plan.rate,
                "qk_rate": plan.qk_rate}
     results["distil"] = {
-        "sittings": [*(results["distil"]["sittings"] if further else []), sitting],
+        "sittings": [*sittings, sitting],
         "stages": plan.stages, "seed": plan.seed, "n": plan.n, "batch": plan.batch,
         "passage": plan.passage, "passages": found.passages,
         "pages": list(pages), "modules": list(DISTILLED_MODULES),
@@ -415,7 +424,7 @@ def _encoder(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
             {len(made["modules"])} modules of Python's library; stages `{made["stages"]}`,
             N = {made["n"]} in training, seed {made["seed"]}. Pages are left out of which more than
             {100 * MOST_SHARED:g} % of all runs of {SHARED_WORDS} words are in a page that is
-            measured on. Measured on
+            measured on. The weights are the mean of those after each sitting. Measured on
             {found["passages"]:,} passages of 33 to 256 tokens of
             {len(found["held_out"])} other man pages: the mean cosine with the teacher's embedding,
             and how often the nearest second half of a passage to a first half is its own. The

@@ -26,7 +26,8 @@ from nearbit_nets.loading import available_memory
 from nearbit_nets.network import Network, exact, replaced
 
 
-__all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "distill", "save", "temperatures"]
+__all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "average", "distill", "save",
+           "temperatures"]
 
 
 STAGES = ("straight-through", "published")
@@ -258,6 +259,28 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
         _measure(each, network, apart, Method(name="had", n=plan.n, temperature=temperature))
         for each in (network, student))
     return Distilled(student, temperature, steps, seconds, len(learned), before, after, teacher)
+
+
+def average(students: Sequence[Network]) -> Network:
+    """Make the student whose weights are the mean of those of some of one teacher.
+
+    Students that went on with one another do more like the teacher together than each alone.
+    Source: stochastic weight averaging (arXiv 1803.05407).
+
+    Raises
+    ------
+    NetworkError
+        Students of different models.
+    """
+    first, *others = students
+    module = copy.deepcopy(first.module)
+    kept = {key: value.double() for key, value in module.state_dict().items()}
+    for student in others:
+        _copy(student, module, first.name)
+        for key, value in module.state_dict().items():
+            kept[key] += value
+    module.load_state_dict({key: value / len(students) for key, value in kept.items()})
+    return replace(first, module=module)
 
 
 def _copy(start: Network, module: torch.nn.Module, name: str) -> None:

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the extra models is not installed")
 from nearbit import cli
 from nearbit_model import quantize
 from nearbit_nets import distill as distillation
-from nearbit_nets.distill import Plan, distill, temperatures
+from nearbit_nets.distill import Plan, average, distill, temperatures
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import load
@@ -127,6 +127,18 @@ def test_going_on(encoder):
     assert (held.before, held.passages) == (first.before, first.passages)
     further = distill(encoder, [_prose(0)], _plan(rate=1e-3, qk_rate=2e-3), start=first.network)
     assert further.after > first.after
+
+
+def test_average(encoder, decoder):
+    first, second = (distill(encoder, [_prose(0)], _plan(steps=2, seed=seed)).network
+                     for seed in (0, 1))
+    weights = [student.module.state_dict() for student in (first, second)]
+    mean = average([first, second]).module.state_dict()
+    assert all(torch.allclose(mean[key], (weights[0][key] + weights[1][key]) / 2, atol=1e-7)
+               for key in mean)
+    assert any(not torch.equal(mean[key], weights[0][key]) for key in mean)
+    with pytest.raises(NetworkError, match="is no student of"):
+        average([first, decoder])
 
 
 def test_start_of_another_model(encoder, decoder_folder, encoder_folder, text, tmp_path, capsys):
