@@ -121,7 +121,7 @@ boards: .venv/.installed compiler icestorm ## iCE40 bitstreams, and answers of t
 	$(BIN)/nearbit run tests/data/minilm-gpl3-64.npz --virtual
 
 .PHONY: bitstreams
-bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (twenty minutes)
+bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (minutes for each)
 	$(BIN)/python benchmarks/boards.py all
 
 .PHONY: bench

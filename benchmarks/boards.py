@@ -4,8 +4,8 @@
 
 Builds the bitstreams of the boards, those with an iCE40 if none are named, `all` for all of them,
 and writes logic and clock to benchmarks/results/boards.json; boards that are not built keep their
-entries. The table in docs/boards.md is made from it. About two minutes for each iCE40, and
-six for each seed of the largest ECP5, with the tools from PyPI.
+entries. The table in docs/boards.md is made from it. Minutes for each, and for each
+further seed of one that misses its clock.
 
 With --check nothing is written: it fails if a board has no entry, or takes over 3 % more logic than
 its entry says.

@@ -313,7 +313,8 @@ def encoder() -> None:
     before = _read().get("encoder", {})
     # What is of the teacher's own weights is not measured again.
     rows = {key: row for key, row in before.get("rows", {}).items()
-            if before["texts"] == digest and row["student"] != "distilled"}
+            if before["texts"] == digest and before["tools"] == _conditions()["tools"]
+            and row["student"] != "distilled"}
     for name, network, method in (
             ("distilled", student, Method(
                 name="had", n=1, temperature=distill.temperatures(student))),

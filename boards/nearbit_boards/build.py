@@ -35,7 +35,7 @@ _ROUTING_LIMIT = {"ice40": 600.0}
 _PLACEMENT = {
     # Router 1 can hang on carry chains.
     "ice40": "--router router2",
-    # Shorter wires by a quarter than with the usual placer: a full 85F is routed in minutes.
+    # With the usual placer the wires of a full 85F are too long to be routed.
     "ecp5": "--placer static",
 }
 

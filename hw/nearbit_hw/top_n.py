@@ -620,7 +620,7 @@ class TopN(Selector):
             m.d.sync += [fetched_valid.eq(hits_valid & last_hit.any),
                          fetched_word.eq(Cat(hit, hits_group))]
 
-        read_on: list[Any] = [fetched_valid, fetched_word, emit_read.data]
+        found: tuple[Any, ...] = (fetched_valid, fetched_word, emit_read.data)
         held_valid = Signal()
         if self.registers:
             held_word = Signal.like(fetched_word, reset_less=True)
@@ -629,7 +629,8 @@ class TopN(Selector):
             with m.If(fetched_move):
                 m.d.sync += [held_valid.eq(fetched_valid), held_word.eq(fetched_word),
                              held_items.eq(emit_read.data)]
-            read_on = [held_valid, held_word, held_items]
+            found = held_valid, held_word, held_items
+        found_valid, found_word, found_items = found
 
         word_valid = Signal()
         word = Signal(word_shape, reset_less=True)
@@ -641,9 +642,9 @@ class TopN(Selector):
         key = _last(m, keys, "key")
         m.d.comb += word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
         with m.If(word_move):
-            m.d.sync += [word_valid.eq(read_on[0]), word.eq(read_on[1])]
+            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word)]
             for lane in range(lanes):
-                source = read_on[2][lane]
+                source = found_items[lane]
                 m.d.sync += [
                     codes[lane].eq(source.code),
                     nearer[lane].eq((source.code < emitted.threshold) | source.forced),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
@@ -245,7 +246,8 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
                    ).double().numpy()
     module = copy.deepcopy(network.module)
     if start is not None:
-        _copy(start, module, network.name)
+        _check_student(start, network)
+        module.load_state_dict(start.module.state_dict())
     module.requires_grad_(True)
     student = replace(network, module=module)
     attend = _Student(plan, sigma_q, sigma_k)
@@ -272,26 +274,22 @@ def average(students: Sequence[Network]) -> Network:
     NetworkError
         Students of different models.
     """
-    first, *others = students
-    module = copy.deepcopy(first.module)
-    kept = {key: value.double() for key, value in module.state_dict().items()}
-    for student in others:
-        _copy(student, module, first.name)
-        for key, value in module.state_dict().items():
-            kept[key] += value
-    module.load_state_dict({key: value / len(students) for key, value in kept.items()})
+    first = students[0]
+    mean = AveragedModel(first.module)
+    for student in students:
+        _check_student(student, first)
+        mean.update_parameters(student.module)
+    module: Any = mean.module
     return replace(first, module=module)
 
 
-def _copy(start: Network, module: torch.nn.Module, name: str) -> None:
-    """Take a student's weights."""
-    found = start.module.state_dict()
-    wanted = module.state_dict()
-    if {key: value.shape for key, value in found.items()} != {
-            key: value.shape for key, value in wanted.items()}:
-        raise NetworkError(f"{start.name} is no student of {name}: its weights have other names or "
-                           f"shapes")
-    module.load_state_dict(found)
+def _check_student(student: Network, teacher: Network) -> None:
+    """Refuse weights of another model."""
+    found, wanted = ({key: value.shape for key, value in network.module.state_dict().items()}
+                     for network in (student, teacher))
+    if found != wanted:
+        raise NetworkError(f"{student.name} is no student of {teacher.name}: its weights have "
+                           f"other names or shapes")
 
 
 def _check_memory(network: Network, plan: Plan) -> None:
