@@ -57,8 +57,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Write the table of the document."""
     lines = [
         ("| board | keys x bits | values | lanes | logic | flip-flops | block RAMs | SPRAMs | DSPs "
-        "| Fmax MHz | clock MHz |"),
-        "|---|---|---|---|---|---|---|---|---|---|---|"]
+        "| Fmax MHz | clock MHz | slowest path |"),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for name in BOARDS:
         if name not in results:
             continue
@@ -68,7 +68,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             f"| {config['lanes']} | {found['luts']:,} of {found['luts_total']:,} "
             f"| {found['ffs']:,} | {found['brams']} of {found['brams_total']} "
             f"| {found['sprams']} of {found['sprams_total']} | {found['dsps']} of "
-            f"{found['dsps_total']} | {found['fmax_mhz']:.1f} | {found['target_mhz']:g} |")
+            f"{found['dsps_total']} | {found['fmax_mhz']:.1f} | {found['target_mhz']:g} "
+            f"| {' to '.join(dict.fromkeys(found['slowest_path']))} |")
     return "\n".join(lines) + "\n"
 
 

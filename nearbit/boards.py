@@ -127,6 +127,8 @@ def show_build(result: "Build", console: Console) -> None:
     said = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
     clocks = (f"Fmax {result.fmax_mhz:.1f} MHz, clock {result.target_mhz:g} MHz, "
               f"host link {result.baud:,} baud, seed {result.seed}.")
-    for line in ("", clocks, f"Built in {sum(result.seconds.values()):.0f} s: {said}.",
+    begin, end = result.slowest_path
+    limit = f"The slowest path begins in {begin} and ends in {end}."
+    for line in ("", clocks, limit, f"Built in {sum(result.seconds.values()):.0f} s: {said}.",
                  f"Bitstream: {result.bitstream}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -64,6 +64,8 @@ class Build:
         Blocks used, and those of the device.
     fmax_mhz, target_mhz
         The fastest clock by the timing analysis, and the clock of the PLL.
+    slowest_path
+        The units in which the path begins and ends that limits the clock.
     baud, seed
         Of the host link; of the placement.
     seconds
@@ -87,6 +89,7 @@ class Build:
     dsps_total: int
     fmax_mhz: float
     target_mhz: float
+    slowest_path: list[str]
     baud: int
     seed: int
     seconds: dict[str, float]
@@ -165,13 +168,14 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     used = resources.count_cells(netlist, NAME, device)
     _check_used(used, found, board)
     stage("placement", "placing and routing", run("nextpnr"))
-    luts, fmax = _read_report(folder, device, board.clock, used.luts)
+    luts, fmax, slowest_path = _read_report(folder, device, board.clock, used.luts)
     result = Build(
         bitstream=bitstream, board=board.name, device=part, config=board.config.to_dict(),
         luts=luts, luts_total=device.luts, ffs=used.ffs,
         brams=used.brams, brams_total=device.brams, sprams=used.sprams,
         sprams_total=device.sprams, dsps=used.dsps, dsps_total=device.dsps,
-        fmax_mhz=round(fmax, 2), target_mhz=board.clock / 1e6, baud=board.baud, seed=seed,
+        fmax_mhz=round(fmax, 2), target_mhz=board.clock / 1e6,
+        slowest_path=slowest_path, baud=board.baud, seed=seed,
         seconds=seconds, tools={tool.name: tool.version for tool in used_tools.values()})
     if fmax < board.clock / 1e6:
         raise BuildError(f"{board.name} reaches {fmax:.1f} MHz and its clock is "
@@ -272,8 +276,9 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
                              f"take fewer lanes or value_lanes, or more output_cycles")
 
 
-def _read_report(folder: Path, device: Device, clock: int, luts: int) -> tuple[int, float]:
-    """Read the logic used, and the fastest clock in MHz."""
+def _read_report(folder: Path, device: Device, clock: int, luts: int
+                 ) -> tuple[int, float, list[str]]:
+    """Read the logic used, the fastest clock in MHz, and where its slowest path begins and ends."""
     report = json.loads((folder / f"{NAME}.report.json").read_text(encoding="utf-8"))
     utilization = report["utilization"]
     cell = {"ice40": "ICESTORM_LC", "ecp5": "TRELLIS_COMB"}[device.family]
@@ -281,7 +286,17 @@ def _read_report(folder: Path, device: Device, clock: int, luts: int) -> tuple[i
               if abs(entry["constraint"] / (clock / 1e6) - 1) < 0.01]
     if not speeds:
         raise BuildError(f"the timing analysis knows no clock of {clock / 1e6:g} MHz")
-    return int(utilization.get(cell, {"used": luts})["used"]), float(min(speeds))
+    slowest = max((path["path"] for path in report["critical_paths"]
+                   if "<async>" not in (path["from"], path["to"])),
+                  key=lambda steps: sum(step["delay"] for step in steps))
+    return (int(utilization.get(cell, {"used": luts})["used"]), float(min(speeds)),
+            [_unit(slowest[0]["from"]["cell"]), _unit(slowest[-1]["to"]["cell"])])
+
+
+def _unit(cell: str) -> str:
+    """Name the unit of the core, or of what is around it, that a cell is of."""
+    found = re.match(rf"{_ACCELERATOR}\.(?:inner\.)?(?:core\.)?(\w+)\.", cell)
+    return found[1] if found else NAME
 
 
 def find_bitstream(board: Board, given: Path | None) -> Path:

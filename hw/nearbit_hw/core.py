@@ -18,7 +18,7 @@ from nearbit_hw.rescorer import Rescorer
 from nearbit_hw.row_merge import RowMerge
 from nearbit_hw.score_array import ScoreArray
 from nearbit_hw.selection_repeat import SelectionRepeat
-from nearbit_hw.top_n import TopN
+from nearbit_hw.top_n import REGISTERED_LANES, TopN
 from nearbit_hw.value_accumulator import ValueAccumulator
 from nearbit_hw.value_store import ValueStore
 from nearbit_hw.weights import Weights
@@ -117,6 +117,15 @@ class Activity:
     """A selected key waits for the weights, or for the exact scores."""
     value_waits: Signal = field(default_factory=Signal)
     """A weighted key waits for the accumulator."""
+
+
+def _registered(m: Module, port: Any) -> Any:
+    """Give a stream whose transfers come to an always ready one a cycle later."""
+    early = port.signature.create()
+    payload = Signal.like(early.payload, reset_less=True)
+    m.d.sync += [port.valid.eq(early.valid), payload.eq(early.payload)]
+    m.d.comb += port.payload.eq(payload)
+    return early
 
 
 class Core(wiring.Component):
@@ -315,15 +324,19 @@ class Core(wiring.Component):
         values_loaded = Signal(range(config.capacity + 1))
         tables_loaded = Signal(config.tables)
         new_key, new_value = Signal(), Signal()
+        key_write, value_write = key_store.i_write, value_store.i_write
+        if config.lanes > REGISTERED_LANES:
+            # So many memories are spread over the device, and no command reads so soon.
+            key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
         m.d.comb += [
             new_key.eq(self.i_key.p.row >= keys_loaded),
             self.i_key.ready.eq(idle | new_key),
-            key_store.i_write.valid.eq(self.i_key.valid & self.i_key.ready),
-            key_store.i_write.payload.eq(self.i_key.payload),
+            key_write.valid.eq(self.i_key.valid & self.i_key.ready),
+            key_write.payload.eq(self.i_key.payload),
             new_value.eq(self.i_value.p.row >= values_loaded),
             self.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
-            value_store.i_write.valid.eq(self.i_value.valid & self.i_value.ready),
-            value_store.i_write.payload.eq(self.i_value.payload),
+            value_write.valid.eq(self.i_value.valid & self.i_value.ready),
+            value_write.payload.eq(self.i_value.payload),
             self.i_table.ready.eq(idle),
             weights.i_table.valid.eq(self.i_table.valid & idle),
             weights.i_table.payload.eq(self.i_table.payload),
@@ -332,9 +345,9 @@ class Core(wiring.Component):
         # The rows with both key and value, in a register of its own: commands are checked by it.
         loaded = Signal.like(keys_loaded)
         m.d.comb += [next_keys.eq(keys_loaded), next_values.eq(values_loaded)]
-        with m.If(key_store.i_write.valid & new_key):
+        with m.If(key_write.valid & new_key):
             m.d.comb += next_keys.eq(self.i_key.p.row + 1)
-        with m.If(value_store.i_write.valid & new_value
+        with m.If(value_write.valid & new_value
                   & (self.i_value.p.column == config.columns - 1)):
             m.d.comb += next_values.eq(self.i_value.p.row + 1)
         m.d.sync += [

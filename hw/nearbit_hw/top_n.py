@@ -24,8 +24,8 @@ EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
 
 REGISTERED_LANES = 16
-"""Lanes above which what is read of the banks is registered before it is compared, and a key
-between the choice of it and the queue of keys."""
+"""Lanes above which the memories are spread over a device. What is read of the banks is registered
+then before it is compared, a key between the choice of it and the queue of keys, and a load."""
 
 EMIT_WASTE = 3
 """Cycles spent on words that were fetched just before the quota ran out."""
@@ -184,7 +184,7 @@ class TopN(Selector):
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled."""
         return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
-                + 3 * self.registers)
+                + 4 * self.registers)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -548,7 +548,7 @@ class TopN(Selector):
         emit_busy = Signal()
         emit_take = Signal()
         emit_end = Signal()
-        late = 2 * self.registers # one more, and one more word fetched in vain
+        late = 3 * self.registers # one more, and two more words fetched in vain
         timer = Signal(range(self.emit_cycles(words=bank_words, selected=self._top_n)
                              - self.registers))
         remaining = Signal(selected_shape, reset_less=True)
@@ -557,11 +557,13 @@ class TopN(Selector):
         # key that may be written in the cycle of the decision.
         key_depth = 1 << ceil_log2(self._top_n + 2)
         produce, consume = Signal(range(key_depth)), Signal(range(key_depth))
+        # Room for all keys of one more query.
+        room = Signal(init=1) if self.registers else \
+            (produce - consume)[:len(produce)] <= self.queue_limit
         emitted_first = Signal(range(self._capacity // lanes), reset_less=True)
         m.d.comb += [
             origin_read.addr.eq(next_emission.bank),
-            emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end)
-                         & ((produce - consume)[:len(produce)] <= self.queue_limit)),
+            emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end) & room),
             emit_queue.r_en.eq(emit_take),
             release.eq(emit_end),
         ]
@@ -621,14 +623,22 @@ class TopN(Selector):
                          fetched_word.eq(Cat(hit, hits_group))]
 
         found: tuple[Any, ...] = (fetched_valid, fetched_word, emit_read.data)
-        held_valid = Signal()
+        held_valid, spare_valid = Signal(), Signal()
         if self.registers:
-            held_word = Signal.like(fetched_word, reset_less=True)
-            held_items = Signal(word_items, reset_less=True)
-            m.d.comb += fetched_move.eq(~held_valid | word_move)
+            # Whether the words behind move is a register: a second word may wait.
+            held_word, spare_word = (Signal.like(fetched_word, reset_less=True) for _ in range(2))
+            held_items, spare_items = (Signal(word_items, reset_less=True) for _ in range(2))
+            held_move = Signal()
+            m.d.comb += [fetched_move.eq(~spare_valid), held_move.eq(~held_valid | word_move)]
+            m.d.sync += spare_valid.eq(~held_move & (spare_valid | fetched_valid))
             with m.If(fetched_move):
-                m.d.sync += [held_valid.eq(fetched_valid), held_word.eq(fetched_word),
-                             held_items.eq(emit_read.data)]
+                m.d.sync += [spare_word.eq(fetched_word), spare_items.eq(emit_read.data)]
+            with m.If(held_move):
+                m.d.sync += [
+                    held_valid.eq(spare_valid | fetched_valid),
+                    held_word.eq(Mux(spare_valid, spare_word, fetched_word)),
+                    held_items.eq(Mux(spare_valid, spare_items, emit_read.data)),
+                ]
             found = held_valid, held_word, held_items
         found_valid, found_word, found_items = found
 
@@ -706,13 +716,22 @@ class TopN(Selector):
         ]
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(leave), consume.eq(consume + leave)]
+        if self.registers:
+            # Known a cycle ahead but for whether a key comes and whether one leaves.
+            waiting = Signal.like(produce)
+            left = Signal()
+            m.d.comb += left.eq(advance & leave)
+            with m.If(emit_move & ~left):
+                m.d.sync += [waiting.eq(waiting + 1), room.eq(waiting < self.queue_limit)]
+            with m.Elif(left & ~emit_move):
+                m.d.sync += [waiting.eq(waiting - 1), room.eq(waiting <= self.queue_limit + 1)]
 
         # What was fetched ahead of the last key is of no use to the next query.
         with m.If(emit_end | ~emit_busy):
             m.d.sync += [scan_valid.eq(0), row_valid.eq(0), hits_valid.eq(0),
                          fetched_valid.eq(0), word_valid.eq(0)]
             if self.registers:
-                m.d.sync += held_valid.eq(0)
+                m.d.sync += [held_valid.eq(0), spare_valid.eq(0)]
         with m.If(emit_end):
             m.d.sync += emit_busy.eq(0)
         with m.If(emit_take):

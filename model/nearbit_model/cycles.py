@@ -613,7 +613,7 @@ class _TopN:
                    self._recent[-1].emitted if self._recent else _NEVER)
         emit = self._when_room(emit)
         # With a register more, a word more is fetched in vain.
-        emitted = emit + -(-words // self._group) + selected + 6 + 2 * self._registers
+        emitted = emit + -(-words // self._group) + selected + 6 + 3 * self._registers
         self._released.append(emitted)
         selection = _Selection(selected, emit, emitted, latency=self._key_latency)
         self._recent.append(selection)
@@ -1032,7 +1032,7 @@ def _steady_selection(config: Config, words: int, selected: int
     if config.selection == "counters":
         groups = -(-words // max(GROUP, config.pass_lanes // config.lanes))
         registers = int(config.lanes > REGISTERED_LANES)
-        emit = groups + selected + 6 + 2 * registers
+        emit = groups + selected + 6 + 3 * registers
         return (scored + 4 + tree_latency(config.lanes) + reads - 1
                 + 4 + tree_latency(config.pass_lanes) + emit + 2 * registers), {
             "refine": Fraction(reads), "emit": Fraction(emit)}

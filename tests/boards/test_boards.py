@@ -12,7 +12,7 @@ from nearbit.cli import main
 from nearbit_boards import resources
 from nearbit_boards.board import DEVICES, BoardError
 from nearbit_boards.boards import BOARDS, find_board
-from nearbit_boards.build import BuildError, _check_used, build, device_of
+from nearbit_boards.build import BuildError, _check_used, _read_report, build, device_of
 from nearbit_boards.flash import flash_command
 from nearbit_boards.pll import Ecp5Pll, Ice40Pll, PllError, find_pll
 from nearbit_boards.resources import Memory, Used
@@ -329,3 +329,22 @@ def test_old_bitstream_goes(tmp_path):
     with pytest.raises(BoardError, match="block RAMs"):
         build(board, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_slowest_path(tmp_path):
+    """The units in which the longest path within the clock begins and ends."""
+    def path(domains, delays, *cells):
+        return {"from": domains[0], "to": domains[1], "path": [
+            {"delay": delay, "from": {"cell": cells[0]}, "to": {"cell": cells[-1]}}
+            for delay in delays]}
+
+    clock = ("posedge clk", "posedge clk")
+    (tmp_path / "nearbit.report.json").write_text(json.dumps({
+        "utilization": {"TRELLIS_COMB": {"used": 70}},
+        "fmax": {"clk": {"achieved": 61.2, "constraint": 60.0}},
+        "critical_paths": [
+            path(clock, [9.0], "accelerator.inner.link.error_Q", "accelerator.inner.link.error_Q"),
+            path(clock, [8.0, 8.3], "accelerator.inner.core.order.level_Q", "accelerator.uart_Q"),
+            path(("<async>", clock[1]), [40.0], "rx_pin.buf", "accelerator.receiver.first")]}))
+    found = _read_report(tmp_path, BOARDS["ulx3s-25f"].device, 60_000_000, 1)
+    assert found == (70, 61.2, ["order", "nearbit"])

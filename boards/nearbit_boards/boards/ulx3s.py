@@ -23,8 +23,8 @@ BOARDS = tuple(
     Board(name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}",
           platform=f"amaranth_boards.ulx3s:ULX3S_{size}_Platform", config=config,
           # The USB chip makes 3 Mbaud and 2 Mbaud exactly, and little between.
-          clock=clock, baud=baud,
+          clock=clock, baud=baud, seed=seed,
           programmer=dataclasses.replace(OPENFPGALOADER, arguments=("-b", "ulx3s", "-m")))
-    for size, config, clock, baud in (
-        ("12F", _SMALL, 75_000_000, 3_000_000), ("25F", _SMALL, 75_000_000, 3_000_000),
-        ("45F", _MIDDLE, 70_000_000, 2_000_000), ("85F", _LARGE, 60_000_000, 3_000_000)))
+    for size, config, clock, baud, seed in (
+        ("12F", _SMALL, 75_000_000, 3_000_000, 1), ("25F", _SMALL, 75_000_000, 3_000_000, 1),
+        ("45F", _MIDDLE, 70_000_000, 2_000_000, 1), ("85F", _LARGE, 80_000_000, 2_000_000, 2)))
