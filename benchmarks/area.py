@@ -44,7 +44,6 @@ from nearbit.synthesis import (
 )
 from nearbit_hw.core import Core
 from nearbit_hw.popcount import XorPopcount
-from nearbit_hw.verilog import YosysError
 from nearbit_model.config import PRESETS, Config, Rescore
 
 
@@ -394,10 +393,11 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
 
 
 def is_sensible(block: str, config: Config, target: str) -> bool:
-    """Whether a point is worth its time: multipliers of that many LUTs are beyond any iCE40."""
+    """Whether a point can be: an iCE40 has no histograms of LUTs, nor so many multipliers."""
     unit = config.rescore
     return target == "xc7" or target == "ecp5" or not (
-        (block == "values" and config.value_lanes > 32)
+        (block == "top_n" and config.selection == "histograms")
+        or (block == "values" and config.value_lanes > 32)
         or (block == "rescorer" and unit is not None and unit.lanes > 16))
 
 
@@ -423,13 +423,8 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
         is_placed = place and ((target in ("ecp5", "ice40") and config in [
             PRESETS[preset] for preset in PLACED])
             or ((block, target) == ("top_n", "ecp5") and config in PLACED_SELECTIONS))
-        try:
-            found = measure(block, config, target, None if again else kept.get(name),
-                            place=is_placed)
-        except YosysError as error:
-            # ABC of YoWASP crashes at a few netlists; the fit can do without a point.
-            print(f"{block:12} {target:6} {error}: {config}", flush=True)
-            continue
+        found = measure(block, config, target, None if again else kept.get(name),
+                        place=is_placed)
         if found is not kept.get(name):
             results[name] = found
             save([results[entry] for entry in wanted if entry in results])

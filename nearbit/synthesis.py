@@ -190,8 +190,9 @@ def _logic_cells(cells: Iterable[dict[str, Any]]) -> int:
     """Count the logic cells that nextpnr packs LUTs, flip-flops and carries of an iCE40 into.
 
     A flip-flop shares the cell of a LUT that drives nothing else, a carry the cell of a LUT that
-    looks at the same two bits and the carry's input. A carry that ends as an ordinary bit, and a
-    chain that begins with one, need a cell to cross.
+    looks at the same two bits and the carry's input, or else of one that drives it and has two
+    inputs at most. A carry that ends as an ordinary bit, and a chain that begins with one, need a
+    cell to cross.
     """
     luts, flip_flops, carries = [], [], []
     readers: Counter[Any] = Counter()
@@ -207,24 +208,36 @@ def _logic_cells(cells: Iterable[dict[str, Any]]) -> int:
         for name, bits in cell["connections"].items():
             if cell["port_directions"].get(name) == "input":
                 readers.update(bits)
-    driven = {pins["O"] for pins in luts}
-    alone = sum(1 for pins in flip_flops if pins["D"] not in driven or readers[pins["D"]] > 1)
-    adders: Counter[Any] = Counter((pins.get("I1"), pins.get("I2"), pins.get("I3"))
-                                   for pins in luts)
+    drivers = {pins["O"]: pins for pins in luts}
+    alone = sum(1 for pins in flip_flops if pins["D"] not in drivers or readers[pins["D"]] > 1)
+    adders: dict[Any, list[Any]] = {}
+    for pins in luts:
+        adders.setdefault((pins.get("I1"), pins.get("I2"), pins.get("I3")), []).append(pins["O"])
     outputs = {pins["CO"]: pins for pins in carries}
     beside = {pins["I3"] for pins in luts if "I3" in pins}
-    loose = 0
+    taken = set() # outputs of the LUTs with a carry
+    without = []
+    entered = 0
     for pins in carries:
         place = (pins["I0"], pins["I1"], pins["CI"])
         swapped = (pins["I1"], pins["I0"], pins["CI"])
         for choice in (place, swapped):
-            if adders[choice]:
-                adders[choice] -= 1
+            if adders.get(choice):
+                taken.add(adders[choice].pop())
                 break
         else:
-            loose += 1
+            without.append(pins)
         if pins["CI"] not in ("0", "1", "x") and pins["CI"] not in outputs:
-            loose += 1
+            entered += 1
+    loose = len(without) + entered
+    for pins in without:
+        for bit in (pins["I0"], pins["I1"]):
+            lut = drivers.get(bit)
+            if lut is not None and bit not in taken and all(
+                    lut.get(name) in (None, "0", "x") for name in ("I0", "I1")):
+                taken.add(bit)
+                loose -= 1
+                break
     # A last carry is read by the LUT above it as its I3; any other way out crosses in a cell.
     crossing = sum(1 for bit in outputs
                    if readers[bit] and bit not in beside

@@ -232,7 +232,7 @@ def test_packed_logic_cells(results):
         and all("packed" in unit for unit in result["placed"].values())]
     assert len(compared) >= 10
     for counted, packed in compared:
-        assert counted == pytest.approx(packed, rel=0.04, abs=4)
+        assert counted == pytest.approx(packed, rel=0.03, abs=4)
 
 
 def test_devices():
