@@ -140,6 +140,7 @@ def evaluate(
     with _progress("loading the model") as bar:
         network = _load(model)
         from nearbit_nets import evaluation, texts
+        from nearbit_nets.codes import longest_learned
         from nearbit_nets.distill import temperatures
         from nearbit_nets.golden import Method, codes_of
 
@@ -152,6 +153,11 @@ def evaluate(
             if passage is not None:
                 raise UserError(f"--passage is for encoders, and {model} is a decoder")
             ids = texts.tokens(network, text, tokens)
+            longest = None if chosen.codes is None else longest_learned(chosen.codes)
+            if longest is not None and len(ids) > longest:
+                print(f"nearbit: {codes} was learned from texts of at most {longest:,} tokens, "
+                      f"and this one has {len(ids):,}; of keys farther away it may find few",
+                      file=sys.stderr)
             reports = evaluation.evaluate_decoder(network, chosen, ids, scored=scored,
                                                   sweep=points, say=bar.say)
         else:

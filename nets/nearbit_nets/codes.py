@@ -29,7 +29,7 @@ from nearbit_nets.network import Network, exact
 
 
 __all__ = ["KINDS", "LOSSES", "SURROGATES", "Learner", "Recall", "Recipe", "device_of",
-           "fingerprint", "learn_layer", "made_for", "recall", "save"]
+           "fingerprint", "learn_layer", "longest_learned", "made_for", "recall", "save"]
 
 
 KINDS = ("linear", "mlp")
@@ -497,6 +497,12 @@ def made_for(mapping: Mapping, network: Network) -> bool:
     return match is None or match[1] == fingerprint(network)
 
 
+def longest_learned(mapping: Mapping) -> int | None:
+    """Tokens of the longest text that codes were learned from, if they say it."""
+    match = re.search(r"\btexts of at most (\d+) tokens\b", mapping.source)
+    return None if match is None else int(match[1])
+
+
 def save(path: Path, mapping: Mapping, found: Recall, steps: Sequence[int]) -> None:
     """Write a mapping, and beside it what reads mappings leaves alone.
 
@@ -669,8 +675,8 @@ class Learner:
             *sides, kv_heads=len(self._layers) * self._network.kv_heads, source=(
                 f"learned from {self._network.name}, weights {self._weights}, {layers}; loss "
                 f"{recipe.loss}, {recipe.surrogate}, {recipe.steps} steps, seed {recipe.seed}, "
-                f"{len(self._texts)} texts; recall of the top {TOP} on held-out text "
-                f"{found.nearest.mean():.3f}"))
+                f"{len(self._texts)} texts of at most {max(map(len, self._texts))} tokens; "
+                f"recall of the top {TOP} on held-out text {found.nearest.mean():.3f}"))
         return mapping, found, [int(each["steps"][0]) for each in tensors]
 
 

@@ -239,7 +239,13 @@ def test_command(decoder, decoder_folder, text, tmp_path, capsys):
     assert re.search(r"weights [0-9a-f]{12}, all layers; loss top", mapping.source)
     assert cli.main(["evaluate", "--model", f"hf:{decoder_folder}", "--text",
                      str(tmp_path / "a.txt"), "--codes", str(out), "--n", "4"]) == 0
-    assert "method hash, codes" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "method hash, codes" in said.out
+    assert "was learned from texts of at most 80 tokens, and this one has " in said.err
+    assert cli.main(["evaluate", "--model", f"hf:{decoder_folder}", "--text",
+                     str(tmp_path / "a.txt"), "--codes", str(out), "--n", "4", "--tokens", "80",
+                     ]) == 0
+    assert "was learned from" not in capsys.readouterr().err
     assert cli.main([*arguments, "--kind", "mlp", "--layers", "1", "--shared-keys"]) == 0
     assert "codes of 16 bits for 4 heads of hf:" in capsys.readouterr().out
     assert Mapping.load(out).key_heads == 2
