@@ -1,7 +1,8 @@
 """What real models lose by selecting keys: docs/quality.md, its tables and its plot.
 
-    python benchmarks/quality.py [learn] [evaluate] [distil] [encoder] [docs] [--minutes M]
+    python benchmarks/quality.py [losses] [learn] [evaluate] [distil] [encoder] [docs] [--minutes M]
 
+losses: which loss finds most keys with codes of some layers, on texts that are in nothing else.
 learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, can be continued).
 evaluate: losses on texts that were not learned from, by the golden model; what
 benchmarks/results/quality.json has already of the same codes is not run again.
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -50,14 +52,15 @@ PLOT = ROOT / "docs" / "quality.svg"
 BUILD = ROOT / "build" / "quality"
 CODES = BUILD / "codes.safetensors"
 
-WORDS = ("learn", "evaluate", "distil", "encoder", "docs")
+WORDS = ("losses", "learn", "evaluate", "distil", "encoder", "docs")
 TOKENS, SCORED = 2048, 1024
 SINK, RECENT = 4, 12
 MAIN_N = 48
 SWEEP = (16, 48, 112)
-RECIPE = codes.Recipe(steps=300, sink=SINK, recent=RECENT)
+RECIPE = codes.Recipe(steps=400, sink=SINK, recent=RECENT)
 # With the sinks and the recent keys, 32 times fewer than dense.
 LONG_TOKENS, LONG_N = 4096, 112
+LEARNED_TOKENS = (TOKENS, LONG_TOKENS)
 LONG_GOAL = 0.05
 GOALS = {"argparse.py": 0.10, "GPL-3": 0.17}
 RECALL_GOAL = 0.60
@@ -118,6 +121,11 @@ LEARNED: dict[str, Callable[[], str]] = {
 HELD_OUT: dict[str, Callable[[], str]] = {
     "argparse.py": _file(LIBRARY / "argparse.py"), "GPL-3": _file(LICENCES / "GPL-3")}
 
+# What losses are compared on, with these layers.
+CHOSEN_BY: dict[str, Callable[[], str]] = {
+    "optparse.py": _file(LIBRARY / "optparse.py"), "MPL-2.0": _file(LICENCES / "MPL-2.0")}
+CHOSEN_LAYERS = (2, 11, 20, 27)
+
 # Prose and code for MiniLM; split by file from what it is measured on.
 DISTILLED_SECTIONS = "123578"
 PAGE_SIZE = 5000
@@ -173,28 +181,53 @@ def _write(results: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
+def losses(network: Network) -> None:
+    """Compare the losses of the codes' training."""
+    learned, apart = _texts(LEARNED), _texts(CHOSEN_BY)
+    ids, ids_apart = ([texts.tokens(network, path, TOKENS) for path in paths]
+                      for paths in (learned, apart))
+    recall: dict[str, float] = {}
+    for loss in codes.LOSSES:
+        recipe = replace(RECIPE, loss=loss)
+        with tempfile.TemporaryDirectory(prefix="losses-") as folder:
+            learner = codes.Learner(network, ids, ids_apart, recipe, CHOSEN_LAYERS, Path(folder))
+            recall[loss] = round(float(learner.run()[1].nearest.mean()), 4)
+        print(f"{loss}: {recall[loss]}", flush=True)
+    results = _read()
+    results["losses"] = {
+        **_conditions(), "texts": _digests(learned), "measured_on": _digests(apart),
+        "tokens_each": TOKENS, "layers": list(CHOSEN_LAYERS), "steps": RECIPE.steps,
+        "recall": recall}
+    _write(results)
+
+
 def learn(network: Network) -> None:
     """Learn codes of all heads."""
     learned, apart = _texts(LEARNED), _texts(HELD_OUT)
     folder = CODES.with_name(f"{CODES.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
-    ids, ids_apart = ([texts.tokens(network, path, TOKENS) for path in paths]
-                      for paths in (learned, apart))
+    # Codes say little of keys farther away than any that they were learned from, and more of near
+    # ones if most were.
+    ids = [texts.tokens(network, path, size) for path in learned for size in LEARNED_TOKENS]
+    ids_apart = [texts.tokens(network, path, TOKENS) for path in apart]
     learner = codes.Learner(
         network, ids, ids_apart, RECIPE, list(range(network.layers)), folder,
         say=lambda doing: print(f"\r{doing:60s}", end="", file=sys.stderr, flush=True))
     missing = len(learner.missing)
-    started = time.process_time()
+    started, started_cpu = time.monotonic(), time.process_time()
     mapping, found, steps = learner.run()
     codes.save(CODES, mapping, found, steps)
     results = _read()
     results["learn"] = {
         **_conditions(), "texts": _digests(learned), "held_out": _digests(apart),
-        "tokens_each": TOKENS, "bits": RECIPE.bits, "kind": RECIPE.kind, "loss": RECIPE.loss,
-        "surrogate": RECIPE.surrogate, "steps": RECIPE.steps, "queries": RECIPE.queries,
-        "rate": RECIPE.rate, "seed": RECIPE.seed, "heads": mapping.heads,
+        "tokens_each": list(LEARNED_TOKENS), "tokens_held_out": TOKENS, "bits": RECIPE.bits,
+        "kind": RECIPE.kind, "loss": RECIPE.loss, "surrogate": RECIPE.surrogate,
+        "steps": RECIPE.steps, "queries": RECIPE.queries, "rate": RECIPE.rate,
+        "seed": RECIPE.seed, "heads": mapping.heads, "threads": torch.get_num_threads(),
         # Only a training that was not interrupted has a time.
-        "cpu_seconds": round(time.process_time() - started) if missing == network.layers else None,
+        "seconds": round(time.monotonic() - started) if missing == network.layers else None,
+        "cpu_seconds": round(time.process_time() - started_cpu) if missing == network.layers
+        else None,
         "codes": _digests([CODES])[CODES.name],
         "recall": round(float(found.nearest.mean()), 4),
         "recall_selected": round(float(found.selected.mean()), 4),
@@ -342,6 +375,10 @@ def docs() -> None:
     results = _read()
     learned, decoder = results["learn"], results.get("decoder", {})
     _plot(decoder)
+    time_taken = "" if learned["seconds"] is None else (
+        f"That took {learned['seconds'] / 60:.0f} minutes on {learned['threads']} of "
+        f"{learned['cores']} cores. ")
+    tokens_each = " and the first ".join(f"{tokens:,}" for tokens in learned["tokens_each"])
     texts_learned, apart = ", ".join(learned["texts"]), " and ".join(learned["held_out"])
     parts = [
         "# What real models lose",
@@ -354,15 +391,17 @@ def docs() -> None:
         "## SmolLM2-135M with learned codes",
         _filled(f"""
             Codes of {learned["bits"]} bits, a linear map for each of {learned["heads"]} heads,
-            learned from the first {learned["tokens_each"]:,} tokens of {texts_learned}: loss
+            learned from {texts_learned}, the first {tokens_each} tokens of each: loss
             `{learned["loss"]}`, {learned["steps"]} steps of {learned["queries"]} queries for each
-            layer, seed {learned["seed"]}. Measured on {apart}, of which nothing was learned."""),
+            layer, seed {learned["seed"]}. {time_taken}Measured on {apart}, of which nothing was
+            learned."""),
         _filled(f"""
             Recall of the true top 32 keys among the 32 nearest by code, averaged over all heads:
             **{learned["recall"]:.3f}**. Among the keys that {SINK} sinks, {RECENT} recent ones and
             the {MAIN_N} nearest others make: {learned["recall_selected"]:.3f}. (One query in 16 of
             the second half of both texts.) By layer, from 0:
             {", ".join(f"{x:.2f}" for x in learned["recall_layers"])}."""),
+        *_losses(results.get("losses")),
         _filled(f"""
             Loss of the last {SCORED:,} of {TOKENS:,} tokens, in nats; {SINK} sinks and {RECENT}
             recent keys are always selected, n others by code:"""),
@@ -378,6 +417,17 @@ def docs() -> None:
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
 
+def _losses(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    recall = ", ".join(f"`{loss}` {share:.3f}" for loss, share in found["recall"].items())
+    return [_filled(f"""
+        What the losses reach on {" and ".join(found["measured_on"])}, which are in nothing else
+        here, with layers {", ".join(map(str, found["layers"]))} learned from the first
+        {found["tokens_each"]:,} tokens of the same texts in {found["steps"]} steps: recall
+        {recall}.""")]
+
+
 def _table(decoder: dict[str, Any]) -> str:
     return "\n".join([
         "| text | codes | n | keys in all | loss | as it is | above | share of keys read |",
@@ -389,8 +439,8 @@ def _long(decoder: dict[str, Any]) -> list[str]:
     if not decoder:
         return []
     return [_filled(f"""
-        The same codes, learned from {TOKENS:,} tokens, in texts of {LONG_TOKENS:,}, of which each
-        query selects {LONG_N + SINK + RECENT}:"""), _table(decoder)]
+        The same codes in texts of {LONG_TOKENS:,} tokens, of which each query selects
+        {LONG_N + SINK + RECENT}:"""), _table(decoder)]
 
 
 def _filled(text: str) -> str:
@@ -451,9 +501,7 @@ def _advice(decoder: dict[str, Any], encoder: dict[str, Any] | None) -> list[str
         Take {many} keys and {SINK + RECENT} more ({above("learned", many)}) unless the hardware
         must be the smallest or the fastest; {few} ({above("learned", few)}) are too few for text of
         any kind. On prose the number of keys decides, on code the codes do: see how far `true top`
-        is below them. The loss that the codes were learned with was chosen by trials that were
-        measured on these two texts, too; nothing
-        else was.""")]
+        is below them.""")]
     if encoder is not None:
         rows = encoder["rows"]
         parts.append(_filled(f"""
@@ -497,8 +545,10 @@ def main() -> int:
     given = parser.parse_args()
     what = given.what or list(WORDS)
     torch.set_num_threads(given.threads)
-    if "learn" in what or "evaluate" in what:
+    if {"losses", "learn", "evaluate"} & set(what):
         network = load("smollm2")
+        if "losses" in what:
+            losses(network)
         if "learn" in what:
             learn(network)
         if "evaluate" in what:
