@@ -499,8 +499,9 @@ async def cycles_do_not_depend_on_data(dut):
     (Config.preset("tiny"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
             tables=3, pass_lanes=4, output_cycles=2), 30),
-    (Config(key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
-            value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8),
+    pytest.param(Config(
+        key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
+        value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8, marks=pytest.mark.slow),
     (Config(key_bits=12, value_dim=4, capacity=128, rows=1, lanes=64, value_lanes=4, top_n=16,
             tables=2), 10),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),

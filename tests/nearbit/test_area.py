@@ -186,7 +186,8 @@ def cells_of(component, target):
 
 
 @pytest.mark.parametrize(("target", "multiplier"), [
-    ("ecp5", "MULT18X18D"), ("up5k", "SB_MAC16"), ("xc7", "DSP48E1")])
+    ("ecp5", "MULT18X18D"), ("up5k", "SB_MAC16"),
+    pytest.param("xc7", "DSP48E1", marks=pytest.mark.slow)])
 def test_multipliers(target, multiplier):
     """One for each lane and one for the scale; one for each element of an exact key."""
     accumulator = ValueAccumulator(capacity=64, columns=2, value_lanes=2, value_bits=8,

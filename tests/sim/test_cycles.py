@@ -279,14 +279,15 @@ def check(config, engine, *, programs, sequences, first=0):
     assert 0.3 * len(answers) < good < len(answers)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if name in ("exact slow", "exact fast") else [])
+    for name in SMALL])
 def test_random_programs(name):
     """Hundreds of sequences for each configuration."""
     check(SMALL[name], core_engine(SMALL[name]), programs=20, sequences=20)
 
 
-@pytest.mark.parametrize("name", ["histograms tiny", "histograms exact", "histograms wide",
-                                  "serial tight", "serial rows", "serial shared"])
+@pytest.mark.parametrize("name", ["histograms exact", "serial rows"])
 def test_random_programs_of_other_selections(name):
     check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)
 

@@ -293,7 +293,7 @@ def test_real_head(board, pause, buffer_bytes):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("data_bits", [64, 128])
+@pytest.mark.parametrize("data_bits", [64, pytest.param(128, marks=pytest.mark.slow)])
 def test_exact_scores(board, shared, data_bits):
     rng = np.random.default_rng(5)
     q = rng.standard_normal((2, 3, 12))
