@@ -177,9 +177,19 @@ class TopN(Selector):
         return int(self._lanes > REGISTERED_LANES)
 
     @property
+    def _key_depth(self) -> int:
+        """Places of the queue of keys.
+
+        One stays free, so that a full queue differs from an empty one, and one is for the key that
+        may be written in the cycle in which emitting the next query is decided on. Keys that are on
+        the way out then must not hold it up, as that depends on when they were found.
+        """
+        return 1 << ceil_log2(self._top_n + 3 + self.registers)
+
+    @property
     def queue_limit(self) -> int:
         """Keys that may wait to be taken when emitting a query starts; then its own have room."""
-        return (1 << ceil_log2(self._top_n + 2)) - self._top_n - 2
+        return self._key_depth - self._top_n - 2
 
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled."""
@@ -553,10 +563,7 @@ class TopN(Selector):
                              - self.registers))
         remaining = Signal(selected_shape, reset_less=True)
         quota = Signal(selected_shape, reset_less=True)
-        # One place stays free, so that a full queue differs from an empty one, and one is for the
-        # key that may be written in the cycle of the decision.
-        key_depth = 1 << ceil_log2(self._top_n + 2)
-        produce, consume = Signal(range(key_depth)), Signal(range(key_depth))
+        produce, consume = Signal(range(self._key_depth)), Signal(range(self._key_depth))
         # Room for all keys of one more query.
         room = Signal(init=1) if self.registers else \
             (produce - consume)[:len(produce)] <= self.queue_limit
@@ -665,7 +672,7 @@ class TopN(Selector):
 
         # ---- Emit: one key per cycle into the queue; the last one waits for the timer.
         m.submodules.keys = key_queue = block_ram(
-            shape=self.o.payload.shape(), depth=key_depth)
+            shape=self.o.payload.shape(), depth=self._key_depth)
         key_write, key_read = key_queue.write_port(), key_queue.read_port()
         final = Signal()
         m.d.comb += [

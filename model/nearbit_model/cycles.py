@@ -586,7 +586,7 @@ class _TopN:
         self._refine_latency = 4 + tree_latency(config.pass_lanes) + self._registers
         self._key_latency = 2 + self._registers
         # Keys that may be in the queue of keys when emitting starts.
-        depth = 1 << (config.top_n + 1).bit_length()
+        depth = 1 << (config.top_n + 2 + self._registers).bit_length()
         self._queue_limit = depth - config.top_n - 2
         self._released: deque[int] = deque([_NEVER] * BANKS, maxlen=BANKS)
         self._counting = _NEVER # the command before goes from waiting to counting

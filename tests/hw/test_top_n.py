@@ -154,7 +154,7 @@ async def cycles_do_not_depend_on_distances(dut):
         last_keys[kind] = (bench.source("i_command").cycles[:], [
             cycle for key, cycle in zip(sink.received, sink.cycles, strict=True)
             if key["last"] or bench.parameters["gapless"]])
-    assert len(set(map(str, last_keys.values()))) == 1, last_keys
+    assert len(set(map(str, last_keys.values()))) == 1, str(last_keys)
 
 
 @cocotb.test()
@@ -220,6 +220,10 @@ async def latency(dut):
     (33, 8, 96, 96, 16),
     pytest.param(127, 64, 128, 7, 64, marks=pytest.mark.slow),
     (6, 32, 640, 40, 32),
+    (6, 32, 160, 4, 32),
+    (6, 32, 160, 6, 32),
+    (6, 16, 64, 5, 16),
+    (6, 16, 64, 6, 16),
     (8, 2, 30, 5, 2),
     (8, 2, 32, 6, 8),
     (3, 1, 13, 4, 1),

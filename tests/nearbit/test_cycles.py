@@ -223,10 +223,10 @@ def test_every_limit():
     predicted = cycles.measure(config, cycles.Workload(keys=16, queries=1, n=16))
     assert dict(zip(predicted.limits, predicted.relief, strict=True)).keys() == {"weigh", "rescore"}
     assert all(relief.startswith("a smaller n: ") for relief in predicted.relief)
-    config = Config(key_bits=30, value_dim=1, capacity=24, rows=2, lanes=1, value_lanes=1, top_n=6,
-                    pass_lanes=4, output_cycles=4)
-    predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=5))
-    assert (predicted.limits, predicted.interval) == (("queues",), Fraction(12))
+    config = Config(key_bits=30, value_dim=1, capacity=24, rows=3, lanes=1, value_lanes=1, top_n=2,
+                    pass_lanes=4, output_cycles=1)
+    predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=1))
+    assert (predicted.limits, predicted.interval) == (("queues",), Fraction(19, 2))
 
 
 @pytest.mark.parametrize("ending", ["svg", "png", "PDF"])

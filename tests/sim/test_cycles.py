@@ -230,7 +230,7 @@ SMALL = {
     "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=8, value_lanes=8, top_n=16,
                    pass_lanes=32, fan_in=12, cell="ecp5"),
     # Memories are registered among so many lanes.
-    "far": Config(key_bits=6, value_dim=4, capacity=320, lanes=32, value_lanes=4, top_n=24,
+    "far": Config(key_bits=6, value_dim=4, capacity=320, lanes=32, value_lanes=4, top_n=28,
                   output_cycles=2),
     # Exact scores: of a beat, of several, slower and faster than what comes before and after.
     "exact": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16,
