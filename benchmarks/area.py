@@ -393,7 +393,7 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
 
 
 def is_sensible(block: str, config: Config, target: str) -> bool:
-    """Whether a point can be: an iCE40 has no histograms of LUTs, nor so many multipliers."""
+    """Whether a point can be: an iCE40 has no memory of LUTs, and no room for many products."""
     unit = config.rescore
     return target == "xc7" or target == "ecp5" or not (
         (block == "top_n" and config.selection == "histograms")

@@ -612,7 +612,7 @@ class _TopN:
         emit = max(self._refined + self._refine_latency,
                    self._recent[-1].emitted if self._recent else _NEVER)
         emit = self._when_room(emit)
-        # With a register more, a word more is fetched in vain.
+        # With the registers a word comes a cycle later, and two more are fetched in vain.
         emitted = emit + -(-words // self._group) + selected + 6 + 3 * self._registers
         self._released.append(emitted)
         selection = _Selection(selected, emit, emitted, latency=self._key_latency)

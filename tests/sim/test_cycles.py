@@ -287,7 +287,9 @@ def test_random_programs(name):
     check(SMALL[name], core_engine(SMALL[name]), programs=20, sequences=20)
 
 
-@pytest.mark.parametrize("name", ["histograms exact", "serial rows"])
+@pytest.mark.parametrize("name", [
+    "histograms exact", "serial rows", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        "histograms tiny", "histograms wide", "serial tight", "serial shared"))])
 def test_random_programs_of_other_selections(name):
     check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)
 
