@@ -6,8 +6,7 @@ losses: which loss finds most keys with codes of some layers, on texts that are 
 learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, can be continued).
 evaluate: losses on texts that were not learned from, by the golden model; what
 benchmarks/results/quality.json has already of the same codes is not run again.
-distil: MiniLM by HAD for M minutes (10), in build/quality/minilm-had; with --further it goes on
-with the last sitting, and the mean of all sittings' weights takes its place.
+distil: MiniLM by HAD for M minutes (57), in build/quality/minilm-had.
 encoder: its embeddings and retrieval by the golden model.
 docs: docs/quality.md and docs/quality.svg from the JSON. Without any of these words, all of them.
 
@@ -141,8 +140,6 @@ DISTILLED_MODULES = (
 PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=256)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
-FURTHER_RATE = 0.6
-"""Learning rates of a further sitting, as a share of the first one's."""
 PAIRS = 1024
 STUDENT = BUILD / "minilm-had"
 COSINE_GOALS = {32: 0.955, 16: 0.945}
@@ -278,37 +275,24 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
                 print(f"{key}: {loss:.4f}, {loss - exact:+.4f}", flush=True)
 
 
-def _sitting(number: int) -> Path:
-    return STUDENT.with_name(f"{STUDENT.name}-{number}")
-
-
-def distil(minutes: float, *, further: bool) -> None:
-    """MiniLM by HAD: the mean of all sittings in build/quality/minilm-had, each beside it."""
+def distil(minutes: float) -> None:
+    """MiniLM by HAD."""
     network = load("minilm")
-    results = _read()
-    sittings = results["distil"]["sittings"] if further else []
-    earlier = [load(f"hf:{_sitting(number)}") for number in range(1, len(sittings) + 1)]
-    start = earlier[-1] if further else None
     pages = _pages()
     learned = list(pages.values())
     learned += [(LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in DISTILLED_MODULES]
     plan = replace(PLAN, minutes=minutes)
-    if further:
-        plan = replace(plan, rate=plan.rate * FURTHER_RATE, qk_rate=plan.qk_rate * FURTHER_RATE)
-    started = time.process_time()
-    found = distill.distill(network, learned, plan, start=start, say=lambda doing: print(
+    started, started_cpu = time.monotonic(), time.process_time()
+    found = distill.distill(network, learned, plan, say=lambda doing: print(
         f"\r{doing:60s}", end="", file=sys.stderr, flush=True))
-    cpu = time.process_time() - started
-    for folder, student in ((_sitting(len(earlier) + 1), found.network),
-                            (STUDENT, distill.average([*earlier, found.network]))):
-        folder.mkdir(parents=True, exist_ok=True)
-        distill.save(folder, replace(found, network=student), plan)
+    STUDENT.mkdir(parents=True, exist_ok=True)
+    distill.save(STUDENT, found, plan)
     results = _read()
-    sitting = {**_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
-               "cpu_seconds": round(cpu), "steps": found.steps, "rate": plan.rate,
-               "qk_rate": plan.qk_rate}
     results["distil"] = {
-        "sittings": [*sittings, sitting],
+        **_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
+        "seconds": round(time.monotonic() - started),
+        "cpu_seconds": round(time.process_time() - started_cpu), "steps": found.steps,
+        "rounds": plan.rounds, "rate": plan.rate, "qk_rate": plan.qk_rate,
         "stages": plan.stages, "seed": plan.seed, "n": plan.n, "batch": plan.batch,
         "passage": plan.passage, "passages": found.passages,
         "pages": list(pages), "modules": list(DISTILLED_MODULES),
@@ -461,21 +445,16 @@ def _order(key: str) -> tuple[str, int, str]:
 
 
 def _encoder(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    sittings = made["sittings"]
-    minutes = " and then ".join(
-        f"{each['minutes']:g} minutes on {each['threads']} of {each['cores']} cores"
-        for each in sittings)
-    steps = " and ".join(f"{each['steps']:,}" for each in sittings)
-    cores = sum(each["cpu_seconds"] for each in sittings) / 60
     return [
         "## all-MiniLM-L6-v2 distilled by HAD",
         _filled(f"""
-            {minutes} ({steps} steps, {cores:.0f} core minutes in all) on {made["passages"]:,}
-            passages of up to {made["passage"]} tokens, of {len(made["pages"]):,} man pages and
+            {made["seconds"] / 60:.0f} minutes on {made["threads"]} of {made["cores"]} cores
+            ({made["steps"]:,} steps in {made["rounds"]} rounds) on {made["passages"]:,} passages
+            of up to {made["passage"]} tokens, of {len(made["pages"]):,} man pages and
             {len(made["modules"])} modules of Python's library; stages `{made["stages"]}`,
             N = {made["n"]} in training, seed {made["seed"]}. Pages are left out of which more than
             {100 * MOST_SHARED:g} % of all runs of {SHARED_WORDS} words are in a page that is
-            measured on. The weights are the mean of those after each sitting. Measured on
+            measured on. The weights are the mean of those after each round. Measured on
             {found["passages"]:,} passages of 33 to 256 tokens of
             {len(found["held_out"])} other man pages: the mean cosine with the teacher's embedding,
             and how often the nearest second half of a passage to a first half is its own. The
@@ -537,8 +516,7 @@ def _plot(decoder: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=list(WORDS))
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--further", action="store_true", help="go on with the distilled MiniLM")
+    parser.add_argument("--minutes", type=float, default=57.0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--n", type=int, nargs="*", default=list(SWEEP))
     parser.add_argument("--text", nargs="*", default=list(HELD_OUT))
@@ -555,7 +533,7 @@ def main() -> int:
             evaluate(network, numbers=tuple(given.n), names=tuple(given.text), tokens=TOKENS)
             evaluate(network, numbers=(LONG_N,), names=tuple(given.text), tokens=LONG_TOKENS)
     if "distil" in what:
-        distil(given.minutes, further=given.further)
+        distil(given.minutes)
     if "encoder" in what:
         encoder()
     if "docs" in what:

@@ -391,6 +391,9 @@ def distill(
         metavar="straight-through|published", help=(
             "Signs from the start, or the published way from soft to hard in four stages."),
         )] = "straight-through",
+    rounds: Annotated[int, typer.Option(
+        metavar="R", help="Times that the rates fall to 0; the mean of the weights then is taken."),
+        ] = 3,
     passage: Annotated[int, typer.Option(
         metavar="P", help="Tokens of a passage, at most.")] = 128,
     batch: Annotated[int, typer.Option(metavar="B", help="Passages in a step.")] = 16,
@@ -419,8 +422,9 @@ def distill(
         from nearbit_nets import distill as distillation
         from nearbit_nets import texts
 
-        plan = distillation.Plan(n=n, stages=stages, steps=steps, minutes=minutes, batch=batch,
-                                 passage=passage, rate=rate, qk_rate=qk_rate, seed=seed)
+        plan = distillation.Plan(n=n, stages=stages, steps=steps, minutes=minutes, rounds=rounds,
+                                 batch=batch, passage=passage, rate=rate, qk_rate=qk_rate,
+                                 seed=seed)
         found = distillation.distill(network, [texts.read(path) for path in text], plan,
                                      start=None if start is None else _load(f"hf:{start}"),
                                      say=bar.say)
@@ -430,9 +434,9 @@ def distill(
     if as_json:
         print(json.dumps({
             "model": model, "folder": str(out), "texts": list(map(str, text)), "n": n,
-            "stages": stages, "seed": seed, "passages": found.passages, "steps": found.steps,
-            "seconds": found.seconds, f"{measured}_before": found.before, measured: found.after,
-            f"{measured}_teacher": found.teacher,
+            "stages": stages, "rounds": rounds, "seed": seed, "passages": found.passages,
+            "steps": found.steps, "seconds": found.seconds, f"{measured}_before": found.before,
+            measured: found.after, f"{measured}_teacher": found.teacher,
             "temperature": found.temperature.tolist()}, indent=2))
     else:
         print(f"{out}: {model} distilled with n {n}, {_count(found.steps, 'step')} in "

@@ -24,11 +24,11 @@ from torch.optim.swa_utils import AveragedModel
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import available_memory
+from nearbit_nets.nearest_attention import nearest_attention
 from nearbit_nets.network import Network, exact, replaced
 
 
-__all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "average", "distill", "save",
-           "temperatures"]
+__all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "distill", "save", "temperatures"]
 
 
 STAGES = ("straight-through", "published")
@@ -42,6 +42,11 @@ _SOFT, _SHARP, _HARD = 0.3, 0.6, 0.92
 
 _WARM_UP = 0.03
 _LAST = 0.92
+
+# Of each further round: its time and its learning rates, as shares of the ones before it and of
+# the first one's.
+_SHORTER, _SLOWER = 0.6, 0.6
+
 _SIGMA_BATCHES = 8
 _LEAST = 33
 _APART = 20
@@ -58,11 +63,16 @@ class Plan:
         Keys that a query attends to.
     stages
         ``"straight-through"``: signs from the start, with the gradient 1 / sigma where an element
-        is within sigma of 0; the last 8 % without the loss of the attention maps.
-        ``"published"``: for 30 % ``c tanh(x / (c sigma))`` with c from 5 to 1, for 30 %
-        ``tanh(x / (c sigma))`` with c from 1 to 0.05, then as before; both times sigma.
+        is within sigma of 0; the last 8 % of a round without the loss of the attention maps.
+        ``"published"``: for 30 % of the first round ``c tanh(x / (c sigma))`` with c from 5 to 1,
+        for 30 % ``tanh(x / (c sigma))`` with c from 1 to 0.05, then as before; both times sigma.
     steps, minutes
         Steps of AdamW, or wall time; one of them.
+    rounds
+        Times that the learning rates rise and fall to 0. The student is the mean of the weights
+        after each, which does more like the teacher than the last (stochastic weight averaging,
+        arXiv 1803.05407). A round has 0.6 of the time of the one before it; those after the first
+        have 0.6 of its rates, and hard signs only.
     batch
         Passages in a step.
     passage
@@ -77,6 +87,7 @@ class Plan:
     stages: str = STAGES[0]
     steps: int | None = None
     minutes: float | None = None
+    rounds: int = 3
     batch: int = 16
     passage: int = 128
     rate: float = 2.5e-4
@@ -92,8 +103,8 @@ class Plan:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise NetworkError(f"minutes must be greater than 0, not {self.minutes}")
         for name, value, least in (("n", self.n, 1), ("steps", self.steps, 1),
-                                   ("batch", self.batch, 1), ("passage", self.passage, _LEAST),
-                                   ("seed", self.seed, 0)):
+                                   ("rounds", self.rounds, 1), ("batch", self.batch, 1),
+                                   ("passage", self.passage, _LEAST), ("seed", self.seed, 0)):
             if value is not None and value < least:
                 raise NetworkError(f"{name} must be at least {least}, not {value}")
         for name, rate in (("rate", self.rate), ("qk_rate", self.qk_rate)):
@@ -139,7 +150,8 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x, sigma)
-        return torch.where(x > 0, 1.0, -1.0).to(x.dtype)
+        one = x.new_ones(())
+        return torch.where(x > 0, one, -one)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -156,15 +168,6 @@ def _binary(x: torch.Tensor, sigma: torch.Tensor, done: float, stages: str) -> t
         c = 1.0 + (0.05 - 1.0) * (done - _SOFT) / (_SHARP - _SOFT)
         return torch.tanh(x / (c * sigma))
     return _Sign.apply(x, sigma)
-
-
-def _scores(q: torch.Tensor, k: torch.Tensor, counts: torch.Tensor, sigma: torch.Tensor | float
-            ) -> torch.Tensor:
-    """Logits, times sigma, float32 [batch, heads, queries, tokens]; of keys not seen, -1e9."""
-    keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    seen = torch.arange(k.shape[2]) < counts[:, None, :, None]
-    unseen = torch.zeros(seen.shape).masked_fill(~seen, -1e9)
-    return (q @ keys.transpose(2, 3)).float() * (sigma / math.sqrt(q.shape[3])) + unseen
 
 
 class _Teacher:
@@ -191,24 +194,20 @@ class _Student:
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
                  counts: torch.Tensor) -> torch.Tensor:
         sigma_q, sigma_k = (each[layer][None, :, None, None].to(q.dtype) for each in self._sigma)
-        sigma = sigma_q * sigma_k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        scores = _scores(_binary(q, sigma_q, self.done, self._plan.stages),
-                         _binary(k, sigma_k, self.done, self._plan.stages), counts, sigma.float())
+        group = q.shape[1] // k.shape[1]
+        scale = self._sigma[0][layer] * self._sigma[1][layer].repeat_interleave(group)
+        keys, values = (
+            x.repeat_interleave(group, dim=1)
+            for x in (_binary(k, sigma_k, self.done, self._plan.stages), v))
+        teacher = None
         if self.done < _LAST:
-            with torch.no_grad():
-                target = _scores(*self.teacher[layer], counts, 1.0).log_softmax(3)
-            # All keys: the divergence from a map that has zeros would be infinite.
-            each = (target.exp() * (target - scores.log_softmax(3))).sum(3)
-            self.divergence.append(each.mean())
-        if self._plan.n < scores.shape[3]:
-            # Among equals the later key comes first, as in the hardware.
-            rank = (scores.detach() + 1e-5 * torch.arange(scores.shape[3])).numpy()
-            place = scores.shape[3] - self._plan.n
-            # Several times as fast as torch.topk.
-            least = np.partition(rank, place, axis=3)[..., place:place + 1]
-            scores = scores.masked_fill(torch.from_numpy(rank < least), -1e9)
-        weights = scores.softmax(3).to(v.dtype)
-        return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+            teacher_q, teacher_k = self.teacher[layer]
+            teacher = teacher_q, teacher_k.repeat_interleave(group, dim=1)
+        output, divergence = nearest_attention(
+            _binary(q, sigma_q, self.done, self._plan.stages), keys, values,
+            scale / math.sqrt(q.shape[3]), counts, self._plan.n, teacher=teacher)
+        self.divergence.append(divergence)
+        return output
 
 
 def distill(network: Network, texts: Sequence[str], plan: Plan, *,
@@ -263,26 +262,6 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     return Distilled(student, temperature, steps, seconds, len(learned), before, after, teacher)
 
 
-def average(students: Sequence[Network]) -> Network:
-    """Make the student whose weights are the mean of those of some of one teacher.
-
-    Students that went on with one another do more like the teacher together than each alone.
-    Source: stochastic weight averaging (arXiv 1803.05407).
-
-    Raises
-    ------
-    NetworkError
-        Students of different models.
-    """
-    first = students[0]
-    mean = AveragedModel(first.module)
-    for student in students:
-        _check_student(student, first)
-        mean.update_parameters(student.module)
-    module: Any = mean.module
-    return replace(first, module=module)
-
-
 def _check_student(student: Network, teacher: Network) -> None:
     """Refuse weights of another model."""
     found, wanted = ({key: value.shape for key, value in network.module.state_dict().items()}
@@ -299,9 +278,10 @@ def _check_memory(network: Network, plan: Plan) -> None:
     rows = plan.batch * plan.passage
     config: Any = network.module.config
     outputs = config.vocab_size if network.kind == "decoder" else 0
-    # The copy, its gradients and two moments; what a step keeps of each layer, and the outputs.
-    need = 4 * (4 * weights + rows * (
-        network.layers * (24 * config.hidden_size + 8 * network.heads * plan.passage)
+    # The copy, its mean, its gradients and two moments; what a step keeps of each layer, and the
+    # outputs.
+    need = 4 * (5 * weights + rows * (
+        network.layers * (24 * config.hidden_size + 2 * network.heads * plan.passage)
         + 6 * outputs))
     if free is not None and need > free:
         raise NetworkError(f"distilling {network.name} needs about {need / 1e9:.1f} GB of memory, "
@@ -383,6 +363,15 @@ def _sigmas(network: Network, passages: Sequence[Sequence[int]], plan: Plan
     return q, k
 
 
+def _round(plan: Plan, done: float) -> tuple[int, float]:
+    """Which round of a training it is, from 0, and what share of that is done."""
+    lengths = _SHORTER ** np.arange(plan.rounds)
+    ends = np.cumsum(lengths / lengths.sum())
+    index = min(int(np.searchsorted(ends, done, side="right")), plan.rounds - 1)
+    begin = ends[index - 1] if index else 0.0
+    return index, float(min((done - begin) / (ends[index] - begin), 1.0))
+
+
 def _train(teacher: Network, student: Network, attend: _Student,
            passages: Sequence[Sequence[int]], plan: Plan, rng: np.random.Generator,
            say: Callable[[str], None], *, further: bool) -> int:
@@ -394,22 +383,30 @@ def _train(teacher: Network, student: Network, attend: _Student,
         (own if is_qk else others).append(weight)
     groups: list[dict[str, Any]] = [{"params": own, "lr": plan.qk_rate},
                                     {"params": others, "lr": plan.rate}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     rounded = torch.cpu._is_avx512_bf16_supported()
-    started, step = time.perf_counter(), 0
+    mean = AveragedModel(student.module)
+    started, step, index = time.perf_counter(), 0, 0
     while True:
         # Going on begins with what the first training came to last, or not at all.
         way = -1 if further and step == 0 else 1
         for ids, lengths in _batches(passages, plan.batch, rng)[::way]:
             done = step / plan.steps if plan.steps is not None else \
                 (time.perf_counter() - started) / (60 * (plan.minutes or 1))
+            before, (index, share) = index, _round(plan, done)
+            if step and (index > before or done >= 1):
+                mean.update_parameters(student.module)
             if done >= 1:
+                student.module.load_state_dict(mean.module.state_dict())
                 return step
+            slower = _SLOWER if index else 1.0
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * min(1.0, (done + 1e-3) / _WARM_UP, (1 - done) / (1 - _WARM_UP))
+                group["lr"] = slower * rate * min(
+                    1.0, (share + 1e-3) / _WARM_UP, (1 - share) / (1 - _WARM_UP))
             with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
-                loss = _loss(teacher, student, attend, ids, lengths, done)
+                loss = _loss(teacher, student, attend, ids, lengths,
+                             max(share, _SHARP) if index else share)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*own, *others], 1.0)
@@ -431,8 +428,7 @@ def _loss(teacher: Network, student: Network, attend: _Student, ids: torch.Tenso
     states = sum((_distance(x, y, real) for x, y in zip(found[1:], wanted[1:], strict=True)),
                  torch.zeros(()))
     loss = states / len(wanted[1:]) + _distance(found[-1], wanted[-1], real)
-    if attend.divergence:
-        loss = loss + torch.stack(attend.divergence).mean()
+    loss = loss + torch.stack(attend.divergence).mean()
     if student.kind == "encoder":
         cosine = functional.cosine_similarity(
             _pooled(found[-1].float(), lengths, student.pooling),

@@ -6,10 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra models is not installed")
 
+from torch.optim.swa_utils import AveragedModel
+
 from nearbit import cli
 from nearbit_model import quantize
 from nearbit_nets import distill as distillation
-from nearbit_nets.distill import Plan, average, distill, temperatures
+from nearbit_nets.distill import Plan, distill, temperatures
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import load
@@ -28,17 +30,19 @@ def _prose(seed, count=700):
 
 
 def _plan(**changes):
-    return Plan(**{"n": 4, "steps": 30, "batch": 8, "passage": 40, "rate": 2e-3, "qk_rate": 4e-3,
-                   **changes})
+    return Plan(**{"n": 4, "steps": 30, "rounds": 1, "batch": 8, "passage": 40, "rate": 2e-3,
+                   "qk_rate": 4e-3, **changes})
 
 
-@pytest.mark.parametrize("stages", distillation.STAGES)
-def test_encoder_comes_nearer(encoder, stages):
+@pytest.mark.parametrize(("stages", "rounds", "steps"), [
+    ("straight-through", 1, 30), ("straight-through", 3, 30), ("published", 1, 60)])
+def test_encoder_comes_nearer(encoder, stages, rounds, steps):
     before = {name: x.clone() for name, x in encoder.module.state_dict().items()}
-    found = distill(encoder, [_prose(0)], _plan(stages=stages))
+    found = distill(encoder, [_prose(0)],
+                    _plan(stages=stages, rounds=rounds, steps=steps, seed=1))
     assert found.after > found.before + 0.01
     assert found.teacher == pytest.approx(1, abs=1e-6)
-    assert (found.steps, found.temperature.shape) == (30, (2, 4))
+    assert (found.steps, found.temperature.shape) == (steps, (2, 4))
     # The teacher stays what it is.
     after = encoder.module.state_dict()
     assert all(torch.equal(x, after[name]) for name, x in before.items())
@@ -129,16 +133,31 @@ def test_going_on(encoder):
     assert further.after > first.after
 
 
-def test_average(encoder, decoder):
-    first, second = (distill(encoder, [_prose(0)], _plan(steps=2, seed=seed)).network
-                     for seed in (0, 1))
-    weights = [student.module.state_dict() for student in (first, second)]
-    mean = average([first, second]).module.state_dict()
-    assert all(torch.allclose(mean[key], (weights[0][key] + weights[1][key]) / 2, atol=1e-7)
-               for key in mean)
-    assert any(not torch.equal(mean[key], weights[0][key]) for key in mean)
-    with pytest.raises(NetworkError, match="is no student of"):
-        average([first, decoder])
+def test_rounds():
+    """Shares 25, 15 and 9 of 49; what is left of each falls to 0."""
+    plan = _plan(rounds=3)
+    found = [distillation._round(plan, done / 49) for done in (0, 12.5, 25, 32.5, 40, 44.5, 49, 60)]
+    assert [index for index, _ in found] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert [share for _, share in found] == pytest.approx([0, 0.5, 0, 0.5, 0, 0.5, 1, 1])
+    assert distillation._round(_plan(rounds=1), 0.7) == (0, pytest.approx(0.7))
+
+
+def test_mean_of_rounds(encoder, monkeypatch):
+    key = "encoder.layer.1.output.dense.weight"
+    kept = []
+    original = AveragedModel.update_parameters
+
+    def watch(self, module):
+        kept.append(module.state_dict()[key].clone())
+        original(self, module)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", watch)
+    for steps, rounds, ends in ((7, 3, 3), (7, 1, 1), (1, 3, 1)):
+        kept.clear()
+        found = distill(encoder, [_prose(0)], _plan(steps=steps, rounds=rounds)).network.module
+        assert len(kept) == ends
+        assert torch.allclose(found.state_dict()[key], torch.stack(kept).mean(0), atol=1e-7)
+        assert ends == 1 or not torch.allclose(kept[0], kept[-1], atol=1e-5)
 
 
 def test_start_of_another_model(encoder, decoder_folder, encoder_folder, text, tmp_path, capsys):
@@ -213,6 +232,7 @@ def test_minutes(encoder_folder, text, tmp_path, capsys):
     (["--minutes", "0"], "minutes must be greater than 0, not 0.0"),
     (["--minutes", "1", "--steps", "1"], "either steps or minutes must be given"),
     (["--stages", "soft"], "stages must be one of straight-through, published, not 'soft'"),
+    (["--rounds", "0"], "rounds must be at least 1, not 0"),
     (["--passage", "32"], "passage must be at least 33, not 32"),
     (["--passage", "97"], "was made for at most 96 tokens, not 97"),
     (["--batch", "0"], "batch must be at least 1, not 0"),
