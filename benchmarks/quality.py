@@ -1,6 +1,7 @@
 """What real models lose by selecting keys: docs/quality.md, its tables and its plot.
 
-    python benchmarks/quality.py [losses] [learn] [evaluate] [distil] [encoder] [docs] [--minutes M]
+    python benchmarks/quality.py [losses] [learn] [evaluate] [distil] [encoder] [decoder] [docs]
+                                 [--minutes M]
 
 losses: which loss finds most keys with codes of some layers, on texts that are in nothing else.
 learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, can be continued).
@@ -8,6 +9,7 @@ evaluate: losses on texts that were not learned from, by the golden model; what
 benchmarks/results/quality.json has already of the same codes is not run again.
 distil: MiniLM by HAD for M minutes (57), in build/quality/minilm-had.
 encoder: its embeddings and retrieval by the golden model.
+decoder: SmolLM2 by HAD for M minutes (20), in build/quality/smollm2-had, and its loss.
 docs: docs/quality.md and docs/quality.svg from the JSON. Without any of these words, all of them.
 
 Texts are those of a Debian with Python's sources, man pages and the documentation of libjpeg; the
@@ -51,7 +53,8 @@ PLOT = ROOT / "docs" / "quality.svg"
 BUILD = ROOT / "build" / "quality"
 CODES = BUILD / "codes.safetensors"
 
-WORDS = ("losses", "learn", "evaluate", "distil", "encoder", "docs")
+WORDS = ("losses", "learn", "evaluate", "distil", "encoder", "decoder", "docs")
+MINUTES = {"distil": 57.0, "decoder": 20.0}
 TOKENS, SCORED = 2048, 1024
 SINK, RECENT = 4, 12
 MAIN_N = 48
@@ -82,10 +85,15 @@ def _runs(text: str) -> set[int]:
             for start in range(len(words) - SHARED_WORDS + 1)}
 
 
-def _pages() -> dict[str, str]:
-    """Man pages of this machine that quote none of the held-out ones, by name and section."""
-    held_out = set().union(*(_runs(_manual(name)) for name in DISTIL_HELD_OUT))
-    found: dict[str, str] = {}
+def _prose(held_out: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Man pages of this machine, and modules, that quote none of the held-out texts, by name."""
+    runs_held_out = set().union(*map(_runs, held_out))
+
+    def is_apart(text: str) -> bool:
+        runs = _runs(text)
+        return len(runs & runs_held_out) <= MOST_SHARED * len(runs)
+
+    pages: dict[str, str] = {}
     for section in DISTILLED_SECTIONS:
         for path in sorted(Path(f"/usr/share/man/man{section}").glob("*.gz")):
             # Thousands of pages of one program would be most of it.
@@ -93,10 +101,11 @@ def _pages() -> dict[str, str]:
                     len(gzip.decompress(path.read_bytes())) < PAGE_SIZE:
                 continue
             text = _manual(str(path))
-            runs = _runs(text)
-            if len(runs & held_out) <= MOST_SHARED * len(runs):
-                found[path.name.removesuffix(".gz")] = text
-    return found
+            if is_apart(text):
+                pages[path.name.removesuffix(".gz")] = text
+    modules = {name: (LIBRARY / f"{name}.py").read_text(encoding="utf-8")
+               for name in DISTILLED_MODULES}
+    return pages, {name: text for name, text in modules.items() if is_apart(text)}
 
 
 def _unpacked(path: str) -> str:
@@ -140,6 +149,9 @@ DISTILLED_MODULES = (
 PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=256)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
+DECODER_PLAN = distill.Plan(n=64, minutes=1.0, rounds=1, batch=2, passage=512)
+DECODER_PIECES = 8
+DECODER_STUDENT = BUILD / "smollm2-had"
 PAIRS = 1024
 STUDENT = BUILD / "minilm-had"
 COSINE_GOALS = {32: 0.955, 16: 0.945}
@@ -277,26 +289,59 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
 
 def distil(minutes: float) -> None:
     """MiniLM by HAD."""
-    network = load("minilm")
-    pages = _pages()
-    learned = list(pages.values())
-    learned += [(LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in DISTILLED_MODULES]
-    plan = replace(PLAN, minutes=minutes)
+    _distil(load("minilm"), replace(PLAN, minutes=minutes), STUDENT, "distil",
+            [_manual(name) for name in DISTIL_HELD_OUT])
+
+
+def _distil(network: Network, plan: distill.Plan, folder: Path, name: str, held_out: list[str]
+            ) -> distill.Distilled:
+    pages, modules = _prose(held_out)
+    learned = [*pages.values(), *modules.values()]
     started, started_cpu = time.monotonic(), time.process_time()
     found = distill.distill(network, learned, plan, say=lambda doing: print(
         f"\r{doing:60s}", end="", file=sys.stderr, flush=True))
-    STUDENT.mkdir(parents=True, exist_ok=True)
-    distill.save(STUDENT, found, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    distill.save(folder, found, plan)
     results = _read()
-    results["distil"] = {
-        **_conditions(), "threads": torch.get_num_threads(), "minutes": minutes,
+    results[name] = {
+        **_conditions(), "threads": torch.get_num_threads(), "minutes": plan.minutes,
         "seconds": round(time.monotonic() - started),
         "cpu_seconds": round(time.process_time() - started_cpu), "steps": found.steps,
         "rounds": plan.rounds, "rate": plan.rate, "qk_rate": plan.qk_rate,
         "stages": plan.stages, "seed": plan.seed, "n": plan.n, "batch": plan.batch,
         "passage": plan.passage, "passages": found.passages,
-        "pages": list(pages), "modules": list(DISTILLED_MODULES),
+        "pages": list(pages), "modules": list(modules),
         "texts": hashlib.sha256("".join(learned).encode()).hexdigest()[:16]}
+    _write(results)
+    return found
+
+
+def decoder(minutes: float) -> None:
+    """SmolLM2 by HAD, and its loss on pieces of texts that it was not distilled on."""
+    network = load("smollm2")
+    apart = _texts(HELD_OUT)
+    plan = replace(DECODER_PLAN, minutes=minutes)
+    student = _distil(network, plan, DECODER_STUDENT, "distil_decoder",
+                      [path.read_text(encoding="utf-8") for path in apart])
+    rows: dict[str, dict[str, Any]] = {}
+    for path in apart:
+        ids = texts.tokens(network, path, DECODER_PIECES * plan.passage)
+        pieces = [ids[start:start + plan.passage] for start in range(0, len(ids), plan.passage)]
+        for name, measured, method in (
+                ("as it is", network, None),
+                ("true top", network, Method(name="topn", n=plan.n)),
+                ("signs, untrained", network, Method(name="had", n=plan.n)),
+                ("distilled", student.network,
+                 Method(name="had", n=plan.n, temperature=student.temperature))):
+            attend = None if method is None else GoldenAttention(measured, method)
+            loss = np.mean([measured.losses(piece, attend, scored=plan.passage // 2).mean()
+                            for piece in pieces])
+            rows[f"{path.name}, {name}"] = {
+                "text": path.name, "student": name, "n": None if method is None else plan.n,
+                "pieces": len(pieces), "loss": round(float(loss), 4)}
+            print(f"{path.name}, {name}: {loss:.4f}", flush=True)
+    results = _read()
+    results["decoder_had"] = {**_conditions(), "held_out": _digests(apart), "rows": rows}
     _write(results)
 
 
@@ -397,6 +442,8 @@ def docs() -> None:
         "![Loss above dense against keys selected](quality.svg)"]
     if "encoder" in results:
         parts += _encoder(results["distil"], results["encoder"])
+    if "decoder_had" in results:
+        parts += _decoder_had(results["distil_decoder"], results["decoder_had"])
     parts += _advice(decoder, results.get("encoder"))
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
@@ -464,6 +511,23 @@ def _encoder(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
                      f"{row['retrieval']:.3f} |" for row in found["rows"].values())])]
 
 
+def _decoder_had(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    pieces = {row["pieces"] for row in found["rows"].values()}
+    return [
+        "## SmolLM2-135M distilled by HAD",
+        _filled(f"""
+            As far as a processor goes: {made["seconds"] / 60:.0f} minutes on {made["threads"]} of
+            {made["cores"]} cores, {made["steps"]:,} steps of {made["batch"]} passages of
+            {made["passage"]} tokens in {made["rounds"]} round, N = {made["n"]}, from the same kind
+            of texts ({len(made["pages"]):,} man pages and {len(made["modules"])} modules that quote
+            none of what is measured on). Loss of the last {made["passage"] // 2} of
+            {made["passage"]} tokens, mean of {" or ".join(map(str, sorted(pieces)))} pieces of each
+            text:"""),
+        "\n".join(["| text | attention | N | loss |", "|---|---|---|---|",
+                   *(f"| {row['text']} | {row['student']} | {row['n'] or 'all'} | "
+                     f"{row['loss']:.3f} |" for row in found["rows"].values())])]
+
+
 def _advice(decoder: dict[str, Any], encoder: dict[str, Any] | None) -> list[str]:
     def above(name: str, n: int) -> str:
         return " and ".join(f"{decoder[f'{text}, {name}, n {n}']['above']:+.3f}"
@@ -516,7 +580,7 @@ def _plot(decoder: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=list(WORDS))
-    parser.add_argument("--minutes", type=float, default=57.0)
+    parser.add_argument("--minutes", type=float)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--n", type=int, nargs="*", default=list(SWEEP))
     parser.add_argument("--text", nargs="*", default=list(HELD_OUT))
@@ -533,9 +597,11 @@ def main() -> int:
             evaluate(network, numbers=tuple(given.n), names=tuple(given.text), tokens=TOKENS)
             evaluate(network, numbers=(LONG_N,), names=tuple(given.text), tokens=LONG_TOKENS)
     if "distil" in what:
-        distil(given.minutes)
+        distil(given.minutes or MINUTES["distil"])
     if "encoder" in what:
         encoder()
+    if "decoder" in what:
+        decoder(given.minutes or MINUTES["decoder"])
     if "docs" in what:
         docs()
     results = _read()
