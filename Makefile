@@ -104,7 +104,7 @@ lint: .venv/.installed-dev ## ruff, mypy and pyright
 
 .PHONY: test
 test: .venv/.installed-dev compiler iverilog verilator lint ## all checks, and the tests but the slow ones
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 .PHONY: test-models
 test-models: .venv/.installed-models compiler ## tests of real models, small ones (PyTorch: 1 GB)
@@ -112,7 +112,7 @@ test-models: .venv/.installed-models compiler ## tests of real models, small one
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests
-	$(BIN)/pytest -n 2 -m slow || [ $$? = 5 ] # 5: there are none
+	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
 # Five minutes; the figures are those of benchmarks/results/boards.json.
 .PHONY: boards
