@@ -146,10 +146,10 @@ DISTILLED_MODULES = (
     "ipaddress", "mailbox", "nntplib", "optparse", "os", "pathlib", "pickle", "random", "shutil",
     "smtplib", "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap",
     "threading", "traceback", "turtle", "typing", "uuid", "zipfile")
-PLAN = distill.Plan(n=32, minutes=1.0, batch=12, passage=256)
+PLAN = distill.Plan(n=32, minutes=1.0, rounds=3, batch=12, passage=256)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
-DECODER_PLAN = distill.Plan(n=64, minutes=1.0, rounds=1, batch=2, passage=512)
+DECODER_PLAN = distill.Plan(n=64, minutes=1.0, batch=2, passage=512)
 DECODER_PIECES = 8
 DECODER_STUDENT = BUILD / "smollm2-had"
 PAIRS = 1024

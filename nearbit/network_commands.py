@@ -393,7 +393,7 @@ def distill(
         )] = "straight-through",
     rounds: Annotated[int, typer.Option(
         metavar="R", help="Times that the rates fall to 0; the mean of the weights then is taken."),
-        ] = 3,
+        ] = 1,
     passage: Annotated[int, typer.Option(
         metavar="P", help="Tokens of a passage, at most.")] = 128,
     batch: Annotated[int, typer.Option(metavar="B", help="Passages in a step.")] = 16,

@@ -70,9 +70,8 @@ class Plan:
         Steps of AdamW, or wall time; one of them.
     rounds
         Times that the learning rates rise and fall to 0. The student is the mean of the weights
-        after each, which does more like the teacher than the last (stochastic weight averaging,
-        arXiv 1803.05407). A round has 0.6 of the time of the one before it; those after the first
-        have 0.6 of its rates, and hard signs only.
+        after each (stochastic weight averaging, arXiv 1803.05407). A round has 0.6 of the time of
+        the one before it; those after the first have 0.6 of its rates, and hard signs only.
     batch
         Passages in a step.
     passage
@@ -87,7 +86,7 @@ class Plan:
     stages: str = STAGES[0]
     steps: int | None = None
     minutes: float | None = None
-    rounds: int = 3
+    rounds: int = 1
     batch: int = 16
     passage: int = 128
     rate: float = 2.5e-4
