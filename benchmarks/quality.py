@@ -54,7 +54,6 @@ BUILD = ROOT / "build" / "quality"
 CODES = BUILD / "codes.safetensors"
 
 WORDS = ("losses", "learn", "evaluate", "distil", "encoder", "decoder", "docs")
-MINUTES = {"distil": 57.0, "decoder": 15.0}
 TOKENS, SCORED = 2048, 1024
 SINK, RECENT = 4, 12
 MAIN_N = 48
@@ -85,7 +84,7 @@ def _runs(text: str) -> set[int]:
             for start in range(len(words) - SHARED_WORDS + 1)}
 
 
-def _prose(held_out: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _unquoted(held_out: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Man pages of this machine, and modules, that quote none of the held-out texts, by name."""
     runs_held_out = set().union(*map(_runs, held_out))
 
@@ -134,7 +133,7 @@ CHOSEN_BY: dict[str, Callable[[], str]] = {
     "optparse.py": _file(LIBRARY / "optparse.py"), "MPL-2.0": _file(LICENCES / "MPL-2.0")}
 CHOSEN_LAYERS = (2, 11, 20, 27)
 
-# Prose and code for MiniLM; split by file from what it is measured on.
+# Prose and code for HAD; split by file from what it is measured on.
 DISTILLED_SECTIONS = "123578"
 PAGE_SIZE = 5000
 """Least size of a man page that is learned from, in characters of its source."""
@@ -146,16 +145,17 @@ DISTILLED_MODULES = (
     "ipaddress", "mailbox", "nntplib", "optparse", "os", "pathlib", "pickle", "random", "shutil",
     "smtplib", "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap",
     "threading", "traceback", "turtle", "typing", "uuid", "zipfile")
-PLAN = distill.Plan(n=32, minutes=1.0, rounds=3, batch=12, passage=256)
+PLAN = distill.Plan(n=32, minutes=57.0, rounds=3, batch=12, passage=256)
 DISTIL_HELD_OUT = ("as", "elf", "git-fast-import", "git-log", "gitcore-tutorial", "ld.bfd",
                    "perf-intel-pt", "strace", "top")
-DECODER_PLAN = distill.Plan(n=64, minutes=1.0, batch=2, passage=512)
+DECODER_PLAN = distill.Plan(n=64, minutes=15.0, batch=2, passage=512)
 DECODER_PIECES = 8
 DECODER_STUDENT = BUILD / "smollm2-had"
 PAIRS = 1024
 STUDENT = BUILD / "minilm-had"
 COSINE_GOALS = {32: 0.955, 16: 0.945}
 RETRIEVAL_GOAL = 0.02
+MINUTES_GOALS = {"learn": 15, "distil": 60}
 
 
 def _texts(made: dict[str, Callable[[], str]]) -> list[Path]:
@@ -287,15 +287,19 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
                 print(f"{key}: {loss:.4f}, {loss - exact:+.4f}", flush=True)
 
 
-def distil(minutes: float) -> None:
+def distil(minutes: float | None) -> None:
     """MiniLM by HAD."""
-    _distil(load("minilm"), replace(PLAN, minutes=minutes), STUDENT, "distil",
+    _distil(load("minilm"), _lasting(PLAN, minutes), STUDENT, "distil",
             [_manual(name) for name in DISTIL_HELD_OUT])
+
+
+def _lasting(plan: distill.Plan, minutes: float | None) -> distill.Plan:
+    return plan if minutes is None else replace(plan, minutes=minutes)
 
 
 def _distil(network: Network, plan: distill.Plan, folder: Path, name: str, held_out: list[str]
             ) -> distill.Distilled:
-    pages, modules = _prose(held_out)
+    pages, modules = _unquoted(held_out)
     learned = [*pages.values(), *modules.values()]
     started, started_cpu = time.monotonic(), time.process_time()
     found = distill.distill(network, learned, plan, say=lambda doing: print(
@@ -316,11 +320,11 @@ def _distil(network: Network, plan: distill.Plan, folder: Path, name: str, held_
     return found
 
 
-def decoder(minutes: float) -> None:
+def decoder(minutes: float | None) -> None:
     """SmolLM2 by HAD, and its loss on pieces of texts that it was not distilled on."""
     network = load("smollm2")
     apart = _texts(HELD_OUT)
-    plan = replace(DECODER_PLAN, minutes=minutes)
+    plan = _lasting(DECODER_PLAN, minutes)
     student = _distil(network, plan, DECODER_STUDENT, "distil_decoder",
                       [path.read_text(encoding="utf-8") for path in apart])
     rows: dict[str, dict[str, Any]] = {}
@@ -607,15 +611,19 @@ def main() -> int:
             evaluate(network, numbers=tuple(given.n), names=tuple(given.text), tokens=TOKENS)
             evaluate(network, numbers=(LONG_N,), names=tuple(given.text), tokens=LONG_TOKENS)
     if "distil" in what:
-        distil(given.minutes or MINUTES["distil"])
+        distil(given.minutes)
     if "encoder" in what:
         encoder()
     if "decoder" in what:
-        decoder(given.minutes or MINUTES["decoder"])
+        decoder(given.minutes)
     if "docs" in what:
         docs()
     results = _read()
     failures = []
+    for name, goal in MINUTES_GOALS.items():
+        seconds = results.get(name, {}).get("seconds")
+        if seconds is not None and seconds > 60 * goal:
+            failures.append(f"{name} took {seconds / 60:.0f} minutes, more than {goal}")
     if results.get("learn", {}).get("recall", 1) < RECALL_GOAL:
         failures.append(f"recall is {results['learn']['recall']}, below {RECALL_GOAL}")
     for text, goal in GOALS.items():

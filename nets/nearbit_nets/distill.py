@@ -37,14 +37,14 @@ STAGES = ("straight-through", "published")
 TEMPERATURES = "nearbit_temperature.npz"
 """The file in a checkpoint's folder with the temperature of each head."""
 
-# Where the published stages end, as shares of the training; the paper gives no such shares.
-_SOFT, _SHARP, _HARD = 0.3, 0.6, 0.92
+# Where the published stages end, as shares of the first round; the paper gives no such shares.
+_SOFT, _SHARP = 0.3, 0.6
 
 _WARM_UP = 0.03
 _LAST = 0.92
 
-# Of each further round: its time and its learning rates, as shares of the ones before it and of
-# the first one's.
+# Of each further round: its time as a share of that of the one before, and its learning rates as
+# a share of the first one's.
 _SHORTER, _SLOWER = 0.6, 0.6
 
 _SIGMA_BATCHES = 8
