@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import nearbit
-from nearbit import board_commands, network_commands
+from nearbit import board_commands, failures, network_commands
+from nearbit.files import OutputError, OutputFile
+from nearbit.streams import say, standard_streams
 
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ BUILDING = "building the hardware (minutes, once)"
 
 NOT_EXACT = 1
 BAD_INPUT = 2
+FAULT = 70 # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
 
 
@@ -141,7 +144,7 @@ def simulate(
     import numpy as np
 
     from nearbit import indices
-    from nearbit.files import OutputFile, output_folder
+    from nearbit.files import output_folder
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
@@ -170,14 +173,15 @@ def simulate(
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
 
+    inputs = [file, *(Path(each) for each in (config, codes) if each is not None)]
     with ExitStack() as folders:
         # A name that cannot be written is found out now, not after minutes.
         page = None
         if report_folder is not None:
             folders.enter_context(output_folder(report_folder))
-            page = OutputFile(report_folder / "report.html", keep=[file])
-        results = None if out is None else OutputFile(out, keep=[file])
-        waveforms = None if vcd is None else OutputFile(vcd, keep=[file])
+            page = OutputFile(report_folder / "report.html", inputs)
+        results = None if out is None else OutputFile(out, inputs, [page])
+        waveforms = None if vcd is None else OutputFile(vcd, inputs, [page, results])
 
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
@@ -307,7 +311,6 @@ def cycles(
     finds a cycle that is not as predicted, 2 if the input is wrong.
     """
     from nearbit import cycles as report
-    from nearbit.files import OutputFile
     from nearbit_model.prepare import DEFAULT_N
 
     accelerator, name = _given(preset, config)
@@ -603,7 +606,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     """The exceptions whose message is one sentence for the user."""
     from nearbit.area import AreaError
     from nearbit.cycles import WorkloadError
-    from nearbit.files import OutputError
     from nearbit.indices import IndexListError
     from nearbit.soc.bundle import InterfaceError
     from nearbit_boards.board import BoardError
@@ -620,24 +622,47 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; what the user can mend is one sentence."""
+    """Run the command and return its exit status; what goes wrong is one sentence."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with standard_streams() as is_open:
+        try:
+            if not is_open:
+                raise OutputError("standard output is closed; send it to a file, or to /dev/null")
+            status = _run(given)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            status, sentence = INTERRUPTED, "interrupted"
+        except BaseException as error:
+            status, sentence = _explain(error, given)
+        say(sentence)
+        return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command; not by Typer's own main, which ends the process where a pipe breaks."""
     command = typer.main.get_command(app)
     try:
-        status = command.main(args=None if arguments is None else list(arguments),
-                              prog_name="nearbit", standalone_mode=False)
-        sys.stdout.flush()
+        with command.make_context("nearbit", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return 0
+
+
+def _explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str]:
+    """Give the status and the sentence of an exception."""
+    try:
+        if isinstance(error, typer.TyperException):
+            return BAD_INPUT, error.format_message()
+        if isinstance(error, _user_errors()):
+            return BAD_INPUT, str(error)
+        sentence = failures.of_the_machine(error)
+        if sentence is not None:
+            return BAD_INPUT, sentence
+        return FAULT, failures.report(error, arguments)
     except KeyboardInterrupt:
-        status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader, say `head`, has what it wanted; the interpreter's own flush would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
-            raise
-        said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("nearbit:", " ".join(said.split()), file=sys.stderr)
-        return BAD_INPUT
-    if status == INTERRUPTED:
-        print("nearbit: interrupted", file=sys.stderr)
-    return int(status or 0)
+        return INTERRUPTED, "interrupted"
+    except Exception:
+        # Of the two, the first says more.
+        return FAULT, failures.report(error, arguments)
