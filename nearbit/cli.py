@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,7 +147,6 @@ def simulate(
     from nearbit import indices
     from nearbit.files import output_folder
     from nearbit.report import compare, show
-    from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
     from nearbit_sim.simulation import predict
 
@@ -160,7 +160,7 @@ def simulate(
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
     accelerator, name = _given(preset, config)
-    tensors = Tensors.load(file)
+    tensors = _tensors(file)
     top_n, sink, recent = _selection(method, tensors.tokens, top_n, heavy, sink, recent,
                                      is_dense=is_dense)
     mapping = None if method == "had" else _mapping(codes, tensors, accelerator)
@@ -551,6 +551,16 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: 
         f"give it with --config")
 
 
+def _tensors(file: Path) -> "Tensors":
+    """Read a tensor file, and say what one might not expect of it."""
+    from nearbit.tensors import Tensors
+
+    tensors = Tensors.load(file)
+    for note in tensors.notes:
+        say(f"{file}: {note}")
+    return tensors
+
+
 class _Bar:
     """What is done now, on a terminal; in a simulation, how far it is and how long it will take."""
 
@@ -643,11 +653,21 @@ def _run(arguments: Sequence[str]) -> int:
     """Run the command; not by Typer's own main, which ends the process where a pipe breaks."""
     command = typer.main.get_command(app)
     try:
+        _check_names(command, arguments)
         with command.make_context("nearbit", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as end:
         return int(end.exit_code)
     return 0
+
+
+def _check_names(command: Any, arguments: Sequence[str]) -> None:
+    """Refuse an empty name of a file, which would be this folder: a shell variable is not set."""
+    for parameter in getattr(command.commands.get(next(iter(arguments), "")), "params", ()):
+        if parameter.type.name == "path":
+            for option in parameter.opts:
+                if f"{option}=" in arguments or (option, "") in pairwise(arguments):
+                    raise UserError(f"{option} is empty; give it a name")
 
 
 def _explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str]:

@@ -13,9 +13,10 @@ import nearbit
 __all__ = ["of_the_machine", "report"]
 
 
-# What is full, forbidden or used up on this machine is no fault of a program.
-_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE,
-            errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS}
+# What is full, forbidden or impossible on this machine is no fault of a program.
+_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP,
+            errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+            errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 def of_the_machine(error: BaseException) -> str | None:
@@ -26,7 +27,7 @@ def of_the_machine(error: BaseException) -> str | None:
         return None
     said = error.strerror or str(error)
     if isinstance(error, FileNotFoundError) and "temporary directory" in said:
-        return (f"there is no folder for temporary files ({said}); TMPDIR can name one")
+        return f"there is no folder for temporary files ({said}); TMPDIR can name one"
     if error.errno not in _MACHINE:
         return None
     return said if error.filename is None else f"{os.fsdecode(error.filename)}: {said}"
@@ -34,10 +35,9 @@ def of_the_machine(error: BaseException) -> str | None:
 
 def report(error: BaseException, arguments: Sequence[str]) -> str:
     """Write the traceback to a temporary file, and give the sentence that names it."""
-    text = "".join([
-        f"nearbit {nearbit.__version__}, Python {platform.python_version()}, "
-        f"{platform.platform()}\n", f"arguments: {list(arguments)}\n\n",
-        *traceback.format_exception(error)])
+    system = f"Python {platform.python_version()}, {platform.platform()}"
+    trace = "".join(traceback.format_exception(error))
+    text = f"nearbit {nearbit.__version__}, {system}\narguments: {list(arguments)}\n\n{trace}"
     try:
         handle, path = tempfile.mkstemp(prefix="nearbit-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -41,10 +41,11 @@ class _Descriptor(io.FileIO):
 
 @contextmanager
 def standard_streams() -> Iterator[bool]:
-    """Let the interpreter's own streams report what they cannot write; yield whether output is open.
+    """Let the interpreter's own streams report what they cannot write.
 
-    Characters that the locale does not have are written as escapes. Streams that someone has put in
-    their place, as tests do, stay.
+    Yields whether standard output is open; if not, what is written there is dropped. Characters that
+    the locale does not have are written as escapes. Streams that someone has put in their place, as
+    tests do, stay.
     """
     kept = sys.stdout, sys.stderr
     is_open = sys.stdout is not None

@@ -183,9 +183,10 @@ def _waveforms(pipe: Path, vcd: str | None) -> Iterator[None]:
     failures: list[OSError] = []
     with os.fdopen(descriptor, "rb", buffering=0) as waves:
         try:
-            stream = open(vcd, "wb")
+            target = os.open(vcd, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         except OSError as error:
             raise WaveformError(error.errno, error.strerror, vcd) from None
+        stream = os.fdopen(target, "wb")
 
         def copy() -> None:
             # What is left when the simulator has ended is in the pipe by then.
