@@ -1,7 +1,7 @@
 """The command `nearbit`: simulate tensors, predict cycles and area, write Verilog, list presets."""
 
 import json
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,7 +43,6 @@ BUILDING = "building the hardware (minutes, once)"
 
 NOT_EXACT = 1
 BAD_INPUT = 2
-FAULT = 70 # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
 
 
@@ -214,7 +213,8 @@ def simulate(
                 path.write_text(
                     render(str(file), f"preset {name}" if name else str(config), chosen, report,
                            hardware, prediction, _codes(codes, mapping)),
-                    encoding="utf-8", newline="\n")
+                    # Names of files need not be text.
+                    encoding="utf-8", errors="backslashreplace", newline="\n")
 
     if as_json:
         prepared = golden.prepared
@@ -664,7 +664,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _check_names(command: Any, arguments: Sequence[str]) -> None:
     """Refuse an empty name of a file, which would be this folder: a shell variable is not set."""
     for parameter in getattr(command.commands.get(next(iter(arguments), "")), "params", ()):
-        if parameter.type.name == "path":
+        if re.fullmatch(r"DIR|FILE(\.\w+)?", parameter.metavar or ""):
             for option in parameter.opts:
                 if f"{option}=" in arguments or (option, "") in pairwise(arguments):
                     raise UserError(f"{option} is empty; give it a name")
@@ -680,9 +680,9 @@ def _explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str]:
         sentence = failures.of_the_machine(error)
         if sentence is not None:
             return BAD_INPUT, sentence
-        return FAULT, failures.report(error, arguments)
+        return failures.FAULT, failures.report(error, arguments)
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted"
     except Exception:
         # Of the two, the first says more.
-        return FAULT, failures.report(error, arguments)
+        return failures.FAULT, failures.report(error, arguments)

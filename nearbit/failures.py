@@ -10,8 +10,11 @@ from collections.abc import Sequence
 import nearbit
 
 
-__all__ = ["of_the_machine", "report"]
+__all__ = ["FAULT", "of_the_machine", "report"]
 
+
+FAULT = 70
+"""Exit status of what nobody expected: EX_SOFTWARE of sysexits.h."""
 
 # What is full, forbidden or impossible on this machine is no fault of a program.
 _MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP,

@@ -43,9 +43,9 @@ class _Descriptor(io.FileIO):
 def standard_streams() -> Iterator[bool]:
     """Let the interpreter's own streams report what they cannot write.
 
-    Yields whether standard output is open; if not, what is written there is dropped. Characters that
-    the locale does not have are written as escapes. Streams that someone has put in their place, as
-    tests do, stay.
+    Yields whether standard output is open; if not, what is written there is dropped. Characters
+    that the locale does not have are written as escapes. Streams that someone has put in their
+    place, as tests do, stay.
     """
     kept = sys.stdout, sys.stderr
     is_open = sys.stdout is not None

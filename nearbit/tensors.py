@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from safetensors import SafetensorError, safe_open
 
 from nearbit_model import quantize
@@ -345,7 +344,7 @@ def _numbers(name: str, array: NDArray[Any]) -> NDArray[np.floating]:
             raise TensorError(f"{name} has elements beyond the range of float32")
         faint = np.flatnonzero((largest > 0) & (largest < _SMALLEST))
         if name == "v" and len(faint):
-            raise TensorError(f"no element of v[{faint[0]}] is in the range of float32, the largest "
+            raise TensorError(f"v[{faint[0]}] is beneath the range of float32, its largest element "
                               f"is {largest[faint[0]]:.3g}; multiply v by a number")
     # Wider than float64 are only some machines' own.
     width = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")

@@ -345,9 +345,8 @@ def compile_library(command: list[str], source: str, target: Path) -> None:
                               f"{_temporary_folder()}: {error.strerror or error}") from None
     if result.returncode != 0:
         said = "\n".join(result.stderr.strip().splitlines()[:10])
-        raise SimulationError(f"the C++ compiler {command[0]} failed"
-                              f"{f' (signal {-result.returncode})' * (result.returncode < 0)}:\n"
-                              f"{said}")
+        raise SimulationError(f"the C++ compiler {command[0]} failed:\n"
+                              f"{said or f'status {result.returncode}, and nothing said'}")
 
 
 def _temporary_folder() -> str:
