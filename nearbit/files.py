@@ -11,6 +11,10 @@ from pathlib import Path
 __all__ = ["OutputError", "OutputFile", "output_folder"]
 
 
+# What writing to an open file says, without the file's name.
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC}
+
+
 class OutputError(OSError):
     """A file that cannot be written; the message is one sentence that names it."""
 
@@ -78,9 +82,8 @@ class OutputFile:
                 os.fsync(stream.fileno())
             os.replace(self._temporary, self._path)
         except OSError as error:
-            if error.filename not in (None, str(self._temporary)):
-                raise
-            if isinstance(error, OutputError):
+            is_full = error.filename is None and error.errno in _FULL
+            if not is_full and error.filename != str(self._temporary):
                 raise
             raise OutputError(self._cannot(error)) from None
         finally:
