@@ -81,7 +81,7 @@ def _options(
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
         "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
-        "optional: qpos, causal, temperature."))],
+        "optional: qpos, causal, temperature. Or a .safetensors file."))],
     preset: PresetOption = None,
     config: ConfigOption = None,
     engine: Annotated[str, typer.Option(
