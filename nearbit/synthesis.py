@@ -15,8 +15,8 @@ from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount, platform_target
-from nearbit_hw.score_array import cell_operands
+from nearbit_hw.score.popcount import XorPopcount, platform_target
+from nearbit_hw.score.score_array import cell_operands
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
 from nearbit_sim.netlist import SYNTHESIS, run_script

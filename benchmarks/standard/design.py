@@ -13,9 +13,9 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from nearbit_hw.key_store import KeyStore
-from nearbit_hw.normalizer import Normalizer
+from nearbit_hw.attend.normalizer import Normalizer
 from nearbit_hw.ram import block_ram
+from nearbit_hw.score.key_store import KeyStore
 
 
 __all__ = ["Exponential", "ProductSum", "ScaledWeight", "StandardAttention", "WeightedSum"]

@@ -8,20 +8,20 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from nearbit_hw.attend.exact_key_store import ExactKeyStore
+from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.value_accumulator import ValueAccumulator
+from nearbit_hw.attend.value_store import ValueStore
+from nearbit_hw.attend.weights import Weights
 from nearbit_hw.dispatcher import Dispatcher, Error, query_layout
-from nearbit_hw.distance_sum import DistanceSum
-from nearbit_hw.exact_key_store import ExactKeyStore
-from nearbit_hw.histogram_top_n import HistogramTopN
-from nearbit_hw.key_store import KeyStore
-from nearbit_hw.normalizer import Normalizer
-from nearbit_hw.rescorer import Rescorer
-from nearbit_hw.row_merge import RowMerge
-from nearbit_hw.score_array import ScoreArray
-from nearbit_hw.selection_repeat import SelectionRepeat
-from nearbit_hw.top_n import REGISTERED_LANES, TopN
-from nearbit_hw.value_accumulator import ValueAccumulator
-from nearbit_hw.value_store import ValueStore
-from nearbit_hw.weights import Weights
+from nearbit_hw.score.key_store import KeyStore
+from nearbit_hw.score.score_array import ScoreArray
+from nearbit_hw.select.distance_sum import DistanceSum
+from nearbit_hw.select.histogram_top_n import HistogramTopN
+from nearbit_hw.select.row_merge import RowMerge
+from nearbit_hw.select.selection_repeat import SelectionRepeat
+from nearbit_hw.select.top_n import REGISTERED_LANES, TopN
 from nearbit_model.config import SCALE_BITS, Config, Rescore
 
 
@@ -143,7 +143,7 @@ class Core(wiring.Component):
     scores are loaded in the same way as values.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
-    The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table
+    The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the table
     :py:`rows[r].table`. Each row is answered, in order, with the result's :py:`value_dim`
     elements, or with one beat that carries an error, and the core goes on; see
     :class:`nearbit_hw.dispatcher.Error`.
@@ -151,7 +151,7 @@ class Core(wiring.Component):
     **Exact scores.** If the configuration has the unit for it, a command with :py:`rescore` gets
     its weights not from a table but from the dot products of the rows' queries and the selected
     keys, by an exponential whose scale is :py:`rows[r].multiplier`; see
-    :class:`nearbit_hw.rescorer.Rescorer` and :class:`nearbit_hw.weights.Weights`. For every row of
+    :class:`nearbit_hw.attend.Rescorer` and :class:`nearbit_hw.attend.Weights`. For every row of
     such a command, also for one that is unused or fails, a query must be sent to
     :py:`i_exact_query`, row by row in the order of the commands, before or after them. If the unit
     allows it, a command with :py:`shared` makes one selection for all its rows, by the sum of

@@ -110,11 +110,11 @@ class Dispatcher(wiring.Component):
     o_order : :py:`Out(stream.Signature(order_layout(...)))`
         For each command, what is to be known of it later.
     o_select : :py:`Out(stream.Signature(...)).array(rows)`
-        Commands for each row's :class:`nearbit_hw.top_n.TopN`.
+        Commands for each row's :class:`nearbit_hw.select.TopN`.
     o_query : :py:`Out(stream.Signature(...))`
-        Codes for :class:`nearbit_hw.score_array.ScoreArray`.
+        Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
-        Requests to :class:`nearbit_hw.key_store.KeyStore`.
+        Requests to :class:`nearbit_hw.score.KeyStore`.
     """
 
     i: stream.Interface

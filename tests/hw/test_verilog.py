@@ -10,7 +10,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.core import Core
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import YosysError, generate, run_yosys
 from nearbit_model.config import Config
 
