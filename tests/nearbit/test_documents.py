@@ -13,7 +13,7 @@ from amaranth.lib import data, wiring
 
 import nearbit
 from nearbit import cli
-from nearbit_hw.dispatcher import Error
+from nearbit_hw.layouts import Error
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import steady
 

@@ -1,9 +1,10 @@
 """Store of keys for exact scores: written and read a column of a row at a time."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import elements_layout, exact_write_layout, place_layout
 from nearbit_hw.ram import Address, block_ram
 
 
@@ -61,16 +62,12 @@ class ExactKeyStore(wiring.Component):
         self._lanes = lanes
         self._element_bits = element_bits
 
-        place = {
-            "row": range(capacity),
-            "column": range(self.columns),
-        }
-        elements = data.ArrayLayout(signed(element_bits), lanes)
         super().__init__({
-            "i_write": In(stream.Signature(
-                data.StructLayout({**place, "elements": elements}), always_ready=True)),
-            "i": In(stream.Signature(data.StructLayout(place))),
-            "o": Out(stream.Signature(elements)),
+            "i_write": In(stream.Signature(exact_write_layout(
+                capacity=capacity, columns=self.columns, element_bits=element_bits, lanes=lanes),
+                always_ready=True)),
+            "i": In(stream.Signature(place_layout(capacity=capacity, columns=self.columns))),
+            "o": Out(stream.Signature(elements_layout(element_bits, lanes))),
         })
 
     @property

@@ -8,6 +8,8 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import sums_layout
+
 
 __all__ = ["Normalizer"]
 
@@ -115,10 +117,8 @@ class Normalizer(wiring.Component):
         self._output_cycles = output_cycles
 
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({
-                "sums": data.ArrayLayout(signed(sum_bits), value_lanes),
-                "total": range(total_max + 1),
-            }))),
+            "i": In(stream.Signature(sums_layout(
+                sum_bits=sum_bits, value_lanes=value_lanes, total_max=total_max))),
             "o": Out(stream.Signature(data.StructLayout({
                 "output": signed(self.output_bits),
                 "last": 1,

@@ -7,21 +7,12 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from nearbit_hw.layouts import elements_layout, key_layout, place_layout
 from nearbit_hw.ram import block_ram
 from nearbit_hw.tree import FAN_IN, tree_latency
 
 
-__all__ = ["Rescorer", "rescored_layout"]
-
-
-def rescored_layout(*, capacity: int, distance_max: int, score_max: int) -> data.StructLayout:
-    """Layout of a selected key with its score."""
-    return data.StructLayout({
-        "index": range(capacity),
-        "distance": range(distance_max + 1),
-        "score": range(-score_max, score_max + 1),
-        "last": 1,
-    })
+__all__ = ["Rescorer"]
 
 
 class Rescorer(wiring.Component):
@@ -77,7 +68,8 @@ class Rescorer(wiring.Component):
         Beats of keys that are wanted.
     i_beat : :py:`In(stream.Signature(ArrayLayout(signed(element_bits), lanes)))`
         These beats, in order.
-    o : :py:`Out(stream.Signature(rescored_layout(...)))`
+    o : :py:`Out(stream.Signature(StructLayout({"index": ..., "distance": ..., "score": ..., \
+"last": 1})))`
         Keys with their scores.
     """
 
@@ -106,22 +98,15 @@ class Rescorer(wiring.Component):
         self._queries = queries
         self._depth = depth
 
-        elements = data.ArrayLayout(signed(element_bits), lanes)
+        elements = elements_layout(element_bits, lanes)
         super().__init__({
             "i_query": In(stream.Signature(elements)),
-            "i": In(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "distance": range(distance_max + 1),
-                "last": 1,
-                "rescore": 1,
-                "skip": 1,
-            }))),
-            "o_request": Out(stream.Signature(data.StructLayout({
-                "row": range(capacity),
-                "column": range(self.columns),
-            }))),
+            "i": In(stream.Signature(key_layout(
+                capacity=capacity, distance_max=distance_max, rescore=True))),
+            "o_request": Out(stream.Signature(
+                place_layout(capacity=capacity, columns=self.columns))),
             "i_beat": In(stream.Signature(elements)),
-            "o": Out(stream.Signature(rescored_layout(
+            "o": Out(stream.Signature(key_layout(
                 capacity=capacity, distance_max=distance_max, score_max=self.score_max))),
         })
 

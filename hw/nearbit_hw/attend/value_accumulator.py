@@ -6,6 +6,14 @@ from amaranth import *
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import (
+    elements_layout,
+    place_layout,
+    sums_layout,
+    value_layout,
+    weighted_layout,
+)
+
 
 __all__ = ["ValueAccumulator"]
 
@@ -85,24 +93,13 @@ class ValueAccumulator(wiring.Component):
         self._depth = depth
 
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "column": range(columns),
-                "weight": weight_bits,
-                "last": 1,
-            }))),
-            "o_request": Out(stream.Signature(data.StructLayout({
-                "row": range(capacity),
-                "column": range(columns),
-            }))),
-            "i_beat": In(stream.Signature(data.StructLayout({
-                "elements": data.ArrayLayout(signed(value_bits), value_lanes),
-                "scale": scale_bits,
-            }))),
-            "o": Out(stream.Signature(data.StructLayout({
-                "sums": data.ArrayLayout(signed(self.acc_bits), value_lanes),
-                "total": range(self.total_max + 1),
-            }))),
+            "i": In(stream.Signature(weighted_layout(
+                capacity=capacity, columns=columns, weight_bits=weight_bits))),
+            "o_request": Out(stream.Signature(place_layout(capacity=capacity, columns=columns))),
+            "i_beat": In(stream.Signature(value_layout(
+                value_bits=value_bits, value_lanes=value_lanes, scale_bits=scale_bits))),
+            "o": Out(stream.Signature(sums_layout(
+                sum_bits=self.acc_bits, value_lanes=value_lanes, total_max=self.total_max))),
             "next_ready": In(1),
         })
 
@@ -191,7 +188,7 @@ class ValueAccumulator(wiring.Component):
         # ---- Product of weight and scale. Only its integer part and the first fractional bit, to
         # round with, are kept.
         beat = self.i_beat.p
-        elements_shape = data.ArrayLayout(signed(self._value_bits), self._value_lanes)
+        elements_shape = elements_layout(self._value_bits, self._value_lanes)
         product_valid = Signal()
         product = Signal(self._weight_bits + 1, reset_less=True)
         product_elements = Signal(elements_shape, reset_less=True)

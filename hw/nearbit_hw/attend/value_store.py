@@ -1,9 +1,10 @@
 """Store of value rows: written and read a column of a row at a time."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import elements_layout, place_layout, value_layout, value_write_layout
 from nearbit_hw.ram import Address, block_ram, single_port_ram
 
 
@@ -72,18 +73,13 @@ class ValueStore(wiring.Component):
         self._scale_bits = scale_bits
         self._single_port = bool(single_port)
 
-        beat = {
-            "elements": data.ArrayLayout(signed(value_bits), value_lanes),
-            "scale": scale_bits,
-        }
-        place = {
-            "row": range(capacity),
-            "column": range(self.columns),
-        }
+        beat = {"value_bits": value_bits, "value_lanes": value_lanes, "scale_bits": scale_bits}
+        place = {"capacity": capacity, "columns": self.columns}
         super().__init__({
-            "i_write": In(stream.Signature(data.StructLayout(place | beat), always_ready=True)),
-            "i": In(stream.Signature(data.StructLayout(place))),
-            "o": Out(stream.Signature(data.StructLayout(beat))),
+            "i_write": In(stream.Signature(
+                value_write_layout(**place, **beat), always_ready=True)),
+            "i": In(stream.Signature(place_layout(**place))),
+            "o": Out(stream.Signature(value_layout(**beat))),
         })
 
     @property
@@ -124,7 +120,7 @@ class ValueStore(wiring.Component):
         m = Module()
 
         address = Address(self._capacity, self.columns)
-        shape = data.ArrayLayout(signed(self._value_bits), self._value_lanes)
+        shape = elements_layout(self._value_bits, self._value_lanes)
         elements = (single_port_ram if self._single_port else block_ram)(
             shape=shape, depth=address.depth)
         m.submodules.elements = elements

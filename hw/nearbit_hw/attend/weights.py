@@ -6,6 +6,13 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import (
+    key_layout,
+    table_layout,
+    trace_layout,
+    weighted_layout,
+    weights_command_layout,
+)
 from nearbit_hw.ram import Address, block_ram
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT
 
@@ -120,39 +127,17 @@ class Weights(wiring.Component):
         self._score_max = score_max
         self._distance_max = distance_max
 
-        distance: dict[str, Any] = {"distance": range(distance_max + 1)}
-        scale: dict[str, Any] = {}
-        if score_max:
-            distance["score"] = range(-score_max, score_max + 1)
-            scale = {"rescore": 1, "multiplier": MULTIPLIER_BITS}
+        key = {"capacity": capacity, "distance_max": distance_max, "score_max": score_max}
         super().__init__({
-            "i_table": In(stream.Signature(data.StructLayout({
-                "table": range(tables),
-                "distance": range(key_bits + 1),
-                "weight": weight_bits,
-            }), always_ready=True)),
-            "i_command": In(stream.Signature(data.StructLayout({
-                "table": range(tables),
-                "trace": 1,
-                **scale,
-            }))),
-            "i": In(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                **distance,
-                "last": 1,
-            }))),
-            "o": Out(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "column": range(columns),
-                "weight": weight_bits,
-                "last": 1,
-            }))),
-            "o_trace": Out(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                **distance,
-                "weight": weight_bits,
-                "last": 1,
-            }))),
+            "i_table": In(stream.Signature(
+                table_layout(tables=tables, key_bits=key_bits, weight_bits=weight_bits),
+                always_ready=True)),
+            "i_command": In(stream.Signature(
+                weights_command_layout(tables=tables, rescore=bool(score_max)))),
+            "i": In(stream.Signature(key_layout(**key))),
+            "o": Out(stream.Signature(weighted_layout(
+                capacity=capacity, columns=columns, weight_bits=weight_bits))),
+            "o_trace": Out(stream.Signature(trace_layout(**key, weight_bits=weight_bits))),
         })
 
     @property

@@ -1,9 +1,10 @@
 """Store of key codes: written one key at a time, read a word of lanes at a time."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import code_layout, code_word_layout, word_layout
 from nearbit_hw.ram import block_ram
 
 
@@ -60,18 +61,10 @@ class KeyStore(wiring.Component):
         self._key_bits = key_bits
 
         super().__init__({
-            "i_write": In(stream.Signature(data.StructLayout({
-                "row": range(capacity),
-                "code": key_bits,
-            }), always_ready=True)),
-            "i": In(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "last": 1,
-            }))),
-            "o": Out(stream.Signature(data.StructLayout({
-                "codes": data.ArrayLayout(key_bits, lanes),
-                "last": 1,
-            }))),
+            "i_write": In(stream.Signature(
+                code_layout(capacity=capacity, key_bits=key_bits), always_ready=True)),
+            "i": In(stream.Signature(word_layout(capacity=capacity, lanes=lanes))),
+            "o": Out(stream.Signature(code_word_layout(key_bits=key_bits, lanes=lanes))),
         })
 
     @property

@@ -4,6 +4,7 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import code_word_layout, codes_layout, distance_word_layout
 from nearbit_hw.score.popcount import TARGETS, XorPopcount, operand_skew, platform_target
 from nearbit_hw.tree import FAN_IN, tree_latency
 
@@ -94,18 +95,11 @@ class ScoreArray(wiring.Component):
         self._target = target
 
         super().__init__({
-            "i_query": In(stream.Signature(data.StructLayout({
-                "codes": data.ArrayLayout(key_bits, rows),
-                "active": rows,
-            }))),
-            "i": In(stream.Signature(data.StructLayout({
-                "codes": data.ArrayLayout(key_bits, lanes),
-                "last": 1,
-            }))),
-            "o": Out(stream.Signature(data.StructLayout({
-                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
-                "last": 1,
-            }), always_ready=True)).array(rows),
+            "i_query": In(stream.Signature(codes_layout(key_bits=key_bits, rows=rows))),
+            "i": In(stream.Signature(code_word_layout(key_bits=key_bits, lanes=lanes))),
+            "o": Out(stream.Signature(
+                distance_word_layout(distance_max=key_bits, lanes=lanes),
+                always_ready=True)).array(rows),
         })
 
     @property

@@ -6,6 +6,8 @@ from amaranth import *
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import distance_word_layout
+
 
 __all__ = ["DistanceSum"]
 
@@ -54,10 +56,8 @@ class DistanceSum(wiring.Component):
         self._lanes = lanes
 
         def words(most: int) -> stream.Signature:
-            return stream.Signature(data.StructLayout({
-                "distances": data.ArrayLayout(range(most + 1), lanes),
-                "last": 1,
-            }), always_ready=True)
+            return stream.Signature(
+                distance_word_layout(distance_max=most, lanes=lanes), always_ready=True)
 
         super().__init__({
             "i_command": In(stream.Signature(data.StructLayout({"shared": 1}))),

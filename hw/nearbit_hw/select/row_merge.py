@@ -1,13 +1,10 @@
 """Brings the rows' selections into one order."""
 
-from typing import Any
-
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.dispatcher import Error, order_layout
-from nearbit_model.config import MULTIPLIER_BITS
+from nearbit_hw.layouts import Error, key_layout, order_layout, weights_command_layout
 
 
 __all__ = ["RowMerge"]
@@ -66,30 +63,21 @@ class RowMerge(wiring.Component):
         self._rescore = bool(rescore)
         self._shared = bool(shared)
 
-        selection: dict[str, Any] = {
-            "index": range(capacity),
-            "distance": range(distance_max + 1),
-            "last": 1,
-        }
-        marks: dict[str, Any] = {"rescore": 1, "skip": 1} if rescore else {}
-        scale: dict[str, Any] = {"rescore": 1, "multiplier": MULTIPLIER_BITS} if rescore else {}
         super().__init__({
             "i_order": In(stream.Signature(order_layout(
                 rows=rows, tables=tables, rescore=rescore, shared=shared))),
-            "i": In(stream.Signature(data.StructLayout(selection))).array(rows),
+            "i": In(stream.Signature(
+                key_layout(capacity=capacity, distance_max=distance_max))).array(rows),
             **({"again": Out(1)} if shared else {}),
             "o_result": Out(stream.Signature(data.StructLayout({
                 "row": range(rows),
                 "error": Error,
                 "final": 1,
             }))),
-            "o_command": Out(stream.Signature(data.StructLayout({
-                "row": range(rows),
-                "table": range(tables),
-                "trace": 1,
-                **scale,
-            }))),
-            "o": Out(stream.Signature(data.StructLayout({**selection, **marks}))),
+            "o_command": Out(stream.Signature(
+                weights_command_layout(rows=rows, tables=tables, rescore=rescore))),
+            "o": Out(stream.Signature(key_layout(
+                capacity=capacity, distance_max=distance_max, rescore=rescore))),
         })
 
     @property

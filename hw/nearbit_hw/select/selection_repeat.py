@@ -1,9 +1,10 @@
 """Selections that leave several times."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.layouts import key_layout
 from nearbit_hw.ram import block_ram
 
 
@@ -50,11 +51,7 @@ class SelectionRepeat(wiring.Component):
         self._distance_max = distance_max
         self._top_n = top_n
 
-        selection = stream.Signature(data.StructLayout({
-            "index": range(capacity),
-            "distance": range(distance_max + 1),
-            "last": 1,
-        }))
+        selection = stream.Signature(key_layout(capacity=capacity, distance_max=distance_max))
         super().__init__({"i": In(selection), "again": In(1), "o": Out(selection)})
 
     @property

@@ -1,8 +1,10 @@
 """What all ways to select the nearest keys have in common: parameters and streams."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.layouts import distance_word_layout, key_layout, select_layout
 
 
 __all__ = ["Selector"]
@@ -66,23 +68,11 @@ class Selector(wiring.Component):
         self._pass_lanes = pass_lanes
 
         super().__init__({
-            "i_command": In(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "skip": range(lanes),
-                "count": range(capacity + 1),
-                "n": range(top_n + 1),
-                "sink": range(top_n + 1),
-                "recent": range(top_n + 1),
-            }))),
-            "i": In(stream.Signature(data.StructLayout({
-                "distances": data.ArrayLayout(range(key_bits + 1), lanes),
-                "last": 1,
-            }), always_ready=True)),
-            "o": Out(stream.Signature(data.StructLayout({
-                "index": range(capacity),
-                "distance": range(key_bits + 1),
-                "last": 1,
-            }))),
+            "i_command": In(stream.Signature(
+                select_layout(capacity=capacity, lanes=lanes, top_n=top_n))),
+            "i": In(stream.Signature(
+                distance_word_layout(distance_max=key_bits, lanes=lanes), always_ready=True)),
+            "o": Out(stream.Signature(key_layout(capacity=capacity, distance_max=key_bits))),
         })
 
     @property

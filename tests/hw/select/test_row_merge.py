@@ -4,7 +4,7 @@ from collections import deque
 import cocotb
 import pytest
 
-from nearbit_hw.dispatcher import Error
+from nearbit_hw.layouts import Error
 from nearbit_hw.select.row_merge import RowMerge
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
