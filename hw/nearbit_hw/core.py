@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.attend.exact_key_store import ExactKeyStore
@@ -32,6 +32,7 @@ from nearbit_hw.select.histogram_top_n import HistogramTopN
 from nearbit_hw.select.row_merge import RowMerge
 from nearbit_hw.select.selection_repeat import SelectionRepeat
 from nearbit_hw.select.top_n import TopN
+from nearbit_hw.stream_fifo import StreamFifo, queue
 from nearbit_model.config import SCALE_BITS, Config, Rescore
 from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, TRACES_IN_FLIGHT
 
@@ -241,16 +242,10 @@ class Core(wiring.Component):
                          *(target.p[name].eq(source.p[name])
                            for name, _ in target.payload.shape())]
 
-        m.submodules.order = order = fifo.SyncFIFO(
-            width=dispatcher.o_order.payload.shape().size, depth=COMMANDS_IN_FLIGHT)
-        m.d.comb += [
-            order.w_data.eq(dispatcher.o_order.payload.as_value()),
-            order.w_en.eq(dispatcher.o_order.valid),
-            dispatcher.o_order.ready.eq(order.w_rdy),
-            row_merge.i_order.payload.eq(order.r_data),
-            row_merge.i_order.valid.eq(order.r_rdy),
-            order.r_en.eq(row_merge.i_order.ready),
-        ]
+        m.submodules.order = order = StreamFifo(
+            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
+        queue(m, dispatcher.o_order, order.i)
+        queue(m, order.o, row_merge.i_order)
         wiring.connect(m, dispatcher.o_words, key_store.i)
         wiring.connect(m, dispatcher.o_query, score_array.i_query)
         wiring.connect(m, key_store.o, score_array.i)
@@ -356,36 +351,35 @@ class Core(wiring.Component):
               for name, _ in weights.o_trace.payload.shape()),
         ]
         if config.rows > 1:
-            m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
-                width=len(command.p.row), depth=TRACES_IN_FLIGHT + (weights.latency - 3))
+            m.submodules.trace_rows = trace_rows = StreamFifo(
+                data.StructLayout({"row": range(config.rows)}),
+                depth=TRACES_IN_FLIGHT + (weights.latency - 3))
             m.d.comb += [
-                trace_rows.w_data.eq(command.p.row),
-                trace_rows.w_en.eq(command.valid & command.ready & command.p.trace),
-                self.o_trace.p.row.eq(trace_rows.r_data),
-                trace_rows.r_en.eq(self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
+                trace_rows.i.p.row.eq(command.p.row),
+                trace_rows.i.valid.eq(command.valid & command.ready & command.p.trace),
+                self.o_trace.p.row.eq(trace_rows.o.p.row),
+                trace_rows.o.ready.eq(
+                    self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
             ]
 
         # ---- Results, in the order in which the rows were merged.
-        result_layout = row_merge.o_result.payload.shape()
-        m.submodules.results = results = fifo.SyncFIFO(
-            width=result_layout.size, depth=RESULTS_IN_FLIGHT)
-        result = data.View(result_layout, results.r_data)
+        m.submodules.results = results = StreamFifo(
+            row_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
+        queue(m, row_merge.o_result, results.i)
+        result = results.o.p
         column = Signal(range(config.columns))
         failed, last = Signal(), Signal()
         m.d.comb += [
-            results.w_data.eq(row_merge.o_result.payload.as_value()),
-            results.w_en.eq(row_merge.o_result.valid),
-            row_merge.o_result.ready.eq(results.w_rdy),
             failed.eq(result.error != Error.OK),
             last.eq(failed | (normalizer.o.p.last & (column == config.columns - 1))),
-            self.o_result.valid.eq(results.r_rdy & (failed | normalizer.o.valid)),
+            self.o_result.valid.eq(results.o.valid & (failed | normalizer.o.valid)),
             self.o_result.p.row.eq(result.row),
             self.o_result.p.error.eq(result.error),
             self.o_result.p.output.eq(Mux(failed, 0, normalizer.o.p.output)),
             self.o_result.p.last.eq(last),
-            normalizer.o.ready.eq(results.r_rdy & ~failed & self.o_result.ready),
-            results.r_en.eq(self.o_result.valid & self.o_result.ready & last),
-            complete.eq(results.r_en & result.final),
+            normalizer.o.ready.eq(results.o.valid & ~failed & self.o_result.ready),
+            results.o.ready.eq(self.o_result.valid & self.o_result.ready & last),
+            complete.eq(results.o.ready & result.final),
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))

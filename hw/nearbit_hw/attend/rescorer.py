@@ -3,12 +3,13 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from nearbit_hw.layouts import elements_layout, key_layout, place_layout
 from nearbit_hw.ram import block_ram
+from nearbit_hw.stream_fifo import StreamFifo
 from nearbit_hw.tree import FAN_IN, tree_latency
 
 
@@ -194,21 +195,20 @@ class Rescorer(wiring.Component):
         ]
 
         # ---- Request: the key waits for its beats.
-        key_shape = self.i.payload.shape()
-        m.submodules.waiting = waiting = fifo.SyncFIFO(width=key_shape.size, depth=self._depth)
+        m.submodules.waiting = waiting = StreamFifo(self.i.payload.shape(), depth=self._depth)
         column = Signal(column_shape)
         is_asking, may_go, goes = Signal(), Signal(), Signal()
         m.d.comb += [
             is_asking.eq(self.i.p.rescore & ~self.i.p.skip),
-            may_go.eq(self.i.valid & waiting.w_rdy & (~self.i.p.rescore | (waits != 0))),
+            may_go.eq(self.i.valid & waiting.i.ready & (~self.i.p.rescore | (waits != 0))),
             self.o_request.valid.eq(may_go & is_asking),
             self.o_request.p.row.eq(self.i.p.index),
             self.o_request.p.column.eq(column),
             goes.eq(may_go & (~is_asking | self.o_request.ready)),
             self.i.ready.eq(goes & (~is_asking | (column == final_column))),
             leaves.eq(self.i.ready & self.i.p.rescore & (self.i.p.last | self.i.p.skip)),
-            waiting.w_data.eq(self.i.payload.as_value()),
-            waiting.w_en.eq(goes),
+            waiting.i.payload.eq(self.i.payload),
+            waiting.i.valid.eq(goes),
         ]
         with m.If(goes):
             m.d.sync += column.eq(column + 1)
@@ -217,17 +217,17 @@ class Rescorer(wiring.Component):
 
         # ---- Operands: a beat of a key and the same of its query.
         advance = Signal()
-        key = data.View(key_shape, waiting.r_data)
+        key = waiting.o.p
         needs_beat, takes, is_final = Signal(), Signal(), Signal()
         read_slot = Signal(slot_shape)
         read_column = Signal(column_shape)
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             needs_beat.eq(key.rescore & ~key.skip),
-            takes.eq(waiting.r_rdy & advance & (~needs_beat | self.i_beat.valid)),
+            takes.eq(waiting.o.valid & advance & (~needs_beat | self.i_beat.valid)),
             is_final.eq(~needs_beat | (read_column == final_column)),
-            waiting.r_en.eq(takes),
-            self.i_beat.ready.eq(waiting.r_rdy & advance & needs_beat),
+            waiting.o.ready.eq(takes),
+            self.i_beat.ready.eq(waiting.o.valid & advance & needs_beat),
             frees.eq(takes & key.rescore & is_final & (key.last | key.skip)),
             query_read.addr.eq(Cat(read_column[:column_bits], read_slot)),
             query_read.en.eq(advance),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import (
@@ -13,6 +13,7 @@ from nearbit_hw.layouts import (
     value_layout,
     weighted_layout,
 )
+from nearbit_hw.stream_fifo import StreamFifo
 
 
 __all__ = ["ValueAccumulator"]
@@ -162,17 +163,16 @@ class ValueAccumulator(wiring.Component):
 
         # ---- Request: the key's weight waits for its beat.
         waiting_shape = data.StructLayout({"weight": self._weight_bits, "last": 1})
-        m.submodules.waiting = waiting = fifo.SyncFIFO(
-            width=waiting_shape.size, depth=self._depth)
+        m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
         m.d.comb += [
-            self.o_request.valid.eq(self.i.valid & waiting.w_rdy),
+            self.o_request.valid.eq(self.i.valid & waiting.i.ready),
             self.o_request.p.row.eq(self.i.p.index),
             self.o_request.p.column.eq(self.i.p.column),
-            self.i.ready.eq(self.o_request.ready & waiting.w_rdy),
-            waiting.w_data.eq(Cat(self.i.p.weight, self.i.p.last)),
-            waiting.w_en.eq(self.i.valid & self.o_request.ready),
+            self.i.ready.eq(self.o_request.ready & waiting.i.ready),
+            waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last)),
+            waiting.i.valid.eq(self.i.valid & self.o_request.ready),
         ]
-        key = data.View(waiting_shape, waiting.r_data)
+        key = waiting.o.p
 
         # The pipeline moves as a whole, and stops only if a column's sums are complete and those of
         # the column before are still in the output register. Whether it moves is a register, found
@@ -181,8 +181,8 @@ class ValueAccumulator(wiring.Component):
         next_complete, next_full = Signal(), Signal()
         m.d.sync += advance.eq(~next_complete | ~next_full | self.next_ready)
         m.d.comb += [
-            self.i_beat.ready.eq(waiting.r_rdy & advance),
-            waiting.r_en.eq(self.i_beat.valid & advance),
+            self.i_beat.ready.eq(waiting.o.valid & advance),
+            waiting.o.ready.eq(self.i_beat.valid & advance),
         ]
 
         # ---- Product of weight and scale. Only its integer part and the first fractional bit, to
@@ -195,7 +195,7 @@ class ValueAccumulator(wiring.Component):
         product_key = Signal(waiting_shape, reset_less=True)
         with m.If(advance):
             m.d.sync += [
-                product_valid.eq(self.i_beat.valid & waiting.r_rdy),
+                product_valid.eq(self.i_beat.valid & waiting.o.valid),
                 product.eq((key.weight * beat.scale) >> (self._scale_bits - 1)),
                 product_elements.eq(beat.elements),
                 product_key.eq(key),

@@ -3,10 +3,11 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import distance_word_layout
+from nearbit_hw.stream_fifo import StreamFifo
 
 
 __all__ = ["DistanceSum"]
@@ -81,12 +82,13 @@ class DistanceSum(wiring.Component):
         m = Module()
 
         own = self.i[-1]
-        m.submodules.commands = commands = fifo.SyncFIFO(width=1, depth=COMMANDS)
+        m.submodules.commands = commands = StreamFifo(
+            self.i_command.payload.shape(), depth=COMMANDS)
         m.d.comb += [
-            self.i_command.ready.eq(commands.w_rdy),
-            commands.w_data.eq(self.i_command.p.shared),
-            commands.w_en.eq(self.i_command.valid),
-            commands.r_en.eq(own.valid & own.p.last),
+            self.i_command.ready.eq(commands.i.ready),
+            commands.i.payload.eq(self.i_command.payload),
+            commands.i.valid.eq(self.i_command.valid),
+            commands.o.ready.eq(own.valid & own.p.last),
             self.o.valid.eq(own.valid),
             self.o.p.last.eq(own.p.last),
         ]
@@ -98,6 +100,6 @@ class DistanceSum(wiring.Component):
                 m.d.sync += total.eq(above + self.i[row].p.distances[lane])
                 above = total
             m.d.comb += self.o.p.distances[lane].eq(
-                own.p.distances[lane] + Mux(commands.r_data, above, 0))
+                own.p.distances[lane] + Mux(commands.o.p.shared, above, 0))
 
         return m

@@ -6,11 +6,12 @@ from operator import or_
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, memory
+from amaranth.lib import data, memory
 from amaranth.utils import ceil_log2, exact_log2
 
 from nearbit_hw.ram import block_ram
 from nearbit_hw.select.selector import Selector
+from nearbit_hw.stream_fifo import StreamFifo
 from nearbit_hw.tree import any_tree, sum_tree, tree_latency
 
 
@@ -403,8 +404,7 @@ class TopN(Selector):
             "coarse": coarse_bits,
             "missing": counter_shape,  # minus the number of keys wanted at the coarse value
         })
-        m.submodules.refine_queue = refine_queue = fifo.SyncFIFO(
-            width=refinement.size, depth=BANKS + 1)
+        m.submodules.refine_queue = refine_queue = StreamFifo(refinement, depth=BANKS + 1)
         threshold_coarse = Signal(coarse_bits)
         coarse_missing = Signal(counter_shape)
         m.d.comb += coarse_missing.eq(-delay(wanted_read.data, 1, "handed_n"))
@@ -412,8 +412,8 @@ class TopN(Selector):
             with m.If(count < 0):
                 m.d.comb += [threshold_coarse.eq(value), coarse_missing.eq(count)]
         m.d.comb += [
-            refine_queue.w_en.eq(delay_control(add_last, 1, "handed")),
-            refine_queue.w_data.eq(Cat(
+            refine_queue.i.valid.eq(delay_control(add_last, 1, "handed")),
+            refine_queue.i.payload.eq(Cat(
                 delay(add_bank, 1, "handed_bank"), delay(add_word, 1, "handed_word"),
                 threshold_coarse, coarse_missing)),
         ]
@@ -429,12 +429,12 @@ class TopN(Selector):
             refine_step.eq(refine_busy),
             refine_end.eq(refine_word[exact_log2(ratio):]
                           == refined.last_word[exact_log2(ratio):]),
-            refine_take.eq(refine_queue.r_rdy & (~refine_busy | refine_end)),
-            refine_queue.r_en.eq(refine_take),
+            refine_take.eq(refine_queue.o.valid & (~refine_busy | refine_end)),
+            refine_queue.o.ready.eq(refine_take),
             refine_read.addr.eq(Cat(refine_word, refined.bank)[exact_log2(ratio):]),
         ]
         with m.If(refine_take):
-            m.d.sync += [refined.eq(refine_queue.r_data), refine_busy.eq(1), refine_word.eq(0)]
+            m.d.sync += [refined.eq(refine_queue.o.p), refine_busy.eq(1), refine_word.eq(0)]
         with m.Elif(refine_step):
             m.d.sync += refine_word.eq(refine_word + ratio)
             with m.If(refine_end):
@@ -530,7 +530,7 @@ class TopN(Selector):
             "threshold": code_bits,
             "missing": counter_shape,
         })
-        m.submodules.emit_queue = emit_queue = fifo.SyncFIFO(width=emission.size, depth=BANKS + 1)
+        m.submodules.emit_queue = emit_queue = StreamFifo(emission, depth=BANKS + 1)
         done_query = delay(sum_query, 1, "done_query")
         threshold_fine = Signal(fine_bits)
         threshold = Signal(code_bits)
@@ -546,13 +546,13 @@ class TopN(Selector):
         with m.If(threshold == outside):
             m.d.comb += fine_missing.eq(0)
         m.d.comb += [
-            emit_queue.w_en.eq(delay_control(sum_last, 1, "done")),
-            emit_queue.w_data.eq(Cat(
+            emit_queue.i.valid.eq(delay_control(sum_last, 1, "done")),
+            emit_queue.i.payload.eq(Cat(
                 done_query.bank, done_query.last_word, threshold, fine_missing)),
         ]
 
         # ---- Emit: control.
-        next_emission = data.View(emission, emit_queue.r_data)
+        next_emission = emit_queue.o.p
         next_group = next_emission.last_word[exact_log2(group):]
         emitted: Any = Signal(emission, reset_less=True)
         emit_busy = Signal()
@@ -570,8 +570,8 @@ class TopN(Selector):
         emitted_first = Signal(range(self._capacity // lanes), reset_less=True)
         m.d.comb += [
             origin_read.addr.eq(next_emission.bank),
-            emit_take.eq(emit_queue.r_rdy & (~emit_busy | emit_end) & room),
-            emit_queue.r_en.eq(emit_take),
+            emit_take.eq(emit_queue.o.valid & (~emit_busy | emit_end) & room),
+            emit_queue.o.ready.eq(emit_take),
             release.eq(emit_end),
         ]
         with m.If(timer != 0):
