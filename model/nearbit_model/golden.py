@@ -332,8 +332,8 @@ def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArr
 
     Returns
     -------
-    sums, total
-        int64 [..., dim] and int64 [...].
+    tuple
+        The sums, int64 [..., dim], and the total, int64 [...].
     """
     weight = np.maximum(weights, 0).astype(np.int64)
     scaled = (weight * scales.astype(np.int64) + (1 << scale_bits - 1)) >> scale_bits

@@ -46,6 +46,14 @@ def test_links(document):
             assert (document.parent / link).exists(), link
 
 
+def test_paths_of_architecture():
+    """The files and folders that it names are there."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w.]+/[\w./]*)`", text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_readme_example(capsys):
     example, = blocks("README.md", "python")
     exec(compile(example, "README.md", "exec"), {})

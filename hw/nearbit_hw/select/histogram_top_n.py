@@ -78,6 +78,8 @@ class HistogramTopN(Selector):
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
+    Members are those of :class:`~nearbit_hw.select.Selector`.
+
     Parameters
     ----------
     key_bits : :class:`int`
@@ -93,8 +95,6 @@ class HistogramTopN(Selector):
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
         before is emitted; otherwise one query is in work at a time.
-
-    Members are those of :class:`~nearbit_hw.select.Selector`.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,

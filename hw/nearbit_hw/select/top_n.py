@@ -129,6 +129,8 @@ class TopN(Selector):
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
+    Members are those of :class:`~nearbit_hw.select.Selector`.
+
     Parameters
     ----------
     key_bits : :class:`int`
@@ -143,8 +145,6 @@ class TopN(Selector):
         Distances refined per cycle: :py:`lanes` times a power of two.
     gapless : :class:`bool`
         Whether the keys of a query are presented one after another without a gap.
-
-    Members are those of :class:`~nearbit_hw.select.Selector`.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,

@@ -1,4 +1,4 @@
-"""Golden model of standard attention: what :mod:`benchmarks.standard.design` computes.
+"""Golden model of standard attention: what :mod:`studies.area_energy.standard.design` computes.
 
 It shares no code with :mod:`nearbit_model`, and no helper with the hardware.
 """

@@ -1,16 +1,17 @@
-"""What real models lose by selecting keys: docs/quality.md, its tables and its plot.
+"""What real models lose by selecting keys: the tables and the plot of docs/quality.md.
 
-    python benchmarks/quality.py [losses] [learn] [evaluate] [distil] [encoder] [decoder] [docs]
+    python -m studies.quality [losses] [learn] [evaluate] [distil] [encoder] [decoder] [docs]
                                  [--minutes M]
 
 losses: which loss finds most keys with codes of some layers, on texts that are in nothing else.
 learn: codes of all heads of SmolLM2 (build/quality/codes.safetensors; minutes, can be continued).
 evaluate: losses on texts that were not learned from, by the golden model; what
-benchmarks/results/quality.json has already of the same codes is not run again.
+studies/quality/results.json has already of the same codes is not run again.
 distil: MiniLM by HAD for M minutes (57), in build/quality/minilm-had.
 encoder: its embeddings and retrieval by the golden model.
 decoder: SmolLM2 by HAD for M minutes (15), in build/quality/smollm2-had, and its loss.
-docs: docs/quality.md and docs/quality.svg from the JSON. Without any of these words, all of them.
+docs: the tables of docs/quality.md, and docs/quality.svg, from the JSON. Without any of these
+words, all of them.
 
 Texts are those of a Debian with Python's sources, man pages and the documentation of libjpeg; the
 JSON has their digests.
@@ -27,7 +28,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,30 +37,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from nearbit.figures import style
 from nearbit_nets import codes, distill, evaluation, texts
 from nearbit_nets.golden import GoldenAttention, Method, codes_of
 from nearbit_nets.loading import load
 from nearbit_nets.network import Network
+from studies.quality import page
+from studies.quality.page import MAIN_N, RECENT, SINK
 
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
-PAGE = ROOT / "docs" / "quality.md"
-PLOT = ROOT / "docs" / "quality.svg"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "studies" / "quality" / "results.json"
 BUILD = ROOT / "build" / "quality"
 CODES = BUILD / "codes.safetensors"
 
 WORDS = ("losses", "learn", "evaluate", "distil", "encoder", "decoder", "docs")
 TOKENS, SCORED = 2048, 1024
-SINK, RECENT = 4, 12
-MAIN_N = 48
 SWEEP = (16, 48, 112)
 RECIPE = codes.Recipe(steps=400, sink=SINK, recent=RECENT)
 # With the sinks and the recent keys, 32 times fewer than dense.
-LONG_TOKENS, LONG_N = 4096, 112
+LONG_TOKENS, LONG_N = page.LONG_TOKENS, 112
 LEARNED_TOKENS = (TOKENS, LONG_TOKENS)
 LONG_GOAL = 0.05
 GOALS = {"argparse.py": 0.10, "GPL-3": 0.17}
@@ -332,7 +328,7 @@ def decoder(minutes: float | None) -> None:
         ids = texts.tokens(network, path, DECODER_PIECES * plan.passage)
         pieces = [ids[start:start + plan.passage] for start in range(0, len(ids), plan.passage)]
         for name, measured, method in (
-                ("as it is", network, None),
+                ("baseline", network, None),
                 ("true top", network, Method(name="topn", n=plan.n)),
                 ("signs, untrained", network, Method(name="had", n=plan.n)),
                 ("distilled", student.network,
@@ -403,194 +399,6 @@ def encoder() -> None:
             _write(results)
 
 
-def docs() -> None:
-    """The page and its plot."""
-    results = _read()
-    learned, decoder = results["learn"], results.get("decoder", {})
-    _plot(decoder)
-    time_taken = "" if learned["seconds"] is None else (
-        f"That took {learned['seconds'] / 60:.0f} minutes on {learned['threads']} of "
-        f"{learned['cores']} cores. ")
-    tokens_each = " and the first ".join(f"{tokens:,}" for tokens in learned["tokens_each"])
-    texts_learned, apart = ", ".join(learned["texts"]), " and ".join(learned["held_out"])
-    parts = [
-        "# What real models lose",
-        _filled("""
-            Every figure here is of the golden model's integers in place of the attention of all
-            layers. They are made by `benchmarks/quality.py`, whose results are in
-            `benchmarks/results/quality.json` with digests of the texts and versions of the
-            libraries; this page is made from it. Codes and checkpoints themselves are not
-            committed; [real models](models.md) has the commands."""),
-        "## SmolLM2-135M with learned codes",
-        _filled(f"""
-            Codes of {learned["bits"]} bits, a linear map for each of {learned["heads"]} heads,
-            learned from {texts_learned}, the first {tokens_each} tokens of each: loss
-            `{learned["loss"]}`, {learned["steps"]} steps of {learned["queries"]} queries for each
-            layer, seed {learned["seed"]}. {time_taken}Measured on {apart}, of which nothing was
-            learned."""),
-        _filled(f"""
-            Recall of the true top 32 keys among the 32 nearest by code, averaged over all heads:
-            **{learned["recall"]:.3f}**. Among the keys that {SINK} sinks, {RECENT} recent ones and
-            the {MAIN_N} nearest others make: {learned["recall_selected"]:.3f}. (One query in 16 of
-            the second half of both texts.) By layer, from 0:
-            {", ".join(f"{x:.2f}" for x in learned["recall_layers"])}."""),
-        *_losses(results.get("losses")),
-        _filled(f"""
-            Loss of the last {SCORED:,} of {TOKENS:,} tokens, in nats; {SINK} sinks and {RECENT}
-            recent keys are always selected, n others by code:"""),
-        _table(decoder),
-        _filled("""
-            `true top` takes as many keys of largest q·k: the best that codes can do. `hadamard` are
-            codes of as many bits that nothing was learned for."""),
-        *_long(results.get(_decoder(LONG_TOKENS), {})),
-        "![Loss above dense against keys selected](quality.svg)"]
-    if "encoder" in results:
-        parts += _encoder(results["distil"], results["encoder"])
-    if "decoder_had" in results:
-        parts += _decoder_had(results["distil_decoder"], results["decoder_had"])
-    parts += _advice(decoder, results.get("encoder"))
-    PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
-
-
-def _losses(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return []
-    recall = ", ".join(f"`{loss}` {share:.3f}" for loss, share in found["recall"].items())
-    return [_filled(f"""
-        What the losses reach on {" and ".join(found["measured_on"])}, which are in nothing else
-        here, with layers {", ".join(map(str, found["layers"]))} learned from the first
-        {found["tokens_each"]:,} tokens of the same texts in {found["steps"]} steps: recall
-        {recall}.""")]
-
-
-def _table(decoder: dict[str, Any]) -> str:
-    return "\n".join([
-        "| text | codes | n | keys in all | loss | as it is | above | share of keys read |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_row(key, decoder[key]) for key in sorted(decoder, key=_order))])
-
-
-def _long(decoder: dict[str, Any]) -> list[str]:
-    if not decoder:
-        return []
-    return [_filled(f"""
-        The same codes in texts of {LONG_TOKENS:,} tokens, of which each query selects
-        {LONG_N + SINK + RECENT}:"""), _table(decoder)]
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 105, break_on_hyphens=False,
-                         break_long_words=False)
-
-
-def _row(key: str, row: dict[str, Any]) -> str:
-    return (f"| {row['text']} | {key.split(', ')[1]} | {row['n']} | "
-            f"{row['n'] + row['sink'] + row['recent']} | {row['loss']:.3f} | "
-            f"{row['loss_exact']:.3f} | {row['above']:+.3f} | "
-            f"{row['keys_touched'] / row['keys_dense']:.3f} |")
-
-
-def _order(key: str) -> tuple[str, int, str]:
-    text, name, n = key.split(", ")
-    return text, int(n.split()[1]), name
-
-
-def _encoder(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    return [
-        "## all-MiniLM-L6-v2 distilled by HAD",
-        _filled(f"""
-            {made["seconds"] / 60:.0f} minutes on {made["threads"]} of {made["cores"]} cores
-            ({made["steps"]:,} steps in {made["rounds"]} rounds) on {made["passages"]:,} passages
-            of up to {made["passage"]} tokens, of {len(made["pages"]):,} man pages and
-            {len(made["modules"])} modules of Python's library; stages `{made["stages"]}`,
-            N = {made["n"]} in training, seed {made["seed"]}. Pages are left out of which more than
-            {100 * MOST_SHARED:g} % of all runs of {SHARED_WORDS} words are in a page that is
-            measured on. The weights are the mean of those after each round. Measured on
-            {found["passages"]:,} passages of 33 to 256 tokens of
-            {len(found["held_out"])} other man pages: the mean cosine with the teacher's embedding,
-            and how often the nearest second half of a passage to a first half is its own. The
-            teacher finds {found["retrieval_teacher"]:.3f} of them."""),
-        "\n".join(["| student | N | cosine | retrieval |", "|---|---|---|---|",
-                   *(f"| {row['student']} | {row['n']} | {row['cosine']:.3f} | "
-                     f"{row['retrieval']:.3f} |" for row in found["rows"].values())])]
-
-
-def _decoder_had(made: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    rows = found["rows"]
-    pieces = {row["pieces"] for row in rows.values()}
-
-    def above(text: str, name: str) -> float:
-        return float(rows[f"{text}, {name}"]["loss"] - rows[f"{text}, as it is"]["loss"])
-
-    left = [f"{100 * above(text, 'distilled') / above(text, 'signs, untrained'):.0f} %"
-            for text in HELD_OUT]
-    return [
-        "## SmolLM2-135M distilled by HAD",
-        _filled(f"""
-            A beginning: {made["minutes"]:g} minutes of training on {made["threads"]} of
-            {made["cores"]} cores, which are {made["steps"]:,} steps of {made["batch"]} passages of
-            {made["passage"]} tokens, in {made["rounds"]} round, N = {made["n"]}, from the same kind
-            of texts ({len(made["pages"]):,} man pages and {len(made["modules"])} modules that quote
-            none of what is measured on). Loss of the last {made["passage"] // 2} of
-            {made["passage"]} tokens, mean of {" or ".join(map(str, sorted(pieces)))} pieces of each
-            text:"""),
-        "\n".join(["| text | attention | N | loss |", "|---|---|---|---|",
-                   *(f"| {row['text']} | {row['student']} | {row['n'] or 'all'} | "
-                     f"{row['loss']:.3f} |" for row in rows.values())]),
-        _filled(f"""
-            Of what untrained signs lose above dense, {" and ".join(left)} are left. On such a
-            machine a decoder is better off with learned codes, which lose far less at once.""")]
-
-
-def _advice(decoder: dict[str, Any], encoder: dict[str, Any] | None) -> list[str]:
-    def above(name: str, n: int) -> str:
-        return " and ".join(f"{decoder[f'{text}, {name}, n {n}']['above']:+.3f}"
-                            for text in HELD_OUT)
-
-    few, main, many = SWEEP
-    parts = ["## What to take", _filled(f"""
-        Without training, the true nearest keys alone tell what a number of keys is worth; the
-        hardware finds them only by codes. Codes that nothing was learned for lose
-        {above("hadamard", main)} nats (code and prose) with {main} keys beside the sinks and the
-        recent ones: not enough for a decoder. Learned codes lose {above("learned", main)}: minutes
-        of training for all heads together, without changing a weight of the model.
-        """), _filled(f"""
-        Take {many} keys and {SINK + RECENT} more ({above("learned", many)}) unless the hardware
-        must be the smallest or the fastest; {few} ({above("learned", few)}) are too few for text of
-        any kind. On prose the number of keys decides, on code the codes do: see how far `true top`
-        is below them.""")]
-    if encoder is not None:
-        rows = encoder["rows"]
-        parts.append(_filled(f"""
-            An encoder attends by plain signs after HAD only: untrained they keep a cosine of
-            {rows["signs, untrained, n 32"]["cosine"]:.3f}, distilled
-            {rows["distilled, n 32"]["cosine"]:.3f} with N = 32 and
-            {rows["distilled, n 16"]["cosine"]:.3f} with N = 16. A search finds
-            {rows["distilled, n 32"]["retrieval"]:.3f} and
-            {rows["distilled, n 16"]["retrieval"]:.3f} of the halves then, with the teacher
-            {encoder["retrieval_teacher"]:.3f}."""))
-    return parts
-
-
-def _plot(decoder: dict[str, Any]) -> None:
-    with style():
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        for axes, text in zip(figure.subplots(1, len(HELD_OUT), sharey=True), HELD_OUT,
-                              strict=True):
-            for name, colour in (("hadamard", "#d55e00"), ("learned", "#0072b2"),
-                                 ("true top", "#666666")):
-                points = sorted((row["n"] + SINK + RECENT, row["above"])
-                                for key, row in decoder.items()
-                                if key.split(", ")[:2] == [text, name])
-                axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour,
-                          label=name)
-            axes.set_title(text)
-            axes.set_xlabel("keys selected by a query")
-            axes.set_ylabel("loss above dense, nats a token")
-            axes.legend(frameon=False)
-        figure.savefig(PLOT, format="svg", metadata={"Date": None})
-
-
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=list(WORDS))
@@ -616,9 +424,9 @@ def main() -> int:
         encoder()
     if "decoder" in what:
         decoder(given.minutes)
-    if "docs" in what:
-        docs()
     results = _read()
+    if "docs" in what:
+        page.write(results)
     failures = []
     for name, goal in MINUTES_GOALS.items():
         seconds = results.get(name, {}).get("seconds")

@@ -5,10 +5,10 @@ import cocotb
 import numpy as np
 import pytest
 
-from benchmarks.standard.design import StandardAttention
-from benchmarks.standard.golden import attend, multiplier_shift, quantize
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
+from studies.area_energy.standard.design import StandardAttention
+from studies.area_energy.standard.golden import attend, multiplier_shift, quantize
 
 
 class Load:

@@ -1,11 +1,11 @@
 """Area and energy of Nearbit and of standard attention in standard cells.
 
-    python benchmarks/area_energy.py LIBERTY [--heads FILE.npz] [--lanes L ...]
+    python -m studies.area_energy LIBERTY [--heads FILE.npz] [--lanes L ...]
 
 LIBERTY is a liberty file, also compressed with gzip; it may be given by the environment variable
 NEARBIT_LIBERTY instead. Each design is synthesized module by module, and its netlist is simulated
 on the heads of the file, 64 of their queries at a time; every output is compared with the golden
-model. Writes benchmarks/results/area_energy.json and, from it, the tables in docs/area-energy.md,
+model. Writes studies/area_energy/results.json and, from it, the tables in docs/area-energy.md,
 which says what is measured and where that ends. What is not measured again keeps its figures, if
 they were taken under the same conditions. Without a liberty file, both are left alone.
 """
@@ -26,20 +26,20 @@ import numpy as np
 from amaranth.lib import wiring
 from numpy.typing import NDArray
 
-from benchmarks.asic.activity import STREAMS, Simulation, pack, unpack
-from benchmarks.asic.liberty import Liberty, LibertyError
-from benchmarks.asic.synthesis import Area, SynthesisError, synthesize
-from benchmarks.standard import golden as standard_golden
-from benchmarks.standard.design import FAN_IN, StandardAttention
 from nearbit_hw.core import Core
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
 from nearbit_model.prepare import Prepared, prepare
 from nearbit_sim.program import SimulationError
+from studies.area_energy.activity import STREAMS, Simulation, pack, unpack
+from studies.area_energy.liberty import Liberty, LibertyError
+from studies.area_energy.standard import golden as standard_golden
+from studies.area_energy.standard.design import FAN_IN, StandardAttention
+from studies.area_energy.synthesis import Area, SynthesisError, synthesize
 
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "area_energy.json"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "studies" / "area_energy" / "results.json"
 DOCUMENT = ROOT / "docs" / "area-energy.md"
 
 KEYS, DIM, N = 1024, 64, 32

@@ -10,9 +10,9 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from benchmarks.asic.activity import STREAMS, Simulation, pack, unpack
-from benchmarks.asic.liberty import Function, Liberty, LibertyError
-from benchmarks.asic.synthesis import TOP, synthesize
+from studies.area_energy.activity import STREAMS, Simulation, pack, unpack
+from studies.area_energy.liberty import Function, Liberty, LibertyError
+from studies.area_energy.synthesis import TOP, synthesize
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def test_bad_input_is_one_sentence(tmp_path, content):
     path = tmp_path / "bad.lib"
     if content is not None:
         path.write_bytes(content)
-    ran = subprocess.run([sys.executable, "benchmarks/area_energy.py", str(path)], cwd=ROOT,
+    ran = subprocess.run([sys.executable, "-m", "studies.area_energy", str(path)], cwd=ROOT,
                          capture_output=True, encoding="utf-8", check=False)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith(str(path))

@@ -374,7 +374,7 @@ class StandardAttention(wiring.Component):
     Keys and values are written a row at a time, while no query that reads them is in work. A query
     attends to the keys 0 to :py:`last_key`.
 
-    Reference: :func:`benchmarks.standard.golden.attend`.
+    Reference: :func:`studies.area_energy.standard.golden.attend`.
 
     Parameters
     ----------

@@ -20,8 +20,8 @@ from typing import Any
 from amaranth.back import rtlil  # type: ignore[attr-defined]
 from amaranth.lib import wiring
 
-from benchmarks.asic.liberty import Cell, Liberty
 from nearbit_hw.verilog import _drop_empty, _ports, _without_collector
+from studies.area_energy.liberty import Cell, Liberty
 
 
 __all__ = ["Area", "Design", "Memory", "SynthesisError", "synthesize"]

@@ -21,9 +21,9 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 from numpy.typing import NDArray
 
-from benchmarks.asic.liberty import Pin
-from benchmarks.asic.synthesis import TOP, Design, Memory, block_name
 from nearbit_sim.compiled import compiler
+from studies.area_energy.liberty import Pin
+from studies.area_energy.synthesis import TOP, Design, Memory, block_name
 
 
 __all__ = ["STREAMS", "Energy", "Simulation", "pack", "unpack"]
