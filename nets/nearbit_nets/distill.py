@@ -25,7 +25,7 @@ from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import available_memory
 from nearbit_nets.nearest_attention import nearest_attention
-from nearbit_nets.network import Network, exact, replaced
+from nearbit_nets.network import Network, exact
 
 
 __all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "distill", "save", "temperatures"]
@@ -176,9 +176,9 @@ class _Teacher:
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         self.kept[layer] = q, k
-        return exact(layer, q, k, v, counts)
+        return exact(layer, q, k, v, counts, first)
 
 
 class _Student:
@@ -191,7 +191,7 @@ class _Student:
         self.divergence: list[torch.Tensor] = []
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         sigma_q, sigma_k = (each[layer][None, :, None, None].to(q.dtype) for each in self._sigma)
         group = q.shape[1] // k.shape[1]
         scale = self._sigma[0][layer] * self._sigma[1][layer].repeat_interleave(group)
@@ -204,7 +204,7 @@ class _Student:
             teacher = teacher_q, teacher_k.repeat_interleave(group, dim=1)
         output, divergence = nearest_attention(
             _binary(q, sigma_q, self.done, self._plan.stages), keys, values,
-            scale / math.sqrt(q.shape[3]), counts, self._plan.n, teacher=teacher)
+            scale / math.sqrt(q.shape[3]), counts, first, self._plan.n, teacher=teacher)
         self.divergence.append(divergence)
         return output
 
@@ -335,13 +335,11 @@ def _batches(passages: Sequence[Sequence[int]], size: int, rng: np.random.Genera
 
 
 def _forward(network: Network, ids: torch.Tensor, lengths: torch.Tensor, attend: Any
-             ) -> tuple[torch.Tensor, ...]:
-    """Hidden states before and after each layer, the last after the final norm."""
-    inputs: dict[str, Any] = {"input_ids": ids, "output_hidden_states": True}
-    if network.kind == "decoder":
-        inputs["use_cache"] = False
-    with replaced(network.module, attend, lengths if network.kind == "encoder" else None):
-        return tuple(network.module.base_model(**inputs).hidden_states)
+             ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+    """Hidden states before and after each layer, the last after the final norm; logits."""
+    output = network.run(ids, attend, lengths=lengths if network.kind == "encoder" else None,
+                         output_hidden_states=True)
+    return tuple(output.hidden_states), output.logits if network.kind == "decoder" else None
 
 
 def _sigmas(network: Network, passages: Sequence[Sequence[int]], plan: Plan
@@ -420,21 +418,20 @@ def _loss(teacher: Network, student: Network, attend: _Student, ids: torch.Tenso
     """How far the student is from the teacher: attention maps, hidden states, and outputs."""
     watched = _Teacher()
     with torch.no_grad():
-        wanted = _forward(teacher, ids, lengths, watched)
+        wanted, target = _forward(teacher, ids, lengths, watched)
     attend.done, attend.teacher, attend.divergence = done, watched.kept, []
-    found = _forward(student, ids, lengths, attend)
+    found, given = _forward(student, ids, lengths, attend)
     real = (torch.arange(ids.shape[1]) < lengths[:, None])[:, :, None]
     states = sum((_distance(x, y, real) for x, y in zip(found[1:], wanted[1:], strict=True)),
                  torch.zeros(()))
     loss = states / len(wanted[1:]) + _distance(found[-1], wanted[-1], real)
     loss = loss + torch.stack(attend.divergence).mean()
-    if student.kind == "encoder":
+    if given is None or target is None: # an encoder has no logits
         cosine = functional.cosine_similarity(
             _pooled(found[-1].float(), lengths, student.pooling),
             _pooled(wanted[-1].float(), lengths, student.pooling))
         return loss + (1 - cosine).mean()
-    given, target = (network.logits(states).float().log_softmax(2)
-                     for network, states in ((student, found[-1]), (teacher, wanted[-1])))
+    given, target = (logits.float().log_softmax(2) for logits in (given, target))
     return loss + (target.exp() * (target - given)).sum(2).mean()
 
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.gguf_file import read_llama
-from nearbit_nets.network import Network
+from nearbit_nets.network import Network, sizes
 
 
 __all__ = ["NAMES", "load", "use_all_cores"]
@@ -402,16 +402,13 @@ def available_memory() -> int | None:
 def _network(name: str, kind: str, module: PreTrainedModel, tokenizer: Tokenizer,
              pooling: str = "mean") -> Network:
     config: Any = module.config
-    heads = int(config.num_attention_heads)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     module.eval().requires_grad_(False)
+    found = sizes(name, kind, module)
     context = int(config.max_position_embeddings)
     # RoBERTa counts positions from behind its padding token.
     if config.model_type in ("camembert", "roberta", "xlm-roberta"):
         context -= int(config.pad_token_id) + 1
-    return Network(name, kind, module, tokenizer, int(config.num_hidden_layers), heads,
-                   int(getattr(config, "num_key_value_heads", None) or heads), int(head_dim),
-                   context, pooling)
+    return Network(name, kind, module, tokenizer, *found, context, pooling)
 
 
 def _line(error: Exception) -> str:

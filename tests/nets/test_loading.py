@@ -64,8 +64,8 @@ def test_padding_is_not_seen(encoder):
 def test_gradients_flow_through_what_stands_in(decoder):
     scale = torch.ones((), requires_grad=True)
 
-    def attend(layer, q, k, v, counts):
-        return scale * exact(layer, q, k, v, counts)
+    def attend(layer, q, k, v, counts, first):
+        return scale * exact(layer, q, k, v, counts, first)
 
     decoder.hidden(torch.tensor([decoder.tokens("a text")]), attend).sum().backward()
     assert scale.grad is not None
