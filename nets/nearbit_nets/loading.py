@@ -156,7 +156,14 @@ def _folder(name: str, folder: Path) -> Network:
     _check_memory(name, 2 * sum(
         file.stat().st_size for pattern in ("*.safetensors", "pytorch_model*.bin")
         for file in folder.glob(pattern)))
-    return _network(name, kind, _module(folder, config, kind, family), tokenizer, pooling)
+    module = _module(folder, config, kind, family)
+    try:
+        return _network(name, kind, module, tokenizer, pooling)
+    except NetworkError:
+        raise
+    except Exception as error: # of the model's first forward pass: some cannot do without a cache
+        raise NetworkError(f"{folder} holds a model of the type {config.model_type}, which fails "
+                           f"on a first text: {_line(error)}") from None
 
 
 def _check_files(folder: Path) -> None:
@@ -256,8 +263,11 @@ def _config(folder: Path, fields: dict[str, Any]) -> Any:
 
 def _kind(folder: Path, config: Any) -> tuple[str, Any]:
     """Decoder or encoder, and the class of Transformers that it is."""
+    if config.is_encoder_decoder:
+        raise NetworkError(f"{folder} holds an encoder with a decoder ({config.model_type}); "
+                           f"decoders and encoders by themselves can be loaded")
     names = config.architectures or ()
-    if config.model_type not in _ENCODERS or config.is_decoder:
+    if config.model_type not in _ENCODERS or getattr(config, "is_decoder", False):
         family: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         if family is not None and family.__name__ in names:
             return "decoder", family
@@ -281,13 +291,12 @@ def _check_config(folder: Path, fields: dict[str, Any], config: Any,
         if key.startswith("AutoModel") and not _has(family, str(own).rpartition(".")[2]):
             raise NetworkError(f"{folder} holds a model of its own code ({own}), which is never "
                                f"run, and {config.model_type} in Transformers has no such class")
-    parts = [name for name in config.sub_configs if getattr(config, name, None) is not None]
+    # MPT and DBRX keep settings of the same layers in configurations of their own.
+    parts = [name for name in config.sub_configs if getattr(config, name, None) is not None
+             and name not in ("attn_config", "ffn_config")]
     if parts:
         raise NetworkError(f"{folder} holds a model of several parts ({', '.join(parts)}); take "
                            f"one of text alone")
-    if config.is_encoder_decoder:
-        raise NetworkError(f"{folder} holds an encoder with a decoder ({config.model_type}); "
-                           f"decoders and encoders by themselves can be loaded")
     sizes: dict[str, Any] = {name: getattr(config, name, None) for name in (
         "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")}
     for name, value in sizes.items():

@@ -369,9 +369,9 @@ def test_pickled_weights_run_nothing(decoder, decoder_folder, tmp_path, zipped):
     ({"model_type": "bloom", "architectures": ["BloomForCausalLM"],
       "max_position_embeddings": None}, r"of the type bloom, which has no max_position_embeddings"),
     ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
-     r"of the type t5 \(T5ForConditionalGeneration\); Llama-like"),
+     r"holds an encoder with a decoder \(t5\); decoders and encoders by themselves"),
     ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]},
-     r"of the type bart \(BartForConditionalGeneration\); Llama-like"),
+     r"holds an encoder with a decoder \(bart\); decoders"),
     ({"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": True},
      r"holds an encoder with a decoder \(bart\); decoders and encoders by themselves"),
     ({"model_type": "clip", "architectures": ["CLIPModel"]}, r"type clip \(CLIPModel\); Llama-"),
@@ -401,6 +401,15 @@ def test_attention_that_the_configuration_names_is_not_fetched(decoder, decoder_
                       attn_implementation="kernels-community/flash-attn")
     ids = torch.tensor([decoder.tokens("a text")])
     assert torch.equal(load(f"hf:{folder}").hidden(ids), decoder.hidden(ids))
+
+
+def test_model_that_fails_on_a_first_text(decoder_folder, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no cache\nof this kind")
+
+    monkeypatch.setattr(loading, "_network", fail)
+    with pytest.raises(NetworkError, match=r"type llama, which fails on a first text: no cache$"):
+        load(f"hf:{decoder_folder}")
 
 
 @pytest.mark.parametrize("content", [b"[]", b"5", b"null", b'"a"'])
@@ -625,20 +634,6 @@ def test_too_little_memory(decoder_folder, monkeypatch):
     monkeypatch.setattr(loading, "available_memory", lambda: 1000)
     with pytest.raises(NetworkError, match=r"of memory for its weights in float32, and 0\.0 GB"):
         load(f"hf:{decoder_folder}")
-
-
-def test_attention_that_the_accelerator_does_not_compute(tmp_path, decoder_folder):
-    import transformers
-
-    folder = tmp_path / "model"
-    shutil.copytree(decoder_folder, folder)
-    config = transformers.MistralConfig(
-        **{**load(f"hf:{decoder_folder}").module.config.to_dict(), "sliding_window": 4,
-           "architectures": ["MistralForCausalLM"], "model_type": "mistral"})
-    config.save_pretrained(folder)
-    network = load(f"hf:{folder}")
-    with pytest.raises(NetworkError, match=r"attention has sliding_window, which the accelerator"):
-        network.losses(network.tokens("a text"), exact)
 
 
 @pytest.mark.slow # the packages' models, and files that only some machines have
