@@ -177,20 +177,6 @@ def test_too_little_memory(decoder_folder, monkeypatch):
         load(f"hf:{decoder_folder}")
 
 
-def test_attention_that_the_accelerator_does_not_compute(tmp_path, decoder_folder):
-    import transformers
-
-    folder = tmp_path / "model"
-    shutil.copytree(decoder_folder, folder)
-    config = transformers.MistralConfig(
-        **{**load(f"hf:{decoder_folder}").module.config.to_dict(), "sliding_window": 4,
-           "architectures": ["MistralForCausalLM"], "model_type": "mistral"})
-    config.save_pretrained(folder)
-    network = load(f"hf:{folder}")
-    with pytest.raises(NetworkError, match=r"attention has sliding_window, which the accelerator"):
-        network.losses(network.tokens("a text"), exact)
-
-
 @pytest.mark.slow # the packages' models, and files that only some machines have
 @pytest.mark.parametrize(("name", "loss"), [("GPL-3", 3.006), ("argparse", 1.656)])
 def test_smollm2_loss(name, loss):
