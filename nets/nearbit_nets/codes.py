@@ -552,7 +552,8 @@ class Learner:
     Raises
     ------
     NetworkError
-        A folder of another training, or too little memory.
+        A network that is not the model (:meth:`nearbit_nets.network.Network.verify`), a folder of
+        another training, or too little memory.
     """
 
     def __init__(self, network: Network, texts: Sequence[Sequence[int]],
@@ -564,6 +565,8 @@ class Learner:
         self._texts, self._held_out = texts, held_out
         self._folder, self._device, self._say = folder, device, say
         self._weights = fingerprint(network)
+        # Refused before anything is written.
+        network.verify(torch.tensor([list(texts[0])]))
         self._begin()
 
     @property

@@ -325,15 +325,17 @@ def _check_calls(name: str, family: str, layers: int, calls: _Calls) -> None:
                            f"attention: it is a hybrid with layers that the accelerator does not "
                            f"compute; take a model with attention in all layers")
     for layer, shapes in sorted(found.items()):
-        if layer >= layers or len(shapes) != 1:
-            raise NetworkError(f"{name} is of the family {family}, whose layer {layer} has "
-                               f"{len(shapes) if layer < layers else 'an'} attentions where one "
-                               f"for each of {layers} layers is known; take another model")
+        if layer >= layers:
+            raise NetworkError(f"{name} is of the family {family}, which has an attention of layer "
+                               f"{layer} beside its {layers} layers; take another model")
+        if len(shapes) != 1:
+            raise NetworkError(f"{name} is of the family {family}, whose layer {layer} computes "
+                               f"attention {len(shapes)} times instead of once; take another model")
         if shapes != found[0]:
-            raise NetworkError(f"{name} is of the family {family}, whose layers 0 and {layer} have "
-                               f"heads of different shapes: query heads, key heads and elements of "
-                               f"queries and of values are {found[0][0]} and {shapes[0]}; take a "
-                               f"model whose layers are alike")
+            raise NetworkError(f"{name} is of the family {family}, whose layers 0 and {layer} "
+                               f"differ in query heads, key heads and elements of queries and "
+                               f"values, {found[0][0]} and {shapes[0]}; take a model whose layers "
+                               f"are alike")
 
 
 @dataclass(frozen=True, eq=False)
