@@ -47,6 +47,10 @@ _LAST = 0.92
 # a share of the first one's.
 _SHORTER, _SLOWER = 0.6, 0.6
 
+# Names of projections of queries and keys; some make values as well.
+_PROJECTIONS = ("q_proj", "k_proj", ".query.", ".key.", "q_lin", "k_lin", "qkv", "query_key_value",
+                "c_attn", "q_a_proj", "q_b_proj", "kv_a_proj", "kv_b_proj")
+
 _SIGMA_BATCHES = 8
 _LEAST = 33
 _APART = 20
@@ -77,7 +81,8 @@ class Plan:
     passage
         The most tokens of a passage, at least 33.
     rate, qk_rate
-        Largest learning rates: of all weights, and of the projections of queries and keys.
+        Largest learning rates: of all weights, and of the projections of queries and keys (with
+        the values', where one weight makes all).
     seed
         Of all random choices.
     """
@@ -376,8 +381,11 @@ def _train(teacher: Network, student: Network, attend: _Student,
     own: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
     for name, weight in student.module.named_parameters():
-        is_qk = any(part in name for part in ("q_proj", "k_proj", ".query.", ".key."))
-        (own if is_qk else others).append(weight)
+        (own if any(part in name for part in _PROJECTIONS) else others).append(weight)
+    if not own:
+        raise NetworkError(f"the projections of queries and keys of {student.name} have no name "
+                           f"that is known, and they learn at a rate of their own; take a "
+                           f"Llama-like or BERT-like model")
     groups: list[dict[str, Any]] = [{"params": own, "lr": plan.qk_rate},
                                     {"params": others, "lr": plan.rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)

@@ -587,11 +587,11 @@ class Network:
         yield logits
         if not others:
             return
-        # The last call is that of this pass, others are those of verify.
-        (body, output), = kept[-1:] or [(None, None)]
-        if body is None:
+        if not kept:
             raise NetworkError(f"{self.name} is of the family {self.module.config.model_type}, of "
                                f"which at most {_ROWS} tokens can be scored; score fewer tokens")
+        # The last call is that of this pass, others are those of verify.
+        body, output = kept[-1]
         body.forward = lambda *_, **__: output
         try:
             for part in others:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,10 @@ def test_exact_attention_is_the_models_own(family, tmp_path):
     fewer = _states(made, ids, lambda layer, q, k, v, counts, first: exact(
         layer, q, k, v, counts - (counts > 1).long(), first))
     assert _difference(fewer, wanted) > 0.1
+    # What learns at a rate of its own has a known name in each layer.
+    names = [name for name, _ in made.module.named_parameters()
+             if any(part in name for part in distill._PROJECTIONS)]
+    assert {re.search(r"\.(\d+)\.", name)[1] for name in names} == {"0", "1"}
 
 
 @pytest.mark.parametrize("family", [family for family in DECODERS if family not in REFUSED])
@@ -548,6 +553,12 @@ def test_learning_in_a_window():
     assert torch.equal(layer.loss(0, at, None), before)
     layer._inputs["k"][0][:, 50:55] *= -1
     assert not torch.equal(layer.loss(0, at, None), before)
+
+
+def test_no_projection_of_a_known_name(encoder, monkeypatch):
+    monkeypatch.setattr(distill, "_PROJECTIONS", ("nothing",))
+    with pytest.raises(NetworkError, match=r"^the projections of queries and keys of hf:.* have "):
+        distill.distill(encoder, [TEXT * 40], distill.Plan(steps=1, batch=4, passage=40))
 
 
 def test_distilling_with_windows(tmp_path):
