@@ -121,7 +121,12 @@ def flash(
     if is_dry:
         print(command)
         return
-    flash_board(chosen, file)
+    try:
+        flash_board(chosen, file)
+    except KeyboardInterrupt:
+        print(f"nearbit: {chosen.title} may hold a part of the bitstream; flash it again",
+              file=sys.stderr)
+        raise
     print(f"{file} is on {chosen.name}.")
 
 
