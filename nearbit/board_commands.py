@@ -136,7 +136,9 @@ def run(
         "optional: qpos, causal, temperature."))],
     board: BoardOption = None,
     port: Annotated[str | None, typer.Option(
-        metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB1.")] = None,
+        metavar="PORT", help=(
+            "Serial port of the board, such as /dev/ttyUSB1, or that of a server: "
+            "rfc2217://HOST:PORT or socket://HOST:PORT."))] = None,
     is_virtual: Annotated[bool, typer.Option(
         "--virtual", help="Simulate the bitstream itself (iCE40 HX8K), at its UART pins.")] = False,
     is_simulated: Annotated[bool, typer.Option(
