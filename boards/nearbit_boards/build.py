@@ -208,7 +208,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
     there.
     """
     device = board.device
-    platform = board.platform_class()
+    platform = board.new_platform()
     platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
     target, placement = device.family, _PLACEMENT[device.family]
     before = ""
@@ -220,12 +220,16 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
         before = _soft_multiplication(board)
         if before:
             platform.add_file("soft.vh", _soft(board))
-    plan = platform.prepare(
-        Fpga(board, _ACCELERATOR), NAME, synth_opts=SYNTHESIS[target].partition(" ")[2],
-        script_after_read=before,
-        script_after_synth="check -assert",
-        nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
-                     f"--timing-allow-fail")
+    try:
+        plan = platform.prepare(
+            Fpga(board, _ACCELERATOR), NAME, synth_opts=SYNTHESIS[target].partition(" ")[2],
+            script_after_read=before,
+            script_after_synth="check -assert",
+            nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
+                         f"--timing-allow-fail")
+    except Exception as error: # The platform may be anybody's.
+        raise BoardError(f"{board.platform} cannot be built for, as its own code fails: "
+                         f"{type(error).__name__}: {error}") from error
     for name, text in plan.files.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     script = json.loads(plan.files[f"build_{NAME}.json"])
