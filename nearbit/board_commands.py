@@ -73,7 +73,7 @@ def build(
     """
     from nearbit.boards import show_build
     from nearbit.cli import UserError, _console, _progress
-    from nearbit.files import output_folder
+    from nearbit.files import OutputError, output_folder
     from nearbit_boards.build import BuildError, default_folder
     from nearbit_boards.build import build as build_board
 
@@ -91,6 +91,11 @@ def build(
     except BuildError as error:
         print(f"nearbit: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {error.filename or folder}: "
+                          f"{error.strerror or error}") from None
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:

@@ -330,7 +330,7 @@ def test_no_command(monkeypatch, tmp_path):
 def test_status(programmer, tmp_path, capsys):
     """The command says it in one sentence, with the status of bad input."""
     bits = tmp_path / "x.bit"
-    bits.write_bytes(b"\xff\x00Part: LFE5U-12F-6CABGA381\x00\xff\xff\xbd\xb3")
+    bits.write_bytes(b"\xff\x00Part: LFE5U-12F-6CABGA381\x00\xff\xff\xbd\xb3\x5e\0\0\0\xff")
     programmer(find_board("ulx3s-12f"), LOADING.format(REGISTER.format("CRC ERR")))
     assert main(["flash", "--board", "ulx3s-12f", "--bitstream", str(bits)]) == 2
     captured = capsys.readouterr()
@@ -342,7 +342,7 @@ def test_status(programmer, tmp_path, capsys):
 def test_interrupted(tmp_path):
     """Ctrl-C ends the programmer, too, and says what may be left."""
     bits = tmp_path / "x.bit"
-    bits.write_bytes(b"\xff\x00Part: LFE5U-12F-6CABGA381\x00\xff\xff\xbd\xb3")
+    bits.write_bytes(b"\xff\x00Part: LFE5U-12F-6CABGA381\x00\xff\xff\xbd\xb3\x5e\0\0\0\xff")
     path = tmp_path / "programmer"
     path.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\n"
                     f"exec sleep 600\n")
