@@ -167,8 +167,13 @@ class SerialTransport:
             # A socket says only that there are bytes, not how many.
             while len(octets) < _MOST_READ and (count := self._serial.in_waiting):
                 octets += self._serial.read(count)
-        except (serial.SerialException, OSError, TypeError):
-            # pySerial subtracts from None where a port vanishes in the middle of a call.
+        except (serial.SerialException, OSError, TypeError) as error:
+            # pySerial subtracts from None where a port vanishes in the middle of a call. Where
+            # there is nothing to read though the system says so, it may be either.
+            if "multiple access" in str(error):
+                raise DeviceError(f"{self.name} has gone while it was in use, or another program "
+                                  f"reads it as well; close that, or check the cable and plug the "
+                                  f"board in again") from None
             raise DeviceError(self._gone()) from None
         return octets
 

@@ -354,6 +354,8 @@ def test_interrupted(tmp_path):
     try:
         while not (tmp_path / "pid").exists() and process.poll() is None:
             time.sleep(0.01)
+        # The program may run before its caller knows its number.
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
