@@ -36,6 +36,9 @@ CELLS = ("generic", "ecp5", "ice40", "xilinx7")
 SELECTIONS = ("counters", "histograms", "serial")
 """Ways to find the nearest keys: counting in logic, or in block RAM, one query at a time or two."""
 
+_LARGEST_FILE = 1 << 20
+"""Bytes of a file that may be a configuration; a device may go on for ever."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be built; the message is one sentence for the user."""
@@ -328,7 +331,10 @@ class Config:
         """Make a configuration of TOML text."""
         try:
             fields = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            raise ConfigError("not TOML: nested too deeply") from None
+        except ValueError as error:
+            # TOMLDecodeError, and what Python says to numbers of thousands of digits.
             raise ConfigError(f"not TOML: {error}") from None
         return cls.from_dict(fields)
 
@@ -336,7 +342,12 @@ class Config:
     def load(cls, path: str | PathLike[str]) -> "Config":
         """Read a TOML file; :class:`ConfigError` names the file and what is wrong in it."""
         try:
-            return cls.from_toml(Path(path).read_text(encoding="utf-8"))
+            with Path(path).open("rb") as stream:
+                octets = stream.read(_LARGEST_FILE + 1)
+            if len(octets) > _LARGEST_FILE:
+                raise ConfigError("larger than a configuration is")
+            # Editors of some systems put a byte order mark before the text.
+            return cls.from_toml(octets.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not a text file") from None
         except OSError as error:
