@@ -228,8 +228,8 @@ _PROCESSES = ("proc -nomux -norom", "memory_collect")
 # that an initial value is: continuous assignments need none. A memory that is never written is
 # logic, as nothing else could hold its contents.
 _PROCESSES_UNINITIALIZED = (
-    "proc -norom", "memory_collect", "memory_map -rom-only", "opt_expr -keepdc", "clean",
-    "setattr -unset init w:*", "setparam -set INIT 1'bx t:$mem_v2")
+    "proc -norom", "pmuxtree", "memory_collect", "memory_map -rom-only", "opt_expr -keepdc",
+    "clean", "setattr -unset init w:*", "setparam -set INIT 1'bx t:$mem_v2")
 
 
 def generate(component: wiring.Component, name: str, *, separator: str = "__",
