@@ -259,6 +259,18 @@ def verilog(
         metavar="generic|ecp5|ice40|xilinx7", help=(
             "The device for whose logic to write the XOR-popcount (default: what the "
             "configuration says, else generic)."))] = None,
+    name: Annotated[str, typer.Option(
+        metavar="NAME", help=(
+            "Takes the place of 'nearbit' in the names of modules, files and C symbols, so that "
+            "several cores can be in one design."))] = "nearbit",
+    no_initial: Annotated[bool, typer.Option(
+        "--no-initial", help=(
+            "Registers and memories have no initial values: reset does all. For ASICs, and FPGAs "
+            "such as PolarFire."))] = False,
+    vhdl: Annotated[bool, typer.Option(
+        "--vhdl", help=(
+            "Write a VHDL component declaration, too; port names have single underscores."))
+        ] = False,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
@@ -268,14 +280,15 @@ def verilog(
     """
     from nearbit.soc import bundle
 
-    bundle.check(interface)
+    bundle.check(interface, name)
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
     if cell is not None:
         accelerator = accelerator.replace(cell=cell)
     with _progress("generating Verilog"):
-        written = bundle.write(directory, accelerator, interface)
+        written = bundle.write(directory, accelerator, interface, name=name,
+                               initial=not no_initial, vhdl=vhdl, source=config)
     for path in written:
         print(path)
 
