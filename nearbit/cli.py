@@ -146,6 +146,7 @@ def simulate(
     from nearbit import indices
     from nearbit.files import output_folder
     from nearbit.report import compare, show
+    from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
     from nearbit_sim.simulation import predict
 
@@ -159,7 +160,7 @@ def simulate(
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
     accelerator, name = _given(preset, config)
-    tensors = _tensors(file)
+    tensors = Tensors.load(file)
     top_n, sink, recent = _selection(method, tensors.tokens, top_n, heavy, sink, recent,
                                      is_dense=is_dense)
     mapping = None if method == "had" else _mapping(codes, tensors, accelerator)
@@ -193,6 +194,7 @@ def simulate(
                 golden = attention(chosen.q, chosen.k, chosen.v, accelerator, **asked)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
+            _say_notes(file, tensors)
             prediction = predict(golden.prepared)
             bar.say(BUILDING)
             hardware = nearbit.simulate(
@@ -259,6 +261,18 @@ def verilog(
         metavar="generic|ecp5|ice40|xilinx7", help=(
             "The device for whose logic to write the XOR-popcount (default: what the "
             "configuration says, else generic)."))] = None,
+    name: Annotated[str, typer.Option(
+        metavar="NAME", help=(
+            "Takes the place of 'nearbit' in the names of modules, files and C symbols, so that "
+            "several cores can be in one design."))] = "nearbit",
+    no_initial: Annotated[bool, typer.Option(
+        "--no-initial", help=(
+            "Registers and memories have no initial values: reset does all. For ASICs, and FPGAs "
+            "such as PolarFire."))] = False,
+    vhdl: Annotated[bool, typer.Option(
+        "--vhdl", help=(
+            "Write a VHDL component declaration, too; port names have single underscores."))
+        ] = False,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
@@ -268,14 +282,15 @@ def verilog(
     """
     from nearbit.soc import bundle
 
-    bundle.check(interface)
+    bundle.check(interface, name)
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
     if cell is not None:
         accelerator = accelerator.replace(cell=cell)
     with _progress("generating Verilog"):
-        written = bundle.write(directory, accelerator, interface)
+        written = bundle.write(directory, accelerator, interface, name=name,
+                               initial=not no_initial, vhdl=vhdl, source=config)
     for path in written:
         print(path)
 
@@ -551,14 +566,10 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: 
         f"give it with --config")
 
 
-def _tensors(file: Path) -> "Tensors":
-    """Read a tensor file, and say what one might not expect of it."""
-    from nearbit.tensors import Tensors
-
-    tensors = Tensors.load(file)
+def _say_notes(file: Path, tensors: "Tensors") -> None:
+    """Say what one might not expect of a tensor file, once nothing else is wrong."""
     for note in tensors.notes:
         say(f"{file}: {note}")
-    return tensors
 
 
 class _Bar:

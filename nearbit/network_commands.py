@@ -199,7 +199,7 @@ def generate(
     """Generate text token by token, all attention by the golden model's stores: append, ask.
 
     Always the likeliest token. With --hardware the exit status is 1 if any bit of an answer was not
-    the golden model's; it is 2 if the input is wrong.
+    the golden model's, or if there was none to compare; it is 2 if the input is wrong.
     """
     from time import perf_counter
 
@@ -212,6 +212,8 @@ def generate(
         raise UserError("--prompt must not be empty")
     with _progress("loading the model") as bar:
         network = _load(model)
+        import torch
+
         from nearbit_nets import decoding, texts
         from nearbit_nets.distill import temperatures
         from nearbit_nets.golden import Method, codes_of
@@ -224,6 +226,8 @@ def generate(
             temperature=temperatures(network) if method == "had" else None),
             len(ids) + tokens)
         place = None if hardware is None else _head(hardware, network)
+        bar.say("comparing the network to the model")
+        network.verify(torch.tensor([ids]), steps=True)
         if place is not None:
             from nearbit.witness import HardwareHead
 
@@ -239,6 +243,10 @@ def generate(
     witness: Any = decoder.witness
     if witness is not None:
         witness.close()
+        if not witness.answers:
+            print(f"nearbit: the hardware gave no answer for layer {witness.layer}, head "
+                  f"{witness.head}, so that nothing was compared", file=sys.stderr)
+            raise typer.Exit(NOT_EXACT)
     text = network.text(found)
     checked = {} if witness is None else {"hardware": {
         "layer": witness.layer, "head": witness.head, "answers": witness.answers,

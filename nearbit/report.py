@@ -180,6 +180,8 @@ class Report:
 def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Report:
     """Compare what the hardware answered with the golden model and with exact attention."""
     prepared = golden.prepared
+    if not (len(tensors.heads) and len(tensors.queries)):
+        raise ValueError("there must be an answer to compare")
     # Hardware that differs may have selected anything, even nothing or keys that are not there.
     with np.errstate(invalid="ignore"):
         measures = exact.measure(

@@ -10,6 +10,8 @@ from typing import Any
 
 import tomli_w
 
+from nearbit_model.structure import EXACT_QUERIES, ROWS_PER_STAGE, memory_registers
+
 
 __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
            "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
@@ -36,9 +38,6 @@ SELECTIONS = ("counters", "histograms", "serial")
 
 _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
-
-ROWS_PER_STAGE = 4
-"""Rows of the array that read the same registers of keys, at most."""
 
 
 class ConfigError(ValueError):
@@ -272,6 +271,26 @@ class Config:
         """
         shared = self.rescore is not None and self.rescore.shared
         return 1 if shared else min(self.rows, ROWS_PER_STAGE)
+
+    @property
+    def score_stages(self) -> int:
+        """Stages of the array that a word of keys passes."""
+        return -(-self.rows // self.rows_per_stage)
+
+    @property
+    def memory_registers(self) -> int:
+        """Registers that a load and what is read of a bank pass, beside those of the memory."""
+        return memory_registers(self.lanes)
+
+    @property
+    def exact_query_slots(self) -> int:
+        """Queries for exact scores that the core holds, for all rows: a power of two."""
+        return 1 << (EXACT_QUERIES * self.rows - 1).bit_length()
+
+    @property
+    def score_max(self) -> int:
+        """The largest absolute value of an exact score or of minus a distance; 0 without them."""
+        return 0 if self.rescore is None else max(self.rescore.score_max, self.distance_max)
 
     @property
     def memory_bits(self) -> int:

@@ -65,6 +65,8 @@ _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 _Progress = Callable[[int, float], None]
 _Weights = list[tuple[torch.Tensor, torch.Tensor]]
+# A text's queries, keys, and the first key that each query sees.
+_Captured = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +232,11 @@ class _Layer:
     """A layer in training: normalized queries and keys of all texts, and the weights."""
 
     def __init__(self, q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], recipe: Recipe,
-                 layer: int, device: torch.device) -> None:
+                 layer: int, device: torch.device,
+                 first: Sequence[torch.Tensor] | None = None) -> None:
         self._recipe = recipe
         self._q, self._k = [x.to(device) for x in q], [x.to(device) for x in k]
+        self._first = [x.to(device) for x in first or _from_the_start(q)]
         self._dtype = _fast_dtype(device)
         heads, kv_heads, dim = len(q[0]), len(k[0]), q[0].shape[2]
         self._group = heads // kv_heads
@@ -325,11 +329,12 @@ class _Layer:
         codes_k = codes_k.repeat_interleave(len(codes_q) // len(codes_k), 0)
         score = (codes_q @ codes_k.transpose(1, 2)).float() * (self._scale.exp() / recipe.bits)
         key, at = torch.arange(k.shape[1], device=k.device), at[:, None].to(k.device)
-        seen = key <= at
+        first = self._first[text][at]
+        seen = (key >= first) & (key <= at)
         with torch.no_grad():
             true = q @ k.transpose(1, 2) / math.sqrt(q.shape[2])
             if recipe.loss == "bce":
-                seen = seen & (key >= recipe.sink) & (key <= at - recipe.recent)
+                seen = seen & (key >= first + recipe.sink) & (key <= at - recipe.recent)
             true = true.masked_fill(~seen, _MASKED)
             if recipe.loss == "kl":
                 target = true.softmax(2)
@@ -348,7 +353,7 @@ class _Layer:
 
 
 def learn_layer(q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], recipe: Recipe, *,
-                layer: int = 0, device: str = "cpu",
+                first: Sequence[torch.Tensor] | None = None, layer: int = 0, device: str = "cpu",
                 progress: _Progress = lambda step, loss: None) -> tuple[Mapping, int]:
     """Learn the codes of all heads of a layer.
 
@@ -360,6 +365,8 @@ def learn_layer(q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], recipe: Re
         Keys, likewise, [kv_heads, tokens, head_dim].
     recipe
         How.
+    first
+        The first key that each query of a text sees, int64 [tokens]; None is key 0.
     layer
         Which, for the random choices.
     device
@@ -375,7 +382,7 @@ def learn_layer(q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], recipe: Re
     int
         Steps that were made: fewer than asked if the loss got no better.
     """
-    trained = _Layer(q, k, recipe, layer, torch.device(device))
+    trained = _Layer(q, k, recipe, layer, torch.device(device), first)
     generator, optimizer = trained.generator, trained.optimizer
     lengths, steps = trained.lengths, recipe.steps
     kept = [torch.arange(length - 1, 0, -_KEPT)[:recipe.queries] for length in lengths]
@@ -419,15 +426,21 @@ def _others(length: int, apart: torch.Tensor) -> torch.Tensor:
     return chosen.nonzero().squeeze(1) if chosen.any() else torch.arange(length)
 
 
-def recall(mapping: Mapping, q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], *, n: int = 48,
-           sink: int = 4, recent: int = 12, every: int = 16) -> Recall:
+def _from_the_start(q: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The first key of queries that see all keys before them."""
+    return [torch.zeros(x.shape[1], dtype=torch.int64) for x in q]
+
+
+def recall(mapping: Mapping, q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], *,
+           first: Sequence[torch.Tensor] | None = None, n: int = 48, sink: int = 4,
+           recent: int = 12, every: int = 16) -> Recall:
     """Look how many of the true top keys a layer's codes find.
 
     Parameters
     ----------
     mapping
         Of the layer.
-    q, k
+    q, k, first
         As for :func:`learn_layer`; causal.
     n, sink, recent
         What is selected by distance besides the first and the last keys.
@@ -435,11 +448,11 @@ def recall(mapping: Mapping, q: Sequence[torch.Tensor], k: Sequence[torch.Tensor
         Of the second half of each text, one query in so many is asked.
     """
     nearest, selected = [], []
-    for queries, keys in zip(q, k, strict=True):
+    for queries, keys, starts in zip(q, k, first or _from_the_start(q), strict=True):
         tokens = keys.shape[1]
         at = np.arange(tokens // 2, tokens, every)
-        key = np.arange(tokens)
-        hidden = key > at[:, None]
+        key, start = np.arange(tokens), starts.numpy()[at, None]
+        hidden = (key < start) | (key > at[:, None])
         true = queries[:, at].double().numpy() @ np.repeat(
             keys.double().numpy(), len(queries) // len(keys), axis=0).transpose(0, 2, 1)
         k_codes = mapping.key_codes(keys.numpy())
@@ -453,7 +466,7 @@ def recall(mapping: Mapping, q: Sequence[torch.Tensor], k: Sequence[torch.Tensor
         rank[:, hidden] = -np.inf
         wanted = _top(true, TOP)
         count = wanted.sum(axis=2)
-        always = ~hidden & ((key < sink) | (key > at[:, None] - recent))
+        always = ~hidden & ((key < start + sink) | (key > at[:, None] - recent))
         others = np.where(always, -np.inf, rank)
         nearest.append(((wanted & _top(rank, TOP)).sum(axis=2) / count).mean(axis=1))
         selected.append(((wanted & (_top(others, n) | always)).sum(axis=2) / count).mean(axis=1))
@@ -539,7 +552,8 @@ class Learner:
     Raises
     ------
     NetworkError
-        A folder of another training, or too little memory.
+        A network that is not the model (:meth:`nearbit_nets.network.Network.verify`), a folder of
+        another training, or too little memory.
     """
 
     def __init__(self, network: Network, texts: Sequence[Sequence[int]],
@@ -551,6 +565,8 @@ class Learner:
         self._texts, self._held_out = texts, held_out
         self._folder, self._device, self._say = folder, device, say
         self._weights = fingerprint(network)
+        # Refused before anything is written.
+        network.verify(torch.tensor([list(texts[0])]))
         self._begin()
 
     @property
@@ -617,35 +633,36 @@ class Learner:
         return size
 
     def _capture(self, texts: Sequence[Sequence[int]], layers: Sequence[int], *,
-                 is_exact: bool) -> dict[int, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Queries and keys of some layers on each text, to measure on or to learn from."""
+                 is_exact: bool) -> dict[int, list[_Captured]]:
+        """What some layers are given on each text, to measure on or to learn from."""
         # Several times as fast, and nothing beside what differs from text to text.
         rounded = not is_exact and _fast_dtype(torch.device("cpu")) == torch.bfloat16
-        found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {x: [] for x in layers}
+        found: dict[int, list[_Captured]] = {x: [] for x in layers}
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                   counts: torch.Tensor) -> torch.Tensor:
+                   counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
             if layer in found:
-                found[layer].append((q[0].float(), k[0].float()))
-            return exact(layer, q, k, v, counts)
+                found[layer].append((q[0].float(), k[0].float(), first[0]))
+            return exact(layer, q, k, v, counts, first)
 
         for i, ids in enumerate(texts):
             self._say(f"running the model on text {i + 1} of {len(texts)}")
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=rounded):
-                self._network.hidden(torch.tensor([list(ids)]), attend)
+                self._network.run(torch.tensor([list(ids)]), attend)
         return found
 
-    def _learn(self, layer: int, learned: list[tuple[torch.Tensor, torch.Tensor]],
-               apart: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def _learn(self, layer: int, learned: list[_Captured], apart: list[_Captured]) -> None:
         recipe = self._recipe
         done = self._layers.index(layer) + 1
         of_all = f"layer {layer} ({done} of {len(self._layers)})"
         mapping, steps = learn_layer(
-            [q for q, _ in learned], [k for _, k in learned], recipe, layer=layer,
-            device=self._device, progress=lambda step, loss: self._say(
+            [q for q, _, _ in learned], [k for _, k, _ in learned], recipe,
+            first=[first for _, _, first in learned], layer=layer, device=self._device,
+            progress=lambda step, loss: self._say(
                 f"{of_all}: step {step} of {recipe.steps}"
                 + (f", loss {loss:.3f}" if math.isfinite(loss) else "")))
-        found = recall(mapping, [q for q, _ in apart], [k for _, k in apart], sink=recipe.sink,
+        found = recall(mapping, [q for q, _, _ in apart], [k for _, k, _ in apart],
+                       first=[first for _, _, first in apart], sink=recipe.sink,
                        recent=recipe.recent)
         temporary = self._part(layer).with_suffix(".tmp")
         save(temporary, mapping, found, [steps])

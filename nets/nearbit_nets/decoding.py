@@ -19,8 +19,8 @@ from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import Prepared
 from nearbit_model.quantize import Exact, Values
 from nearbit_nets.errors import NetworkError
-from nearbit_nets.golden import Method, accelerator
-from nearbit_nets.network import Network
+from nearbit_nets.golden import Method, accelerator, by_range
+from nearbit_nets.network import Network, Past
 
 
 __all__ = ["HEADROOM", "Decoder", "Rows", "Witness", "generate"]
@@ -152,7 +152,7 @@ class Decoder:
         return self._config
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Append the tokens of k and v, and ask with q."""
         queries, keys, values = (x[0].detach().float().numpy() for x in (q, k, v))
         mapping = self._mapping(layer)
@@ -168,13 +168,13 @@ class Decoder:
         store = self._stores[layer]
         exact = self._append(layer, store, queries, keys, values, k_codes)
         asked = self._ask(store, q_codes, exact)
-        golden = attend(asked)
-        output_int = golden.output_int
-        if self.witness is not None and self.witness.layer == layer:
-            head = self.witness.head
-            alone = _of_head(asked, head)
-            output_int = output_int.copy()
-            output_int[head] = self.witness.ask(alone, attend(alone))[0]
+        output_int = np.empty((*queries.shape[:2], values.shape[2]), np.int32)
+        for rows, part in by_range(asked, counts[0].numpy(), first[0].numpy()):
+            output_int[:, rows] = attend(part).output_int
+            if self.witness is not None and self.witness.layer == layer:
+                head = self.witness.head
+                alone = _of_head(part, head)
+                output_int[head, rows] = self.witness.ask(alone, attend(alone))[0]
         output = torch.from_numpy(asked.outputs(output_int))
         return output.to(q.dtype)[None]
 
@@ -243,13 +243,13 @@ class Decoder:
         return exact
 
     def _ask(self, store: _Store, q_codes: NDArray[np.uint64], exact: Exact | None) -> Prepared:
-        """The problem of the newest queries."""
+        """The problem of the newest queries, but for the keys that each of them sees."""
         method, tokens = self.method, store.tokens
         operands = None
         if exact is not None and store.exact_keys is not None:
             operands = Exact(exact.queries, store.exact_keys[:, :tokens], exact.multipliers,
                              exact.step, exact.saturated, exact.rotated)
-        counts = np.arange(tokens - q_codes.shape[1], tokens) + 1
+        counts = np.full(q_codes.shape[1], tokens)
         # What a store cannot hold cannot be asked for; it is all there is in any case.
         n, sink, recent = (self._config.top_n, 0, 0) \
             if method.name == "exact" or method.keys > self._config.top_n \
@@ -298,12 +298,11 @@ def generate(network: Network, ids: Sequence[int], decoder: Decoder, count: int)
     config: Any = network.module.config
     ends = config.eos_token_id
     ending = set(ends) if isinstance(ends, list) else {ends}
-    new, seen = list(ids), 0
+    new, past = list(ids), Past()
     for _ in range(count):
         with torch.inference_mode():
-            states = network.hidden(torch.tensor([new]), decoder, first=seen)
-            token = int(network.logits(states[0, -1]).argmax())
-        seen += len(new)
+            logits = network.logits(torch.tensor([new]), decoder, last=1, past=past)
+        token = int(logits.argmax())
         new = [token]
         if token in ending:
             return

@@ -25,7 +25,7 @@ from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import available_memory
 from nearbit_nets.nearest_attention import nearest_attention
-from nearbit_nets.network import Network, exact, replaced
+from nearbit_nets.network import Network, exact
 
 
 __all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "distill", "save", "temperatures"]
@@ -46,6 +46,10 @@ _LAST = 0.92
 # Of each further round: its time as a share of that of the one before, and its learning rates as
 # a share of the first one's.
 _SHORTER, _SLOWER = 0.6, 0.6
+
+# Names of projections of queries and keys; some make values as well.
+_PROJECTIONS = ("q_proj", "k_proj", ".query.", ".key.", "q_lin", "k_lin", "qkv", "query_key_value",
+                "c_attn", "q_a_proj", "q_b_proj", "kv_a_proj", "kv_b_proj")
 
 _SIGMA_BATCHES = 8
 _LEAST = 33
@@ -77,7 +81,8 @@ class Plan:
     passage
         The most tokens of a passage, at least 33.
     rate, qk_rate
-        Largest learning rates: of all weights, and of the projections of queries and keys.
+        Largest learning rates: of all weights, and of the projections of queries and keys (with
+        the values', where one weight makes all).
     seed
         Of all random choices.
     """
@@ -176,9 +181,9 @@ class _Teacher:
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         self.kept[layer] = q, k
-        return exact(layer, q, k, v, counts)
+        return exact(layer, q, k, v, counts, first)
 
 
 class _Student:
@@ -191,7 +196,7 @@ class _Student:
         self.divergence: list[torch.Tensor] = []
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         sigma_q, sigma_k = (each[layer][None, :, None, None].to(q.dtype) for each in self._sigma)
         group = q.shape[1] // k.shape[1]
         scale = self._sigma[0][layer] * self._sigma[1][layer].repeat_interleave(group)
@@ -204,7 +209,7 @@ class _Student:
             teacher = teacher_q, teacher_k.repeat_interleave(group, dim=1)
         output, divergence = nearest_attention(
             _binary(q, sigma_q, self.done, self._plan.stages), keys, values,
-            scale / math.sqrt(q.shape[3]), counts, self._plan.n, teacher=teacher)
+            scale / math.sqrt(q.shape[3]), counts, first, self._plan.n, teacher=teacher)
         self.divergence.append(divergence)
         return output
 
@@ -335,13 +340,11 @@ def _batches(passages: Sequence[Sequence[int]], size: int, rng: np.random.Genera
 
 
 def _forward(network: Network, ids: torch.Tensor, lengths: torch.Tensor, attend: Any
-             ) -> tuple[torch.Tensor, ...]:
-    """Hidden states before and after each layer, the last after the final norm."""
-    inputs: dict[str, Any] = {"input_ids": ids, "output_hidden_states": True}
-    if network.kind == "decoder":
-        inputs["use_cache"] = False
-    with replaced(network.module, attend, lengths if network.kind == "encoder" else None):
-        return tuple(network.module.base_model(**inputs).hidden_states)
+             ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+    """Hidden states before and after each layer, the last after the final norm; logits."""
+    output = network.run(ids, attend, lengths=lengths if network.kind == "encoder" else None,
+                         output_hidden_states=True)
+    return tuple(output.hidden_states), output.logits if network.kind == "decoder" else None
 
 
 def _sigmas(network: Network, passages: Sequence[Sequence[int]], plan: Plan
@@ -378,8 +381,11 @@ def _train(teacher: Network, student: Network, attend: _Student,
     own: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
     for name, weight in student.module.named_parameters():
-        is_qk = any(part in name for part in ("q_proj", "k_proj", ".query.", ".key."))
-        (own if is_qk else others).append(weight)
+        (own if any(part in name for part in _PROJECTIONS) else others).append(weight)
+    if not own:
+        raise NetworkError(f"the projections of queries and keys of {student.name} have no name "
+                           f"that is known, and they learn at a rate of their own; take a "
+                           f"Llama-like or BERT-like model")
     groups: list[dict[str, Any]] = [{"params": own, "lr": plan.qk_rate},
                                     {"params": others, "lr": plan.rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -420,21 +426,20 @@ def _loss(teacher: Network, student: Network, attend: _Student, ids: torch.Tenso
     """How far the student is from the teacher: attention maps, hidden states, and outputs."""
     watched = _Teacher()
     with torch.no_grad():
-        wanted = _forward(teacher, ids, lengths, watched)
+        wanted, target = _forward(teacher, ids, lengths, watched)
     attend.done, attend.teacher, attend.divergence = done, watched.kept, []
-    found = _forward(student, ids, lengths, attend)
+    found, given = _forward(student, ids, lengths, attend)
     real = (torch.arange(ids.shape[1]) < lengths[:, None])[:, :, None]
     states = sum((_distance(x, y, real) for x, y in zip(found[1:], wanted[1:], strict=True)),
                  torch.zeros(()))
     loss = states / len(wanted[1:]) + _distance(found[-1], wanted[-1], real)
     loss = loss + torch.stack(attend.divergence).mean()
-    if student.kind == "encoder":
+    if given is None or target is None: # an encoder has no logits
         cosine = functional.cosine_similarity(
             _pooled(found[-1].float(), lengths, student.pooling),
             _pooled(wanted[-1].float(), lengths, student.pooling))
         return loss + (1 - cosine).mean()
-    given, target = (network.logits(states).float().log_softmax(2)
-                     for network, states in ((student, found[-1]), (teacher, wanted[-1])))
+    given, target = (logits.float().log_softmax(2) for logits in (given, target))
     return loss + (target.exp() * (target - given)).sum(2).mean()
 
 

@@ -226,6 +226,9 @@ def _timed(network: Network, method: Method, run: Callable[[Attend | None], Any]
         f"method {method.name}, n {method.n}: layer {layer} of {network.layers}"))
     started = time.perf_counter()
     found = run(attend)
+    if not attend.keys_touched:
+        raise NetworkError(f"method {method.name} answered no query of {network.name}, so that "
+                           f"what it costs is not known; take another model")
     return found, Costs(attend.keys_touched, attend.keys_dense, attend.bytes_read,
                         attend.bytes_dense, time.perf_counter() - started)
 

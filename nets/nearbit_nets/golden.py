@@ -1,7 +1,7 @@
 """The golden model as the attention of a network."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from nearbit_model import batch
 from nearbit_model.attention import attend
 from nearbit_model.config import Config, Rescore
 from nearbit_model.mapping import Mapping as Codes
-from nearbit_model.prepare import prepare
+from nearbit_model.prepare import Prepared, prepare
 from nearbit_nets.codes import made_for
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.network import Network
 
 
-__all__ = ["METHODS", "GoldenAttention", "Method", "accelerator", "codes_of"]
+__all__ = ["METHODS", "GoldenAttention", "Method", "accelerator", "by_range", "codes_of"]
 
 
 METHODS: Mapping[str, str] = {
@@ -130,15 +130,45 @@ def accelerator(network: Network, method: Method, tokens: int) -> Config:
 
     Its widths are those of the presets; its lanes, which outputs do not depend on, are 16.
     """
-    dim = network.head_dim
-    lanes = gcd(dim, 64)
+    dim, value_dim = network.head_dim, network.value_dim
     capacity = max(64, 1 << (tokens - 1).bit_length())
     return Config(
-        key_bits=dim if method.codes is None else method.codes.bits, value_dim=dim,
-        capacity=capacity, lanes=16, value_lanes=lanes,
+        key_bits=dim if method.codes is None else method.codes.bits, value_dim=value_dim,
+        capacity=capacity, lanes=16, value_lanes=gcd(value_dim, 64),
         top_n=capacity if method.name == "exact" else min(method.keys, capacity),
         rescore=None if method.name == "had" else Rescore(
-            head_dim=dim, lanes=lanes, element_bits=ELEMENT_BITS))
+            head_dim=dim, lanes=gcd(dim, 64), element_bits=ELEMENT_BITS))
+
+
+def by_range(prepared: Prepared, counts: NDArray[np.int64], first: NDArray[np.int64]
+             ) -> Iterator[tuple[slice, Prepared]]:
+    """Split a problem into those of neighbouring queries whose keys begin at the same one.
+
+    A command has one ``first``, and a sliding window one for each query.
+
+    Parameters
+    ----------
+    prepared
+        The problem.
+    counts, first
+        Keys that each query sees, from ``first`` on: int64 [queries].
+
+    Yields
+    ------
+    slice
+        Which queries.
+    Prepared
+        Their problem.
+    """
+    starts = [0, *(np.flatnonzero(np.diff(first)) + 1).tolist()]
+    for start, end in zip(starts, [*starts[1:], len(first)], strict=True):
+        rows = slice(start, end)
+        exact = prepared.exact
+        yield rows, replace(
+            prepared, q_codes=prepared.q_codes[:, rows], counts=counts[rows],
+            first=int(first[start]),
+            exact=None if exact is None else replace(exact, queries=exact.queries[:, rows],
+                                                     multipliers=exact.multipliers[:, rows]))
 
 
 class GoldenAttention:
@@ -174,50 +204,67 @@ class GoldenAttention:
         """Bytes of keys and values in 16 bits that exact attention reads."""
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                 counts: torch.Tensor) -> torch.Tensor:
+                 counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Attention of one layer, as :class:`nearbit_nets.network.Attend` says."""
         if self._progress is not None:
             self._progress(layer)
-        output = torch.empty_like(q)
+        output = q.new_empty((*q.shape[:3], v.shape[3]))
         for row in range(len(q)):
-            seen = counts[row].numpy().astype(np.int64)
-            most = int(seen.max())
-            arrays = (x[row].detach().float().numpy() for x in (q, k[:, :, :most], v[:, :, :most]))
-            output[row] = torch.from_numpy(self._compute(layer, *arrays, counts=seen))
+            seen, begin = (x[row].numpy().astype(np.int64) for x in (counts, first))
+            end = int((begin + seen).max())
+            arrays = (x[row].detach().float().numpy() for x in (q, k[:, :, :end], v[:, :, :end]))
+            output[row] = torch.from_numpy(self._compute(layer, *arrays, counts=seen, first=begin))
         return output
 
     def _compute(self, layer: int, q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], *,
-                 counts: NDArray[np.int64]) -> NDArray[np.float32]:
-        method, heads = self._method, len(q)
+                 counts: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Outputs of one text, float32 [heads, queries, value_dim]."""
+        method = self._method
         config = accelerator(self._network, method, k.shape[1])
-        asked: dict[str, Any] = {"causal": True, "qpos": counts - 1}
-        self._count(config, heads, counts)
+        self._count(config, len(q), counts)
+        prepared = self._prepare(layer, q, k, v, config)
+        output = np.empty((*q.shape[:2], v.shape[2]), np.int32)
+        for rows, part in by_range(prepared, counts, first):
+            if method.name == "exact":
+                output[:, rows] = batch.outputs(part)
+            elif method.name == "topn":
+                chosen = batch.nearest(q[:, rows], k[:, part.first:], method.keys,
+                                       counts=part.counts)
+                output[:, rows] = batch.outputs(
+                    part, np.where(chosen < 0, -1, chosen + part.first))
+            else:
+                output[:, rows] = attend(part).output_int
+        return prepared.outputs(output)
+
+    def _prepare(self, layer: int, q: NDArray[Any], k: NDArray[Any], v: NDArray[Any],
+                 config: Config) -> Prepared:
+        """The problem of one text, but for the keys that each query sees."""
+        method, heads = self._method, len(q)
         if method.name in ("exact", "topn"):
-            prepared = prepare(q, k, v, config, n=1, method="hash", **asked)
-            chosen = batch.nearest(q, k, method.keys, counts=counts) \
-                if method.name == "topn" else None
-            return prepared.outputs(batch.outputs(prepared, chosen))
-        asked.update(n=min(method.n, config.top_n - method.sink - method.recent)
-                     if method.keys > config.top_n else method.n,
-                     sink=method.sink, recent=method.recent)
+            return prepare(q, k, v, config, n=1, method="hash")
+        asked: dict[str, Any] = {
+            "n": min(method.n, config.top_n - method.sink - method.recent)
+            if method.keys > config.top_n else method.n,
+            "sink": method.sink, "recent": method.recent}
         if method.codes is None:
             if method.temperature is not None:
                 asked["temperature"] = method.temperature[layer]
-            return attend(prepare(q, k, v, config, **asked)).output
+            return prepare(q, k, v, config, **asked)
         kv_heads = len(k)
         mapping = method.codes.choose(range(layer * heads, (layer + 1) * heads),
                                       range(layer * kv_heads, (layer + 1) * kv_heads))
-        return attend(prepare(q, k, v, config, method="hash", mapping=mapping, **asked)).output
+        return prepare(q, k, v, config, method="hash", mapping=mapping, **asked)
 
     def _count(self, config: Config, heads: int, counts: NDArray[np.int64]) -> None:
-        method, dim = self._method, self._network.head_dim
+        method, network = self._method, self._network
         dense = heads * int(counts.sum())
         touched = dense if method.name == "exact" \
             else heads * int(np.minimum(counts, method.keys).sum())
-        exact_bytes = 0 if config.rescore is None else dim * config.rescore.element_bits / 8
-        row = dim * config.value_bits / 8 + _SCALE_BYTES + exact_bytes
+        exact_bytes = 0 if config.rescore is None \
+            else network.head_dim * config.rescore.element_bits / 8
+        row = network.value_dim * config.value_bits / 8 + _SCALE_BYTES + exact_bytes
         self.keys_dense += dense
         self.keys_touched += touched
-        self.bytes_dense += dense * 2 * dim * _DENSE_BYTES
+        self.bytes_dense += dense * (network.head_dim + network.value_dim) * _DENSE_BYTES
         codes = config.key_bits / 8 if method.name in ("had", "hash") else 0
         self.bytes_read += round(dense * codes + touched * row)

@@ -22,7 +22,7 @@ _TIE = 1e-5
 
 def nearest_attention(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: torch.Tensor,
-        counts: torch.Tensor, n: int, *,
+        counts: torch.Tensor, first: torch.Tensor, n: int, *,
         teacher: tuple[torch.Tensor, torch.Tensor] | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend to the ``n`` keys of largest score, and compare the map with a teacher's.
@@ -30,12 +30,12 @@ def nearest_attention(
     Parameters
     ----------
     q, k, v
-        Queries [batch, heads, queries, head_dim], and keys and values [batch, heads, tokens,
-        head_dim].
+        Queries [batch, heads, queries, head_dim], keys and values [batch, heads, tokens, head_dim]
+        and [batch, heads, tokens, value_dim].
     scale
         What ``q.k`` is multiplied by to be a logit, float32 [heads].
-    counts
-        Keys from 0 on that each query sees, int64 [batch, queries], at least 1.
+    counts, first
+        Keys that each query sees, from ``first`` on: int64 [batch, queries], at least 1 and 0.
     n
         Keys that are weighted; among equals the later ones, as in the hardware.
     teacher
@@ -45,28 +45,30 @@ def nearest_attention(
     Returns
     -------
     outputs
-        [batch, heads, queries, head_dim], of v's dtype.
+        [batch, heads, queries, value_dim], of v's dtype.
     divergence
         Kullback-Leibler divergence of the map of all keys seen, the n and the others, from the
         teacher's, in nats, mean of all queries; 0 without a teacher.
     """
     made: tuple[torch.Tensor, torch.Tensor] = _NearestAttention.apply(
-        q, k, v, scale, counts, n, teacher)
+        q, k, v, scale, counts, first, n, teacher)
     return made
 
 
 class _NearestAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: torch.Tensor,
-                counts: torch.Tensor, n: int, teacher: tuple[torch.Tensor, torch.Tensor] | None
+                counts: torch.Tensor, first: torch.Tensor, n: int,
+                teacher: tuple[torch.Tensor, torch.Tensor] | None
                 ) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = v.new_empty(*q.shape[:3], v.shape[3])
         divergence = scale.new_zeros(())
         weights, apart = [], []
         for i, seen in enumerate(counts):
-            width = int(seen.max())
+            begin, end = first[i, :, None], (first[i] + seen)[:, None]
+            width, key = int(end.max()), torch.arange(int(end.max()))
             # Nothing is hidden from a query that sees them all, as in an encoder.
-            hidden = None if int(seen.min()) == width else torch.arange(width) >= seen[:, None]
+            hidden = None if int(seen.min()) == width else (key < begin) | (key >= end)
             scores = _logits(q[i], k[i, :, :width], scale[:, None, None], hidden)
             log_map = scores.log_softmax(2)
             whole = log_map.exp()
@@ -104,7 +106,7 @@ class _NearestAttention(torch.autograd.Function):
             rounded = of_scores.to(q.dtype)
             of_q[i] = rounded @ k[i, :, :width]
             of_k[i, :, :width] = rounded.transpose(1, 2) @ q[i]
-        return of_q, of_k, of_v, None, None, None, None
+        return of_q, of_k, of_v, None, None, None, None, None
 
 
 def _logits(q: torch.Tensor, k: torch.Tensor, scale: torch.Tensor | float,

@@ -8,7 +8,6 @@ the user's cache directory, under a hash of everything they are made of.
 import ctypes
 import importlib.util
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -299,12 +298,6 @@ def compiler() -> list[str]:
                           "the one from PyPI with: pip install 'nearbit[compiler]'")
 
 
-# Loops that fill a memory with zeros, as nearbit_hw.verilog writes them. CXXRTL does so anyway, and
-# Yosys would unroll them for many seconds.
-_ZEROS = re.compile(r"    for \(word = \d+; word <= \d+; word = word \+ 1\)\n"
-                    r"      (?:\S+|\\\S+ )\[word\] = (?:\d+'h)?0+;\n")
-
-
 # What Yosys has named itself, `_123_`, says nothing in a waveform.
 _NAMELESS = " ".join(f"w:*_{'?' * digits}_" for digits in range(1, 7))
 
@@ -313,7 +306,7 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
     """Translate Verilog to C++ and add the harness."""
     try:
         design = run_yosys("\n".join([
-            "read_verilog <<verilog", _ZEROS.sub("", verilog), "verilog",
+            "read_verilog <<verilog", verilog, "verilog",
             f"hierarchy -check -top {_TOP}",
             "proc -noopt", "flatten",
             *([f"rename -hide {_NAMELESS}"] if debug else []),
@@ -400,7 +393,8 @@ class CompiledEngine:
         self._ports = ports(component)
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]
-        self._verilog = generate(component, _TOP) if verilog is None else verilog
+        # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
+        self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
         mark_used(component)
         self._glue = _glue(self._inputs, self._outputs, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}

@@ -363,8 +363,8 @@ class ChipSession:
 
         Returns
         -------
-        words, pushed, done
-            Edges, how many levels were begun, and how many cycles that took.
+        tuple
+            The edges, how many levels were begun, and how many cycles that took.
         """
         levels = np.ascontiguousarray(np.asarray(words, np.uint64))
         capacity = 1 if wait else 1 << 16

@@ -106,3 +106,11 @@ def test_total(write):
     assert total.seconds == 1
     assert (total.cycles_per_query, total.cycles_per_second) == (51 / 6, 61)
     assert (total.recall, total.error_exact_max, total.error_method) == (0.25, 1.5, 0.005)
+
+
+def test_no_answer_is_not_equal(tensors):
+    """Nothing to compare is no success."""
+    golden = attention(**tensors(), config=Config.preset("tiny"), n=4)
+    none = Tensors.check(**tensors()).select(queries=np.arange(0))
+    with pytest.raises(ValueError, match=r"^there must be an answer to compare$"):
+        report.compare(none, golden, golden) # type: ignore[arg-type]

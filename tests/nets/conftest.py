@@ -2,25 +2,10 @@
 
 import pytest
 
+from .families import WORDS, tokenizer
+
 
 # What the extra models brings is imported where it is used: without it, the modules skip.
-
-
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(code) for code in range(32, 127)), "\n")
-
-
-def tokenizer(*, special: bool):
-    """A token for each character, and those that an encoder's text begins and ends with."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    made.decoder = decoders.Fuse()
-    if special:
-        made.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-        made.enable_truncation(8) # as all-MiniLM-L6-v2's file has it; it must be undone
-    return made
 
 
 def _save(folder, module, *, special: bool):

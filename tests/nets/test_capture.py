@@ -18,9 +18,9 @@ def test_rotated_queries_of_chosen_heads(decoder):
     ids = decoder.tokens("a text that is a little longer")
     seen = {}
 
-    def attend(layer, q, k, v, counts):
+    def attend(layer, q, k, v, counts, first):
         seen[layer] = tuple(x[0].numpy() for x in (q, k, v))
-        return exact(layer, q, k, v, counts)
+        return exact(layer, q, k, v, counts, first)
 
     with torch.inference_mode():
         decoder.hidden(torch.tensor([ids]), attend)

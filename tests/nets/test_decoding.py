@@ -10,6 +10,7 @@ from nearbit_model import quantize
 from nearbit_nets.decoding import HEADROOM, Decoder, generate
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import Method, codes_of
+from nearbit_nets.network import Past
 
 
 PROMPT = "the quick brown fox"
@@ -30,27 +31,23 @@ def test_token_by_token_equals_all_at_once(decoder, name):
     method = _method(decoder, name, sink=1, recent=1)
     outputs = []
     for cut in (len(PROMPT), len(ids)):
-        attend = Decoder(decoder, method, 64)
+        attend, past = Decoder(decoder, method, 64), Past()
         with torch.inference_mode():
-            decoder.hidden(torch.tensor([ids[:len(PROMPT)]]), attend)
-            if cut == len(PROMPT):
-                found = [decoder.hidden(torch.tensor([[token]]), attend, first=cut + i)
-                         for i, token in enumerate(ids[cut:])]
-            else:
-                found = [decoder.hidden(torch.tensor([ids[len(PROMPT):]]), attend,
-                                        first=len(PROMPT))]
+            decoder.hidden(torch.tensor([ids[:len(PROMPT)]]), attend, past=past)
+            parts = [[token] for token in ids[cut:]] if cut == len(PROMPT) \
+                else [ids[len(PROMPT):]]
+            found = [decoder.hidden(torch.tensor([part]), attend, past=past) for part in parts]
         outputs.append(torch.cat(found, dim=1))
     assert torch.allclose(*outputs, atol=1e-4)
 
 
 def test_all_keys_are_near_the_model_as_it_is(decoder):
     ids = decoder.tokens(PROMPT + " jumps")
-    attend = Decoder(decoder, _method(decoder, "exact"), 64)
+    attend, past = Decoder(decoder, _method(decoder, "exact"), 64), Past()
     with torch.inference_mode():
         expected = decoder.hidden(torch.tensor([ids]))[0]
-        found = torch.cat([decoder.hidden(torch.tensor([part]), attend, first=first)[0]
-                           for first, part in ((0, ids[:19]), *((19 + i, [token]) for i, token
-                                                                in enumerate(ids[19:])))])
+        found = torch.cat([decoder.hidden(torch.tensor([part]), attend, past=past)[0]
+                           for part in (ids[:19], *([token] for token in ids[19:]))])
     assert ((found - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.04
 
 
@@ -58,20 +55,21 @@ def test_the_likeliest_token(decoder):
     ids = decoder.tokens(PROMPT)
     attend = Decoder(decoder, _method(decoder), 64)
     tokens = list(generate(decoder, ids, attend, 3))
-    again = Decoder(decoder, _method(decoder), 64)
+    again, past, new = Decoder(decoder, _method(decoder), 64), Past(), ids
     with torch.inference_mode():
-        states = decoder.hidden(torch.tensor([ids]), again)
-        for i, token in enumerate(tokens):
-            assert int(decoder.logits(states[0, -1]).argmax()) == token
-            states = decoder.hidden(torch.tensor([[token]]), again, first=len(ids) + i)
+        for token in tokens:
+            states = decoder.hidden(torch.tensor([new]), again, past=past)
+            assert int(decoder.module.lm_head(states[0, -1]).argmax()) == token
+            new = [token]
 
 
 def test_stores_hold_what_quantizing_gives(decoder):
     q, k, v = (torch.randn((1, heads, 6, 8), generator=torch.Generator().manual_seed(heads))
                for heads in (4, 2, 2))
     attend = Decoder(decoder, _method(decoder), 64)
-    attend(0, q, k, v, torch.arange(1, 7)[None])
-    attend(0, q[:, :, :1], 5 * k[:, :, :1], 9 * v[:, :, :1], torch.tensor([[7]]))
+    first = torch.zeros((1, 6), dtype=torch.int64)
+    attend(0, q, k, v, torch.arange(1, 7)[None], first)
+    attend(0, q[:, :, :1], 5 * k[:, :, :1], 9 * v[:, :, :1], torch.tensor([[7]]), first[:, :1])
     assert attend.saturated > 0
     store = attend._stores[0]
     unit = HEADROOM * quantize.values(v[0].numpy(), rotated=True).unit

@@ -72,14 +72,14 @@ def test_student_is_the_golden_models(encoder):
     sigma_q, sigma_k = torch.rand((2, 2, 4), generator=generator) + 0.5
     student = distillation._Student(_plan(n=5), sigma_q, sigma_k)
     student.done = 0.95
-    counts = torch.full((1, 30), 27)
+    counts, first = torch.full((1, 30), 27), torch.zeros((1, 30), dtype=torch.int64)
     with torch.no_grad():
-        found = student(1, q, k, v, counts)
+        found = student(1, q, k, v, counts, first)
     temperature = (sigma_q * sigma_k / 8 ** 0.5).numpy()
     golden = GoldenAttention(encoder, Method(name="had", n=5, temperature=temperature))
-    expected = golden(1, q, k, v, counts)
+    expected = golden(1, q, k, v, counts, first)
     assert torch.allclose(found, expected, atol=0.03)
-    assert not torch.allclose(found, golden(0, q, k, v, counts), atol=0.03)
+    assert not torch.allclose(found, golden(0, q, k, v, counts, first), atol=0.03)
 
 
 def test_stages_of_the_paper():

@@ -20,6 +20,10 @@ from nearbit_nets.network import exact
 TEXT = "the quick brown fox jumps over the lazy dog; "
 
 
+# What each of 30 queries of a decoder sees: counts, and first keys.
+CAUSAL = torch.arange(1, 31)[None], torch.zeros((1, 30), dtype=torch.int64)
+
+
 def _learned(network, *, per_head, bits=16):
     """A mapping of random weights, of those that are learned, for a whole network."""
     rng = np.random.default_rng(5)
@@ -45,7 +49,7 @@ def test_attention_is_the_golden_models(decoder, layer, per_head):
     q, k, v = _heads(layer)
     codes = _learned(decoder, per_head=per_head)
     method = Method(name="hash", n=5, sink=1, recent=2, codes=codes)
-    found = GoldenAttention(decoder, method)(layer, q, k, v, torch.arange(1, 31)[None])
+    found = GoldenAttention(decoder, method)(layer, q, k, v, *CAUSAL)
     part = codes.choose(range(layer * 4, layer * 4 + 4), range(layer * 2, layer * 2 + 2))
     expected = attention(q[0].numpy(), k[0].numpy(), v[0].numpy(),
                          accelerator(decoder, method, 30), n=5, sink=1, recent=2, causal=True,
@@ -55,25 +59,25 @@ def test_attention_is_the_golden_models(decoder, layer, per_head):
 
 def test_had_by_the_golden_model(decoder):
     q, k, v = _heads()
-    counts = torch.arange(1, 31)[None]
+    counts, first = CAUSAL
     method = Method(name="had", n=5)
     expected = attention(q[0].numpy(), k[0].numpy(), v[0].numpy(),
                          accelerator(decoder, method, 30), n=5, causal=True)
-    assert (GoldenAttention(decoder, method)(0, q, k, v, counts)[0].numpy()
+    assert (GoldenAttention(decoder, method)(0, q, k, v, counts, first)[0].numpy()
             == expected.output).all()
     given = np.array([[1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4]])
     warm = GoldenAttention(decoder, Method(name="had", n=5, temperature=given))
     expected = attention(q[0].numpy(), k[0].numpy(), v[0].numpy(),
                          accelerator(decoder, method, 30), n=5, causal=True, temperature=given[1])
-    assert (warm(1, q, k, v, counts)[0].numpy() == expected.output).all()
+    assert (warm(1, q, k, v, counts, first)[0].numpy() == expected.output).all()
 
 
 def test_exact_is_near_exact_attention(decoder):
     q, k, v = _heads()
-    counts = torch.arange(1, 31)[None]
-    found = GoldenAttention(decoder, Method(name="exact"))(0, q, k, v, counts)
-    assert torch.allclose(found, exact(0, q, k, v, counts), atol=0.03)
-    top = GoldenAttention(decoder, Method(name="topn", n=1000))(0, q, k, v, counts)
+    counts, first = CAUSAL
+    found = GoldenAttention(decoder, Method(name="exact"))(0, q, k, v, counts, first)
+    assert torch.allclose(found, exact(0, q, k, v, counts, first), atol=0.03)
+    top = GoldenAttention(decoder, Method(name="topn", n=1000))(0, q, k, v, counts, first)
     assert (top == found).all()
 
 
@@ -81,17 +85,17 @@ def test_padded_batch(encoder):
     """What is padding has no part in an answer."""
     q, k, v = _heads(batch=2, kv_heads=4)
     attend = GoldenAttention(encoder, Method(name="had", n=5))
-    lengths = torch.tensor([30, 17])
-    together = attend(0, q, k, v, lengths[:, None].expand(-1, 30))
+    seen = torch.tensor([[30], [17]]).expand(-1, 30), torch.zeros((2, 30), dtype=torch.int64)
+    together = attend(0, q, k, v, *seen)
     k[1, :, 17:], v[1, :, 17:] = 99, 99
-    assert torch.equal(attend(0, q, k, v, lengths[:, None].expand(-1, 30)), together)
+    assert torch.equal(attend(0, q, k, v, *seen), together)
 
 
 def test_costs(decoder):
     q, k, v = _heads()
     method = Method(name="hash", n=5, sink=1, recent=2, codes=codes_of(decoder, "sign"))
     attend = GoldenAttention(decoder, method)
-    attend(0, q, k, v, torch.arange(1, 31)[None])
+    attend(0, q, k, v, *CAUSAL)
     selected = sum(min(count, 8) for count in range(1, 31)) * 4
     seen = sum(range(1, 31)) * 4
     assert (attend.keys_touched, attend.keys_dense) == (selected, seen)

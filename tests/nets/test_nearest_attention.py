@@ -15,9 +15,10 @@ def _single_thread():
     torch.set_num_threads(1)
 
 
-def _reference(q, k, v, scale, counts, n, teacher):
+def _reference(q, k, v, scale, counts, first, n, teacher):
     """The same by autograd and in NumPy's stable order."""
-    hidden = torch.arange(TOKENS) >= counts[:, None, :, None]
+    key, begin = torch.arange(TOKENS), first[:, None, :, None]
+    hidden = (key < begin) | (key >= begin + counts[:, None, :, None])
     scores = (q @ k.transpose(2, 3) * scale[:, None, None]).masked_fill(hidden, -torch.inf)
     # The best come first, the later one of equals before the earlier.
     order = np.argsort(-scores.detach().numpy()[..., ::-1], axis=3, kind="stable")
@@ -35,7 +36,7 @@ def _reference(q, k, v, scale, counts, n, teacher):
 
 @pytest.mark.parametrize("signs", [True, False])
 @pytest.mark.parametrize("n", [1, 4, 11, 12])
-@pytest.mark.parametrize("seen", ["all", "padded", "causal"])
+@pytest.mark.parametrize("seen", ["all", "padded", "causal", "window"])
 @pytest.mark.parametrize("watched", [True, False])
 def test_gradients_are_autograds(signs, n, seen, watched):
     generator = torch.Generator().manual_seed(n)
@@ -45,14 +46,18 @@ def test_gradients_are_autograds(signs, n, seen, watched):
         q, k = q.sign(), k.sign()
     counts = {"all": torch.full((2, TOKENS), TOKENS),
               "padded": torch.tensor([[TOKENS], [5]]).expand(2, TOKENS),
-              "causal": torch.arange(1, TOKENS + 1).expand(2, -1)}[seen]
+              "causal": torch.arange(1, TOKENS + 1).expand(2, -1),
+              "window": torch.arange(1, TOKENS + 1).clamp_max(3).expand(2, -1)}[seen]
+    first = torch.zeros_like(counts)
+    if seen == "window":
+        first = torch.arange(TOKENS) + 1 - counts
     scale = torch.tensor([0.3, 0.01, 2.0])
     weight = torch.randn(v.shape, generator=generator)
     found = []
     for compute in (nearest_attention, _reference):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
         given = tuple(teacher) if watched else None
-        output, divergence = compute(*inputs, scale, counts, n, teacher=given)
+        output, divergence = compute(*inputs, scale, counts, first, n, teacher=given)
         ((output * weight).sum() + 3 * divergence).backward()
         found.append([output.detach(), divergence.detach(), *(x.grad for x in inputs)])
     for ours, theirs in zip(*found, strict=True):

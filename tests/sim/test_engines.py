@@ -13,7 +13,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
 from nearbit_sim import cache, compiled, icarus
 from nearbit_sim.compiled import CompiledEngine
@@ -388,7 +388,7 @@ def test_cache(own_cache, monkeypatch):
 
 def test_cache_of_several_processes(own_cache):
     code = ("import numpy as np\n"
-            "from nearbit_hw.popcount import XorPopcount\n"
+            "from nearbit_hw.score.popcount import XorPopcount\n"
             "from nearbit_sim.compiled import CompiledEngine\n"
             "from nearbit_sim.program import Program\n"
             "engine = CompiledEngine(XorPopcount(9))\n"
