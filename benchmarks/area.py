@@ -43,7 +43,7 @@ from nearbit.synthesis import (
     verilog,
 )
 from nearbit_hw.core import Core
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_model.config import PRESETS, Config, Rescore
 
 

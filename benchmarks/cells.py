@@ -22,7 +22,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.tree import tree_latency
 from nearbit_hw.verilog import generate
 from nearbit_sim.netlist import SYNTHESIS, run_script

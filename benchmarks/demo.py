@@ -1,4 +1,4 @@
-"""What `make demo` prints: measured into demo.json, and from there into the README.
+"""What `make demo` prints: measured into results/demo.json, and from there into the README.
 
 Cycles, recall and errors are the same on every machine (tests/nearbit/test_documents.py compares
 them with a run); the wall times are those of the machine that is named beside them.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "tests/data/smollm2-argparse-512.npz"
-RESULT = Path(__file__).with_suffix(".json")
+RESULT = Path(__file__).parent / "results" / "demo.json"
 BEGIN, END = "<!-- demo -->\n", "<!-- /demo -->\n"
 
 

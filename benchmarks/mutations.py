@@ -138,7 +138,8 @@ def icarus() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", nargs="+", help="only the mutations of files, such as top_n.py")
+    parser.add_argument("--path", nargs="+",
+                        help="only the mutations of files, such as select/top_n.py")
     paths = parser.parse_args().path
     listed = load()
     mutations = [mutation for mutation in listed if paths is None or mutation.path in paths]

@@ -73,7 +73,7 @@ def build(
     """
     from nearbit.boards import show_build
     from nearbit.cli import UserError, _console, _progress
-    from nearbit.files import output_folder
+    from nearbit.files import OutputError, output_folder
     from nearbit_boards.build import BuildError, default_folder
     from nearbit_boards.build import build as build_board
 
@@ -91,6 +91,11 @@ def build(
     except BuildError as error:
         print(f"nearbit: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {error.filename or folder}: "
+                          f"{error.strerror or error}") from None
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
@@ -121,7 +126,12 @@ def flash(
     if is_dry:
         print(command)
         return
-    flash_board(chosen, file)
+    try:
+        flash_board(chosen, file)
+    except KeyboardInterrupt:
+        print(f"nearbit: {chosen.title} may hold a part of the bitstream; flash it again",
+              file=sys.stderr)
+        raise
     print(f"{file} is on {chosen.name}.")
 
 
@@ -131,7 +141,9 @@ def run(
         "optional: qpos, causal, temperature."))],
     board: BoardOption = None,
     port: Annotated[str | None, typer.Option(
-        metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB1.")] = None,
+        metavar="PORT", help=(
+            "Serial port of the board, such as /dev/ttyUSB1, or that of a server: "
+            "rfc2217://HOST:PORT or socket://HOST:PORT."))] = None,
     is_virtual: Annotated[bool, typer.Option(
         "--virtual", help="Simulate the bitstream itself (iCE40 HX8K), at its UART pins.")] = False,
     is_simulated: Annotated[bool, typer.Option(
@@ -159,9 +171,8 @@ def run(
     every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
     """
     from nearbit import indices
-    from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress
+    from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress, _tensors
     from nearbit.report import compare, show
-    from nearbit.tensors import Tensors
     from nearbit_boards.device import Device
     from nearbit_model.attention import attention
     from nearbit_model.config import Config
@@ -182,7 +193,7 @@ def run(
         raise UserError("--port needs --board, or --baud for what the bitstream was built with")
     chosen = None if board is None else _board(board, None, config, None, baud)
     wanted = None if config is None else Config.load(config)
-    tensors = Tensors.load(file)
+    tensors = _tensors(file)
     part = tensors.select(
         None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))

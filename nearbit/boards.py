@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from nearbit_boards.board import Board, BoardError
+from nearbit_boards.board import Board, BoardError, can_light, reference_clock
 from nearbit_boards.boards import BOARDS, find_board
 
 
@@ -43,8 +43,7 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
             raise BoardError("--platform needs --config, as it has no preset")
         board = Board(name=platform.rpartition(":")[2] or platform, title=platform,
                       platform=platform, config=config, clock=0)
-        reference = board.platform_class().default_clk_frequency
-        board = dataclasses.replace(board, clock=round(reference))
+        board = dataclasses.replace(board, clock=reference_clock(board.new_platform()))
         board = _with_leds(board)
     else:
         assert name is not None
@@ -63,17 +62,11 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
 
 
 def _with_leds(board: Board) -> Board:
-    """Leave out LEDs that a platform does not have."""
-    from amaranth.build.res import ResourceError
-
-    def there(number: int) -> tuple[str, int] | None:
-        try:
-            board.platform_class().lookup("led", number)
-        except ResourceError:
-            return None
-        return "led", number
-
-    return dataclasses.replace(board, activity=there(0), error=there(1))
+    """Leave out LEDs that a platform does not have, or whose pins clock or UART use."""
+    platform = board.claim()
+    activity, error = (("led", number) if can_light(platform, ("led", number)) else None
+                       for number in (0, 1))
+    return dataclasses.replace(board, activity=activity, error=error)
 
 
 def board_list() -> list[dict[str, Any]]:

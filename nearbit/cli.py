@@ -1,18 +1,21 @@
 """The command `nearbit`: simulate tensors, predict cycles and area, write Verilog, list presets."""
 
 import json
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import nearbit
-from nearbit import board_commands, network_commands
+from nearbit import board_commands, failures, network_commands
+from nearbit.files import OutputError, OutputFile
+from nearbit.streams import say, standard_streams
 
 
 if TYPE_CHECKING:
@@ -141,9 +144,8 @@ def simulate(
     import numpy as np
 
     from nearbit import indices
-    from nearbit.files import OutputFile, output_folder
+    from nearbit.files import output_folder
     from nearbit.report import compare, show
-    from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
     from nearbit_sim.simulation import predict
 
@@ -157,7 +159,7 @@ def simulate(
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
     accelerator, name = _given(preset, config)
-    tensors = Tensors.load(file)
+    tensors = _tensors(file)
     top_n, sink, recent = _selection(method, tensors.tokens, top_n, heavy, sink, recent,
                                      is_dense=is_dense)
     mapping = None if method == "had" else _mapping(codes, tensors, accelerator)
@@ -170,14 +172,15 @@ def simulate(
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
 
+    inputs = [file, *(Path(each) for each in (config, codes) if each is not None)]
     with ExitStack() as folders:
         # A name that cannot be written is found out now, not after minutes.
         page = None
         if report_folder is not None:
             folders.enter_context(output_folder(report_folder))
-            page = OutputFile(report_folder / "report.html", keep=[file])
-        results = None if out is None else OutputFile(out, keep=[file])
-        waveforms = None if vcd is None else OutputFile(vcd, keep=[file])
+            page = OutputFile(report_folder / "report.html", inputs)
+        results = None if out is None else OutputFile(out, inputs, [page])
+        waveforms = None if vcd is None else OutputFile(vcd, inputs, [page, results])
 
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
@@ -210,7 +213,8 @@ def simulate(
                 path.write_text(
                     render(str(file), f"preset {name}" if name else str(config), chosen, report,
                            hardware, prediction, _codes(codes, mapping)),
-                    encoding="utf-8", newline="\n")
+                    # Names of files need not be text.
+                    encoding="utf-8", errors="backslashreplace", newline="\n")
 
     if as_json:
         prepared = golden.prepared
@@ -255,6 +259,18 @@ def verilog(
         metavar="generic|ecp5|ice40|xilinx7", help=(
             "The device for whose logic to write the XOR-popcount (default: what the "
             "configuration says, else generic)."))] = None,
+    name: Annotated[str, typer.Option(
+        metavar="NAME", help=(
+            "Takes the place of 'nearbit' in the names of modules, files and C symbols, so that "
+            "several cores can be in one design."))] = "nearbit",
+    no_initial: Annotated[bool, typer.Option(
+        "--no-initial", help=(
+            "Registers and memories have no initial values: reset does all. For ASICs, and FPGAs "
+            "such as PolarFire."))] = False,
+    vhdl: Annotated[bool, typer.Option(
+        "--vhdl", help=(
+            "Write a VHDL component declaration, too; port names have single underscores."))
+        ] = False,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
@@ -264,14 +280,15 @@ def verilog(
     """
     from nearbit.soc import bundle
 
-    bundle.check(interface)
+    bundle.check(interface, name)
     accelerator, _ = _given(preset, config)
     if accelerator is None:
         accelerator, _ = _preset(DEFAULT_PRESET)
     if cell is not None:
         accelerator = accelerator.replace(cell=cell)
     with _progress("generating Verilog"):
-        written = bundle.write(directory, accelerator, interface)
+        written = bundle.write(directory, accelerator, interface, name=name,
+                               initial=not no_initial, vhdl=vhdl, source=config)
     for path in written:
         print(path)
 
@@ -307,7 +324,6 @@ def cycles(
     finds a cycle that is not as predicted, 2 if the input is wrong.
     """
     from nearbit import cycles as report
-    from nearbit.files import OutputFile
     from nearbit_model.prepare import DEFAULT_N
 
     accelerator, name = _given(preset, config)
@@ -548,6 +564,16 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: 
         f"give it with --config")
 
 
+def _tensors(file: Path) -> "Tensors":
+    """Read a tensor file, and say what one might not expect of it."""
+    from nearbit.tensors import Tensors
+
+    tensors = Tensors.load(file)
+    for note in tensors.notes:
+        say(f"{file}: {note}")
+    return tensors
+
+
 class _Bar:
     """What is done now, on a terminal; in a simulation, how far it is and how long it will take."""
 
@@ -603,7 +629,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     """The exceptions whose message is one sentence for the user."""
     from nearbit.area import AreaError
     from nearbit.cycles import WorkloadError
-    from nearbit.files import OutputError
     from nearbit.indices import IndexListError
     from nearbit.soc.bundle import InterfaceError
     from nearbit_boards.board import BoardError
@@ -620,24 +645,57 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; what the user can mend is one sentence."""
+    """Run the command and return its exit status; what goes wrong is one sentence."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with standard_streams() as is_open:
+        try:
+            if not is_open:
+                raise OutputError("standard output is closed; send it to a file, or to /dev/null")
+            status = _run(given)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            status, sentence = INTERRUPTED, "interrupted"
+        except BaseException as error:
+            status, sentence = _explain(error, given)
+        say(sentence)
+        return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command; not by Typer's own main, which ends the process where a pipe breaks."""
     command = typer.main.get_command(app)
     try:
-        status = command.main(args=None if arguments is None else list(arguments),
-                              prog_name="nearbit", standalone_mode=False)
-        sys.stdout.flush()
+        _check_names(command, arguments)
+        with command.make_context("nearbit", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return 0
+
+
+def _check_names(command: Any, arguments: Sequence[str]) -> None:
+    """Refuse an empty name of a file, which would be this folder: a shell variable is not set."""
+    for parameter in getattr(command.commands.get(next(iter(arguments), "")), "params", ()):
+        if re.fullmatch(r"DIR|FILE(\.\w+)?", parameter.metavar or ""):
+            for option in parameter.opts:
+                if f"{option}=" in arguments or (option, "") in pairwise(arguments):
+                    raise UserError(f"{option} is empty; give it a name")
+
+
+def _explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str]:
+    """Give the status and the sentence of an exception."""
+    try:
+        if isinstance(error, typer.TyperException):
+            return BAD_INPUT, error.format_message()
+        if isinstance(error, _user_errors()):
+            return BAD_INPUT, str(error)
+        sentence = failures.of_the_machine(error)
+        if sentence is not None:
+            return BAD_INPUT, sentence
+        return failures.FAULT, failures.report(error, arguments)
     except KeyboardInterrupt:
-        status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader, say `head`, has what it wanted; the interpreter's own flush would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
-            raise
-        said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("nearbit:", " ".join(said.split()), file=sys.stderr)
-        return BAD_INPUT
-    if status == INTERRUPTED:
-        print("nearbit: interrupted", file=sys.stderr)
-    return int(status or 0)
+        return INTERRUPTED, "interrupted"
+    except Exception:
+        # Of the two, the first says more.
+        return failures.FAULT, failures.report(error, arguments)

@@ -446,11 +446,8 @@ def plot_format(path: Path) -> str:
 
 def plot(path: Path, ending: str, predicted: Cycles) -> None:
     """Draw the first queries' way through the stages."""
-    from nearbit.figures import style, timeline
+    from nearbit.figures import save, timeline
 
     answers = [answer for answer in predicted.burst if answer.stages][:_PLOT_ANSWERS]
     figure = timeline(answers, [str(index) for index in range(len(answers))])
-    with style():
-        # Without the date, equal plots are equal files.
-        figure.savefig(path, format=ending,
-                       metadata={"Date": None} if ending in ("svg", "svgz") else None)
+    save(figure, path, ending)

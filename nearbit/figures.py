@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-__all__ = ["draw_heads", "draw_maps", "draw_timeline", "style", "timeline"]
+__all__ = ["draw_heads", "draw_maps", "draw_timeline", "save", "style", "timeline"]
 
 
 # Of Okabe and Ito's palette, which colour-blind readers tell apart.
@@ -73,6 +74,17 @@ def style() -> Iterator[None]:
             "legend.frameon": False,
         })
         yield
+
+
+def save(figure: Figure, path: Path, ending: str) -> None:
+    """Write a figure to a file, in the format of that ending."""
+    drawn = io.BytesIO()
+    with style():
+        # Without the date, equal plots are equal files.
+        figure.savefig(drawn, format=ending,
+                       metadata={"Date": None} if ending in ("svg", "svgz") else None)
+    # Not by the library, whose writers of some formats say something else than what is wrong.
+    path.write_bytes(drawn.getvalue())
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:

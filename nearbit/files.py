@@ -2,12 +2,17 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 __all__ = ["OutputError", "OutputFile", "output_folder"]
+
+
+# What writing to an open file says, without the file's name.
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC}
 
 
 class OutputError(OSError):
@@ -26,42 +31,73 @@ class OutputFile:
         Where to write. :class:`OutputError` if that cannot work.
     keep
         Files that must not be overwritten.
+    apart
+        Outputs of the same run, which must be other files; None is none.
     """
 
-    def __init__(self, path: Path, keep: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, keep: Sequence[Path] = (),
+                 apart: Sequence["OutputFile | None"] = ()) -> None:
         """Check that a file of this name can be made, by making one beside it."""
         self._shown = path
-        # Through a symbolic link: the file that it points to is replaced, not the link.
-        self._path = Path(path).resolve()
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        if self._path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a directory")
-        if self._path.exists() and not self._path.is_file():
-            raise OutputError(f"cannot write {path}: it is not a regular file")
-        if self._path in [each.resolve() for each in keep]:
-            raise OutputError(f"cannot write {path}: it is an input")
-        if self._path.exists() and not os.access(self._path, os.W_OK):
-            raise OutputError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+        # Through a symbolic link: the file that it points to is replaced, not the link. Not
+        # Path.resolve, which before Python 3.13 stumbles over links in a circle.
+        self._path = Path(os.path.realpath(path))
+        # Short, for names may be as long as a file system allows; and of no process before.
+        self._temporary = self._path.with_name(f".nearbit-{secrets.token_hex(8)}.tmp")
         try:
+            self._check(keep, apart)
             with self._temporary.open("xb"):
                 pass
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(self._cannot(error)) from None
         self._temporary.unlink()
 
+    def _check(self, keep: Sequence[Path], apart: Sequence["OutputFile | None"]) -> None:
+        path = self._path
+        if path.is_dir():
+            raise OutputError(f"cannot write {self._shown}: it is a directory")
+        if os.path.lexists(path) and not path.is_file():
+            path.stat() # links in a circle
+            raise OutputError(f"cannot write {self._shown}: it is not a regular file")
+        if any(_is_same(path, Path(os.path.realpath(each))) for each in keep):
+            raise OutputError(f"cannot write {self._shown}: it is an input")
+        if any(each is not None and _is_same(path, each._path) for each in apart):
+            raise OutputError(f"cannot write {self._shown}: it is another output, too")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise OutputError(f"cannot write {self._shown}: {os.strerror(errno.EACCES)}")
+
     @contextmanager
     def write(self) -> Iterator[Path]:
-        """Give the temporary file's path to write to; on leaving, it takes the name."""
+        """Give the temporary file's path to write to; on leaving, it takes the name.
+
+        Raises :class:`OutputError` if it cannot be written; an :class:`OSError` about another file
+        passes.
+        """
         try:
             yield self._temporary
+            # What has no room is sometimes found out only when it goes to the disk.
+            with self._temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
             os.replace(self._temporary, self._path)
         except OSError as error:
+            is_full = error.filename is None and error.errno in _FULL
+            if not is_full and error.filename != str(self._temporary):
+                raise
             raise OutputError(self._cannot(error)) from None
         finally:
             self._temporary.unlink(missing_ok=True)
 
     def _cannot(self, error: OSError) -> str:
         return f"cannot write {self._shown}: {error.strerror or error}"
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, as also on file systems without upper and lower case."""
+    with suppress(OSError):
+        return one.samefile(other)
+    return one == other
 
 
 @contextmanager

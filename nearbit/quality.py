@@ -65,7 +65,7 @@ def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    from nearbit.figures import style
+    from nearbit.figures import save, style
 
     rows = sorted((report.to_dict() for report in reports), key=lambda row: row["n"])
     what = "loss" if "loss" in rows[0] else "cosine"
@@ -86,9 +86,7 @@ def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
         axes.set_ylabel("loss, nats a token" if what == "loss"
                         else "mean cosine with the model's embedding")
         axes.legend(frameon=False)
-        # Without the date, equal plots are equal files.
-        figure.savefig(path, format=ending,
-                       metadata={"Date": None} if ending in ("svg", "svgz") else None)
+    save(figure, path, ending)
 
 
 def show_recall(layers: Sequence[int], nearest: Any, selected: Any, steps: Sequence[int],

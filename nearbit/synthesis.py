@@ -15,8 +15,8 @@ from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount, platform_target
-from nearbit_hw.score_array import cell_operands
+from nearbit_hw.score.popcount import XorPopcount, platform_target
+from nearbit_hw.score.score_array import cell_operands
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
 from nearbit_sim.netlist import SYNTHESIS, run_script
@@ -76,8 +76,6 @@ DEVICES: dict[str, Device] = {
 }
 """Targets by name."""
 
-_ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | re.DOTALL)
-
 _FLIP_FLOP = re.compile(r"TRELLIS_FF|SB_DFF\w*|FD[RSCP]E(_1)?|LD[CP]E")
 
 
@@ -129,10 +127,12 @@ class _On(Elaboratable):
 
 def verilog(component: wiring.Component, target: str, name: str = "top") -> str:
     """Generate the Verilog that a component has for a target."""
-    text = generate(_On(component, DEVICES[target].part), name)  # type: ignore[arg-type]
-    # The first line names the wrapper. What a memory holds at the start costs nothing, but the time
-    # that it takes Yosys to write zeros into each word of it.
-    return _ZEROS.sub("", text.partition("\n")[2])
+    # What a memory holds at the start costs nothing, but the time in which Yosys writes zeros into
+    # each word of it.
+    text = generate(_On(component, DEVICES[target].part), name, # type: ignore[arg-type]
+                    initial="given")
+    # The first line names the wrapper.
+    return text.partition("\n")[2]
 
 
 def key(text: str, target: str) -> str:

@@ -1,7 +1,11 @@
-"""Tensor files: what `nearbit simulate` reads, checked array by array."""
+"""Tensor files: what `nearbit simulate` and `nearbit run` read, checked array by array."""
 
+import dataclasses
 import difflib
+import json
+import os
 import zipfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -10,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from nearbit_model import quantize
 from nearbit_model.prepare import TensorError
@@ -20,6 +25,10 @@ __all__ = ["TensorError", "Tensors"]
 
 _REQUIRED = ("q", "k", "v")
 _OPTIONAL = ("qpos", "causal", "temperature")
+
+# Where the heads come from, as `nearbit capture` writes it; nothing here depends on them.
+_ORIGIN = ("layer", "head")
+
 _AXES = {
     "q": "[heads, queries, head_dim]",
     "k": "[kv heads, tokens, head_dim]",
@@ -28,6 +37,10 @@ _AXES = {
 
 # Everything is computed in float32 or wider and reported as float32.
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+# Up to this, every integer is a float64.
+_LARGEST_INTEGER = 1 << 53
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +68,8 @@ class Tensors:
         Which queries of the file these are, ascending.
     kv_heads
         Which key heads of the file these are.
+    notes
+        What was read otherwise than one might think, or not at all, for the user.
     """
 
     q: NDArray[np.floating]
@@ -65,6 +80,7 @@ class Tensors:
     heads: NDArray[np.int64]
     queries: NDArray[np.int64]
     kv_heads: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
 
     @property
     def causal(self) -> bool:
@@ -88,10 +104,16 @@ class Tensors:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Tensors":
-        """Read and check a file; :class:`TensorError` names the file and what is wrong in it."""
+        """Read and check an ``.npz`` or ``.safetensors`` file.
+
+        :class:`TensorError` names the file and what is wrong in it. Two-byte elements without a
+        kind are bfloat16, which NumPy saves so; they become float32. Integers are numbers, as they
+        are.
+        """
         try:
-            arrays = _read(Path(path))
-            return cls.check(**arrays)
+            arrays, unused = _read(Path(path))
+            tensors = cls.check(**arrays)
+            return dataclasses.replace(tensors, notes=tuple(_notes(arrays, unused, tensors)))
         except TensorError as error:
             raise TensorError(f"{path}: {error}") from None
 
@@ -100,8 +122,7 @@ class Tensors:
               qpos: NDArray[Any] | None = None, causal: NDArray[Any] | None = None,
               temperature: NDArray[Any] | None = None) -> "Tensors":
         """Check arrays as they are in a file; :class:`TensorError` says what is wrong."""
-        for name, array in (("q", q), ("k", k), ("v", v)):
-            _check_floats(name, array)
+        q, k, v = (_numbers(name, array) for name, array in (("q", q), ("k", k), ("v", v)))
         heads, queries, head_dim = q.shape
         kv_heads, tokens, _ = k.shape
         if k.shape[2] != head_dim:
@@ -142,8 +163,8 @@ class Tensors:
             self.kv_heads[kv_heads])
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays that are known; whatever else a file holds is left alone."""
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Read the arrays that are known, and the names of the others."""
     try:
         if path.is_dir():
             raise TensorError("a directory, not an .npz file")
@@ -154,23 +175,87 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         # Not numpy.load: given a damaged archive, that leaves the file open.
         with ExitStack() as stack:
             stream = stack.enter_context(path.open("rb"))
+            # The header's length in eight bytes, then the header, which is a JSON object.
+            if stream.read(9)[8:] == b"{":
+                return _read_safetensors(path)
+            if path.suffix == ".safetensors":
+                raise TensorError("not a safetensors file, or one that is cut short")
+            stream.seek(0)
             try:
                 archive = stack.enter_context(zipfile.ZipFile(stream))
             except Exception:
                 # BadZipFile for most damages, but not for all.
                 raise TensorError("not an .npz file, or one that is cut short") from None
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            for name in _REQUIRED:
-                if name not in names:
-                    raise TensorError(_missing(name, names))
-            return {name: _member(archive, name) for name in (*_REQUIRED, *_OPTIONAL)
-                    if name in names}
+            known = _known(names)
+            return ({name: _member(archive, name) for name in known},
+                    [name for name in names if name not in known])
     except OSError as error:
         raise TensorError(error.strerror or str(error)) from None
 
 
+def _known(names: list[str]) -> list[str]:
+    """Choose the names to read; refuse a file without those that it must have."""
+    for name in _REQUIRED:
+        if name not in names:
+            raise TensorError(_missing(name, names))
+    known = [name for name in (*_REQUIRED, *_OPTIONAL) if name in names]
+    for name in names:
+        if names.count(name) > 1 and name in known:
+            raise TensorError(f"array {name} is in the file twice")
+        if name.lower() in _OPTIONAL and name.lower() not in known:
+            raise TensorError(f"array {name} is not known; rename it to {name.lower()}")
+    return known
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+            known = _known(names)
+            arrays = {name: _tensor(path, name) if file.get_slice(name).get_dtype() == "BF16"
+                      else file.get_tensor(name) for name in known}
+    except SafetensorError:
+        raise TensorError("a safetensors file that is damaged or cut short") from None
+    except MemoryError:
+        raise TensorError("its arrays do not fit in memory") from None
+    except (AttributeError, TypeError):
+        # So the library stumbles over a dtype that it knows and NumPy does not.
+        raise TensorError("a safetensors file with elements of a kind that NumPy does not have; "
+                          "store them as float32") from None
+    return arrays, [name for name in names if name not in known]
+
+
+def _tensor(path: Path, name: str) -> NDArray[Any]:
+    """Read a tensor of bfloat16, which the library hands to PyTorch only, from a checked file."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(size))[name]
+        start, end = entry["data_offsets"]
+        stream.seek(8 + size + start)
+        halves = np.frombuffer(stream.read(end - start), "<u2")
+    return _from_bfloat16(halves.reshape(entry["shape"]))
+
+
+def _from_bfloat16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """A bfloat16 is the upper half of a float32."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 62 # not known
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     try:
+        size = archive.getinfo(f"{name}.npy").file_size
+        # A small file may unpack to more than there is room for.
+        if size > _memory():
+            raise MemoryError
         with archive.open(f"{name}.npy") as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             # The checksum is looked at when the end is met.
@@ -184,7 +269,37 @@ def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         raise TensorError(f"array {name} is damaged or cut short") from None
     if rest:
         raise TensorError(f"array {name} goes on after its end")
-    return array
+    return _named(array)
+
+
+def _is_bfloat16(array: NDArray[Any]) -> bool:
+    """Of the kinds that NumPy saves without a name, only bfloat16 has two bytes."""
+    return array.dtype.kind == "V" and array.dtype.fields is None and array.dtype.itemsize == 2
+
+
+def _named(array: NDArray[Any]) -> NDArray[Any]:
+    return _from_bfloat16(array.view(np.uint16)) if _is_bfloat16(array) else array
+
+
+def _notes(arrays: dict[str, NDArray[Any]], unused: list[str], tensors: Tensors) -> Iterator[str]:
+    integers = [name for name in _REQUIRED if arrays[name].dtype.kind in "iu"]
+    if integers:
+        yield f"the integers of {_and(integers)} are taken as numbers, without a scale"
+    others = [f"{name}{_hint(name, arrays)}" for name in unused if name not in _ORIGIN]
+    if "qpos" in arrays and not tensors.causal:
+        others.append("qpos (causal is not true)")
+    if others:
+        yield f"not used: {', '.join(others[:8])}{', ...' if len(others) > 8 else ''}"
+
+
+def _hint(name: str, arrays: dict[str, NDArray[Any]]) -> str:
+    close = difflib.get_close_matches(
+        name.lower(), [known for known in _OPTIONAL if known not in arrays], n=1)
+    return f" (if it is {close[0]}, rename it)" if close else ""
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _missing(name: str, names: list[str]) -> str:
@@ -200,21 +315,49 @@ def _missing(name: str, names: list[str]) -> str:
     return f"array {name} {_AXES[name]} is missing; {remedy}"
 
 
-def _check_floats(name: str, array: NDArray[Any]) -> None:
+def _numbers(name: str, array: NDArray[Any]) -> NDArray[np.floating]:
+    """Check an array of q, k or v, and give it in this machine's order of bytes and elements."""
     if array.ndim != 3:
         raise TensorError(f"{name} must have 3 axes {_AXES[name]}, not {array.ndim} "
                           f"({_its_shape(array)})")
-    if array.dtype.kind != "f":
+    kind = array.dtype.kind
+    if kind == "V":
+        raise TensorError(f"{name} has elements of a kind that NumPy does not have "
+                          f"({array.dtype}); store them as float32")
+    if kind == "b" or (kind == "u" and name in ("q", "k")):
+        raise TensorError(f"{name} is of {array.dtype}, which has no signs; store codes as -1 and "
+                          f"1, and numbers as floats")
+    if kind not in "fiu":
         raise TensorError(f"{name} must be an array of floats, not of {array.dtype}")
     if array.size == 0:
         raise TensorError(f"{name} is empty (its shape is {_shape(array)})")
+    if kind != "f":
+        return _from_integers(name, array)
     # The sum of an axis at a time would hide infinities of both signs.
     if not np.isfinite(array).all():
         index = np.argwhere(~np.isfinite(array))[0]
         raise TensorError(f"{name}[{', '.join(map(str, index))}] is {array[tuple(index)]}; "
                           f"every element must be finite")
-    if array.dtype.itemsize > 4 and np.abs(array).max() > _LARGEST:
-        raise TensorError(f"{name} has elements beyond the range of float32")
+    if array.dtype.itemsize > 4:
+        largest = np.abs(array).max(axis=(1, 2))
+        if largest.max() > _LARGEST:
+            raise TensorError(f"{name} has elements beyond the range of float32")
+        faint = np.flatnonzero((largest > 0) & (largest < _SMALLEST))
+        if name == "v" and len(faint):
+            raise TensorError(f"v[{faint[0]}] is beneath the range of float32, its largest element "
+                              f"is {largest[faint[0]]:.3g}; multiply v by a number")
+    # Wider than float64 are only some machines' own.
+    width = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    return np.asarray(array, width, order="C")
+
+
+def _from_integers(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
+    if name in ("q", "k") and array.min() == 0 and array.max() <= 1:
+        raise TensorError(f"{name} holds only 0 and 1; store codes as -1 and 1, and numbers as "
+                          f"floats")
+    if array.max() > _LARGEST_INTEGER or array.min() < -_LARGEST_INTEGER:
+        raise TensorError(f"{name} has integers beyond 2**53, which floats do not all have")
+    return np.asarray(array, np.float64, order="C")
 
 
 def _shape(array: NDArray[Any]) -> str:

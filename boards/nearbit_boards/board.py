@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from amaranth.build.res import ResourceError
+from amaranth.lib.io import PortLike
 
 from nearbit_boards.pll import PllError, find_pll
 from nearbit_boards.uart import divisor
@@ -14,7 +15,7 @@ from nearbit_model.config import Config
 
 
 __all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Device", "Programmer",
-           "reference_clock", "suggest"]
+           "can_light", "reference_clock", "suggest"]
 
 
 class BoardError(Exception):
@@ -155,11 +156,11 @@ class Board:
                              f"{self.platform!r}")
         try:
             found = getattr(importlib.import_module(module), name)
-        except ImportError as error:
-            raise BoardError(f"the platform's module {module} cannot be imported: {error}"
-                             ) from None
         except AttributeError:
             raise BoardError(f"the module {module} has no platform {name}") from None
+        except Exception as error: # The module may be anybody's.
+            raise BoardError(f"the platform's module {module} cannot be imported: {error}"
+                             ) from None
         if getattr(found, "device", None) not in DEVICES:
             what = getattr(found, "device", None)
             what = "no platform" if not isinstance(what, str) else f"for {what}"
@@ -178,20 +179,50 @@ class Board:
         """What the device has."""
         return DEVICES[self.part]
 
-    def check(self) -> None:
-        """Raise :class:`BoardError` for what cannot be made.
+    def new_platform(self) -> Any:
+        """Make a platform; :class:`BoardError` if that needs arguments."""
+        made = self.platform_class
+        try:
+            return made()
+        except Exception as error: # The class may be anybody's.
+            raise BoardError(f"the platform {self.platform} cannot be made: {error}") from None
 
-        That is clock or baud, a board without a UART, or a selection that needs other block RAM.
+    def claim(self) -> Any:
+        """Make a platform of which the pins of clock and UART are taken, to see what is left.
+
+        Raises :class:`BoardError` if they are not there, or not free.
         """
-        if self.config.selection == "histograms" and self.device.family == "ice40":
-            raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
-                             f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
-        platform = self.platform_class()
+        platform = self.new_platform()
+        reference_clock(platform)
         try:
             platform.lookup("uart")
         except ResourceError:
             raise BoardError(f"{self.platform} has no UART (a resource named uart), by which the "
                              f"host could talk to it") from None
+        try:
+            platform.request(platform.default_clk, dir="-")
+            uart = platform.request("uart", 0, dir="-")
+        except Exception as error: # Its attributes may be anybody's functions.
+            raise BoardError(f"{self.platform} has no clock and UART that can be used together: "
+                             f"{error}") from None
+        missing = [name for name in ("rx", "tx") if not hasattr(uart, name)]
+        if missing:
+            raise BoardError(f"the UART of {self.platform} has no pin {missing[0]}")
+        return platform
+
+    def check(self) -> None:
+        """Raise :class:`BoardError` for what cannot be made.
+
+        That is clock or baud, a board without a UART or with pins that are used twice, or a
+        selection that needs other block RAM.
+        """
+        if self.config.selection == "histograms" and self.device.family == "ice40":
+            raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
+                             f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
+        platform = self.claim()
+        for led in (self.activity, self.error):
+            if led is not None and not can_light(platform, led):
+                raise BoardError(f"{self.platform} has no LED {led[0]} {led[1]} whose pin is free")
         try:
             find_pll(self.device.family, reference_clock(platform), self.clock)
             divisor(self.clock, self.baud)
@@ -200,8 +231,17 @@ class Board:
             raise BoardError(f"{self.name}: {said[:1].lower()}{said[1:]}") from None
 
 
+def can_light(platform: Any, led: tuple[str, int]) -> bool:
+    """Take an LED of a platform; say whether it has one, of pins that are free."""
+    try:
+        port = platform.request(*led, dir="-")
+    except ResourceError:
+        return False
+    return isinstance(port, PortLike)
+
+
 def reference_clock(platform: Any) -> int:
-    """Hz of the platform's clock."""
-    if platform.default_clk is None:
-        raise BoardError(f"{type(platform).__name__} has no default clock")
+    """Hz of the platform's clock; :class:`BoardError` if it has none, or does not say how fast."""
+    if platform.default_clk is None or platform.default_clk_constraint is None:
+        raise BoardError(f"{type(platform).__name__} has no default clock of a known frequency")
     return round(platform.default_clk_frequency)

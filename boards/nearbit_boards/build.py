@@ -127,7 +127,10 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     BoardError
         A board that cannot be used, memories that do not fit it, or missing programs.
     BuildError
-        A design that does not fit, misses its clock, or is not made of what it should be.
+        A design that does not fit, misses its clock, or is not made of what it should be; a
+        program that fails, or has not written all of its file.
+    OSError
+        A file that cannot be written.
     """
     say = progress or (lambda doing: None)
     seed = board.seed if seed is None else seed
@@ -135,7 +138,9 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     device, part = board.device, board.part
     seconds: dict[str, float] = {}
     bitstream = folder / f"{NAME}{_ENDINGS[device.family]}"
-    bitstream.unlink(missing_ok=True)
+    results = (bitstream, folder / f"{NAME}.toml", folder / "report.json")
+    for path in results:
+        path.unlink(missing_ok=True)
     used_tools = {name: find_tool(name, tools) for name in (
         "yosys", f"nextpnr-{device.family}",
         {"ice40": "icepack", "ecp5": "ecppack"}[device.family])}
@@ -164,7 +169,7 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
                                 limit=_ROUTING_LIMIT.get(device.family))
 
     stage("synthesis", "synthesizing", run("yosys"))
-    netlist = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
+    netlist = _read_json(folder / f"{NAME}.json")
     used = resources.count_cells(netlist, NAME, device)
     _check_used(used, found, board)
     stage("placement", "placing and routing", run("nextpnr"))
@@ -181,11 +186,28 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
         raise BuildError(f"{board.name} reaches {fmax:.1f} MHz and its clock is "
                          f"{board.clock / 1e6:g} MHz; try another --seed, a lower --clock, or a "
                          f"configuration with a smaller fan_in or fewer lanes")
-    stage("packing", "writing the bitstream", run("pack"))
-    (folder / f"{NAME}.toml").write_text(board.config.to_toml(), encoding="utf-8", newline="\n")
-    (folder / "report.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n",
-                                        encoding="utf-8", newline="\n")
+    try:
+        stage("packing", "writing the bitstream", run("pack"))
+        if not bitstream.is_file() or not _is_whole(bitstream.read_bytes()):
+            raise BuildError(f"the bitstream {bitstream} is not written to its end, though no "
+                             f"program says so; see whether the disk is full")
+        results[1].write_text(board.config.to_toml(), encoding="utf-8", newline="\n")
+        results[2].write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8",
+                              newline="\n")
+    except BaseException:
+        for path in results:
+            path.unlink(missing_ok=True)
+        raise
     return result
+
+
+def _read_json(path: Path) -> Any:
+    """Read a file that a program has written; they do not notice a full disk."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        raise BuildError(f"the file {path} is not written to its end, though no program says so; "
+                         f"see whether the disk is full") from None
 
 
 _STORE = re.compile(r"^module \\?\S*_store\b.*?^endmodule", re.MULTILINE | re.DOTALL)
@@ -208,7 +230,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
     there.
     """
     device = board.device
-    platform = board.platform_class()
+    platform = board.new_platform()
     platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
     target, placement = device.family, _PLACEMENT[device.family]
     before = ""
@@ -220,12 +242,16 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
         before = _soft_multiplication(board)
         if before:
             platform.add_file("soft.vh", _soft(board))
-    plan = platform.prepare(
-        Fpga(board, _ACCELERATOR), NAME, synth_opts=SYNTHESIS[target].partition(" ")[2],
-        script_after_read=before,
-        script_after_synth="check -assert",
-        nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
-                     f"--timing-allow-fail")
+    try:
+        plan = platform.prepare(
+            Fpga(board, _ACCELERATOR), NAME, synth_opts=SYNTHESIS[target].partition(" ")[2],
+            script_after_read=before,
+            script_after_synth="check -assert",
+            nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
+                         f"--timing-allow-fail")
+    except Exception as error: # The platform may be anybody's.
+        raise BoardError(f"{board.platform} cannot be built for, as its own code fails: "
+                         f"{type(error).__name__}: {error}") from error
     for name, text in plan.files.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     script = json.loads(plan.files[f"build_{NAME}.json"])
@@ -279,7 +305,7 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
 def _read_report(folder: Path, device: Device, clock: int, luts: int
                  ) -> tuple[int, float, list[str]]:
     """Read the logic used, the fastest clock in MHz, and where its slowest path begins and ends."""
-    report = json.loads((folder / f"{NAME}.report.json").read_text(encoding="utf-8"))
+    report = _read_json(folder / f"{NAME}.report.json")
     utilization = report["utilization"]
     cell = {"ice40": "ICESTORM_LC", "ecp5": "TRELLIS_COMB"}[device.family]
     speeds = [entry["achieved"] for entry in report["fmax"].values()
@@ -305,7 +331,7 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
     Raises
     ------
     BoardError
-        No such file, or one for another device.
+        No such file, one for another device, or a part of one.
     """
     path = given or default_folder(board) / (NAME + _ENDINGS[board.device.family])
     if not path.is_file():
@@ -316,12 +342,25 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
     if found not in names:
         raise BoardError(f"{path} is {f'for {found}' if found else 'no bitstream'}, and "
                          f"{board.name} has {board.part}")
+    if not _is_whole(path.read_bytes()):
+        raise BoardError(f"{path} is cut short: the command that starts the FPGA is not at its "
+                         f"end; build it again")
     return path
 
 
 def _same_chip(one: str, other: str) -> bool:
     """Whether bitstreams for a device say that they are for another."""
     return one == other or (DEVICES[one].family == "ice40" and DEVICES[one] == DEVICES[other])
+
+
+def _is_whole(octets: bytes) -> bool:
+    """Whether a bitstream ends with the command that starts the FPGA, and what fills it up.
+
+    That is WAKEUP (1, 6) of an iCE40, as the IceStorm project describes it, and ISC_PROGRAM_DONE
+    (0x5E) of an ECP5 (Lattice FPGA-TN-02039).
+    """
+    return (octets.rstrip(b"\x00\xff").endswith(b"\x01\x06")
+            or octets.rstrip(b"\xff").endswith(b"\x5e\x00\x00\x00"))
 
 
 def device_of(path: Path) -> str | None:

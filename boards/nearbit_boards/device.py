@@ -129,7 +129,8 @@ class Device:
         Parameters
         ----------
         target
-            Name of a serial port, or a transport.
+            Name or URL of a serial port, as for :class:`SerialTransport
+            <nearbit_boards.transport.SerialTransport>`; or a transport.
         config
             What the device must have been built from; None takes any.
         baud

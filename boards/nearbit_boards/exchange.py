@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from nearbit_boards.protocol import Layout, Message, Parser, Reply, Status, request
-from nearbit_boards.transport import DeviceError, Transport
+from nearbit_boards.transport import DeviceError, Transport, WriteTimeout
 
 
 __all__ = ["Exchange", "Incomplete", "Progress"]
@@ -99,6 +99,7 @@ class Exchange:
         numbers: list[int] = []
         while answered < len(requests):
             octets = b""
+            ends: list[tuple[int, int]] = [] # which request, and the bytes up to its end
             while again or (upcoming < len(requests) and len(waiting) < window):
                 if again:
                     index = again.popleft()
@@ -112,8 +113,18 @@ class Exchange:
                 tries[index] += 1
                 waiting[numbers[index]] = index
                 octets += request(requests[index][0], numbers[index], requests[index][1])
+                ends.append((index, len(octets)))
             if octets:
-                self.transport.write(octets)
+                try:
+                    self.transport.write(octets)
+                except WriteTimeout as error:
+                    index = next(index for index, end in ends if end > error.sent)
+                    raise DeviceError(
+                        f"{self.transport.name} has taken no byte for {error.seconds:g} seconds: "
+                        f"{self.sent + error.sent:,} bytes were sent since it was opened, request "
+                        f"{index + 1:,} of {len(requests):,} ({requests[index][0].name}) is the "
+                        f"first that was not sent whole, and {answered:,} were answered; reset the "
+                        f"board or plug it in again, and run again") from None
                 self.sent += len(octets)
 
             came = self.transport.read(self.timeout)

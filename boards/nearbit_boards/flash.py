@@ -1,19 +1,166 @@
 """Writes a bitstream to a board, with the program that amaranth-boards names for it."""
 
 import os
-import shlex
+import queue
+import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from nearbit_boards.board import Board, BoardError
+from nearbit_boards.tools import ended_by, split_command
 
 
-__all__ = ["FlashError", "flash", "flash_command"]
+__all__ = ["OUTPUTS", "RULES_FILE", "FlashError", "Output", "Sign", "flash", "flash_command",
+           "udev_rule"]
 
 
 class FlashError(BoardError):
     """A board that could not be written; the message is one sentence with the remedy."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a programmer prints if a board does not hold the bitstream afterwards.
+
+    Parameters
+    ----------
+    pattern
+        Regular expression that is found in its output. ``^`` and ``$`` are those of lines.
+    meaning
+        One sentence with the remedy. It may name ``{title}`` and ``{usb}`` of the board,
+        ``{access}`` (how to let users use it), ``{command}`` with its ``{options}``, the
+        ``{bitstream}``, and the pattern's named groups.
+    """
+
+    pattern: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """How to read what a programmer prints; its exit status alone does not tell.
+
+    Parameters
+    ----------
+    failures
+        Signs of failure; the first that is found counts.
+    success
+        By option, what it prints at the end of a write that succeeded; "" is for no option. A
+        board is written only if that is found.
+    """
+
+    failures: tuple[Sign, ...]
+    success: Mapping[str, str]
+
+
+RULES_FILE = "/etc/udev/rules.d/53-nearbit.rules"
+"""Where udev rules of docs/boards.md go: a number below 73, where systemd reads the tag uaccess."""
+
+
+def udev_rule(usb: str) -> str:
+    """Give the line that lets users use a USB device, such as 0403:6010.
+
+    It names the USB device alone: a rule that names the serial ports as well would take them from
+    the group dialout.
+    """
+    vendor, _, product = usb.partition(":")
+    return (f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", ATTR{{idProduct}}=="{product}", '
+            f'MODE="0660", GROUP="plugdev", TAG+="uaccess"')
+
+
+_ACCESS = ("write the line {rule} into {file}, type 'sudo udevadm control --reload-rules', and "
+           "plug the board in again")
+_FORBIDDEN = "{title} (USB {usb}) may not be used by this user; {access}"
+_MISSING = ("no {title} was found (USB {usb}); plug it in with a cable that carries data, and see "
+            "it in the list of lsusb")
+_EITHER = ("{title} cannot be opened: if lsusb does not list {usb}, plug it in with a cable that "
+           "carries data; if it does, this user may not use it, so {access}")
+_BUSY = ("{title} (USB {usb}) is in use by another program; close it, such as another programmer, "
+         "and flash again")
+_LOST = ("the connection to {title} failed while it was written ('{what}'); plug the board in "
+         "again, without a hub and with another cable, and flash again")
+_NO_FLASH = ("the flash memory of {title} does not answer (its ID reads as all {what}), so nothing "
+             "was written; unplug the board for some seconds, check its jumpers, and flash again")
+_DIFFERS = ("the flash memory of {title} does not hold what was written to it; unplug the board "
+            "for some seconds and flash again")
+
+_FORBIDDEN_SIGN = Sign(r"LIBUSB_ERROR_ACCESS|[Pp]ermission denied|insufficient permissions"
+                       r"|inappropriate permissions", _FORBIDDEN)
+
+OUTPUTS: Mapping[str, Output] = {
+    # YosysHQ/icestorm, iceprog/iceprog.c and mpsse.c, releases of 2015 to 2023. `cdone` is the
+    # FPGA's pin that says that it is configured; the last of its lines counts.
+    "iceprog": Output((
+        _FORBIDDEN_SIGN,
+        # Whatever libftdi's ftdi_usb_open returned, a board that is not there (-3) and one that
+        # may not be opened (-4) among it.
+        Sign(r"^Can't find iCE FTDI USB device", _EITHER),
+        Sign(r"^(?P<what>Failed (?:to )?(?:reset|purge|get|set) .*|Read error\.|Write error .*)$",
+             _LOST),
+        Sign(r"^flash ID:(?: 0xFF){2,}$", _NO_FLASH.replace("{what}", "ones")),
+        Sign(r"^flash ID:(?: 0x00){2,}$", _NO_FLASH.replace("{what}", "zeros")),
+        Sign(r"^Found difference between flash and file!", _DIFFERS),
+        Sign(r"^cdone: low\s(?![\s\S]*^cdone: )[\s\S]*^Bye\.",
+             "the FPGA of {title} has not started from the bitstream (cdone is low at the end); "
+             "check the board's jumpers, which choose between flash and the FPGA's own memory, and "
+             "flash again"),
+    ), {
+        "-S": r"^cdone: high\s+Bye\.",
+        "": r"^VERIFY OK[\s\S]*^cdone: high\s+Bye\.",
+    }),
+    # trabucayre/openFPGALoader, src/main.cpp, lattice.cpp, spiFlash.cpp, spiInterface.cpp,
+    # jtag.cpp, ftdipp_mpsse.cpp, ftdiJtagBitbang.cpp, releases 0.1 to 1.0. The first ones end with
+    # status 0 whatever happens.
+    "openFPGALoader": Output((
+        Sign(r"cannot find board '(?P<what>.*)'",
+             "this release of {command} does not know the board '{what}'; install a newer one, "
+             "such as from https://github.com/trabucayre/openFPGALoader"),
+        _FORBIDDEN_SIGN,
+        # libftdi: -3 is "usb device not found", -4 "unable to open device", where libusb_open was
+        # refused. (In libusb itself -3 is LIBUSB_ERROR_ACCESS and -4 LIBUSB_ERROR_NO_DEVICE.)
+        Sign(r"unable to open ftdi device: -4\b", _FORBIDDEN),
+        Sign(r"unable to open ftdi device: -3 \(device not found", _MISSING),
+        Sign(r"default FTDI driver is not in use|unable to claim usb device|LIBUSB_ERROR_BUSY",
+             _BUSY),
+        Sign(r"unable to open ftdi device", _EITHER),
+        Sign(r"(?P<what>TDO is stuck at \d|no device found|Unknown device with IDCODE: \w+)",
+             "the USB chip of {title} is there, but its FPGA does not answer by JTAG ('{what}'); "
+             "unplug the board for some seconds, and flash again"),
+        Sign(r"(?P<what>problem -?\d+ (?:written|read)|write error: -?\d+ instead of \d+"
+             r"|Error: ftdi_read_data|LIBUSB_ERROR_(?:NO_DEVICE|IO|PIPE|TIMEOUT))", _LOST),
+        Sign(r"mismatch between target's idcode|F(?:AIL|ail)\b[\s\S]*\bID ERR",
+             "the FPGA of {title} is another than the one that the bitstream is for; read its "
+             "name on the chip, and build for that board"),
+        Sign(r"F(?:AIL|ail)\b[\s\S]*\bCRC ERR|CRC check ?: FAIL",
+             "the FPGA of {title} has found an error in the bitstream (CRC), so it has none; plug "
+             "the board in without a hub and with another cable, and flash again"),
+        Sign(r"Read ID failed", _NO_FLASH.replace("{what}", "ones")),
+        Sign(r"block protection is set",
+             "the flash memory of {title} is protected against writing; take that away with: "
+             "{command} {options} --unprotect-flash {bitstream}"),
+        Sign(r"Verification failed at|Verify Failure", _DIFFERS),
+        Sign(r"Flash is blank", "the flash memory of {title} is empty afterwards; flash again"),
+        Sign(r"^(?P<what>[A-Za-z][\w /]*?):? ?(?:\[[= ]*\] *[\d.]+%)?\s*F(?:AIL|ail)\b",
+             "{title} was not written: {command} says that '{what}' has failed; unplug the board "
+             "for some seconds, and flash again"),
+        Sign(r"^(?:Error|error) ?:? ?(?P<what>.*)$",
+             "{title} was not written: {command} says '{what}'"),
+    ), {
+        "-m": r"^Loading:[\s\S]*\bDone\s[\s\S]*^Disable configuration: DONE",
+        "": r"^Writing:[\s\S]*\bDone\s[\s\S]*^Refresh: DONE",
+    }),
+}
+"""How to read each programmer's output, by the name of the program."""
+
+
+# Seconds without a word after which a programmer is ended. iceprog waits for ever for a flash
+# memory that is always busy, as one that is not there seems to be; the longest silence of a write
+# that works is that of an old iceprog while it writes, some seconds.
+_SILENCE_SECONDS = 60.0
 
 
 def flash_command(board: Board, bitstream: Path) -> list[str]:
@@ -22,19 +169,29 @@ def flash_command(board: Board, bitstream: Path) -> list[str]:
     if programmer is None:
         raise BoardError(f"it is not known which program writes to {board.name}; write {bitstream} "
                          f"with the board's own")
-    command = shlex.split(os.environ.get(programmer.variable) or programmer.command)
-    return [*command, *programmer.arguments, str(bitstream)]
+    command = split_command(os.environ.get(programmer.variable), programmer.variable)
+    return [*(command or [programmer.command]), *programmer.arguments, str(bitstream)]
 
 
-def flash(board: Board, bitstream: Path) -> None:
+def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -> None:
     """Write a bitstream to a board.
+
+    Returns only if the programmer says that the board holds it; see :data:`OUTPUTS`.
+
+    Parameters
+    ----------
+    board, bitstream
+        Which, and what.
+    silence
+        Seconds without output after which the programmer is ended.
 
     Raises
     ------
     BoardError
         A program that is not there.
     FlashError
-        A board that is not there or may not be used, or a program that fails.
+        A board that is not there or may not be used, a program that fails, or one that does not
+        say that it has succeeded.
     """
     programmer = board.programmer
     command = flash_command(board, bitstream)
@@ -42,27 +199,69 @@ def flash(board: Board, bitstream: Path) -> None:
     if shutil.which(command[0]) is None:
         raise BoardError(f"writing to {board.name} needs {command[0]}, which is not installed; "
                          f"type: {programmer.package}")
+    said, status = _listen(command, silence)
+    output = OUTPUTS[programmer.command]
+    for sign in output.failures:
+        found = re.search(sign.pattern, said, re.MULTILINE)
+        if found is not None:
+            rule = _ACCESS.format(rule=udev_rule(programmer.usb), file=RULES_FILE)
+            raise FlashError(sign.meaning.format(
+                title=board.title, usb=programmer.usb, access=rule, command=command[0],
+                options=" ".join(programmer.arguments), bitstream=bitstream,
+                **found.groupdict()))
+    lines = [line.strip() for line in said.splitlines() if line.strip() not in ("", "ABORT.")]
+    last = lines[-1] if lines else "nothing"
+    if status is None:
+        raise FlashError(f"{command[0]} has said nothing for {silence:g} seconds and was ended (at "
+                         f"last: {last}), so {board.title} may hold a part of the bitstream; "
+                         f"unplug the board for some seconds, and flash again")
+    if status < 0:
+        raise FlashError(f"{command[0]} was ended by {ended_by(status)}, so {board.title} may hold "
+                         f"a part of the bitstream; flash again")
+    if status != 0:
+        raise FlashError(f"{command[0]} failed: {last if lines else f'status {status}'}")
+    option = next((name for name in output.success if name in programmer.arguments), "")
+    if re.search(output.success[option], said, re.MULTILINE) is None:
+        raise FlashError(f"{command[0]} ended without an error, but does not say that it has "
+                         f"written {board.title} (at last: {last}); see whether the board answers, "
+                         f"or take another release of {programmer.command}")
+
+
+def _listen(command: list[str], silence: float) -> tuple[str, int | None]:
+    """Run a program; return all that it says, in order, and its status.
+
+    Lines are without colours, and those that are written over each other are lines of their own.
+    The status is None if it was ended because it said nothing.
+    """
+    end, entrance = os.pipe()
+    chunks = queue.SimpleQueue[bytes]()
+
+    def read() -> None:
+        # In a thread, as pipes cannot be waited for on Windows. It goes on while a child of the
+        # program holds the pipe, and nobody waits for it.
+        with open(end, "rb", buffering=0) as pipe:
+            while chunk := pipe.read(1 << 16):
+                chunks.put(chunk)
+        chunks.put(b"")
+
     try:
-        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
-                                check=False)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=entrance,
+                                   stderr=subprocess.STDOUT)
     except OSError as error:
+        os.close(end)
         raise BoardError(f"{command[0]} cannot be run: {error.strerror or error}") from None
-    if result.returncode != 0:
-        raise FlashError(_problem(board, command[0], programmer.usb,
-                                  (result.stdout + result.stderr).strip(), result.returncode))
-
-
-def _problem(board: Board, command: str, usb: str, said: str, status: int) -> str:
-    """One sentence on what went wrong, by what the program said."""
-    low = said.lower()
-    # Permissions first: libusb names them beside "unable to open".
-    if any(text in low for text in ("permission", "access denied", "insufficient", "libusb_error_a",
-                                    "error -3", "(-4)", "unable to open ftdi device: -8")):
-        return (f"{board.name} may not be used by this user; install the udev rule for {usb} of "
-                f"docs/boards.md, and plug the board in again")
-    if any(text in low for text in ("can't find", "not found", "no device", "no such device",
-                                    "unable to open ftdi", "cable not found", "jtag init failed")):
-        return (f"no {board.title} was found (USB {usb}); plug it in with a cable that carries "
-                f"data, and see it in the list of lsusb")
-    lines = said.splitlines()
-    return f"{command} failed: {lines[-1].strip() if lines else f'status {status}'}"
+    finally:
+        os.close(entrance)
+    threading.Thread(target=read, daemon=True).start()
+    octets, status = b"", None
+    try:
+        while chunk := chunks.get(timeout=silence):
+            octets += chunk
+        status = process.wait(timeout=silence)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        pass
+    finally:
+        process.kill()
+        process.wait()
+    said = octets.decode("utf-8", "replace")
+    return re.sub(r"\x1b\[[0-9;]*m", "", said).replace("\r", "\n"), status

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,31 @@ from pathlib import Path
 from nearbit_boards.board import BoardError
 
 
-__all__ = ["Tool", "ToolError", "find_tool", "run_tool"]
+__all__ = ["Tool", "ToolError", "ended_by", "find_tool", "run_tool", "split_command"]
 
 
 class ToolError(RuntimeError):
     """A program failed; the message is one sentence with what it said."""
+
+
+def split_command(given: str | None, source: str) -> list[str]:
+    """Split a command that an option or a variable gives; an empty one is none.
+
+    :class:`BoardError` names the source of what cannot be split.
+    """
+    try:
+        return shlex.split(given or "")
+    except ValueError as error:
+        raise BoardError(f"{source} is no command, {given!r}: {str(error).lower()}") from None
+
+
+def ended_by(status: int) -> str:
+    """Name the signal of a negative exit status, and what sends it most often."""
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    return f"the signal {name}{' (memory may be short)' if name == 'SIGKILL' else ''}"
 
 
 # Name -> package and function that runs it. Amaranth's variables: upper case, with underscores.
@@ -68,14 +89,18 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
     """
     variable = name.upper().replace("-", "_")
     given = (chosen or {}).get(name) or os.environ.get(variable)
-    if given:
-        command = tuple(shlex.split(given))
+    source = f"--{name.partition('-')[0]}" if (chosen or {}).get(name) else variable
+    command = tuple(split_command(given, source))
+    if given and command:
         if shutil.which(command[0]) is None:
-            source = f"--{name.partition('-')[0]}" if (chosen or {}).get(name) else variable
             raise BoardError(f"the program {command[0]!r}, which {source} names for {name}, is "
                              f"not found")
-        said = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8",
-                              errors="replace", check=False)
+        try:
+            said = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8",
+                                  errors="replace", check=False, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise BoardError(f"the program {command[0]!r}, which {source} names for {name}, cannot "
+                             f"be run: {error.strerror or error}") from None
         lines = (said.stdout + said.stderr).strip().splitlines()
         return Tool(name, command, lines[0] if lines and said.returncode == 0 else given)
     package, function = _PACKAGES[name]
@@ -103,14 +128,18 @@ def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
     try:
         result = subprocess.run(
             [*tool.command, *arguments], cwd=folder, capture_output=True, encoding="utf-8",
-            errors="replace", check=False, timeout=limit,
+            errors="replace", check=False, timeout=limit, stdin=subprocess.DEVNULL,
             # The same netlist on each run.
             env={**os.environ, "PYTHONHASHSEED": "0"})
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{tool.name} has found no solution in {error.timeout / 60:.0f} minutes; "
                         f"the design may be too dense, so take fewer lanes or value_lanes, or try "
                         f"another --seed") from None
+    except OSError as error:
+        raise ToolError(f"{tool.name} cannot be run: {error.strerror or error}") from None
     said = result.stdout + result.stderr
+    if result.returncode < 0:
+        raise ToolError(f"{tool.name} was ended by {ended_by(result.returncode)}")
     if result.returncode != 0:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.upper().startswith("ERROR")]

@@ -4,102 +4,70 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
-from nearbit_hw.dispatcher import Dispatcher, Error, query_layout
-from nearbit_hw.distance_sum import DistanceSum
-from nearbit_hw.exact_key_store import ExactKeyStore
-from nearbit_hw.histogram_top_n import HistogramTopN
-from nearbit_hw.key_store import KeyStore
-from nearbit_hw.normalizer import Normalizer
-from nearbit_hw.rescorer import Rescorer
-from nearbit_hw.row_merge import RowMerge
-from nearbit_hw.score_array import ScoreArray
-from nearbit_hw.selection_repeat import SelectionRepeat
-from nearbit_hw.top_n import REGISTERED_LANES, TopN
-from nearbit_hw.value_accumulator import ValueAccumulator
-from nearbit_hw.value_store import ValueStore
-from nearbit_hw.weights import Weights
+from nearbit_hw.attend.exact_key_store import ExactKeyStore
+from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.value_accumulator import ValueAccumulator
+from nearbit_hw.attend.value_store import ValueStore
+from nearbit_hw.attend.weights import Weights
+from nearbit_hw.dispatcher import Dispatcher
+from nearbit_hw.layouts import (
+    Error,
+    code_layout,
+    elements_layout,
+    exact_write_layout,
+    query_layout,
+    result_layout,
+    table_layout,
+    trace_layout,
+    value_write_layout,
+)
+from nearbit_hw.score.key_store import KeyStore
+from nearbit_hw.score.score_array import ScoreArray
+from nearbit_hw.select.distance_sum import DistanceSum
+from nearbit_hw.select.histogram_top_n import HistogramTopN
+from nearbit_hw.select.row_merge import RowMerge
+from nearbit_hw.select.selection_repeat import SelectionRepeat
+from nearbit_hw.select.top_n import TopN
+from nearbit_hw.stream_fifo import StreamFifo, queue
 from nearbit_model.config import SCALE_BITS, Config, Rescore
+from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, TRACES_IN_FLIGHT
 
 
 __all__ = ["Activity", "Core", "Error", "core_members"]
 
 
-RESULTS_IN_FLIGHT = 8
-"""Rows whose selection is made and whose result is not out; no unit holds more than two, but for
-those of a single key."""
-
-COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their rows; three are in the selection."""
-
-TRACES_IN_FLIGHT = 4
-"""Rows of which Weights has the command and the trace is not out: at most two in its buffers, and
-two of a single key each in its pipeline, which is longer with exact scores."""
-
-EXACT_QUERIES = 8
-"""Queries for exact scores held for each row, so that a host may send them with their commands: as
-many commands as are in work before the values."""
-
-
-def _score_max(config: Config) -> int:
-    """Largest absolute value of a score, or 0."""
-    unit = config.rescore
-    return 0 if unit is None else max(unit.score_max, config.distance_max)
-
-
 def core_members(config: Config) -> dict[str, wiring.Member]:
     """Members of :class:`Core`."""
     unit = config.rescore
-    exact: dict[str, Any] = {}
-    score: dict[str, Any] = {}
+    exact: dict[str, wiring.Member] = {}
     if unit is not None:
-        elements = data.ArrayLayout(signed(unit.element_bits), unit.lanes)
         exact = {
-            "i_exact_key": In(stream.Signature(data.StructLayout({
-                "row": range(config.capacity),
-                "column": range(unit.columns),
-                "elements": elements,
-            }))),
-            "i_exact_query": In(stream.Signature(elements)),
+            "i_exact_key": In(stream.Signature(exact_write_layout(
+                capacity=config.capacity, columns=unit.columns, element_bits=unit.element_bits,
+                lanes=unit.lanes))),
+            "i_exact_query": In(stream.Signature(elements_layout(unit.element_bits, unit.lanes))),
         }
-        score = {"score": range(-_score_max(config), _score_max(config) + 1)}
     return {
-        "i_key": In(stream.Signature(data.StructLayout({
-            "row": range(config.capacity),
-            "code": config.key_bits,
-        }))),
-        "i_value": In(stream.Signature(data.StructLayout({
-            "row": range(config.capacity),
-            "column": range(config.columns),
-            "elements": data.ArrayLayout(signed(config.value_bits), config.value_lanes),
-            "scale": SCALE_BITS,
-        }))),
-        "i_table": In(stream.Signature(data.StructLayout({
-            "table": range(config.tables),
-            "distance": range(config.key_bits + 1),
-            "weight": config.weight_bits,
-        }))),
+        "i_key": In(stream.Signature(
+            code_layout(capacity=config.capacity, key_bits=config.key_bits))),
+        "i_value": In(stream.Signature(value_write_layout(
+            capacity=config.capacity, columns=config.columns, value_bits=config.value_bits,
+            value_lanes=config.value_lanes, scale_bits=SCALE_BITS))),
+        "i_table": In(stream.Signature(table_layout(
+            tables=config.tables, key_bits=config.key_bits, weight_bits=config.weight_bits))),
         **exact,
         "i_query": In(stream.Signature(query_layout(
             key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
             tables=config.tables, rescore=unit is not None))),
-        "o_result": Out(stream.Signature(data.StructLayout({
-            "row": range(config.rows),
-            "error": Error,
-            "output": signed(config.output_bits),
-            "last": 1,
-        }))),
-        "o_trace": Out(stream.Signature(data.StructLayout({
-            "row": range(config.rows),
-            "index": range(config.capacity),
-            "distance": range(config.distance_max + 1),
-            **score,
-            "weight": config.weight_bits,
-            "last": 1,
-        }))),
+        "o_result": Out(stream.Signature(
+            result_layout(rows=config.rows, output_bits=config.output_bits))),
+        "o_trace": Out(stream.Signature(trace_layout(
+            rows=config.rows, capacity=config.capacity, distance_max=config.distance_max,
+            score_max=config.score_max, weight_bits=config.weight_bits))),
     }
 
 
@@ -143,15 +111,15 @@ class Core(wiring.Component):
     scores are loaded in the same way as values.
 
     **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
-    The selection is made of them as in :class:`nearbit_hw.top_n.TopN`, the weights by the table
+    The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the table
     :py:`rows[r].table`. Each row is answered, in order, with the result's :py:`value_dim`
     elements, or with one beat that carries an error, and the core goes on; see
-    :class:`nearbit_hw.dispatcher.Error`.
+    :class:`nearbit_model.structure.Error`.
 
     **Exact scores.** If the configuration has the unit for it, a command with :py:`rescore` gets
     its weights not from a table but from the dot products of the rows' queries and the selected
     keys, by an exponential whose scale is :py:`rows[r].multiplier`; see
-    :class:`nearbit_hw.rescorer.Rescorer` and :class:`nearbit_hw.weights.Weights`. For every row of
+    :class:`nearbit_hw.attend.Rescorer` and :class:`nearbit_hw.attend.Weights`. For every row of
     such a command, also for one that is unused or fails, a query must be sent to
     :py:`i_exact_query`, row by row in the order of the commands, before or after them. If the unit
     allows it, a command with :py:`shared` makes one selection for all its rows, by the sum of
@@ -254,7 +222,7 @@ class Core(wiring.Component):
         m.submodules.weights = weights = Weights(
             capacity=config.capacity, key_bits=config.key_bits, columns=config.columns,
             top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables,
-            score_max=_score_max(config), distance_max=config.distance_max)
+            score_max=config.score_max, distance_max=config.distance_max)
         m.submodules.value_accumulator = accumulator = ValueAccumulator(
             capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
@@ -274,16 +242,10 @@ class Core(wiring.Component):
                          *(target.p[name].eq(source.p[name])
                            for name, _ in target.payload.shape())]
 
-        m.submodules.order = order = fifo.SyncFIFO(
-            width=dispatcher.o_order.payload.shape().size, depth=COMMANDS_IN_FLIGHT)
-        m.d.comb += [
-            order.w_data.eq(dispatcher.o_order.payload.as_value()),
-            order.w_en.eq(dispatcher.o_order.valid),
-            dispatcher.o_order.ready.eq(order.w_rdy),
-            row_merge.i_order.payload.eq(order.r_data),
-            row_merge.i_order.valid.eq(order.r_rdy),
-            order.r_en.eq(row_merge.i_order.ready),
-        ]
+        m.submodules.order = order = StreamFifo(
+            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
+        queue(m, dispatcher.o_order, order.i)
+        queue(m, order.o, row_merge.i_order)
         wiring.connect(m, dispatcher.o_words, key_store.i)
         wiring.connect(m, dispatcher.o_query, score_array.i_query)
         wiring.connect(m, key_store.o, score_array.i)
@@ -325,7 +287,7 @@ class Core(wiring.Component):
         tables_loaded = Signal(config.tables)
         new_key, new_value = Signal(), Signal()
         key_write, value_write = key_store.i_write, value_store.i_write
-        if config.lanes > REGISTERED_LANES:
+        if config.memory_registers:
             # So many memories are spread over the device, and no command reads so soon.
             key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
         m.d.comb += [
@@ -389,36 +351,35 @@ class Core(wiring.Component):
               for name, _ in weights.o_trace.payload.shape()),
         ]
         if config.rows > 1:
-            m.submodules.trace_rows = trace_rows = fifo.SyncFIFO(
-                width=len(command.p.row), depth=TRACES_IN_FLIGHT + (weights.latency - 3))
+            m.submodules.trace_rows = trace_rows = StreamFifo(
+                data.StructLayout({"row": range(config.rows)}),
+                depth=TRACES_IN_FLIGHT + (weights.latency - 3))
             m.d.comb += [
-                trace_rows.w_data.eq(command.p.row),
-                trace_rows.w_en.eq(command.valid & command.ready & command.p.trace),
-                self.o_trace.p.row.eq(trace_rows.r_data),
-                trace_rows.r_en.eq(self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
+                trace_rows.i.p.row.eq(command.p.row),
+                trace_rows.i.valid.eq(command.valid & command.ready & command.p.trace),
+                self.o_trace.p.row.eq(trace_rows.o.p.row),
+                trace_rows.o.ready.eq(
+                    self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
             ]
 
         # ---- Results, in the order in which the rows were merged.
-        result_layout = row_merge.o_result.payload.shape()
-        m.submodules.results = results = fifo.SyncFIFO(
-            width=result_layout.size, depth=RESULTS_IN_FLIGHT)
-        result = data.View(result_layout, results.r_data)
+        m.submodules.results = results = StreamFifo(
+            row_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
+        queue(m, row_merge.o_result, results.i)
+        result = results.o.p
         column = Signal(range(config.columns))
         failed, last = Signal(), Signal()
         m.d.comb += [
-            results.w_data.eq(row_merge.o_result.payload.as_value()),
-            results.w_en.eq(row_merge.o_result.valid),
-            row_merge.o_result.ready.eq(results.w_rdy),
             failed.eq(result.error != Error.OK),
             last.eq(failed | (normalizer.o.p.last & (column == config.columns - 1))),
-            self.o_result.valid.eq(results.r_rdy & (failed | normalizer.o.valid)),
+            self.o_result.valid.eq(results.o.valid & (failed | normalizer.o.valid)),
             self.o_result.p.row.eq(result.row),
             self.o_result.p.error.eq(result.error),
             self.o_result.p.output.eq(Mux(failed, 0, normalizer.o.p.output)),
             self.o_result.p.last.eq(last),
-            normalizer.o.ready.eq(results.r_rdy & ~failed & self.o_result.ready),
-            results.r_en.eq(self.o_result.valid & self.o_result.ready & last),
-            complete.eq(results.r_en & result.final),
+            normalizer.o.ready.eq(results.o.valid & ~failed & self.o_result.ready),
+            results.o.ready.eq(self.o_result.valid & self.o_result.ready & last),
+            complete.eq(results.o.ready & result.final),
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
@@ -455,7 +416,7 @@ class Core(wiring.Component):
         m.submodules.rescorer = rescorer = Rescorer(
             capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
             lanes=unit.lanes, element_bits=unit.element_bits,
-            queries=1 << ceil_log2(EXACT_QUERIES * config.rows))
+            queries=config.exact_query_slots)
         wiring.connect(m, wiring.flipped(self.i_exact_query), rescorer.i_query)
         wiring.connect(m, selected, rescorer.i)
         wiring.connect(m, rescorer.o_request, exact_key_store.i)

@@ -3,72 +3,21 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from nearbit_model.config import MULTIPLIER_BITS
+from nearbit_hw.layouts import (
+    Error,
+    codes_layout,
+    order_layout,
+    query_layout,
+    select_layout,
+    word_layout,
+)
 
 
-__all__ = ["Dispatcher", "Error", "order_layout", "query_layout"]
-
-
-class Error(enum.Enum, shape=3):
-    """Why a row of a command has no result. The first that applies, in this order."""
-
-    OK = 0
-    #: :py:`n` is 0.
-    NO_N = 1
-    #: :py:`n + sink + recent` is more than :py:`top_n`.
-    TOO_MANY = 2
-    #: The row's count is 0: the way to leave a row unused.
-    EMPTY = 3
-    #: The row's range goes beyond what is loaded.
-    RANGE = 4
-    #: The row's weight table was not loaded; one to be rescored needs none.
-    TABLE = 5
-    #: :py:`rescore` or :py:`shared` is asked for, and there is no unit for it.
-    RESCORE = 6
-    #: :py:`shared` is asked for without :py:`rescore`, or the rows' counts differ.
-    SHARED = 7
-
-
-def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int,
-                 rescore: bool = False) -> data.StructLayout:
-    """Layout of a command, see :class:`nearbit_hw.core.Core`.
-
-    With :py:`rescore`, for a core that has the unit for exact scores.
-    """
-    return data.StructLayout({
-        "first": range(capacity),
-        "n": range(capacity + 1),
-        "sink": range(capacity + 1),
-        "recent": range(capacity + 1),
-        "trace": 1,
-        "rescore": 1,
-        "shared": 1,
-        "rows": data.ArrayLayout(data.StructLayout({
-            "code": key_bits,
-            "count": range(capacity + 1),
-            "table": range(tables),
-            **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
-        }), rows),
-    })
-
-
-def order_layout(*, rows: int, tables: int, rescore: bool = False,
-                 shared: bool = False) -> data.StructLayout:
-    """Layout of what follows a command: whether each row is good, and how to weight it."""
-    return data.StructLayout({
-        "rows": data.ArrayLayout(data.StructLayout({
-            "error": Error,
-            "table": range(tables),
-            **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
-        }), rows),
-        "trace": 1,
-        **({"rescore": 1} if rescore else {}),
-        **({"shared": 1} if shared else {}),
-    })
+__all__ = ["Dispatcher"]
 
 
 class Dispatcher(wiring.Component):
@@ -110,11 +59,11 @@ class Dispatcher(wiring.Component):
     o_order : :py:`Out(stream.Signature(order_layout(...)))`
         For each command, what is to be known of it later.
     o_select : :py:`Out(stream.Signature(...)).array(rows)`
-        Commands for each row's :class:`nearbit_hw.top_n.TopN`.
+        Commands for each row's :class:`nearbit_hw.select.TopN`.
     o_query : :py:`Out(stream.Signature(...))`
-        Codes for :class:`nearbit_hw.score_array.ScoreArray`.
+        Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
-        Requests to :class:`nearbit_hw.key_store.KeyStore`.
+        Requests to :class:`nearbit_hw.score.KeyStore`.
     """
 
     i: stream.Interface
@@ -147,7 +96,6 @@ class Dispatcher(wiring.Component):
         self._rescore = bool(rescore)
         self._shared = bool(shared)
 
-        selected_shape = range(top_n + 1)
         super().__init__({
             "i": In(stream.Signature(query_layout(
                 key_bits=key_bits, capacity=capacity, rows=rows, tables=tables,
@@ -157,23 +105,10 @@ class Dispatcher(wiring.Component):
             "tables_loaded": In(tables),
             "o_order": Out(stream.Signature(order_layout(
                 rows=rows, tables=tables, rescore=rescore, shared=shared))),
-            "o_select": Out(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "skip": range(lanes),
-                "count": range(capacity + 1),
-                "n": selected_shape,
-                "sink": selected_shape,
-                "recent": selected_shape,
-                **({"shared": 1} if shared else {}),
-            }))).array(rows),
-            "o_query": Out(stream.Signature(data.StructLayout({
-                "codes": data.ArrayLayout(key_bits, rows),
-                "active": rows,
-            }))),
-            "o_words": Out(stream.Signature(data.StructLayout({
-                "word": range(capacity // lanes),
-                "last": 1,
-            }))),
+            "o_select": Out(stream.Signature(select_layout(
+                capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(rows),
+            "o_query": Out(stream.Signature(codes_layout(key_bits=key_bits, rows=rows))),
+            "o_words": Out(stream.Signature(word_layout(capacity=capacity, lanes=lanes))),
         })
 
     @property

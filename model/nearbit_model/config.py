@@ -10,6 +10,8 @@ from typing import Any
 
 import tomli_w
 
+from nearbit_model.structure import EXACT_QUERIES, ROWS_PER_STAGE, memory_registers
+
 
 __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
            "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
@@ -34,8 +36,8 @@ CELLS = ("generic", "ecp5", "ice40", "xilinx7")
 SELECTIONS = ("counters", "histograms", "serial")
 """Ways to find the nearest keys: counting in logic, or in block RAM, one query at a time or two."""
 
-ROWS_PER_STAGE = 4
-"""Rows of the array that read the same registers of keys, at most."""
+_LARGEST_FILE = 1 << 20
+"""Bytes of a file that may be a configuration; a device may go on for ever."""
 
 
 class ConfigError(ValueError):
@@ -271,6 +273,26 @@ class Config:
         return 1 if shared else min(self.rows, ROWS_PER_STAGE)
 
     @property
+    def score_stages(self) -> int:
+        """Stages of the array that a word of keys passes."""
+        return -(-self.rows // self.rows_per_stage)
+
+    @property
+    def memory_registers(self) -> int:
+        """Registers that a load and what is read of a bank pass, beside those of the memory."""
+        return memory_registers(self.lanes)
+
+    @property
+    def exact_query_slots(self) -> int:
+        """Queries for exact scores that the core holds, for all rows: a power of two."""
+        return 1 << (EXACT_QUERIES * self.rows - 1).bit_length()
+
+    @property
+    def score_max(self) -> int:
+        """The largest absolute value of an exact score or of minus a distance; 0 without them."""
+        return 0 if self.rescore is None else max(self.rescore.score_max, self.distance_max)
+
+    @property
     def memory_bits(self) -> int:
         """Bits of the key, value and scale stores: the size by which presets are ordered."""
         exact = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
@@ -309,7 +331,10 @@ class Config:
         """Make a configuration of TOML text."""
         try:
             fields = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            raise ConfigError("not TOML: nested too deeply") from None
+        except ValueError as error:
+            # TOMLDecodeError, and what Python says to numbers of thousands of digits.
             raise ConfigError(f"not TOML: {error}") from None
         return cls.from_dict(fields)
 
@@ -317,7 +342,12 @@ class Config:
     def load(cls, path: str | PathLike[str]) -> "Config":
         """Read a TOML file; :class:`ConfigError` names the file and what is wrong in it."""
         try:
-            return cls.from_toml(Path(path).read_text(encoding="utf-8"))
+            with Path(path).open("rb") as stream:
+                octets = stream.read(_LARGEST_FILE + 1)
+            if len(octets) > _LARGEST_FILE:
+                raise ConfigError("larger than a configuration is")
+            # Editors of some systems put a byte order mark before the text.
+            return cls.from_toml(octets.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not a text file") from None
         except OSError as error:

@@ -3,12 +3,12 @@
 Stages, each usable alone as the oracle of its hardware block:
 
 ========================  ==========================================================
-:func:`select`            distances and the exact top N (:mod:`nearbit_hw.top_n`)
-:func:`lookup`            weights by distance (:mod:`nearbit_hw.weights`)
-:func:`score`             exact scores of selected keys (:mod:`nearbit_hw.rescorer`)
-:func:`decay`             weights by exact score (:mod:`nearbit_hw.weights`)
-:func:`accumulate`        weighted sums of value rows (:mod:`nearbit_hw.value_accumulator`)
-:func:`normalize`         exactly rounded division (:mod:`nearbit_hw.normalizer`)
+:func:`select`            distances and the exact top N (:mod:`nearbit_hw.select.top_n`)
+:func:`lookup`            weights by distance (:mod:`nearbit_hw.attend.weights`)
+:func:`score`             exact scores of selected keys (:mod:`nearbit_hw.attend.rescorer`)
+:func:`decay`             weights by exact score (:mod:`nearbit_hw.attend.weights`)
+:func:`accumulate`        weighted sums of value rows (:mod:`nearbit_hw.attend.value_accumulator`)
+:func:`normalize`         exactly rounded division (:mod:`nearbit_hw.attend.normalizer`)
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
 ========================  ==========================================================
 
@@ -332,8 +332,8 @@ def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArr
 
     Returns
     -------
-    sums, total
-        int64 [..., dim] and int64 [...].
+    tuple
+        The sums, int64 [..., dim], and the total, int64 [...].
     """
     weight = np.maximum(weights, 0).astype(np.int64)
     scaled = (weight * scales.astype(np.int64) + (1 << scale_bits - 1)) >> scale_bits

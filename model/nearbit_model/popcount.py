@@ -1,4 +1,4 @@
-"""Golden model of :mod:`nearbit_hw.popcount`, and distances between packed codes."""
+"""Golden model of :mod:`nearbit_hw.score.popcount`, and distances between packed codes."""
 
 from typing import Any
 

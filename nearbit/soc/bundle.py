@@ -11,13 +11,17 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 import nearbit
-from nearbit.files import OutputFile, output_folder
+from nearbit.files import OutputError, OutputFile, output_folder
 from nearbit.soc import exports
+from nearbit.soc.identifiers import check_name
+from nearbit.soc.vhdl import Port, package_text
 from nearbit_model.config import Config
 
 
-__all__ = ["INTERFACES", "InterfaceError", "check", "names", "version", "write"]
+__all__ = ["DEFAULT_NAME", "INTERFACES", "InterfaceError", "check", "names", "version", "write"]
 
+
+DEFAULT_NAME = "nearbit"
 
 INTERFACES = ("stream", "axi", "wishbone")
 """The core's own streams; registers on AXI4-Lite or Wishbone, and AXI4-Stream."""
@@ -30,40 +34,52 @@ _DESCRIPTIONS = {
 _KEYS_SELECTED = 32
 """Nearest keys of the query whose cycles the README gives."""
 
-_DRIVER = ("nearbit.c", "nearbit.h")
+_DRIVER = ("c", "h")
+
+_VHDL = "{top}_pkg.vhd"
 
 _FILES = {
     "{top}.v": "the accelerator, Verilog 2005: module `{top}` and what it is made of",
-    "nearbit_example.v": "how to instantiate it",
-    "nearbit.core": "the core file for FuseSoC (CAPI2)",
+    _VHDL: "its component declaration, VHDL: package `{top}_pkg`",
+    "{name}_example.v": "how to instantiate it",
+    "{name}.core": "the core file for FuseSoC (CAPI2)",
     "{top}.vlt": "the warnings of Verilator's lint that generated Verilog cannot avoid, and why",
     "registers/registers.md": "registers, and packets of all streams",
     "registers/registers.json": "the same, for programs",
     "registers/registers.rdl": "the registers as SystemRDL 2.0",
-    "driver/nearbit.h": "the driver, C99: what it offers",
-    "driver/nearbit.c": "the driver",
-    "driver/nearbit_registers.h": "addresses, fields and numbers, for the driver and for yours",
-    "nearbit.toml": "the configuration",
+    "driver/{name}.h": "the driver, C99: what it offers",
+    "driver/{name}.c": "the driver",
+    "driver/{name}_registers.h": "addresses, fields and numbers, for the driver and for yours",
+    "{name}.toml": "the configuration",
     "README.md": "this file",
 }
 
 
 class InterfaceError(ValueError):
-    """An interface that there is not, or not for a configuration; the message is one sentence."""
+    """An interface or a name that cannot be, or not for a configuration: one sentence says why."""
 
 
 @dataclass(frozen=True)
-class _Port:
-    """A port of a Verilog module."""
+class _Core:
+    """What to generate: see :func:`write`."""
 
+    config: Config
+    interface: str
     name: str
-    direction: str
-    bits: int
+    initial: bool
+    vhdl: bool
 
     @property
-    def range(self) -> str:
-        """As it stands in a declaration."""
-        return "" if self.bits == 1 else f"[{self.bits - 1}:0] "
+    def top(self) -> str:
+        return _top(self.interface, self.name)
+
+    @property
+    def options(self) -> str:
+        """Options of the command that are not the default, but `--config` and `-o`."""
+        return "".join([
+            f" --interface {self.interface}",
+            f" --name {self.name}" if self.name != DEFAULT_NAME else "",
+            "" if self.initial else " --no-initial", " --vhdl" if self.vhdl else ""])
 
 
 def version() -> tuple[int, int, int]:
@@ -73,31 +89,48 @@ def version() -> tuple[int, int, int]:
     return major, minor, patch
 
 
-def check(interface: str) -> None:
-    """Raise :class:`InterfaceError` if there is no such interface."""
+def check(interface: str, name: str = DEFAULT_NAME) -> None:
+    """Raise :class:`InterfaceError` if there is no such interface, or the name cannot be one."""
     if interface not in INTERFACES:
         raise InterfaceError(f"--interface must be {', '.join(INTERFACES[:-1])} or "
                              f"{INTERFACES[-1]}, not {interface!r}")
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InterfaceError(str(error)) from None
 
 
-def names(interface: str) -> list[str]:
+def names(interface: str, name: str = DEFAULT_NAME, *, vhdl: bool = False) -> list[str]:
     """Paths of the files of an interface's folder; the Verilog comes first."""
-    if interface == "stream":
-        return ["nearbit.v", "nearbit.toml"]
-    return [name.format(top=_top(interface)) for name in _FILES]
+    files = ["{name}.v", _VHDL, "{name}.toml"] if interface == "stream" else list(_FILES)
+    return [file.format(name=name, top=_top(interface, name)) for file in files
+            if vhdl or file != _VHDL]
 
 
-def write(directory: Path, config: Config, interface: str) -> list[Path]:
+def write(directory: Path, config: Config, interface: str, *, name: str = DEFAULT_NAME,
+          initial: bool = True, vhdl: bool = False, source: Path | None = None) -> list[Path]:
     """Write the folder of an interface, all of its files or none.
 
     Parameters
     ----------
     directory
-        Made if it is not there. What else is in it stays.
+        Made if it is not there. What else is in it stays; a file that would be replaced must be
+        of the same core.
     config
         What to generate.
     interface
         One of :data:`INTERFACES`.
+    name
+        In place of `nearbit` in the names of modules, files, C symbols and the address map, so
+        that differently named cores can be in one design and one program.
+    initial
+        Whether registers and memories have initial values; else the reset does all.
+    vhdl
+        Whether to write a component declaration, too. Ports of the streams then have names that
+        VHDL takes: `i_key_payload` for `i_key__payload`.
+    source
+        File that the configuration comes from. If it is one of those to be written, it stays as it
+        is, and must hold just this configuration.
 
     Returns
     -------
@@ -107,68 +140,131 @@ def write(directory: Path, config: Config, interface: str) -> list[Path]:
     Raises
     ------
     InterfaceError
-        If there is no such interface, or not for this configuration.
+        If there is no such interface, or not for this configuration, or if the name is not an
+        identifier in all languages that it is for.
     OutputError
-        If a file cannot be written.
+        If a file cannot be written, or is another's.
     """
-    check(interface)
-    paths = names(interface)
+    check(interface, name)
+    core = _Core(config, interface, name, initial, vhdl)
+    paths = names(interface, name, vhdl=vhdl)
+    configuration = directory / f"{name}.toml"
+    if source is not None and source.resolve() == configuration.resolve():
+        if Config.load(source) != config:
+            raise OutputError(f"cannot write {configuration}: it is an input")
+        paths.remove(configuration.name)
     with ExitStack() as stack:
-        for folder in dict.fromkeys((directory / name).parent for name in paths):
+        for folder in dict.fromkeys((directory / path).parent for path in paths):
             stack.enter_context(output_folder(folder))
-        files = {name: OutputFile(directory / name) for name in paths}
-        texts = _stream_texts if interface == "stream" else _soc_texts
-        found = texts(config, interface)
+        files = {path: OutputFile(directory / path) for path in paths}
+        _check_folder(directory, core, paths)
+        found = (_stream_texts if interface == "stream" else _soc_texts)(core)
         # Each takes its name when all are written.
         with ExitStack() as written:
-            for name, output in files.items():
+            for name_, output in files.items():
                 path = written.enter_context(output.write())
-                path.write_text(found[name], encoding="utf-8", newline="\n")
-    return [directory / name for name in paths]
+                path.write_text(found[name_], encoding="utf-8", newline="\n")
+    return [directory / path for path in paths]
 
 
-def _top(interface: str) -> str:
-    return f"nearbit_{interface}"
+def _check_folder(directory: Path, core: _Core, paths: list[str]) -> None:
+    """Raise :class:`OutputError` if a file would be replaced that is not of the same core."""
+    there = [directory / path for path in paths if (directory / path).exists()]
+    marked, mark = (f"{core.name}.v", r"// nearbit_hw\.core\.Core, by ") \
+        if core.interface == "stream" else \
+        ("README.md", rf"<!-- .* -->\n\n# {core.top}\n\n.*\nGenerated by Nearbit ")
+    try:
+        is_own = re.match(mark, (directory / marked).read_text(encoding="utf-8")) is not None
+    except (OSError, UnicodeDecodeError):
+        is_own = False
+    if there and not is_own:
+        raise OutputError(f"{there[0]} would be replaced, and is not of an earlier {core.top!r}: "
+                          f"give another folder or --name, or move it")
 
 
-def _stream_texts(config: Config, _interface: str) -> dict[str, str]:
+def _top(interface: str, name: str) -> str:
+    return name if interface == "stream" else f"{name}_{interface}"
+
+
+def _stream_texts(core: _Core) -> dict[str, str]:
     from nearbit_hw.core import Core
     from nearbit_hw.verilog import generate
 
-    return {"nearbit.v": generate(Core(config), "nearbit"), "nearbit.toml": config.to_toml()}
+    verilog = generate(Core(core.config), core.name, separator="_" if core.vhdl else "__",
+                       initial="all" if core.initial else "none")
+    return {
+        f"{core.name}.v": verilog,
+        **_vhdl_texts(core, list(_ports(verilog, core.top))),
+        f"{core.name}.toml": core.config.to_toml(),
+    }
 
 
-def _soc_texts(config: Config, interface: str) -> dict[str, str]:
+def _vhdl_texts(core: _Core, ports: list[Port]) -> dict[str, str]:
+    return {_VHDL.format(top=core.top): package_text(core.top, ports)} if core.vhdl else {}
+
+
+def _soc_texts(core: _Core) -> dict[str, str]:
     from nearbit_hw.soc.registers import register_map
     from nearbit_hw.soc.soc_core import SocCore
     from nearbit_hw.verilog import generate
 
+    name, top = core.name, core.top
     try:
-        registers = register_map(config, version=version())
+        # What has no initial value needs a reset.
+        registers = register_map(core.config, version=version(), resets_fields=not core.initial)
     except ValueError as error:
-        raise InterfaceError(f"the configuration has no interface {interface!r}: {error}") from None
-    core = SocCore(config, interface, registers.data_bits, registers.version)
-    top = _top(interface)
-    verilog = f"// {exports.LICENSE}\n{generate(core, top)}"
+        raise InterfaceError(f"the configuration has no interface {core.interface!r}: {error}"
+                             ) from None
+    soc_core = SocCore(core.config, core.interface, registers.data_bits, registers.version,
+                       registers.resets_fields)
+    generated = generate(soc_core, top, initial="all" if core.initial else "none")
+    verilog = f"// {exports.LICENSE}\n{generated}"
     ports = list(_ports(verilog, top))
-    facts = _facts(config, interface, registers, ports) | {"adapter_latency": core.latency}
+    facts = _facts(core, registers, ports) | {"adapter_latency": soc_core.latency}
     driver = resources.files("nearbit.soc") / "driver"
     return {
         f"{top}.v": verilog,
-        "nearbit_example.v": _render("nearbit_example.v", facts),
-        "nearbit.core": _render("nearbit.core", facts),
+        **_vhdl_texts(core, ports),
+        f"{name}_example.v": _render("nearbit_example.v", facts),
+        f"{name}.core": _render("nearbit.core", facts),
         f"{top}.vlt": _render("lint.vlt", facts),
         "registers/registers.md": exports.markdown(registers),
         "registers/registers.json": exports.json_text(registers),
-        "registers/registers.rdl": exports.systemrdl(registers),
-        "driver/nearbit_registers.h": exports.c_header(registers),
-        **{f"driver/{name}": (driver / name).read_text(encoding="utf-8") for name in _DRIVER},
-        "nearbit.toml": f"# {exports.LICENSE}\n\n{config.to_toml()}",
+        "registers/registers.rdl": exports.systemrdl(registers, name),
+        f"driver/{name}_registers.h": exports.c_header(registers, name),
+        **{f"driver/{name}.{ending}": driver_text(
+            (driver / f"nearbit.{ending}").read_text(encoding="utf-8"), name)
+           for ending in _DRIVER},
+        f"{name}.toml": f"# {exports.LICENSE}\n\n{core.config.to_toml()}",
         "README.md": _render("README.md", facts),
     }
 
 
-def _ports(verilog: str, top: str) -> Iterator[_Port]:
+_PRIVATE = re.compile(r"^#define (?P<macro>\w+)|^struct (?P<structure>\w+) \{"
+                      r"|^static [^;={]*?\b(?P<function>\w+)\(", re.MULTILINE)
+
+
+def driver_text(text: str, name: str) -> str:
+    """Give a source of the driver the name of a core.
+
+    Its own name is replaced in symbols, macros and files; what is private to the file gets the name
+    in front, so that drivers of several names can also be in one translation unit.
+    """
+    if name == DEFAULT_NAME:
+        return text
+    for private in _PRIVATE.finditer(text):
+        for kind, pattern, prefix in (("macro", r"\b{}\b", name.upper()),
+                                      ("structure", r"(?<=\bstruct ){}\b", name),
+                                      # A member of a structure may be called like a function.
+                                      ("function", r"(?<![\w.>]){}(?=\()", name)):
+            found = private[kind]
+            if found is not None and not re.match(rf"{DEFAULT_NAME}(_|$)", found, re.IGNORECASE):
+                text = re.sub(pattern.format(found), f"{prefix}_{found}", text)
+    text = re.sub(rf"\b{DEFAULT_NAME}(?=\b|_)", name, text)
+    return re.sub(rf"\b{DEFAULT_NAME.upper()}(?=_)", name.upper(), text)
+
+
+def _ports(verilog: str, top: str) -> Iterator[Port]:
     """Read the ports of a module in the order of its header."""
     _, _, rest = verilog.partition(f"module {top}(")
     header, _, body = rest.partition(");")
@@ -177,14 +273,15 @@ def _ports(verilog: str, top: str) -> Iterator[_Port]:
         found = re.search(rf"^  (input|output) (?:\[(\d+):0\] )?{name};$", body, re.MULTILINE)
         if found is None:
             raise AssertionError(f"port {name} has no declaration")
-        yield _Port(name, found[1], 1 + int(found[2] or 0))
+        yield Port(name, found[1], 1 + int(found[2] or 0))
 
 
-def _facts(config: Config, interface: str, registers: Any, ports: list[_Port]) -> dict[str, Any]:
+def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
     """Everything that a template may name."""
     from nearbit.cycles import Workload, measure
     from nearbit_hw.soc.registers import IDENTITY
 
+    config, interface = core.config, core.interface
     clock, reset = "aclk", "aresetn"
     trace = [port for port in ports if port.name.startswith("m_axis_trace_")
              and port.direction == "output"]
@@ -196,13 +293,14 @@ def _facts(config: Config, interface: str, registers: Any, ports: list[_Port]) -
     cycles = measure(config, workload)
     interval = cycles.interval
     return {
-        "top": _top(interface), "interface": interface, "version": nearbit.__version__,
+        "name": core.name, "top": core.top, "interface": interface, "options": core.options,
+        "initial": core.initial, "vhdl": core.vhdl, "version": nearbit.__version__,
         "description": _DESCRIPTIONS[interface], "config": config, "registers": registers,
         "identity": IDENTITY,
         # The lint knows no cells of devices.
         "is_generic": config.cell in (None, "generic"),
-        "files": [(name.format(top=_top(interface)), says.format(top=_top(interface)))
-                  for name, says in _FILES.items()],
+        "files": [(file.format(name=core.name, top=core.top), says.format(top=core.top))
+                  for file, says in _FILES.items() if core.vhdl or file != _VHDL],
         "clock": clock, "reset": reset, "ports": ports, "pad": pad, "trace": trace,
         "outer": [{"declaration": f"{port.direction:<6} wire {port.range:<{len(pad)}}{port.name}"}
                   for port in outer],

@@ -26,8 +26,6 @@ __all__ = ["LICENSE", "c_header", "describe_packet", "json_text", "markdown", "s
 LICENSE = "SPDX-License-Identifier: Apache-2.0"
 """What every file of a bundle begins with."""
 
-_PREFIX = "NEARBIT_REG_"
-
 _WIDTH = 96
 """Columns of text that is wrapped."""
 
@@ -68,38 +66,40 @@ def _c_field(prefix: str, field: Field) -> list[tuple[str, str]]:
             *((f"{name}_{value_name}", f"{value}u") for value_name, value in field.enumeration)]
 
 
-def c_header(registers: RegisterMap) -> str:
-    """Write addresses, fields and numbers as a C header."""
+def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
+    """Write addresses, fields and numbers as a C header; macros begin with the core's name."""
+    prefix = f"{name.upper()}_REG_"
+    guard = f"{name.upper()}_REGISTERS_H"
     parts = [f"/* {LICENSE} */\n\n",
              _comment("Registers of a Nearbit accelerator: byte addresses from the window's "
                       "beginning, and fields as shift and mask. Generated."),
-             "\n#ifndef NEARBIT_REGISTERS_H\n#define NEARBIT_REGISTERS_H\n"]
+             f"\n#ifndef {guard}\n#define {guard}\n"]
     for title, group in _groups(registers):
         parts.append(f"\n/* --- {title} {'-' * (_WIDTH - len(title) - 11)} */\n")
         for register in group:
-            name = _PREFIX + _row_name(register)
-            lines = [(name, f"0x{register.address:03x}u")]
+            macro = prefix + _row_name(register)
+            lines = [(macro, f"0x{register.address:03x}u")]
             # A name that stands twice says what it is once.
             alone = len(register.fields) == 1 and not register.fields[0].enumeration
             for field in register.fields:
                 same = _row_name(register).endswith(field.name)
-                lines += [line for line in _c_field(name, field) if not alone] if not same \
-                    else [(found.replace(f"{name}_{field.name}", name), value)
-                          for found, value in _c_field(name, field) if not alone]
+                lines += [line for line in _c_field(macro, field) if not alone] if not same \
+                    else [(found.replace(f"{macro}_{field.name}", macro), value)
+                          for found, value in _c_field(macro, field) if not alone]
             parts.append(_comment(register.description) + _defines(lines))
         if title == "Rows of a query":
-            absent = [(f"{_PREFIX}{address.name}", f"0x{address:03x}u") for address in Address
+            absent = [(f"{prefix}{address.name}", f"0x{address:03x}u") for address in Address
                       if address.name.startswith("ROW_") and address.name not in
                       [_row_name(register) for register in group]]
             if absent:
                 parts.append(_comment("Not in this accelerator: where others have it.")
                              + _defines(absent))
             parts.append(_comment("Bytes from the registers of a row to those of the next.")
-                         + _defines([(f"{_PREFIX}ROW_STRIDE", f"{ROW_STRIDE}u")]))
+                         + _defines([(f"{prefix}ROW_STRIDE", f"{ROW_STRIDE}u")]))
     result = registers.packet("RESULT")
     parts.append(f"\n/* --- Packets {'-' * (_WIDTH - 18)} */\n")
     parts.append(_comment("The first beat of a result's packet.") + _defines(
-        [line for field in result.fields for line in _c_field("NEARBIT_RESULT", field)]))
+        [line for field in result.fields for line in _c_field(f"{name.upper()}_RESULT", field)]))
     parts.append("\n#endif\n")
     return "".join(parts)
 
@@ -132,7 +132,7 @@ def json_text(registers: RegisterMap) -> str:
         "window_bytes": registers.window_bytes,
         "registers": [
             {"name": register.name, "address": register.address, "access": register.access,
-             "reset": register.reset, "kept": register.kept,
+             "reset": register.reset, "kept": register.kept and not registers.resets_fields,
              **({} if register.row is None else {"row": register.row}),
              "description": register.description,
              "fields": [_field_dict(field) for field in register.fields]}
@@ -181,11 +181,11 @@ def describe_packet(packet: Packet) -> str:
 
 def markdown(registers: RegisterMap) -> str:
     """Write registers and packets as Markdown tables."""
+    kept = "" if registers.resets_fields else "Registers with a * keep their value in a reset. "
     parts = [(f"<!-- {LICENSE} -->\n\n# Registers\n\n"
               f"Words of 32 bits in a window of {registers.window_bytes} bytes. `ro` is read only, "
               f"`rw` read and write, `wo` write only (reads as 0), `w1c` write 1 to clear. "
-              f"Registers with a * keep their value in a reset. Bits that are not listed read as 0 "
-              f"and are written as 0.\n")]
+              f"{kept}Bits that are not listed read as 0 and are written as 0.\n")]
     for title, group in _groups(registers):
         parts.append(f"\n## {title}\n\n")
         if title == "Rows of a query":
@@ -197,7 +197,7 @@ def markdown(registers: RegisterMap) -> str:
         parts.append("| address | register | access | bits | field | reset | |\n"
                      "|---|---|---|---|---|---|---|\n")
         for register in group:
-            mark = " *" if register.kept else ""
+            mark = " *" if register.kept and not registers.resets_fields else ""
             first = (f"| 0x{register.address:03x} | `{_row_name(register)}`{mark} | "
                      f"{register.access} |")
             if len(register.fields) == 1:
@@ -230,14 +230,15 @@ def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def systemrdl(registers: RegisterMap) -> str:
-    """Write the registers as SystemRDL 2.0."""
+def systemrdl(registers: RegisterMap, name: str = "nearbit") -> str:
+    """Write the registers as SystemRDL 2.0: an address map with the core's name."""
     errors = " ".join(f"{each.name} = {each.value};" for each in SocError)
     commands = " ".join(f"{each.name} = {each.value};" for each in Command)
-    lines = [f"// {LICENSE}", "", f"enum nearbit_error {{ {errors} }};",
-             f"enum nearbit_command {{ {commands} }};", "",
-             "addrmap nearbit {", "    default regwidth = 32;", "    default accesswidth = 32;"]
-    encodings = {("ERROR", "CODE"): "nearbit_error", ("COMMAND", "COMMAND"): "nearbit_command"}
+    lines = [f"// {LICENSE}", "", f"enum {name}_error {{ {errors} }};",
+             f"enum {name}_command {{ {commands} }};", "",
+             f"addrmap {name} {{", "    default regwidth = 32;", "    default accesswidth = 32;"]
+    encodings = {("ERROR", "CODE"): f"{name}_error",
+                 ("COMMAND", "COMMAND"): f"{name}_command"}
     for register in registers.registers:
         lines += ["", "    reg {", f"        desc = {_quote(register.description)};"]
         for field in register.fields:

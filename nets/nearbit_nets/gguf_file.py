@@ -29,6 +29,11 @@ _TENSORS = {
 _OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight":
           "model.norm.weight", "output.weight": "lm_head.weight"}
 
+# What is read of the architecture; further fields change what is computed.
+_FIELDS = ("block_count", "context_length", "embedding_length", "feed_forward_length",
+           "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
+           "rope.dimension_count", "rope.freq_base", "vocab_size")
+
 # What the tokenizers of these names split by, before byte pairs.
 _SPLITS = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
 
@@ -47,7 +52,8 @@ def read_llama(path: Path) -> tuple[LlamaForCausalLM, Tokenizer]:
     Raises
     ------
     NetworkError
-        A file that cannot be read, or of another architecture or tokenizer.
+        A file that cannot be read, of another architecture or tokenizer, or with fields or tensors
+        that would be passed over.
     """
     try:
         reader = gguf.GGUFReader(path)
@@ -60,10 +66,14 @@ def read_llama(path: Path) -> tuple[LlamaForCausalLM, Tokenizer]:
     if architecture != "llama":
         raise NetworkError(f"{path} holds a model of the architecture {architecture}; llama can be "
                            f"read")
+    for name in fields:
+        if name.startswith("llama.") and name.removeprefix("llama.") not in _FIELDS:
+            raise NetworkError(f"{path} has {name} {fields[name]!r}, which is not known here and "
+                               f"may change what the model computes")
     try:
-        config = _config(fields, tensors)
+        config = _config(path, fields, tensors)
         state = {name: torch.from_numpy(np.array(array, np.float32))
-                 for name, array in _state(config, tensors).items()}
+                 for name, array in _state(path, config, tensors).items()}
         tokenizer = _tokenizer(path, fields)
     except KeyError as error:
         raise NetworkError(f"{path} lacks {error.args[0]}") from None
@@ -79,15 +89,20 @@ def read_llama(path: Path) -> tuple[LlamaForCausalLM, Tokenizer]:
     return module, tokenizer
 
 
-def _config(fields: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Any:
+def _config(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Any:
     heads = int(fields["llama.attention.head_count"])
     width = int(fields["llama.embedding_length"])
+    head_dim = len(tensors["blk.0.attn_q.weight"]) // heads
+    if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
+        raise NetworkError(f"{path} has llama.rope.dimension_count "
+                           f"{fields['llama.rope.dimension_count']}, a part of a head of {head_dim}"
+                           f" elements; heads that are rotated whole can be read")
     return LlamaConfig(
         vocab_size=len(tensors["token_embd.weight"]), hidden_size=width,
         intermediate_size=int(fields["llama.feed_forward_length"]),
         num_hidden_layers=int(fields["llama.block_count"]), num_attention_heads=heads,
         num_key_value_heads=int(fields.get("llama.attention.head_count_kv", heads)),
-        head_dim=int(fields.get("llama.rope.dimension_count", width // heads)),
+        head_dim=head_dim,
         max_position_embeddings=int(fields["llama.context_length"]),
         rms_norm_eps=float(fields["llama.attention.layer_norm_rms_epsilon"]),
         rope_parameters={"rope_type": "default",
@@ -97,8 +112,14 @@ def _config(fields: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> A
         eos_token_id=fields.get("tokenizer.ggml.eos_token_id"))
 
 
-def _state(config: Any, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _state(path: Path, config: Any, tensors: Mapping[str, NDArray[Any]]
+           ) -> dict[str, NDArray[Any]]:
     """Weights under the names of Transformers."""
+    known = {*_OUTER, *(f"blk.{layer}.{name}.weight" for layer in range(config.num_hidden_layers)
+                        for name in _TENSORS)}
+    for name in tensors:
+        if name not in known:
+            raise NetworkError(f"{path} has {name}, which is not used, so it is another model")
     state = {theirs: tensors[ours] for ours, theirs in _OUTER.items() if ours in tensors}
     for layer in range(config.num_hidden_layers):
         for ours, theirs in _TENSORS.items():

@@ -376,8 +376,21 @@ class Network:
     _verified: set[str] = field(default_factory=set, init=False, repr=False)
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text."""
-        return list(self.tokenizer.encode(text).ids)
+        """The tokens of a text; :class:`NetworkError` if the model has no use for them."""
+        try:
+            ids = list(self.tokenizer.encode(text).ids)
+        except Exception as error: # the library has no class of its own
+            raise NetworkError(f"the tokenizer of {self.name} cannot split the text: {error}"
+                               ) from None
+        if not ids:
+            raise NetworkError(f"the tokenizer of {self.name} makes no token of the text")
+        embeddings: Any = self.module.get_input_embeddings()
+        rows = len(embeddings.weight)
+        if max(ids) >= rows:
+            raise NetworkError(f"the tokenizer of {self.name} makes token {max(ids)} of the text, "
+                               f"and the model has embeddings of {rows}; take the tokenizer.json "
+                               f"of this model")
+        return ids
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""

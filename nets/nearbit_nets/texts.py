@@ -29,7 +29,7 @@ _STATES = 24
 def read(path: Path) -> str:
     """The text of a file; :class:`NetworkError` says why there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise NetworkError(f"{path} is not a text file in UTF-8") from None
     except OSError as error:

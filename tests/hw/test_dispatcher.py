@@ -2,7 +2,8 @@
 import cocotb
 import pytest
 
-from nearbit_hw.dispatcher import Dispatcher, Error
+from nearbit_hw.dispatcher import Dispatcher
+from nearbit_hw.layouts import Error
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 

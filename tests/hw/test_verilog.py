@@ -10,7 +10,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.core import Core
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import YosysError, generate, run_yosys
 from nearbit_model.config import Config
 
@@ -127,6 +127,83 @@ def test_contents(init, tmp_path):
         assert "for (word = " in text
         assert text.count("\n") < 70
     assert icarus(text, tmp_path) == ""
+
+
+class Rom(wiring.Component):
+    """A memory that is never written."""
+
+    def __init__(self, words):
+        self.words = words
+        super().__init__({"i": In(range(len(words))), "o": Out(8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.words = words = memory.Memory(shape=8, depth=len(self.words), init=self.words)
+        read = words.read_port()
+        m.d.comb += [read.addr.eq(self.i), self.o.eq(read.data)]
+        return m
+
+
+def test_given():
+    """Memories of which nothing is said are left open, all else is as it was."""
+    for component in (lambda: Store(40), lambda: Core(Config.preset("tiny"))):
+        text = generate(component(), "dut", initial="all")
+        assert "_zeros_" in text
+        without = re.sub(r"^  initial begin : \\?_zeros_.*?^  end\n", "", text,
+                         flags=re.MULTILINE | re.DOTALL)
+        assert generate(component(), "dut", initial="given") == without
+    text = generate(Store(40, init=[1, 2, 3]), "dut")
+    assert generate(Store(40, init=[1, 2, 3]), "dut", initial="given") == text
+
+
+@pytest.mark.parametrize("component", [
+    lambda: Store(40), lambda: Store(40, init=[7] * 40), lambda: Core(Config.preset("tiny"))])
+def test_no_initial_values(component, tmp_path):
+    text = generate(component(), "dut", initial="none")
+    assert re.search(r"\binitial\b", text) is None
+    assert re.search(r"^ *(reg|integer) [^;]*=", text, re.MULTILINE) is None
+    # Nothing waits for an event that an initial value would be.
+    assert set(re.findall(r"always @\([^)]*\)", text)) == {"always @(posedge clk)"}
+    assert icarus(text, tmp_path) == ""
+    assert ports(text) == ports(generate(component(), "dut"))
+
+
+def test_rom_without_initial_values(tmp_path):
+    """What nobody writes is there without a reset."""
+    words = [3, 1, 4, 1, 5, 9, 2, 6, 5, 250]
+    text = generate(Rom(words), "dut", initial="none")
+    assert "initial" not in text
+    (tmp_path / "dut.v").write_text(text)
+    (tmp_path / "bench.v").write_text(
+        "module bench;\n  reg clk = 0;\n  wire [7:0] o;\n  reg [3:0] i;\n"
+        "  dut dut(.clk(clk), .rst(1'b0), .i(i), .o(o));\n"
+        f"  initial for (i = 0; i < {len(words)}; i = i + 1) begin\n"
+        "    #1 clk = 1;\n    #1 clk = 0;\n    $display(\"%0d\", o);\n  end\nendmodule\n")
+    program = str(tmp_path / "bench.vvp")
+    subprocess.run(["iverilog", "-g2005", "-s", "bench", "-o", program, str(tmp_path / "dut.v"),
+                    str(tmp_path / "bench.v")], check=True)
+    said = subprocess.run(["vvp", "-n", program], check=True, capture_output=True,
+                          encoding="utf-8").stdout
+    assert [int(line) for line in said.split()] == words
+
+
+def test_wrong_initial():
+    with pytest.raises(ValueError, match=r"^Initial must be all, given or none, not False$"):
+        generate(XorPopcount(4), "dut", initial=False)
+
+
+def test_separator():
+    assert ports(generate(XorPopcount(4), "dut", separator="_")) == [
+        "clk", "rst", "i_payload", "i_valid", "i_ready", "o_payload", "o_valid", "o_ready"]
+
+
+def test_two_ports_of_one_name():
+    class Alike(wiring.Component):
+        i: In(stream.Signature(2))
+        i_valid: In(1)
+
+    with pytest.raises(ValueError, match=r"^Separator '_' gives two ports the name 'i_valid'$"):
+        generate(Alike(), "dut", separator="_")
 
 
 class Elements(wiring.Component):

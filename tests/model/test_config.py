@@ -219,3 +219,22 @@ def test_wrong_rescore():
         Config.from_dict({**SMALL, "rescore": {**EXACT, "lane": 4}})
     with refuses("rescore.lanes is missing; head_dim and lanes have no default"):
         Config.from_dict({**SMALL, "rescore": {"head_dim": 16}})
+
+
+def test_byte_order_mark(tmp_path):
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + PRESETS["tiny"].to_toml().replace("\n", "\r\n").encode())
+    assert Config.load(path) == PRESETS["tiny"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a = " + "[" * 20_000, "not TOML: nested too deeply"),
+    (f"key_bits = {'9' * 5000}", "not TOML: Exceeds the limit"),
+    ("#" * (1 << 20) + "#", "larger than a configuration is"),
+])
+def test_texts_that_are_too_much(tmp_path, text, message):
+    path = tmp_path / "large.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Config.load(path)
+    assert str(caught.value).startswith(f"{path}: {message}")

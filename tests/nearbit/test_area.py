@@ -13,9 +13,9 @@ import pytest
 
 from nearbit import area
 from nearbit.synthesis import DEVICES, Resources, cell_verilog, count, synthesize, verilog
-from nearbit_hw.rescorer import Rescorer
-from nearbit_hw.value_accumulator import ValueAccumulator
-from nearbit_hw.value_store import ValueStore
+from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.value_accumulator import ValueAccumulator
+from nearbit_hw.attend.value_store import ValueStore
 from nearbit_model.config import PRESETS, Config, Rescore
 
 

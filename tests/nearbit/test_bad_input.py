@@ -1,6 +1,7 @@
 """What is wrong with the input is one sentence on standard error, status 2, and no file."""
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,22 @@ def _nothing_is_simulated(monkeypatch):
     monkeypatch.setattr(nearbit, "simulate", simulate, raising=False)
 
 
+def contents(folder):
+    """What is in a folder, empty folders too."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
 @pytest.fixture
 def refused(run, tmp_path):
     """Run the command, see that it is refused and leaves the folder as it was."""
     def run_refused(*arguments: object) -> str:
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        before = contents(tmp_path)
         outcome = run(*arguments)
         assert outcome.status == 2
         assert outcome.out == ""
         assert outcome.err.count("\n") == 1
         assert "Traceback" not in outcome.err
-        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*")
-                          if path.is_file()}
+        assert before == contents(tmp_path)
         prefix, _, message = outcome.err.rstrip("\n").partition(": ")
         assert prefix == "nearbit"
         return message
@@ -318,3 +323,203 @@ def test_message_of_one_line(refused, tmp_path):
     assert refused("simulate", "a\nb.npz") == "a b.npz: no such file"
 
 
+
+
+LONG = "x" * 300
+PRESETS = ("the presets are tiny, head32, reference, icebreaker, head64, gqa3, hash64, hash64gqa3, "
+           "head128, hash128, long")
+START = "key_bits = 8\nvalue_dim = 8\ncapacity = "
+TEXTS = {
+    "deep.toml": "a = " + "[" * 20_000,
+    "digits.toml": f"key_bits = {'9' * 5000}",
+    "inf.toml": "key_bits = inf\nvalue_dim = 8\ncapacity = 64",
+    "date.toml": "key_bits = 1979-05-27\nvalue_dim = 8\ncapacity = 64",
+    "minus.toml": "key_bits = -8\nvalue_dim = 8\ncapacity = 64",
+    "true.toml": "key_bits = true\nvalue_dim = 8\ncapacity = 64",
+    "list.toml": "key_bits = [8]\nvalue_dim = 8\ncapacity = 64",
+    "large.toml": f"{START}99999999999999999999",
+    "rescore.toml": f"{START}64\nrescore = 3",
+    "lanes.toml": f"{START}64\n[rescore]\nhead_dim = 8",
+    "cell.toml": f"{START}64\ncell = 3",
+    "selection.toml": f"{START}64\nselection = ['serial']",
+    "nul.toml": "\0",
+    "twice.toml": "key_bits = 8\nkey_bits = 8",
+    "mark.toml": "\ufeffkey_bits = 8\nvalue_dim = 8",
+    "endless.toml": "#" * (1 << 20) + "#",
+}
+NOT_WHOLE = "Input should be a valid integer, unable to parse string as an integer"
+NOT_NUMBER = "Input should be a valid number, unable to parse string as a number"
+NAMED = "is empty; give it a name"
+CLOCK = "--clock is in MHz, from 0.001 to 100,000, not"
+MHZ = "--clock is in MHz, above 0 and at most 400, not"
+BOTH = "--board or --platform must be given, and not both; 'nearbit boards' lists the boards"
+ONE = "one of --port, --virtual and --simulated must be given"
+ENDINGS = "a plot's name must end in .avif, "
+
+
+@pytest.fixture
+def _place(write, tmp_path, monkeypatch):
+    """A folder with files of many kinds, none of them of use."""
+    monkeypatch.chdir(tmp_path)
+    write("h.npz")
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "wide.toml").write_text("key_bits = 8", encoding="utf-16")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "h.npz").symlink_to(tmp_path / "h.npz")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+
+
+@pytest.mark.usefixtures("_place")
+@pytest.mark.parametrize(("line", "message"), [
+    # No command, or arguments that no command has.
+    ("''", "No such command ''."),
+    ("nothing", "No such command 'nothing'."),
+    ("--nothing", "No such option: --nothing"),
+    ("simulate", "Missing argument 'FILE.npz'."),
+    ("simulate --json", "Missing argument 'FILE.npz'."),
+    ("simulate h.npz h.npz", "Got unexpected extra argument(s) (h.npz)"),
+    ("simulate h.npz --out", "Option '--out' requires an argument."),
+    ("simulate h.npz --top-n 0x10", f"Invalid value for '--top-n': {NOT_WHOLE}"),
+    ("simulate h.npz --top-n ''", f"Invalid value for '--top-n': {NOT_WHOLE}"),
+    ("simulate h.npz --method hash --heavy x", f"Invalid value for '--heavy': {NOT_NUMBER}"),
+    # A configuration that is none.
+    ("simulate h.npz --config deep.toml", "deep.toml: not TOML: nested too deeply"),
+    ("simulate h.npz --config digits.toml", "digits.toml: not TOML: Exceeds the limit (4300"),
+    ("simulate h.npz --config inf.toml", "inf.toml: key_bits must be an integer, not inf"),
+    ("simulate h.npz --config date.toml", "date.toml: key_bits must be an integer, not datetime"),
+    ("simulate h.npz --config minus.toml", "minus.toml: key_bits must be from 1 to 1024, not -8"),
+    ("simulate h.npz --config true.toml", "true.toml: key_bits must be an integer, not True"),
+    ("simulate h.npz --config list.toml", "list.toml: key_bits must be an integer, not [8]"),
+    ("simulate h.npz --config large.toml", "large.toml: capacity must be from 1 to 1048576, not"),
+    ("simulate h.npz --config rescore.toml", "rescore.toml: rescore must be a Rescore or None"),
+    ("simulate h.npz --config lanes.toml", "lanes.toml: rescore.lanes is missing; "),
+    ("simulate h.npz --config cell.toml", "cell.toml: cell must be one of generic, "),
+    ("simulate h.npz --config selection.toml", "selection.toml: selection must be one of "),
+    ("simulate h.npz --config nul.toml", "nul.toml: not TOML: Invalid statement (at line 1, "),
+    ("simulate h.npz --config twice.toml", "twice.toml: not TOML: Cannot overwrite a value "),
+    ("simulate h.npz --config mark.toml", "mark.toml: capacity is missing; "),
+    ("simulate h.npz --config wide.toml", "wide.toml: not a text file"),
+    ("simulate h.npz --config h.npz", "h.npz: not a text file"),
+    ("simulate h.npz --config endless.toml", "endless.toml: larger than a configuration is"),
+    ("simulate h.npz --config /dev/zero", "/dev/zero: larger than a configuration is"),
+    ("simulate h.npz --config loop", "loop: Too many levels of symbolic links"),
+    (f"simulate h.npz --config {LONG}", f"{LONG}: File name too long"),
+    ("simulate h.npz --config ''", f"--config {NAMED}"),
+    ("verilog -o new --config digits.toml", "digits.toml: not TOML: Exceeds the limit (4300"),
+    ("cycles --keys 8 --config deep.toml", "deep.toml: not TOML: nested too deeply"),
+    ("area --config nul.toml", "nul.toml: not TOML: Invalid statement"),
+    ("build --board icebreaker --config wide.toml", "wide.toml: not a text file"),
+    ("run h.npz --simulated --board icebreaker --config deep.toml",
+     "deep.toml: not TOML: nested too deeply"),
+    # A tensor file that is none.
+    ("simulate ''", ".: a directory, not an .npz file"),
+    ("simulate loop", "loop: no such file"),
+    ("simulate pipe", "pipe: not a regular file"),
+    ("simulate /dev/zero", "/dev/zero: not a regular file"),
+    ("simulate h.npz/x", "h.npz/x: no such file"),
+    ("simulate mark.toml", "mark.toml: not an .npz file, or one that is cut short"),
+    (f"simulate {LONG}", f"{LONG}: File name too long"),
+    ("simulate \udcff.npz", "\\udcff.npz: no such file"),
+    ("simulate 'a\x1b[31m\nb'", "a\\x1b[31m b: no such file"),
+    ("run none.npz --simulated --board icebreaker", "none.npz: no such file"),
+    # An output where none can be.
+    ("simulate h.npz --out loop", "cannot write loop: Too many levels of symbolic links"),
+    ("simulate h.npz --out pipe", "cannot write pipe: it is not a regular file"),
+    ("simulate h.npz --out /dev/full", "cannot write /dev/full: it is not a regular file"),
+    ("simulate h.npz --out dir", "cannot write dir: it is a directory"),
+    ("simulate h.npz --out ''", f"--out {NAMED}"),
+    ("simulate h.npz --out=", f"--out {NAMED}"),
+    (f"simulate h.npz --out {LONG}", f"cannot write {LONG}: File name too long"),
+    ("simulate h.npz --out dir/../h.npz", "cannot write dir/../h.npz: it is an input"),
+    ("simulate h.npz --out dir/h.npz", "cannot write dir/h.npz: it is an input"),
+    ("simulate h.npz --out new --vcd ./new", "cannot write new: it is another output, too"),
+    ("simulate h.npz --report new --out new/report.html",
+     "cannot write new/report.html: it is another output, too"),
+    ("simulate h.npz --report h.npz", "h.npz is a file, not a folder; give another name"),
+    ("simulate h.npz --report h.npz/a", "cannot make the folder h.npz/a: Not a directory"),
+    ("simulate h.npz --report loop", "loop is a file, not a folder; give another name"),
+    (f"simulate h.npz --report a/{LONG}", f"cannot make the folder a/{LONG}: File name too long"),
+    ("verilog", "Missing option '-o' / '--output'."),
+    ("verilog new", "Missing option '-o' / '--output'."),
+    ("verilog -o ''", f"-o {NAMED}"),
+    ("verilog --output=", f"--output {NAMED}"),
+    ("verilog -o loop", "loop is a file, not a folder; give another name"),
+    ("verilog -o pipe", "pipe is a file, not a folder; give another name"),
+    (f"verilog -o {LONG}", f"cannot make the folder {LONG}: File name too long"),
+    ("cycles --keys 8 --plot new", f"new: {ENDINGS}"),
+    ("cycles --keys 8 --plot new.exe", f"new.exe: {ENDINGS}"),
+    ("cycles --keys 8 --plot .svg", f".svg: {ENDINGS}"),
+    ("cycles --keys 8 --plot none/a.svg", "cannot write none/a.svg: No such file or directory"),
+    (f"cycles --keys 8 --plot {LONG}.svg", f"cannot write {LONG}.svg: File name too long"),
+    ("build --board icebreaker -o h.npz", "h.npz is a file, not a folder; give another name"),
+    ("build --board icebreaker -o ''", f"-o {NAMED}"),
+    # Numbers that cannot be.
+    ("simulate h.npz --top-n 99999999999999999999", "h.npz: no preset fits heads of 8 elements, "),
+    ("simulate h.npz --sink 99999999999999999999", "h.npz: no preset fits heads of 8 elements, "),
+    ("simulate h.npz --heads ''", "--heads: '' is neither a number nor a range "),
+    ("simulate h.npz --heads 0,", "--heads: '' is neither a number nor a range "),
+    ("simulate h.npz --heads 1-0", "--heads: '1-0' is empty"),
+    ("simulate h.npz --heads 0-99999999999999999", "--heads: there is no 99999999999999999, "),
+    ("simulate h.npz --heads ::0", "--heads: the step of '::0' is 0"),
+    ("simulate h.npz --queries 0:0", "--queries: '0:0' is empty"),
+    ("simulate h.npz --queries \u0661", "--queries: '\u0661' is neither a number nor a range "),
+    ("simulate h.npz --method hash --heavy inf", "--heavy must be greater than 0 and at most 1, "),
+    ("cycles", "Missing option '--keys'."),
+    ("cycles --keys 0", "--keys must be at least 1, not 0"),
+    ("cycles --keys 1.5", f"Invalid value for '--keys': {NOT_WHOLE}"),
+    ("cycles --keys 999999999999999999999", "preset reference holds 1024 keys (capacity), not "),
+    ("cycles --keys 8 --n 0", "--n must be at least 1, not 0"),
+    ("cycles --keys 8 --n 999", "preset reference selects at most 32 keys (top_n), not "),
+    ("cycles --keys 8 --queries 99999999999999", "--queries must be at most 1,000,000, not "),
+    ("cycles --keys 8 --sink -1", "--sink must be at least 0, not -1"),
+    ("cycles --keys 8 --recent -1", "--recent must be at least 0, not -1"),
+    ("cycles --keys 8 --clock nan", f"{CLOCK} nan"),
+    ("cycles --keys 8 --clock 1e-320", f"{CLOCK} 9.99989e-321"),
+    ("build --board icebreaker --clock 0", f"{MHZ} 0"),
+    ("build --board icebreaker --clock nan", f"{MHZ} nan"),
+    ("build --board icebreaker --baud 1", "--baud must be from 115200 to 3000000, not 1"),
+    ("build --board icebreaker --seed -1", "--seed must be from 0 to 2147483647, not -1"),
+    ("run h.npz --simulated --board icebreaker --top-n 0", "--top-n must be at least 1, not 0"),
+    ("run h.npz --simulated --board icebreaker --sink -1", "--sink must be at least 0, not -1"),
+    ("run h.npz --simulated --board icebreaker --heads 7", "--heads: there is no 7, they are 0 "),
+    # Names that nothing has.
+    ("simulate h.npz --method ''", "--method must be had or hash, not ''"),
+    ("simulate h.npz --engine ''", "--engine must be compiled or icarus, not ''"),
+    ("simulate h.npz --preset ''", f"unknown preset ''; {PRESETS}"),
+    ("simulate h.npz --method hash --codes loop", "--codes must be sign, hadamard, random or a "),
+    (f"simulate h.npz --method hash --codes {LONG}", f"{LONG}: File name too long"),
+    ("simulate h.npz --method hash --codes h.npz", "h.npz: not a safetensors file"),
+    ("verilog -o new --interface apb", "--interface must be stream, axi or wishbone, not 'apb'"),
+    ("verilog -o new --cell ''", "cell must be one of generic, ecp5, ice40, xilinx7, not ''"),
+    ("area --target none", "--target must be one of ecp5, ice40, up5k, xc7, not 'none'"),
+    ("area extra", "Got unexpected extra argument(s) (extra)"),
+    ("presets --preset tiny", "No such option: --preset"),
+    ("boards --jsn", "No such option: --jsn (Possible options: --json)"),
+    ("build", BOTH),
+    ("build --board icebreaker --platform a:b", BOTH),
+    ("build --board none", "unknown board 'none'; there are icebreaker, "),
+    ("build --platform a:b", "--platform needs --config, as it has no preset"),
+    ("build --board icebreaker --yosys none -o new", "the program 'none', which --yosys names "),
+    ("flash", "--board is missing; 'nearbit boards' lists the boards"),
+    ("flash --board none", "unknown board 'none'; there are icebreaker, "),
+    ("flash --board icebreaker --bitstream none", "there is no bitstream none"),
+    ("flash --board icebreaker --bitstream dir", "there is no bitstream dir"),
+    ("flash --board icebreaker --bitstream pipe --dry-run", "there is no bitstream pipe"),
+    ("flash --board icebreaker --bitstream h.npz", "h.npz is no bitstream, and icebreaker has "),
+    (f"flash --board icebreaker --bitstream {LONG}", f"{LONG}: File name too long"),
+    ("run h.npz", ONE),
+    ("run h.npz --virtual --simulated", ONE),
+    ("run h.npz --simulated", "--simulated needs --board; 'nearbit boards' lists the boards"),
+    ("run h.npz --port none", "--port needs --board, or --baud for what the bitstream was built "),
+    ("run h.npz --virtual --bitstream none", "there is no bitstream none"),
+    # The network commands, as far as they come without PyTorch.
+    ("capture", "Missing option '--model'."),
+    ("evaluate", "Missing option '--model'."),
+    ("generate", "Missing option '--model'."),
+    ("learn-codes", "Missing option '--model'."),
+    ("distill", "Missing option '--model'."),
+])
+def test_wrong_use(refused, line, message):
+    assert refused(*shlex.split(line)).startswith(message)

@@ -13,7 +13,7 @@ from amaranth.lib import data, wiring
 
 import nearbit
 from nearbit import cli
-from nearbit_hw.dispatcher import Error
+from nearbit_hw.layouts import Error
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import steady
 
@@ -44,6 +44,14 @@ def test_links(document):
     for link in re.findall(r"\]\(([^)#]+)", text):
         if not link.startswith("https://"):
             assert (document.parent / link).exists(), link
+
+
+def test_paths_of_architecture():
+    """The files and folders that it names are there."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w.]+/[\w./]*)`", text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_readme_example(capsys):

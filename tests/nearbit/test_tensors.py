@@ -1,3 +1,5 @@
+import io
+import json
 import pickle
 import zipfile
 
@@ -43,6 +45,150 @@ def test_any_float(write, tensors, dtype):
     assert Tensors.load(write(**arrays)).q.dtype == dtype
 
 
+@pytest.mark.parametrize("change", [
+    lambda x: x.astype(x.dtype.newbyteorder(">")), np.asfortranarray,
+    lambda x: x.astype(np.float64), lambda x: x.astype(np.longdouble),
+])
+def test_any_order_and_width(write, tensors, change):
+    arrays = tensors()
+    loaded = Tensors.load(write(**{name: change(array) for name, array in arrays.items()}))
+    for name, array in arrays.items():
+        found = getattr(loaded, name)
+        assert np.array_equal(found, array)
+        assert found.dtype.isnative
+        assert found.flags.c_contiguous
+        assert found.dtype.itemsize <= 8
+
+
+def bfloat16(x):
+    """Upper halves of float32, and what they are."""
+    halves = (x.view(np.uint32) >> 16).astype("<u2")
+    return halves, (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def test_bfloat16(write, tensors):
+    """NumPy saves it as two bytes of no kind; those of one byte could be anything."""
+    pairs = {name: bfloat16(array) for name, array in tensors().items()}
+    loaded = Tensors.load(write(**{name: halves.view("V2") for name, (halves, _) in pairs.items()}))
+    for name, (_, expected) in pairs.items():
+        assert np.array_equal(getattr(loaded, name), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_integers_are_numbers(write, tensors, dtype):
+    arrays = {name: np.sign(array).astype(dtype) for name, array in tensors().items()}
+    loaded = Tensors.load(write(**arrays))
+    for name, array in arrays.items():
+        assert getattr(loaded, name).dtype == np.float64
+        assert np.array_equal(getattr(loaded, name), array)
+    assert loaded.notes == ("the integers of q, k and v are taken as numbers, without a scale",)
+
+
+def test_smallest_integers(write):
+    v = np.full((2, 20, 8), -128, np.int8)
+    assert Tensors.load(write(v=v)).v.min() == -128
+
+
+def test_what_is_not_used(write):
+    loaded = Tensors.load(write(mask=1, is_causal=True, qpos=[0, 1, 2], layer=[0], head=[0]))
+    assert loaded.notes == (
+        "not used: mask, is_causal (if it is causal, rename it), qpos (causal is not true)",)
+    assert Tensors.load(write(qpos=[0, 1, 2], causal=True)).notes == ()
+    many = Tensors.load(write(**{f"x{index}": 1 for index in range(9)}))
+    assert many.notes == ("not used: x0, x1, x2, x3, x4, x5, x6, x7, ...",)
+
+
+def safetensors_file(path, tensors):
+    """Write a file byte by byte as the format says: for each name dtype, shape and bytes."""
+    header, data = {}, b""
+    for name, (dtype, shape, octets) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape),
+                        "data_offsets": [len(data), len(data) + len(octets)]}
+        data += octets
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def floats(tensors):
+    return {name: ("F32", array.shape, array.tobytes()) for name, array in tensors.items()}
+
+
+@pytest.mark.parametrize("flag", [
+    ("BOOL", [], b"\1"), ("BOOL", [1], b"\1"), ("U8", [], b"\1"), ("I64", [1], b"\1" + bytes(7)),
+])
+@pytest.mark.parametrize("name", ["heads.safetensors", "heads"])
+def test_safetensors(tmp_path, tensors, flag, name):
+    arrays = tensors()
+    loaded = Tensors.load(safetensors_file(tmp_path / name, {
+        **floats(arrays), "causal": flag, "other": ("F8_E4M3", [1], b"0")}))
+    assert loaded.causal
+    assert loaded.notes == ("not used: other",)
+    for key, array in arrays.items():
+        assert np.array_equal(getattr(loaded, key), array)
+
+
+def test_safetensors_of_bfloat16(tmp_path, tensors):
+    pairs = {name: bfloat16(array) for name, array in tensors().items()}
+    loaded = Tensors.load(safetensors_file(tmp_path / "heads.safetensors", {
+        name: ("BF16", halves.shape, halves.tobytes()) for name, (halves, _) in pairs.items()}))
+    for name, (_, expected) in pairs.items():
+        assert np.array_equal(getattr(loaded, name), expected)
+
+
+def test_safetensors_refused(tmp_path, tensors):
+    path = tmp_path / "heads.safetensors"
+
+    def message():
+        with pytest.raises(TensorError) as caught:
+            Tensors.load(path)
+        return str(caught.value).removeprefix(f"{path}: ")
+
+    whole = safetensors_file(path, floats(tensors())).read_bytes()
+    path.write_bytes(whole[:-1])
+    assert message() == "a safetensors file that is damaged or cut short"
+    path.write_bytes(whole[:100])
+    assert message() == "a safetensors file that is damaged or cut short"
+    path.write_bytes(b"text")
+    assert message() == "not a safetensors file, or one that is cut short"
+    safetensors_file(path, {**floats(tensors()), "q": ("F8_E4M3", [2, 3, 8], bytes(48))})
+    assert message() == ("a safetensors file with elements of a kind that NumPy does not have; "
+                         "store them as float32")
+    arrays = floats(tensors())
+    safetensors_file(path, {"Q": arrays["q"], "k": arrays["k"], "v": arrays["v"]})
+    assert message() == "array q [heads, queries, head_dim] is missing; rename Q to q"
+
+
+def test_twice_in_an_archive(write):
+    path = write()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("q.npy", archive.read("q.npy"))
+    with pytest.raises(TensorError) as caught:
+        Tensors.load(path)
+    assert str(caught.value) == f"{path}: array q is in the file twice"
+
+
+def test_more_than_fits_in_memory(write, monkeypatch):
+    """By the sizes in the archive, before anything is unpacked."""
+    path = write()
+    monkeypatch.setattr("nearbit.tensors._memory", lambda: 500)
+    with pytest.raises(TensorError) as caught:
+        Tensors.load(path)
+    assert str(caught.value) == f"{path}: array k does not fit in memory"
+
+
+def test_shape_that_no_memory_holds(write):
+    """A header promises far more than there is."""
+    path = write(k=None)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (99999, 99999, 9999)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("k.npy", header.getvalue() + bytes(100))
+    with pytest.raises(TensorError, match=r"array k (is damaged or cut short|does not fit in)"):
+        Tensors.load(path)
+
+
 def test_select_keeps_groups(write):
     tensors = Tensors.load(write(sizes={"heads": 6, "kv_heads": 2}))
     chosen = tensors.select(np.array([3, 4, 5]), np.array([2]))
@@ -83,7 +229,17 @@ def big(value, shape=(2, 3, 8), dtype=np.float64):
      "k must have 3 axes [kv heads, tokens, head_dim], not 4 (its shape is 1 x 2 x 20 x 8)"),
     ({"v": 1.0},
      "v must have 3 axes [kv heads, tokens, value_dim], not 0 (it is a single number)"),
-    ({"q": np.ones((2, 3, 8), np.int8)}, "q must be an array of floats, not of int8"),
+    ({"q": np.ones((2, 3, 8), np.uint8)},
+     ("q is of uint8, which has no signs; store codes as -1 and 1, and numbers as floats")),
+    ({"v": np.ones((2, 20, 8), bool)},
+     ("v is of bool, which has no signs; store codes as -1 and 1, and numbers as floats")),
+    ({"k": np.resize(np.array([0, 1], np.int8), (2, 20, 8))},
+     "k holds only 0 and 1; store codes as -1 and 1, and numbers as floats"),
+    ({"v": np.full((2, 20, 8), 2 ** 53 + 1)},
+     "v has integers beyond 2**53, which floats do not all have"),
+    ({"q": np.zeros((2, 3, 8), "V1")}, (
+        "q has elements of a kind that NumPy does not have (|V1); store them as float32")),
+    ({"causal": None, "Causal": True}, "array Causal is not known; rename it to causal"),
     ({"q": np.ones((2, 3, 8), np.complex64)}, "q must be an array of floats, not of complex64"),
     ({"v": np.full((2, 20, 8), "x")}, "v must be an array of floats, not of <U1"),
     ({"q": np.ones((2, 0, 8))}, "q is empty (its shape is 2 x 0 x 8)"),
@@ -98,6 +254,9 @@ def big(value, shape=(2, 3, 8), dtype=np.float64):
      "v has 2 heads of 19 tokens and k has 2 of 20; they must be equal"),
     ({"v": np.ones((1, 20, 8))},
      "v has 1 heads of 20 tokens and k has 2 of 20; they must be equal"),
+    ({"v": np.full((2, 20, 8), 1e-100)}, (
+        "v[0] is beneath the range of float32, its largest element is 1e-100; multiply v by a "
+        "number")),
     ({"q": np.ones((3, 3, 8))},
      "q has 3 heads, which do not split evenly among the 2 heads of k and v"),
     ({"causal": [True, False]},

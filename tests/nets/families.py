@@ -105,8 +105,8 @@ def tiny(family: str, folder: Path, **changes: Any) -> Path:
     """Write a model of two layers with its tokenizer, and return its folder.
 
     Weights are large enough for attention to have a part in every logit. ``family`` is a model
-    type of :data:`DECODERS` or :data:`ENCODERS`; ``changes`` are further fields of its
-    configuration.
+    type of :data:`DECODERS` or :data:`ENCODERS`, or of another decoder; ``changes`` are further
+    fields of its configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -117,7 +117,7 @@ def tiny(family: str, folder: Path, **changes: Any) -> Path:
         del sizes["num_key_value_heads"]
     config = AutoConfig.for_model(family, **{
         **sizes, "vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": None,
-        "eos_token_id": None, **(ENCODERS if encoder else DECODERS)[family], **changes})
+        "eos_token_id": None, **(ENCODERS if encoder else DECODERS).get(family, {}), **changes})
     torch.manual_seed(3)
     module: Any = (AutoModel if encoder else AutoModelForCausalLM).from_config(config)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
 from nearbit_sim.bench import BenchError, run_bench
 from nearbit_sim.stream import MATRIX, Bench
@@ -228,7 +228,7 @@ def test_kept_files(tmp_path, monkeypatch):
 
 def test_popcount_mutants():
     """The bench of the popcount fails on each of its mutants."""
-    bench = __file__.replace("sim/test_bench", "hw/test_popcount")
+    bench = __file__.replace("sim/test_bench", "hw/score/test_popcount")
     dut = XorPopcount(7, fan_in=3)
     parameters = {"width": 7, "latency": dut.latency}
     verilog = generate(XorPopcount(7, fan_in=3), "dut")

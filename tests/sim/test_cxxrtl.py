@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from nearbit_hw.top_n import TopN
+from nearbit_hw.select.top_n import TopN
 from nearbit_sim import compiled, cxxrtl
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.cxxrtl import split_eval

@@ -13,12 +13,12 @@ from amaranth.hdl import signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.popcount import XorPopcount
+from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
 from nearbit_sim import cache, compiled, icarus
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.icarus import IcarusEngine
-from nearbit_sim.program import Program, SimulationError
+from nearbit_sim.program import Program, SimulationError, WaveformError
 
 
 class Table(wiring.Component):
@@ -254,6 +254,27 @@ def test_unwritable_waveforms(kind, tmp_path):
         engine.run(Program(engine.ports), vcd=str(tmp_path / "absent" / "waves.vcd"))
 
 
+@pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
+def test_waveforms_on_a_full_disk(kind):
+    """What cannot be written to its end is an error, not half a file."""
+    engine = kind(Table())
+    program, _ = table_program(engine)
+    with pytest.raises(WaveformError) as caught:
+        engine.run(program, vcd="/dev/full")
+    assert str(caught.value) == "/dev/full cannot be written: No space left on device"
+    assert caught.value.filename == "/dev/full"
+
+
+@pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
+@pytest.mark.parametrize("name", ["a\nb.vcd", 'a"%s\\b.vcd', "\udcff.vcd"])
+def test_odd_names_of_waveforms(kind, name, tmp_path):
+    engine = kind(Table())
+    program, _ = table_program(engine)
+    engine.run(program, vcd=str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert "$enddefinitions" in (tmp_path / name).read_text()
+
+
 def test_wrong_names():
     program = Program(CompiledEngine(XorPopcount(4)).ports)
     with pytest.raises(KeyError, match="there is no input stream 'o'"):
@@ -301,6 +322,13 @@ def test_chosen_compiler(monkeypatch, own_cache):
     monkeypatch.setenv("CXX", "absent-c++")
     with pytest.raises(SimulationError, match=(
             r"^the C\+\+ compiler of the environment variable CXX, 'absent-c\+\+', is not found$")):
+        run_popcount()
+    for nothing in (" ", "'"):
+        monkeypatch.setenv("CXX", nothing)
+        with pytest.raises(SimulationError, match=r"^the C\+\+ compiler of the environment "):
+            run_popcount()
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(SimulationError, match=r"failed:\nstatus 1, and nothing said$"):
         run_popcount()
     monkeypatch.setenv("CXX", "g++ -include absent.h")
     with pytest.raises(SimulationError, match=r"^the C\+\+ compiler g\+\+ failed:\n"):
@@ -351,7 +379,7 @@ def test_cache(own_cache, monkeypatch):
 
 def test_cache_of_several_processes(own_cache):
     code = ("import numpy as np\n"
-            "from nearbit_hw.popcount import XorPopcount\n"
+            "from nearbit_hw.score.popcount import XorPopcount\n"
             "from nearbit_sim.compiled import CompiledEngine\n"
             "from nearbit_sim.program import Program\n"
             "engine = CompiledEngine(XorPopcount(9))\n"

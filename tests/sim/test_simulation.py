@@ -193,7 +193,8 @@ def test_verilog_is_kept(monkeypatch, tmp_path):
     calls = []
     real = simulation.generate
     monkeypatch.setattr(simulation, "generate",
-                        lambda *arguments: (calls.append(1), real(*arguments))[1])
+                        lambda *arguments, **options: (calls.append(1),
+                                                       real(*arguments, **options))[1])
     texts = {simulation._core_verilog(TINY) for _ in range(2)}
     assert len(texts) == len(calls) == 1
     simulation._core_verilog(SINGLE)

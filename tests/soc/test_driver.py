@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nearbit.soc import exports
-from nearbit_hw.dispatcher import Error as Dispatched
+from nearbit_hw.layouts import Error as Dispatched
 from nearbit_hw.soc.registers import SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore
 from nearbit_hw.verilog import generate, run_yosys

@@ -65,7 +65,8 @@ class RegisterFile(wiring.Component):
     from a RAM beside the registers that hold them, so that neither needs a multiplexer.
 
     A write with an error has no effect but on ERROR and IRQ_STATUS. Reset leaves the command fields
-    as they are.
+    as they are, unless the description says that it sets them to 0: then they are read from their
+    registers, through a multiplexer, because no reset reaches a RAM.
 
     Parameters
     ----------
@@ -141,9 +142,10 @@ class RegisterFile(wiring.Component):
             "final": Out(1),
             "irq": Out(1),
         })
-        # They keep their values through reset, as does the RAM that they are read from.
+        # Those that keep their values through reset do so like the RAM that they are read from.
         self.fields: dict[str, Signal] = {
-            register.name: Signal(register.bits, name=register.name.lower(), reset_less=True)
+            register.name: Signal(register.bits, name=register.name.lower(),
+                                  reset_less=not description.resets_fields)
             for register in description.registers if register.kept}
 
     @property
@@ -284,6 +286,8 @@ class RegisterFile(wiring.Component):
             "ROW": row,
             "NUMBER": number,
         }
+        if self._description.resets_fields:
+            live |= self.fields
         assert list(Status) == [Status.BUSY, Status.ACTIVE, Status.ERROR, Status.DROPPING]
         rom, live_answer = Signal(32), Signal(32)
         with m.Switch(word[:ceil_log2(len(constants))]):
@@ -294,16 +298,17 @@ class RegisterFile(wiring.Component):
             for name, value in live.items():
                 with m.Case(registers[name].address >> 2):
                     m.d.comb += live_answer.eq(value)
-        ram = self._read_back(m, [register for register in kept if register.name not in live],
-                              low_word, accepted)
         # An answer with an error may be anything. Of what is in the block of the command fields and
         # not in the RAM, the RAM has zeros.
         sources = [
             (~is_counter & (low_word < Address.CONTROL >> 2), rom),
-            (low_word >= Address.ROW >> 2, ram),
             (is_counter, counters.value),
             (C(1), live_answer),
         ]
+        copied = [register for register in kept if register.name not in live]
+        if copied:
+            ram = self._read_back(m, copied, low_word, accepted)
+            sources.insert(1, (low_word >= Address.ROW >> 2, ram))
         m.d.comb += [
             bus.answer.eq(reduce(or_, (Mux(chosen, value, 0) for chosen, value in sources))),
             bus.error.eq(~mapped | (bus.write & (refusal != SocError.NONE))),

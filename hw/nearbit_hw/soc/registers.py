@@ -211,7 +211,8 @@ class Register:
     fields
         The lowest one first.
     kept
-        Whether reset leaves it as it is: it is 0 when the device is configured.
+        Whether it is a command field. Reset leaves it as it is, and it is 0 when the device is
+        configured; unless :attr:`RegisterMap.resets_fields`.
     row
         Of a register that each query row has: the row's number.
     """
@@ -304,13 +305,18 @@ class Packet:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterMap:
-    """The interface of one SoC core."""
+    """The interface of one SoC core.
+
+    With ``resets_fields``, a reset sets the command fields to 0, for devices whose registers and
+    memories hold anything before it.
+    """
 
     config: Config
     data_bits: int
     version: tuple[int, int, int]
     registers: tuple[Register, ...]
     packets: tuple[Packet, ...]
+    resets_fields: bool = False
 
     @property
     def window_bytes(self) -> int:
@@ -576,8 +582,8 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
     return packets
 
 
-def register_map(config: Config, data_bits: int = 64,
-                 version: tuple[int, int, int] = (0, 0, 0)) -> RegisterMap:
+def register_map(config: Config, data_bits: int = 64, version: tuple[int, int, int] = (0, 0, 0), *,
+                 resets_fields: bool = False) -> RegisterMap:
     """Describe the interface of a SoC core.
 
     Parameters
@@ -589,6 +595,8 @@ def register_map(config: Config, data_bits: int = 64,
         elements of a result.
     version
         Release of Nearbit: three integers from 0 to 255.
+    resets_fields
+        Whether a reset sets the command fields to 0; else they keep their values.
     """
     if not isinstance(config, Config):
         raise TypeError(f"Config must be a Config, not {config!r}")
@@ -612,4 +620,5 @@ def register_map(config: Config, data_bits: int = 64,
         config=config, data_bits=data_bits, version=version,
         registers=(*_constants(config, data_bits, version, result_bits, trace_bits),
                    *_control(), *_command(config), *_counters()),
-        packets=tuple(_packets(config, data_bits, result_bits, trace_bits)))
+        packets=tuple(_packets(config, data_bits, result_bits, trace_bits)),
+        resets_fields=resets_fields)

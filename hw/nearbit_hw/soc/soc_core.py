@@ -86,6 +86,9 @@ class SocCore(wiring.Component):
         Bits of a beat of :py:`s_axis` and :py:`m_axis_result`: 32, 64, 128, 256 or 512.
     version : :class:`tuple`
         Release of Nearbit, three integers from 0 to 255, as VERSION says it.
+    resets_fields : :class:`bool`
+        Whether a reset sets the command fields to 0; else they keep their values, and are 0 only
+        where a device gives registers and memories their initial values.
 
     Members
     -------
@@ -110,8 +113,8 @@ class SocCore(wiring.Component):
     irq: Signal
 
     def __init__(self, config: Config, bus: str = "axi", data_bits: int = 64,
-                 version: tuple[int, int, int] = (0, 0, 0)):
-        self._registers = register_map(config, data_bits, version)
+                 version: tuple[int, int, int] = (0, 0, 0), resets_fields: bool = False):
+        self._registers = register_map(config, data_bits, version, resets_fields=resets_fields)
         if bus not in BUSES:
             raise ValueError(f"Bus must be one of {', '.join(BUSES)}, not {bus!r}")
         self._bus = bus
@@ -146,6 +149,10 @@ class SocCore(wiring.Component):
     @property
     def version(self) -> tuple[int, int, int]:
         return self._registers.version
+
+    @property
+    def resets_fields(self) -> bool:
+        return self._registers.resets_fields
 
     @property
     def registers(self) -> RegisterMap:

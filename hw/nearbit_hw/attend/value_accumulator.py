@@ -1,0 +1,256 @@
+"""Weighted sums of value rows."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.layouts import (
+    elements_layout,
+    place_layout,
+    sums_layout,
+    value_layout,
+    weighted_layout,
+)
+from nearbit_hw.stream_fifo import StreamFifo
+
+
+__all__ = ["ValueAccumulator"]
+
+
+class ValueAccumulator(wiring.Component):
+    """Weighted sum of value rows, a column at a time.
+
+    For the keys up to and including one with :py:`last` set, with w a key's weight, c its row's
+    scale and v an element of the row's beat, each lane sums :py:`u * v`, where
+    :py:`u = (w * c + 2**(scale_bits - 1)) >> scale_bits`, and :py:`total` sums w. Widths are such
+    that nothing overflows for up to :py:`top_n` keys.
+
+    A key is accepted, and its beat asked for, in the same cycle. If the store presents beats s
+    cycles after accepting requests (2 for :class:`~nearbit_hw.attend.ValueStore`), the sums
+    of a column whose last key is accepted at cycle t are presented at cycle
+    :py:`t + s + latency`. Throughput is one key per cycle, also from one column to the next, if
+    :py:`depth` is more than s. Sums that are not taken stop the pipeline only when the next
+    column's are complete. Reset drops everything that is in work.
+
+    Reference: :func:`nearbit_model.golden.accumulate`.
+
+    Parameters
+    ----------
+    capacity : :class:`int`
+        Rows of the store. At least 1.
+    columns : :class:`int`
+        Beats of a row. At least 1.
+    value_lanes : :class:`int`
+        Elements of a beat. At least 1.
+    value_bits : :class:`int`
+        Bits of an element, two's complement. At least 1.
+    weight_bits : :class:`int`
+        Bits of a weight. At least 1.
+    scale_bits : :class:`int`
+        Bits of a scale. At least 1.
+    top_n : :class:`int`
+        The most keys of a column. At least 1.
+    depth : :class:`int`
+        Weights held while their beats are on the way. At least 1.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(StructLayout({"index": ..., "column": ..., "weight": ..., \
+"last": 1})))`
+        Keys with their weights, :py:`last` on a column's last one.
+    o_request : :py:`Out(stream.Signature(StructLayout({"row": ..., "column": ...})))`
+        Beats that are wanted.
+    i_beat : :py:`In(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
+        These beats, in order.
+    o : :py:`Out(stream.Signature(StructLayout({"sums": ..., "total": ...})))`
+        For each column, its sums and the sum of its weights.
+    next_ready : :py:`In(1)`
+        What :py:`o.ready` will be in the next cycle.
+    """
+
+    i: stream.Interface
+    o_request: stream.Interface
+    i_beat: stream.Interface
+    o: stream.Interface
+    next_ready: Signal
+
+    def __init__(self, *, capacity: int, columns: int, value_lanes: int, value_bits: int,
+                 weight_bits: int, scale_bits: int = 16, top_n: int, depth: int = 3):
+        for name, value in [("Capacity", capacity), ("Columns", columns),
+                            ("Value lanes", value_lanes), ("Value bits", value_bits),
+                            ("Weight bits", weight_bits), ("Scale bits", scale_bits),
+                            ("Top N", top_n), ("Depth", depth)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        self._capacity = capacity
+        self._columns = columns
+        self._value_lanes = value_lanes
+        self._value_bits = value_bits
+        self._weight_bits = weight_bits
+        self._scale_bits = scale_bits
+        self._top_n = top_n
+        self._depth = depth
+
+        super().__init__({
+            "i": In(stream.Signature(weighted_layout(
+                capacity=capacity, columns=columns, weight_bits=weight_bits))),
+            "o_request": Out(stream.Signature(place_layout(capacity=capacity, columns=columns))),
+            "i_beat": In(stream.Signature(value_layout(
+                value_bits=value_bits, value_lanes=value_lanes, scale_bits=scale_bits))),
+            "o": Out(stream.Signature(sums_layout(
+                sum_bits=self.acc_bits, value_lanes=value_lanes, total_max=self.total_max))),
+            "next_ready": In(1),
+        })
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def columns(self) -> int:
+        return self._columns
+
+    @property
+    def value_lanes(self) -> int:
+        return self._value_lanes
+
+    @property
+    def value_bits(self) -> int:
+        return self._value_bits
+
+    @property
+    def weight_bits(self) -> int:
+        return self._weight_bits
+
+    @property
+    def scale_bits(self) -> int:
+        return self._scale_bits
+
+    @property
+    def top_n(self) -> int:
+        return self._top_n
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def scaled_max(self) -> int:
+        """Largest scaled weight u; never more than the largest weight."""
+        weight_max, scale_max = (1 << self._weight_bits) - 1, (1 << self._scale_bits) - 1
+        return (weight_max * scale_max + (1 << self._scale_bits - 1)) >> self._scale_bits
+
+    @property
+    def acc_bits(self) -> int:
+        """Bits of a sum, two's complement."""
+        most_negative = self._top_n * self.scaled_max << self._value_bits - 1
+        return len(Signal(range(-most_negative, most_negative)))
+
+    @property
+    def total_max(self) -> int:
+        """Largest sum of weights."""
+        return self._top_n * ((1 << self._weight_bits) - 1)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the beat of a column's last key to its sums: two products, two sums."""
+        return 4
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        # ---- Request: the key's weight waits for its beat.
+        waiting_shape = data.StructLayout({"weight": self._weight_bits, "last": 1})
+        m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
+        m.d.comb += [
+            self.o_request.valid.eq(self.i.valid & waiting.i.ready),
+            self.o_request.p.row.eq(self.i.p.index),
+            self.o_request.p.column.eq(self.i.p.column),
+            self.i.ready.eq(self.o_request.ready & waiting.i.ready),
+            waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last)),
+            waiting.i.valid.eq(self.i.valid & self.o_request.ready),
+        ]
+        key = waiting.o.p
+
+        # The pipeline moves as a whole, and stops only if a column's sums are complete and those of
+        # the column before are still in the output register. Whether it moves is a register, found
+        # out a cycle ahead, because it goes to every other one.
+        advance, complete = Signal(init=1), Signal()
+        next_complete, next_full = Signal(), Signal()
+        m.d.sync += advance.eq(~next_complete | ~next_full | self.next_ready)
+        m.d.comb += [
+            self.i_beat.ready.eq(waiting.o.valid & advance),
+            waiting.o.ready.eq(self.i_beat.valid & advance),
+        ]
+
+        # ---- Product of weight and scale. Only its integer part and the first fractional bit, to
+        # round with, are kept.
+        beat = self.i_beat.p
+        elements_shape = elements_layout(self._value_bits, self._value_lanes)
+        product_valid = Signal()
+        product = Signal(self._weight_bits + 1, reset_less=True)
+        product_elements = Signal(elements_shape, reset_less=True)
+        product_key = Signal(waiting_shape, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                product_valid.eq(self.i_beat.valid & waiting.o.valid),
+                product.eq((key.weight * beat.scale) >> (self._scale_bits - 1)),
+                product_elements.eq(beat.elements),
+                product_key.eq(key),
+            ]
+
+        # ---- Rounding.
+        scaled_valid = Signal()
+        scaled = Signal(range(self.scaled_max + 1), reset_less=True)
+        scaled_elements = Signal(elements_shape, reset_less=True)
+        scaled_key: Any = Signal(waiting_shape, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                scaled_valid.eq(product_valid),
+                scaled.eq(product[1:] + product[0]),
+                scaled_elements.eq(product_elements),
+                scaled_key.eq(product_key),
+            ]
+
+        # ---- Products with the elements.
+        terms_valid = Signal()
+        terms_shape = data.ArrayLayout(
+            signed(len(scaled) + self._value_bits), self._value_lanes)
+        terms = Signal(terms_shape, reset_less=True)
+        terms_key: Any = Signal(waiting_shape, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [terms_valid.eq(scaled_valid), terms_key.eq(scaled_key)]
+            for lane in range(self._value_lanes):
+                m.d.sync += terms[lane].eq(scaled * scaled_elements[lane])
+
+        # ---- Sums. The last term of a column goes with the sum into the output register while the
+        # sum is cleared. So no adder needs a gate before its input to begin anew, which would cost
+        # a LUT for each bit; and the sums, as they are never "first", must be cleared by reset.
+        sums_shape = data.ArrayLayout(signed(self.acc_bits), self._value_lanes)
+        sums = Signal(sums_shape)
+        total = Signal(range(self.total_max + 1))
+        o_sums = Signal(sums_shape, reset_less=True)
+        o_total = Signal.like(total, reset_less=True)
+        next_sums = Signal(sums_shape)
+        next_total = Signal.like(total)
+        m.d.comb += [
+            complete.eq(terms_valid & terms_key.last),
+            next_total.eq(total + terms_key.weight),
+            *(next_sums[lane].eq(sums[lane] + terms[lane]) for lane in range(self._value_lanes)),
+        ]
+        with m.If(terms_valid & advance):
+            m.d.sync += [sums.eq(next_sums), total.eq(next_total)]
+        with m.If(complete & advance):
+            m.d.sync += [sums.eq(0), total.eq(0), o_sums.eq(next_sums), o_total.eq(next_total)]
+
+        m.d.comb += [
+            next_complete.eq(Mux(advance, scaled_valid & scaled_key.last, complete)),
+            next_full.eq(complete | (self.o.valid & ~self.o.ready)),
+            self.o.p.sums.eq(o_sums),
+            self.o.p.total.eq(o_total),
+        ]
+        m.d.sync += self.o.valid.eq(next_full)
+
+        return m

@@ -1,0 +1,176 @@
+"""Store of value rows: written and read a column of a row at a time."""
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.layouts import elements_layout, place_layout, value_layout, value_write_layout
+from nearbit_hw.ram import Address, block_ram, single_port_ram
+
+
+__all__ = ["ValueStore"]
+
+
+class ValueStore(wiring.Component):
+    """Value rows in block RAM, with a scale for each row.
+
+    A row has :py:`columns = value_dim / value_lanes` beats; column c holds its elements
+    :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the row's and is
+    written with every beat. Answers leave in the order of the requests.
+
+    A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
+    cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
+    answers to requests of cycle t + 1 or later; a row must not be written from the cycle in which
+    it is asked for until it is presented. Reset drops requests and answers; it does not touch the
+    rows.
+
+    Reference: the values as given to :func:`nearbit_model.golden.attend`.
+
+    Parameters
+    ----------
+    capacity : :class:`int`
+        Rows held. At least 1.
+    value_dim : :class:`int`
+        Elements of a row, a multiple of :py:`value_lanes`.
+    value_lanes : :class:`int`
+        Elements of a beat. At least 1.
+    value_bits : :class:`int`
+        Bits of an element, two's complement. At least 1.
+    scale_bits : :class:`int`
+        Bits of a scale. At least 1.
+    single_port : :class:`bool`
+        Whether the elements are in a memory that either reads or writes in a cycle. Then a write
+        must not come from the cycle in which a row is asked for until it is presented.
+
+    Members
+    -------
+    i_write : :py:`In(stream.Signature(StructLayout({"row": ..., "column": ..., "elements": ..., \
+"scale": ...})))`
+        A beat of a row; always ready.
+    i : :py:`In(stream.Signature(StructLayout({"row": range(capacity), "column": range(columns)})))`
+        Beats to read.
+    o : :py:`Out(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
+        The elements of a beat, and the row's scale.
+    """
+
+    i_write: stream.Interface
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, capacity: int, value_dim: int, value_lanes: int, value_bits: int,
+                 scale_bits: int = 16, single_port: bool = False):
+        for name, value in [("Capacity", capacity), ("Value lanes", value_lanes),
+                            ("Value bits", value_bits), ("Scale bits", scale_bits)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(value_dim, int) or value_dim < 1 or value_dim % value_lanes:
+            raise TypeError(f"Value dimension must be a positive multiple of value lanes, "
+                            f"not {value_dim!r}")
+        self._capacity = capacity
+        self._value_dim = value_dim
+        self._value_lanes = value_lanes
+        self._value_bits = value_bits
+        self._scale_bits = scale_bits
+        self._single_port = bool(single_port)
+
+        beat = {"value_bits": value_bits, "value_lanes": value_lanes, "scale_bits": scale_bits}
+        place = {"capacity": capacity, "columns": self.columns}
+        super().__init__({
+            "i_write": In(stream.Signature(
+                value_write_layout(**place, **beat), always_ready=True)),
+            "i": In(stream.Signature(place_layout(**place))),
+            "o": Out(stream.Signature(value_layout(**beat))),
+        })
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def value_dim(self) -> int:
+        return self._value_dim
+
+    @property
+    def value_lanes(self) -> int:
+        return self._value_lanes
+
+    @property
+    def value_bits(self) -> int:
+        return self._value_bits
+
+    @property
+    def scale_bits(self) -> int:
+        return self._scale_bits
+
+    @property
+    def single_port(self) -> bool:
+        return self._single_port
+
+    @property
+    def columns(self) -> int:
+        """Beats of a row."""
+        return self._value_dim // self._value_lanes
+
+    @property
+    def latency(self) -> int:
+        """Cycles from accepting a request to presenting its answer: block RAM, and a register."""
+        return 2
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        address = Address(self._capacity, self.columns)
+        shape = elements_layout(self._value_bits, self._value_lanes)
+        elements = (single_port_ram if self._single_port else block_ram)(
+            shape=shape, depth=address.depth)
+        m.submodules.elements = elements
+        m.submodules.scales = scales = block_ram(
+            shape=self._scale_bits, depth=self._capacity)
+        elements_write, elements_read = elements.write_port(), elements.read_port()
+        scales_write, scales_read = scales.write_port(), scales.read_port()
+
+        written = self.i_write.p
+        m.d.comb += [
+            elements_write.addr.eq(address(written.row, written.column)),
+            elements_write.data.eq(written.elements),
+            elements_write.en.eq(self.i_write.valid),
+            scales_write.addr.eq(written.row),
+            scales_write.data.eq(written.scale),
+            scales_write.en.eq(self.i_write.valid),
+        ]
+
+        # A scale goes into a multiplier, which must not wait for the block RAM as well, so it is
+        # registered. The elements, many more bits, are read a cycle later instead.
+        advance = Signal()
+        reading = Signal()
+        scale = Signal(self._scale_bits, reset_less=True)
+        elements_address = Signal(range(address.depth), reset_less=True)
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.i.ready.eq(advance),
+            scales_read.addr.eq(self.i.p.row),
+            scales_read.en.eq(advance),
+            elements_read.addr.eq(elements_address),
+            elements_read.en.eq(advance),
+            self.o.p.elements.eq(elements_read.data),
+            self.o.p.scale.eq(scale),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                reading.eq(self.i.valid),
+                elements_address.eq(address(self.i.p.row, self.i.p.column)),
+                self.o.valid.eq(reading),
+                scale.eq(scales_read.data),
+            ]
+        if self._single_port:
+            # Both ports have one address, and are never enabled together: one port.
+            place = Signal.like(elements_address)
+            m.d.comb += [
+                place.eq(Mux(self.i_write.valid, address(written.row, written.column),
+                             elements_address)),
+                elements_write.addr.eq(place),
+                elements_read.addr.eq(place),
+                elements_read.en.eq(advance & ~self.i_write.valid),
+            ]
+
+        return m

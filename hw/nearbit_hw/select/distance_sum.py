@@ -1,0 +1,105 @@
+"""Distances of the rows, added."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.layouts import distance_word_layout
+from nearbit_hw.stream_fifo import StreamFifo
+
+
+__all__ = ["DistanceSum"]
+
+
+COMMANDS = 4
+"""Commands from the start of their selection to their last word; two in a TopN."""
+
+
+class DistanceSum(wiring.Component):
+    """The last row's distances, or the sums of all rows' for commands that share a selection.
+
+    The rows of :class:`~nearbit_hw.score.ScoreArray`, each a stage of its own, present the
+    same word one cycle after each other. So sums move down with it: each row adds its distances to
+    those that come from the row above, and the last row's words leave in the cycle in which they
+    come. Of the other rows, the distances are looked at whether they are valid or not.
+
+    A command must be accepted before the cycle in which its first word comes. Reset drops
+    commands.
+
+    Parameters
+    ----------
+    key_bits, rows, lanes : :class:`int`
+        As in :class:`nearbit_model.Config`.
+
+    Members
+    -------
+    i_command : :py:`In(stream.Signature(StructLayout({"shared": 1})))`
+        For each command that the last row has words for: whether to add. Never stalled while
+        there are no more than :py:`COMMANDS`.
+    i : :py:`In(stream.Signature(...)).array(rows)`
+        As :py:`ScoreArray.o`.
+    o : :py:`Out(stream.Signature(...))`
+        Words for :class:`~nearbit_hw.select.TopN`.
+    """
+
+    i_command: stream.Interface
+    i: list[stream.Interface]
+    o: stream.Interface
+
+    def __init__(self, *, key_bits: int, rows: int, lanes: int):
+        for name, value in [("Key bits", key_bits), ("Rows", rows), ("Lanes", lanes)]:
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f"{name} must be a positive integer, not {value!r}")
+        self._key_bits = key_bits
+        self._rows = rows
+        self._lanes = lanes
+
+        def words(most: int) -> stream.Signature:
+            return stream.Signature(
+                distance_word_layout(distance_max=most, lanes=lanes), always_ready=True)
+
+        super().__init__({
+            "i_command": In(stream.Signature(data.StructLayout({"shared": 1}))),
+            "i": In(words(key_bits)).array(rows),
+            "o": Out(words(key_bits * rows)),
+        })
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        own = self.i[-1]
+        m.submodules.commands = commands = StreamFifo(
+            self.i_command.payload.shape(), depth=COMMANDS)
+        m.d.comb += [
+            self.i_command.ready.eq(commands.i.ready),
+            commands.i.payload.eq(self.i_command.payload),
+            commands.i.valid.eq(self.i_command.valid),
+            commands.o.ready.eq(own.valid & own.p.last),
+            self.o.valid.eq(own.valid),
+            self.o.p.last.eq(own.p.last),
+        ]
+        for lane in range(self._lanes):
+            above: Any = Const(0)
+            for row in range(self._rows - 1):
+                total = Signal(range(self._key_bits * (row + 1) + 1),
+                               name=f"sum_{row}_{lane}", reset_less=True)
+                m.d.sync += total.eq(above + self.i[row].p.distances[lane])
+                above = total
+            m.d.comb += self.o.p.distances[lane].eq(
+                own.p.distances[lane] + Mux(commands.o.p.shared, above, 0))
+
+        return m

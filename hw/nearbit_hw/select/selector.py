@@ -1,0 +1,96 @@
+"""What all ways to select the nearest keys have in common: parameters and streams."""
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nearbit_hw.layouts import distance_word_layout, key_layout, select_layout
+
+
+__all__ = ["Selector"]
+
+
+class Selector(wiring.Component):
+    """Base of components that select the nearest keys of each query.
+
+    Those are :class:`nearbit_hw.select.TopN` and
+    :class:`nearbit_hw.select.HistogramTopN`, which say how, and in which cycles.
+
+    Parameters
+    ----------
+    key_bits : :class:`int`
+        The largest distance. At least 1.
+    lanes : :class:`int`
+        Distances per word, a power of two.
+    capacity : :class:`int`
+        Keys of the longest range, a multiple of :py:`pass_lanes`.
+    top_n : :class:`int`
+        The most keys that a query selects, at most :py:`capacity`.
+    pass_lanes : :class:`int`
+        Distances read again per cycle: :py:`lanes` times a power of two; by default :py:`lanes`.
+
+    Members
+    -------
+    i_command : :py:`In(stream.Signature(...))`
+        What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
+        that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
+        1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most :py:`top_n`.
+    i : :py:`In(stream.Signature(...))`
+        Words of distances from the first to the last of the range, and any number beyond; lane 0
+        lowest; always taken.
+    o : :py:`Out(stream.Signature(...))`
+        Selected keys: :py:`index`, :py:`distance`, :py:`last`.
+    """
+
+    i_command: stream.Interface
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
+                 pass_lanes: int | None):
+        if not isinstance(key_bits, int) or key_bits < 1:
+            raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
+        if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
+            raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
+        pass_lanes = lanes if pass_lanes is None else pass_lanes
+        if (not isinstance(pass_lanes, int) or pass_lanes < lanes
+                or pass_lanes & (pass_lanes - 1)):
+            raise TypeError(f"Pass lanes must be lanes times a power of two, not {pass_lanes!r}")
+        if not isinstance(capacity, int) or capacity < 1 or capacity % pass_lanes:
+            raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
+                            f"not {capacity!r}")
+        if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
+            raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")
+        self._key_bits = key_bits
+        self._lanes = lanes
+        self._capacity = capacity
+        self._top_n = top_n
+        self._pass_lanes = pass_lanes
+
+        super().__init__({
+            "i_command": In(stream.Signature(
+                select_layout(capacity=capacity, lanes=lanes, top_n=top_n))),
+            "i": In(stream.Signature(
+                distance_word_layout(distance_max=key_bits, lanes=lanes), always_ready=True)),
+            "o": Out(stream.Signature(key_layout(capacity=capacity, distance_max=key_bits))),
+        })
+
+    @property
+    def key_bits(self) -> int:
+        return self._key_bits
+
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def top_n(self) -> int:
+        return self._top_n
+
+    @property
+    def pass_lanes(self) -> int:
+        return self._pass_lanes

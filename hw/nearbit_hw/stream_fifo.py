@@ -1,0 +1,52 @@
+"""A queue between two streams."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, fifo, stream, wiring
+
+
+__all__ = ["StreamFifo", "queue"]
+
+
+class StreamFifo(fifo.SyncFIFO):
+    """Amaranth's synchronous FIFO with streams at both ends.
+
+    What is accepted at cycle t is presented at cycle t + 1 at the earliest. Both ends go at full
+    rate, and neither end's handshake depends on the other's within a cycle. Reset empties it.
+
+    Parameters
+    ----------
+    layout : :class:`amaranth.lib.data.Layout`
+        What is queued.
+    depth : :class:`int`
+        Places.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(layout))`
+        What is put in.
+    o : :py:`Out(stream.Signature(layout))`
+        The oldest of what is in.
+    """
+
+    def __init__(self, layout: data.Layout, *, depth: int):
+        super().__init__(width=layout.size, depth=depth)
+        signature = stream.Signature(layout)
+        # The signals of the FIFO are those of the streams: there is nothing in between.
+        put, got = signature.create(), signature.create()
+        given: Any = data.View(layout, self.w_data)
+        taken: Any = data.View(layout, self.r_data)
+        put.payload, put.valid, put.ready = given, self.w_en, self.w_rdy
+        got.payload, got.valid, got.ready = taken, self.r_rdy, self.r_en
+        self.i: Any = wiring.flipped(put)
+        self.o: Any = got
+
+
+def queue(m: Module, source: Any, target: Any) -> None:
+    """Connect streams of one layout, of which one end is a queue's."""
+    m.d.comb += [
+        target.payload.eq(source.payload),
+        target.valid.eq(source.valid),
+        source.ready.eq(target.ready),
+    ]

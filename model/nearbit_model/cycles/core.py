@@ -1,0 +1,148 @@
+"""All blocks of a core and the queues between them: every cycle of a program."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from nearbit_model.config import Config
+from nearbit_model.cycles.loads import Loads
+from nearbit_model.cycles.pipeline import FOREVER, NEVER
+from nearbit_model.cycles.replay import Replay, Rescorer
+from nearbit_model.cycles.selection import HistogramTopN, Selection, TopN
+from nearbit_model.cycles.shapes import (
+    Accepted,
+    Answer,
+    Command,
+    Interval,
+    Phase,
+    Timeline,
+)
+from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, Error
+
+
+__all__ = ["predict"]
+
+
+class _Core:
+    """All blocks, and the queues between them."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._loads = Loads(config)
+        selector = TopN if config.selection == "counters" else HistogramTopN
+        self._selectors = [selector(config, row) for row in range(config.rows)]
+        self._rescorer = Rescorer(config)
+        self._replay = Replay(config)
+        # Dispatcher
+        self._free = NEVER  # the command before may be followed by another
+        # RowMerge
+        self._merge_turn = NEVER
+        self._merged = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
+        # Results
+        self._given = deque([NEVER] * RESULTS_IN_FLIGHT, maxlen=RESULTS_IN_FLIGHT)
+        self._commands = 0
+        self.answers: list[Answer] = []
+
+    def run(self, phase: Phase, start: int) -> Accepted:
+        """Offer a phase from a cycle on."""
+        accepted = Accepted()
+        self._loads.begin(phase, accepted, start)
+        self._rescorer.queries.begin(phase, accepted, start)
+        offered = start
+        for command in phase.commands:
+            self._loads.advance(offered)
+            accepted.commands.append(self._command(command, offered))
+            offered = accepted.commands[-1] + 1
+        self._loads.advance(FOREVER)
+        self._rescorer.queries.finish()
+        return accepted
+
+    def _command(self, command: Command, offered: int) -> int:
+        """Work on a command that is first offered in a cycle; gives when it is accepted."""
+        config = self._config
+        rows = range(config.rows)
+        errors = [self._loads.error(command, row, config.top_n) for row in rows]
+        good = [row for row in rows if errors[row] == Error.OK]
+        # Rows that select; if they share, the last one does for all.
+        selecting = good[-1:] if command.shared else good
+
+        # ---- Dispatcher: checked in the cycle `offered`, then announced.
+        announced = max(offered + 1, self._merged[0] + 1)
+        claims = [self._selectors[row].claim(offered + 1) for row in selecting]
+        accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
+        words = 0
+        selections: dict[int, tuple[Selection, dict[str, Interval]]] = {}
+        if good:
+            skip = command.first % config.lanes
+            words = -(-(skip + max(command.counts[row] for row in good)) // config.lanes)
+            # The words go out in the cycles after. The score array takes the first word two cycles
+            # after the command is accepted, and the codes when that word is in its last stage.
+            self._free = accepted + max(words, config.score_stages + 1)
+            for row in selecting:
+                selections[row] = self._selectors[row].select(
+                    accepted + words, words, min(command.selected_most, command.counts[row]))
+
+        # ---- RowMerge: the rows in turns.
+        turn = max(self._merge_turn, announced + 1)
+        for row in rows:
+            noted = max(turn, self._given[0] + 1)
+            # A result leaves when it is noted and the one before is out.
+            leave = max(noted + 1, self._given[-1] + 1)
+            if errors[row] == Error.OK:
+                selection, selecting_stages = selections[config.rows - 1 if command.shared else row]
+                stages = dict(selecting_stages)
+                commanded = max(turn, self._replay.free)
+                if config.rescore is None:
+                    selection.taken = commanded
+                    last = selection.last = selection.passed = max(
+                        selection.emitted + selection.latency,
+                        selection.taken + selection.selected - 1)
+                else:
+                    last, stages["rescore"] = self._rescorer.run(
+                        selection, turn, rescore=command.rescore, free=self._replay.free,
+                        again=command.shared and row > 0)
+                outputs, trace, later = self._replay.run(
+                    selection.selected, last, leave, command.trace)
+                answer = Answer(
+                    command=self._commands, row=row, error=Error.OK, words=words,
+                    selected=selection.selected, offered=offered, accepted=accepted,
+                    columns=outputs, beats_per_column=config.value_lanes,
+                    beat_cycles=config.output_cycles, trace=trace, stages={**stages, **later})
+                turn = max(noted, commanded, selection.passed) + 1
+            else:
+                skipped = (self._rescorer.skip(turn)
+                           if command.rescore and config.rescore is not None else turn)
+                answer = Answer(
+                    command=self._commands, row=row, error=errors[row], words=0, selected=0,
+                    offered=offered, accepted=accepted, columns=(leave,), beats_per_column=1,
+                    beat_cycles=1, trace=(), stages={})
+                turn = max(noted, skipped) + 1
+            self.answers.append(answer)
+            self._given.append(answer.end)
+        self._merge_turn = turn
+        self._merged.append(turn - 1)
+        self._loads.occupy(offered, self._given[-1])
+        self._commands += 1
+        return accepted
+
+
+def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
+    """Predict when the core of a configuration takes its inputs and gives its results.
+
+    Cycle 0 is the first after reset. In a phase, all sequences are offered at full rate in
+    parallel; the next phase begins in the cycle after its last transfer, or ``delay`` cycles later.
+    Outputs are always ready.
+    """
+    for phase in phases:
+        for command in phase.commands:
+            if len(command.counts) != config.rows:
+                raise ValueError(f"a command must have {config.rows} counts, "
+                                 f"not {len(command.counts)}")
+    core = _Core(config)
+    start = 0
+    accepted = []
+    for phase in phases:
+        start += phase.delay
+        accepted.append(core.run(phase, start))
+        start = max((start - 1, *(cycles[-1] for cycles in vars(accepted[-1]).values() if cycles))
+                    ) + 1
+    return Timeline(accepted, core.answers)

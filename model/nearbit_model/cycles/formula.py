@@ -1,0 +1,116 @@
+"""Commands of one shape in the long run, by formula."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from nearbit_model.config import Config
+from nearbit_model.cycles.selection import histogram_times, score_latency
+from nearbit_model.structure import (
+    ACCUMULATOR_LATENCY,
+    BANKS,
+    EXACT_KEY_STORE_LATENCY,
+    VALUE_STORE_LATENCY,
+    CounterTimes,
+    rescorer_latency,
+    weights_latency,
+)
+
+
+__all__ = ["Steady", "steady"]
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Commands of one shape, one after another without a pause, by formula.
+
+    The latency is exact. So is the interval, but where queues between the stages are full: with
+    several rows, if the selection is by histograms, or if ``top_n`` is hardly more than what is
+    selected, or if value rows have two or three elements. :func:`predict` knows them.
+
+    Parameters
+    ----------
+    latency
+        Cycles from the offer of a command to an idle core to its last beat, both included.
+    interval
+        Cycles from one command to the next in the long run: those of the slowest stage.
+    stages
+        For each stage, the cycles that a command takes of it: ``score``, ``refine``, ``emit``,
+        ``rescore`` (if the core has exact scores), ``weigh`` (ValueAccumulator is as fast),
+        ``normalize``. And ``banks``, no stage but the time
+        from the start of a command to the end of its selection, by 3: so many of them are in work
+        at the same time.
+    limit
+        The first of the slowest.
+    """
+
+    latency: int
+    interval: Fraction
+    stages: dict[str, Fraction]
+    limit: str
+
+
+def _steady_selection(config: Config, words: int, selected: int
+                      ) -> tuple[int, dict[str, Fraction]]:
+    """Cycles from the acceptance of a command to the last key into the queue, and the stages'."""
+    reads = -(-words // (config.pass_lanes // config.lanes))
+    scored = words + score_latency(config)
+    if config.selection == "counters":
+        times = CounterTimes(lanes=config.lanes, pass_lanes=config.pass_lanes, top_n=config.top_n)
+        emitted = times.emit_cycles(words=words, selected=selected) - times.key_latency
+        return (scored + times.count_latency + reads - 1 + times.refine_latency + emitted
+                + times.registers), {"refine": Fraction(reads), "emit": Fraction(emitted)}
+    histogram = histogram_times(config, config.rows - 1)
+    merged = scored + histogram.count_latency + histogram.merge_cycles
+    emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
+    stages = {"merge": histogram.merge_cycles, "scan": reads + histogram.scan_gap,
+              "emit": histogram.emit_latency + selected - 1}
+    if not histogram.overlap:
+        # One query at a time, from the acceptance of its command until its last key is presented.
+        stages = {"select": merged + reads + emitted + config.score_stages
+                  + (config.rows - 1) * selected}
+    return (merged + reads + emitted - 1,
+            {name: Fraction(cycles) for name, cycles in stages.items()})
+
+
+def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
+    """Latency and interval of commands whose rows all have the same number of words and keys.
+
+    Parameters
+    ----------
+    words
+        Words of keys: the longest range by ``lanes``, rounded up, if it begins with a word.
+    selected
+        Keys that each row selects.
+    rescore
+        Whether they are scored exactly.
+    """
+    selection, selecting = _steady_selection(config, words, selected)
+    column = config.value_lanes * config.output_cycles
+    beats = config.rescore.columns if config.rescore is not None and rescore else 1
+    stages = {
+        "score": Fraction(max(words, config.score_stages + 1)),
+        **selecting,
+        **({} if config.rescore is None
+           else {"rescore": Fraction(config.rows * beats * selected)}),
+        "weigh": Fraction(config.rows * config.columns * selected),
+        "normalize": Fraction(config.rows * config.columns * column),
+    }
+    if config.selection == "counters":
+        stages["banks"] = Fraction(selection + config.score_stages, BANKS)
+    # From the last key into the queue to the last one into Weights' buffer.
+    handing = 2
+    if config.rescore is not None:
+        handing += (selected * (beats - 1) + EXACT_KEY_STORE_LATENCY
+                    + rescorer_latency(config.rescore.lanes))
+    interval = max(stages.values())
+    # Row 0 alone; the first column must be complete before the first output. Then the rows follow
+    # each other at the pace of the slowest of these stages.
+    replay = (handing + (selected == 1) + weights_latency(scores=config.rescore is not None)
+              + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
+              + selected + (config.columns - 1) * max(selected, column)
+              + (config.value_lanes - 1) * config.output_cycles + config.output_bits)
+    paces = [stages[name] / config.rows
+             for name in ("rescore", "weigh", "normalize") if name in stages]
+    following = (config.rows - 1) * int(max(paces))
+    return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
+                  limit=next(name for name, cycles in stages.items() if cycles == interval))

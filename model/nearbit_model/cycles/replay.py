@@ -1,0 +1,186 @@
+"""From selected keys to outputs: exact scores, weights, sums and their division."""
+
+from collections import deque
+
+from nearbit_model.config import Config
+from nearbit_model.cycles.loads import ExactQueries
+from nearbit_model.cycles.pipeline import NEVER, Pipeline
+from nearbit_model.cycles.selection import Selection
+from nearbit_model.cycles.shapes import Interval
+from nearbit_model.structure import (
+    ACCUMULATOR_LATENCY,
+    EXACT_KEY_STORE_LATENCY,
+    RESCORER_DEPTH,
+    VALUE_STORE_LATENCY,
+    WEIGHT_BUFFERS,
+    rescorer_latency,
+    weights_latency,
+)
+
+
+__all__ = ["Replay", "Rescorer"]
+
+
+class Rescorer:
+    """Rescorer and ExactKeyStore: from the selection's keys to Weights."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin as after reset."""
+        unit = config.rescore
+        lanes = 1 if unit is None else unit.lanes
+        self._columns = 1 if unit is None else unit.columns
+        self._latency = rescorer_latency(lanes)
+        self.queries = ExactQueries(self._columns, config.exact_query_slots)
+        self._store = Pipeline()
+        self._pipeline = Pipeline()
+        self._asked = NEVER # when the last beat, or key that needs none, began to wait
+        self._taken = NEVER # move of the pipeline in which it was taken
+        self._waiting: deque[int] = deque([NEVER] * RESCORER_DEPTH, maxlen=RESCORER_DEPTH)
+
+    def _go(self, cycle: int, *, needs_beat: bool) -> int:
+        """Let a beat of a key wait, from a cycle on; gives when it begins to."""
+        asked = max(cycle, self._asked + 1, self._waiting[0] + 1)
+        shown = asked + 1
+        answered = NEVER
+        if needs_beat:
+            move = self._store.next_move(asked)
+            asked = self._store.cycle(move)
+            answered = move + EXACT_KEY_STORE_LATENCY
+            shown = max(asked + 1, self._store.shown(answered))
+        self._taken = max(self._pipeline.next_move(shown), self._taken + 1)
+        taken = self._pipeline.cycle(self._taken)
+        if needs_beat:
+            self._store.hold(answered, taken)
+        self._asked = asked
+        self._waiting.append(taken)
+        return asked
+
+    def skip(self, turn: int) -> int:
+        """Drop a query; gives when the key that stands for it is accepted."""
+        accepted = self._go(max(turn, self.queries.next_ready()), needs_beat=False)
+        self.queries.free(self._waiting[-1])
+        return accepted
+
+    def run(self, selection: Selection, turn: int, *, rescore: bool, free: int, again: bool
+            ) -> tuple[int, Interval]:
+        """Take a selection from a cycle on; gives when Weights, once free, takes the last key.
+
+        It may be one that a row before had.
+        """
+        cycle = max(turn, selection.passed + 2 if again else selection.first_shown)
+        each: list[int] = []
+        if rescore:
+            cycle = max(cycle, self.queries.next_ready())
+        first = NEVER
+        left = NEVER
+        for key in range(selection.selected):
+            for _ in range(self._columns if rescore else 1):
+                cycle = self._go(cycle, needs_beat=rescore)
+                first = cycle if first == NEVER else first
+            each.append(cycle)
+            cycle += 1
+            leaves = self._taken + self._latency
+            if key == 0:
+                self._pipeline.hold(leaves, free)
+            left = self._pipeline.cycle(leaves)
+        if rescore:
+            self.queries.free(self._waiting[-1])
+        if not again:
+            selection.taken, selection.last, selection.each = each[0], each[-1], each
+        selection.passed = each[-1]
+        return left, Interval(first, left)
+
+
+class Replay:
+    """Weights, ValueStore, ValueAccumulator and Normalizer: keys, columns, outputs."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin as after reset."""
+        self._columns = config.columns
+        self._lanes = config.value_lanes
+        self._steps = config.output_bits
+        self._output_cycles = config.output_cycles
+        self._latency = weights_latency(scores=config.rescore is not None)
+        self._weights = Pipeline()
+        self._store = Pipeline()
+        self._accumulator = Pipeline()
+        self._normalizer = Pipeline()
+        self._freed: deque[int] = deque([NEVER] * WEIGHT_BUFFERS,
+                                        maxlen=WEIGHT_BUFFERS)
+        self._issued = NEVER   # move of Weights in which the last key so far was read
+        self._asked = NEVER    # move of ValueStore in which its beat was asked for
+        self._added = NEVER    # move of ValueAccumulator in which its beat was taken
+        self._started = NEVER  # move of Normalizer in which the column before started
+        self._accepted = NEVER # cycle in which that column was accepted
+        self._last_sums = NEVER # cycle in which the sums of the column before were complete
+
+    @property
+    def free(self) -> int:
+        """When the next selection's buffer is free."""
+        return self._freed[0]
+
+    def run(self, keys: int, last: int, turn: int, trace: bool
+            ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Interval]]:
+        """Answer a selection whose last key is taken in a cycle.
+
+        Its result may leave from the cycle ``turn`` on. Gives the first output of each column, the
+        trace, and the stages' cycles.
+        """
+        ready = last + (keys == 1)
+        issue = max(self._weights.next_move(ready), self._issued + 1)
+        first_issue = self._weights.cycle(issue)
+        outputs: list[int] = []
+        traced: tuple[int, ...] = ()
+        first_asked = first_entered = 0
+        for column in range(self._columns):
+            key = 0
+            while key < keys:
+                # Without a stall on the way, all keys but the last are as they should be.
+                if (key or column) and self._accumulator.last_held <= self._added \
+                        and self._store.last_held <= self._asked:
+                    key = keys - 1
+                asked = self._move_key(issue + key)
+                if key == 0 and column == 0:
+                    first_asked = asked
+                key += 1
+            entered = self._move_column()
+            if column == 0:
+                # What leaves before this result holds the normalizer; only the first output is put
+                # aside.
+                self._normalizer.hold(self._started + self._steps + 1, turn + 1)
+                first_entered = entered
+                if trace:
+                    traced = tuple(self._weights.shown(issue + key + self._latency)
+                                   for key in range(keys))
+            self._accepted = self._normalizer.cycle(
+                self._started + (self._lanes - 1) * self._output_cycles)
+            outputs.append(max(self._normalizer.cycle(self._started + self._steps), turn))
+            issue += keys
+        self._issued = issue - 1
+        self._freed.append(self._weights.cycle(issue) + 1)
+        end = outputs[-1] + (self._lanes - 1) * self._output_cycles
+        return tuple(outputs), traced, {
+            "weigh": Interval(first_issue, self._weights.cycle(self._issued)),
+            "accumulate": Interval(first_asked, self._last_sums),
+            "normalize": Interval(first_entered, end),
+        }
+
+    def _move_key(self, issue: int) -> int:
+        """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
+        weighed = issue + self._latency
+        self._asked = self._store.next_move(self._weights.shown(weighed))
+        asked = self._store.cycle(self._asked)
+        self._weights.hold(weighed, asked)
+        answered = self._asked + VALUE_STORE_LATENCY
+        self._added = self._accumulator.next_move(self._store.shown(answered))
+        self._store.hold(answered, self._accumulator.cycle(self._added))
+        return asked
+
+    def _move_column(self) -> int:
+        """Take the sums of the last key's column to the normalizer; gives when they enter it."""
+        complete = self._added + ACCUMULATOR_LATENCY - 1
+        self._accumulator.hold(complete, self._accepted)
+        self._last_sums = self._accumulator.cycle(complete)
+        self._started = max(self._normalizer.next_move(self._last_sums + 1),
+                            self._started + self._lanes * self._output_cycles)
+        return self._normalizer.cycle(self._started)

@@ -1,0 +1,253 @@
+"""Structure of the hardware that no configuration chooses.
+
+The hardware (:mod:`nearbit_hw`), its cycle model (:mod:`nearbit_model.cycles`) and the properties
+of :class:`~nearbit_model.Config` that follow from it read these facts here. The golden arithmetic
+does not depend on them.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+__all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
+           "EMIT_LATENCY", "EMIT_WASTE", "EXACT_KEY_STORE_LATENCY", "EXACT_QUERIES", "FAN_IN",
+           "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "ROWS_PER_STAGE",
+           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS", "CounterTimes", "Error",
+           "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
+           "weights_latency"]
+
+
+class Error(IntEnum):
+    """Why a row of a command has no result. The first that applies, in this order."""
+
+    OK = 0
+    #: :py:`n` is 0.
+    NO_N = 1
+    #: :py:`n + sink + recent` is more than :py:`top_n`.
+    TOO_MANY = 2
+    #: The row's count is 0: the way to leave a row unused.
+    EMPTY = 3
+    #: The row's range goes beyond what is loaded.
+    RANGE = 4
+    #: The row's weight table was not loaded; one to be rescored needs none.
+    TABLE = 5
+    #: :py:`rescore` or :py:`shared` is asked for, and there is no unit for it.
+    RESCORE = 6
+    #: :py:`shared` is asked for without :py:`rescore`, or the rows' counts differ.
+    SHARED = 7
+
+
+# ---- Trees of adders.
+
+FAN_IN = 4
+"""Terms joined per node: what fits one or two levels of 4-input LUTs."""
+
+
+def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
+    """Levels, and so cycles, of a tree over :py:`count` terms; at least one."""
+    levels, terms = 1, -(-count // fan_in)
+    while terms > 1:
+        levels, terms = levels + 1, -(-terms // fan_in)
+    return levels
+
+
+# ---- Scoring.
+
+KEY_STORE_LATENCY = 1
+"""Cycles from asking for a word of keys to its codes: that of the block RAM."""
+
+ROWS_PER_STAGE = 4
+"""Rows of the array that read the same registers of keys, at most."""
+
+
+# ---- Selection.
+
+REGISTERED_LANES = 16
+"""Lanes above which the memories are spread over a device. What is read of the banks is registered
+then before it is compared, a key between the choice of it and the queue of keys, and a load."""
+
+
+def memory_registers(lanes: int) -> int:
+    """Registers behind a memory of so many lanes, beside its own."""
+    return int(lanes > REGISTERED_LANES)
+
+
+BANKS = 3
+"""Queries that a selection by counters holds: one is counted, one refined, one emitted."""
+
+EMIT_LATENCY = 7
+"""Cycles from the start of emitting a query to its first key, if that is in the first word."""
+
+EMIT_WASTE = 3
+"""Cycles spent on words that were fetched just before the quota ran out."""
+
+
+@dataclass(frozen=True)
+class CounterTimes:
+    """Sizes and cycles of a selection by counters (:class:`nearbit_hw.select.TopN`)."""
+
+    lanes: int
+    pass_lanes: int
+    top_n: int
+
+    @property
+    def group(self) -> int:
+        """Words whose summaries are examined per cycle."""
+        return max(8, self.pass_lanes // self.lanes)
+
+    @property
+    def registers(self) -> int:
+        """Registers behind each bank and in front of the queue of keys."""
+        return memory_registers(self.lanes)
+
+    @property
+    def count_latency(self) -> int:
+        """Cycles from a query's last word to the first read of refining it."""
+        return 4 + tree_latency(self.lanes)
+
+    @property
+    def refine_latency(self) -> int:
+        """Cycles from the last read of refining a query to the start of emitting it."""
+        return 4 + tree_latency(self.pass_lanes) + self.registers
+
+    @property
+    def key_latency(self) -> int:
+        """Cycles from the choice of a key, through the queue of keys, until it is presented."""
+        return 2 + self.registers
+
+    @property
+    def key_depth(self) -> int:
+        """Places of the queue of keys.
+
+        One stays free, so that a full queue differs from an empty one, and one is for the key that
+        may be written in the cycle in which emitting the next query is decided on. Keys that are on
+        the way out then must not hold it up, as that depends on when they were found.
+        """
+        return 1 << (self.top_n + 2 + self.registers).bit_length()
+
+    @property
+    def queue_limit(self) -> int:
+        """Keys that may wait to be taken when emitting a query starts; then its own have room."""
+        return self.key_depth - self.top_n - 2
+
+    def emit_cycles(self, *, words: int, selected: int) -> int:
+        """Cycles from the start of emitting a query to its last key, if never stalled.
+
+        With the registers a word comes a cycle later, and two more are fetched in vain.
+        """
+        return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
+                + 4 * self.registers)
+
+
+@dataclass(frozen=True)
+class HistogramTimes:
+    """Sizes and cycles of a selection by histograms (:class:`nearbit_hw.select.HistogramTopN`)."""
+
+    key_bits: int
+    lanes: int
+    pass_lanes: int
+    overlap: bool
+
+    @property
+    def limit(self) -> int:
+        """Queries that are counted or merged, and again that are scanned or emitted."""
+        return 2 if self.overlap else 1
+
+    @property
+    def banks(self) -> int:
+        """Queries in work at the same time."""
+        return 4 if self.overlap else 1
+
+    @property
+    def group(self) -> int:
+        """Lanes among which a selected key is looked for at once."""
+        return min(4, self.lanes)
+
+    @property
+    def groups(self) -> int:
+        """Groups of the lanes that are scanned at once."""
+        return self.pass_lanes // self.group
+
+    @property
+    def _steps(self) -> int:
+        """Levels of a tree over the groups."""
+        return self.groups.bit_length() - 1
+
+    @property
+    def count_latency(self) -> int:
+        """Cycles from a query's last word to the start of merging it."""
+        return 2 if self.overlap else 1
+
+    @property
+    def merge_cycles(self) -> int:
+        """Cycles from the start of merging a query to its hand-over, if the scan is free."""
+        levels = self.lanes.bit_length() - 1
+        return self.key_bits + 6 + levels if self.overlap else 2 * self.key_bits + 5 + levels
+
+    @property
+    def scan_gap(self) -> int:
+        """Cycles from a query's last read to the earliest hand-over of the next."""
+        return 5 + self._steps
+
+    @property
+    def scan_latency(self) -> int:
+        """Cycles from a query's last read to the start of emitting it, if that is free."""
+        return (6 if self.overlap else 5) + self._steps
+
+    @property
+    def emit_latency(self) -> int:
+        """Cycles from the start of emitting a query to its first key, if never stalled."""
+        if self.groups > 1:
+            return 7
+        return 5 if self.overlap else 4
+
+
+# ---- From the selection to the results.
+
+COMMANDS_IN_FLIGHT = 4
+"""Commands between their start and the merging of their rows; three are in the selection."""
+
+RESULTS_IN_FLIGHT = 8
+"""Rows whose selection is made and whose result is not out; no unit holds more than two, but for
+those of a single key."""
+
+TRACES_IN_FLIGHT = 4
+"""Rows of which Weights has the command and the trace is not out: at most two in its buffers, and
+two of a single key each in its pipeline, which is longer with exact scores."""
+
+EXACT_QUERIES = 8
+"""Queries for exact scores held for each row, so that a host may send them with their commands: as
+many commands as are in work before the values."""
+
+RESCORER_DEPTH = 2
+"""Keys whose beats are asked for, or that need none, in front of the rescorer's pipeline."""
+
+EXACT_KEY_STORE_LATENCY = 1
+"""Cycles from asking for a beat of a key to its elements: that of the block RAM."""
+
+
+def rescorer_latency(lanes: int) -> int:
+    """Cycles from a key's last beat to its score: operands, products, their tree, the sum."""
+    return 3 + (tree_latency(lanes) if lanes > 1 else 0)
+
+
+WEIGHT_BUFFERS = 2
+"""Selections in Weights: one is filled, one replayed."""
+
+
+def weights_latency(*, scores: bool) -> int:
+    """Cycles from a key's turn in the replay to its weight: buffer, subtraction and table.
+
+    With scores, two for a product and one for a shift as well.
+    """
+    return 6 if scores else 3
+
+
+VALUE_STORE_LATENCY = 2
+"""Cycles from asking for a beat of values to its elements: block RAM, and a register."""
+
+ACCUMULATOR_LATENCY = 4
+"""Cycles from the beat of a column's last key to its sums: two products, two sums."""
+
+ACCUMULATOR_DEPTH = 3
+"""Weights that wait for their beats of values."""

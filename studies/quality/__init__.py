@@ -1,0 +1,1 @@
+"""What real models lose by selecting keys; see docs/quality.md."""

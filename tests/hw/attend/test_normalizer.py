@@ -1,0 +1,198 @@
+# amaranth: UnusedElaboratable=no
+import cocotb
+import numpy as np
+import pytest
+from cocotb.triggers import RisingEdge
+
+from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_model.golden import normalize
+from nearbit_sim.bench import run_bench
+from nearbit_sim.stream import MATRIX, Bench
+
+
+KINDS = ("random", "lowest", "highest", "ties", "multiples")
+
+
+class Columns:
+    """Columns that a bench has sent, and what is expected of them."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        for name, value in bench.parameters.items():
+            setattr(self, name, value)
+
+    def draw(self, kind):
+        """Sums and total of a column: all that weighted means can be."""
+        rng = self.bench.rng
+        total = rng.choice([1, self.total_max, rng.randint(1, self.total_max),
+                            rng.randint(1, min(9, self.total_max))])
+        limit = 1 << self.value_bits - 1
+        lowest, highest = -limit * total, (limit - 1) * total
+        sums = [rng.randint(lowest, highest) for _ in range(self.value_lanes)]
+        if kind == "lowest":
+            sums = [lowest + rng.randint(0, 1) for _ in sums]
+        elif kind == "highest":
+            sums = [highest - rng.randint(0, 1) for _ in sums]
+        elif kind == "multiples":
+            sums = [total * rng.randint(-limit, limit - 1) + rng.randint(-1, 1) for _ in sums]
+        elif kind == "ties":
+            # Next to half of an output's unit.
+            unit = 1 << self.output_fraction_bits
+            sums = [(2 * rng.randint(-limit * unit, (limit - 1) * unit) + 1) * total
+                    // (2 * unit) + rng.randint(0, 1) for _ in sums]
+        return [min(max(value, lowest), highest) for value in sums], total
+
+    def column(self, kind="random"):
+        sums, total = self.draw(kind)
+        self.bench.source("i").send({"sums": sums, "total": total})
+        outputs = normalize(np.array(sums), np.array(total), self.output_fraction_bits)
+        for j, output in enumerate(outputs.tolist()):
+            self.bench.sink("o").expect({"output": output,
+                                         "last": int(j == self.value_lanes - 1)})
+
+
+@cocotb.test()
+@cocotb.parametrize(MATRIX)
+async def columns(dut, idle, stall):
+    bench = Bench(dut, idle=idle, stall=stall)
+    await bench.reset()
+    columns = Columns(bench)
+    for _ in range(max(2, 40 // columns.interval)):
+        for kind in KINDS:
+            columns.column(kind)
+    await bench.finish()
+
+
+@cocotb.test()
+@cocotb.parametrize(kind=KINDS)
+async def cycles(dut, kind):
+    """An element every output_cycles, whatever the data, also from one column to the next."""
+    bench = Bench(dut)
+    await bench.reset()
+    columns = Columns(bench)
+    count = 2 + 40 // columns.interval
+    for _ in range(count):
+        columns.column(kind)
+    await bench.finish()
+    assert bench.source("i").cycles == [
+        columns.interval * n + (columns.value_lanes - 1) * columns.output_cycles
+        for n in range(count)]
+    assert bench.sink("o").cycles == [
+        columns.latency + columns.output_cycles * n for n in range(columns.value_lanes * count)]
+
+
+@cocotb.test()
+async def sparse_columns(dut):
+    """A column starts at any time after the one before it, without waiting for a phase."""
+    bench = Bench(dut)
+    await bench.reset()
+    columns = Columns(bench)
+    cycles = []
+    for gap in range(columns.output_cycles + 3):
+        columns.column()
+        start = bench.cycle
+        cycles += [start + columns.latency + columns.output_cycles * n
+                   for n in range(columns.value_lanes)]
+        await bench.step(columns.interval + gap)
+    await bench.finish()
+    assert bench.sink("o").cycles == cycles
+
+
+@cocotb.test()
+async def next_ready_comes_true(dut):
+    bench = Bench(dut, idle=0.3, stall=0.5)
+    await bench.reset()
+    columns = Columns(bench)
+    seen = []
+
+    async def watch():
+        promised = None
+        while True:
+            await RisingEdge(dut.clk)
+            ready = int(dut.i__ready.value)
+            if promised is not None:
+                seen.append(ready)
+                assert ready == promised
+            promised = int(dut.next_ready.value)
+
+    watching = cocotb.start_soon(watch())
+    for _ in range(20):
+        columns.column()
+    await bench.finish()
+    watching.cancel()
+    assert set(seen) == {0, 1}
+
+
+@cocotb.test()
+async def reset_forgets(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    columns = Columns(bench)
+    most = columns.interval + columns.latency + 3
+    for cycles in range(1, most, -(-most // 20)):
+        bench.sink("o").stall = cycles % 2
+        for _ in range(most):
+            columns.column()
+        await bench.step(cycles)
+        await bench.reset()
+    bench.sink("o").stall = 0
+    for _ in range(3):
+        columns.column()
+    await bench.finish()
+    assert bench.sink("o").cycles[0] == columns.latency
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize(("value_lanes", "value_bits", "total_max", "fraction_bits", "cycles"), [
+    (1, 1, 1, 0, 1),
+    (1, 2, 1, 0, 2),
+    (1, 8, 1000, 8, 1),     # a division takes longer than a column
+    (3, 5, 77, 2, 1),
+    (3, 8, 255, 4, 4),
+    (5, 4, 3, 3, 7),        # one unit, which does all
+    (4, 8, 32 * 65535, 8, 4),
+    (16, 8, 32 * 65535, 8, 1),
+    (20, 16, 5 * (2 ** 24 - 1), 0, 1),
+    (2, 16, 9 * (2 ** 24 - 1), 16, 8),
+])
+def test_bench(value_lanes, value_bits, total_max, fraction_bits, cycles, spare):
+    sum_bits = ((total_max << value_bits - 1) - 1).bit_length() + 1 + spare
+    parameters = {"value_lanes": value_lanes, "value_bits": value_bits, "total_max": total_max,
+                  "sum_bits": sum_bits, "output_fraction_bits": fraction_bits,
+                  "output_cycles": cycles}
+    dut = Normalizer(**parameters)
+    run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
+                                                      "interval": dut.interval})
+
+
+GOOD = {"value_lanes": 4, "value_bits": 8, "sum_bits": 29, "total_max": 32 * 65535,
+        "output_fraction_bits": 4, "output_cycles": 3}
+
+
+def test_properties():
+    dut = Normalizer(**GOOD)
+    assert {name: getattr(dut, name) for name in GOOD} == GOOD
+    assert (dut.output_bits, dut.latency, dut.interval) == (12, 12, 12)
+
+
+@pytest.mark.parametrize("value", [0, -1, "8", None])
+@pytest.mark.parametrize(("name", "text"), [
+    ("value_lanes", "Value lanes"), ("value_bits", "Value bits"), ("sum_bits", "Sum bits"),
+    ("total_max", "Largest total")])
+def test_wrong_number(name, text, value):
+    with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
+        Normalizer(**GOOD | {name: value})
+
+
+@pytest.mark.parametrize("value", [-1, "8", None])
+def test_wrong_output_fraction_bits(value):
+    with pytest.raises(TypeError, match=rf"^Output fraction bits must be a non-negative integer, "
+                                        rf"not {value!r}$"):
+        Normalizer(**GOOD | {"output_fraction_bits": value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 5, 24, "8", None])
+def test_wrong_output_cycles(value):
+    with pytest.raises(TypeError, match=rf"^Output cycles must be a divisor of the bits of an "
+                                        rf"output, not {value!r}$"):
+        Normalizer(**GOOD | {"output_cycles": value})

@@ -1,0 +1,186 @@
+# amaranth: UnusedElaboratable=no
+import json
+from collections import Counter
+
+import cocotb
+import pytest
+
+from nearbit_hw.attend.value_store import ValueStore
+from nearbit_hw.verilog import generate
+from nearbit_sim.bench import run_bench
+from nearbit_sim.netlist import run_script
+from nearbit_sim.stream import MATRIX, Bench
+
+
+class Store:
+    """The beats that a bench has written, and each row's scale."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.parameters = bench.parameters
+        self.capacity, self.columns = self.parameters["capacity"], self.parameters["columns"]
+        self.elements, self.scales = {}, {}
+
+    def write(self, row, column):
+        limit = 1 << self.parameters["value_bits"] - 1
+        elements = [self.bench.rng.randrange(-limit, limit)
+                    for _ in range(self.parameters["value_lanes"])]
+        self.elements[row, column] = elements
+        self.scales[row] = self.bench.rng.getrandbits(self.parameters["scale_bits"])
+        self.bench.source("i_write").send({"row": row, "column": column, "elements": elements,
+                                           "scale": self.scales[row]})
+
+    def write_all(self):
+        places = [(row, column) for row in range(self.capacity) for column in range(self.columns)]
+        self.bench.rng.shuffle(places)
+        for place in places:
+            self.write(*place)
+
+    def ask(self, row, column):
+        self.bench.source("i").send({"row": row, "column": column})
+        self.bench.sink("o").expect({"elements": self.elements[row, column],
+                                     "scale": self.scales[row]})
+
+    def ask_any(self):
+        self.ask(self.bench.rng.randrange(self.capacity), self.bench.rng.randrange(self.columns))
+
+
+@cocotb.test()
+@cocotb.parametrize(MATRIX)
+async def beats(dut, idle, stall):
+    bench = Bench(dut, idle=idle, stall=stall)
+    await bench.reset()
+    store = Store(bench)
+    for _ in range(2):
+        store.write_all()
+        await bench.finish(extra=0)
+        for place in store.elements:
+            store.ask(*place)
+        for _ in range(60):
+            store.ask_any()
+        await bench.finish()
+
+
+@cocotb.test()
+@cocotb.parametrize(MATRIX)
+async def appends_between_reads(dut, idle, stall):
+    bench = Bench(dut, idle=idle, stall=stall)
+    await bench.reset()
+    store = Store(bench)
+    for row in range(store.capacity):
+        for _ in range(10 if row else 0):
+            store.ask(bench.rng.randrange(row), bench.rng.randrange(store.columns))
+        if bench.parameters.get("single_port"):
+            await bench.finish(extra=0)
+        for column in range(store.columns):
+            store.write(row, column)
+        await bench.finish(extra=0)
+
+
+@cocotb.test()
+async def latency_and_rate(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    store = Store(bench)
+    store.write_all()
+    await bench.finish(extra=0)
+    assert bench.source("i_write").cycles == list(range(store.capacity * store.columns))
+    start = bench.cycle
+    for _ in range(20):
+        store.ask_any()
+    await bench.finish()
+    latency = bench.parameters["latency"]
+    assert bench.source("i").cycles == list(range(start, start + 20))
+    assert bench.sink("o").cycles == list(range(start + latency, start + latency + 20))
+
+
+@cocotb.test()
+async def written_is_read_in_the_next_cycle(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    store = Store(bench)
+    store.write_all()
+    await bench.finish(extra=0)
+    for _ in range(20):
+        place = bench.rng.randrange(store.capacity), bench.rng.randrange(store.columns)
+        store.write(*place)
+        await bench.step()
+        store.ask(*place)
+        await bench.finish(extra=0)
+        assert bench.source("i_write").cycles[-1] + 1 == bench.source("i").cycles[-1]
+
+
+@cocotb.test()
+async def reset_forgets_requests_only(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    store = Store(bench)
+    store.write_all()
+    await bench.finish(extra=0)
+    bench.sink("o").stall = 1
+    for _ in range(5):
+        store.ask_any()
+    await bench.step(5)
+    await bench.reset()
+    bench.sink("o").stall = 0
+    store.ask_any()
+    await bench.finish()
+
+
+@pytest.mark.parametrize("parameters", [
+    {"capacity": 1, "value_dim": 1, "value_lanes": 1, "value_bits": 1, "scale_bits": 1},
+    {"capacity": 1, "value_dim": 3, "value_lanes": 1, "value_bits": 2, "scale_bits": 5},
+    {"capacity": 7, "value_dim": 9, "value_lanes": 3, "value_bits": 5, "scale_bits": 16},
+    {"capacity": 12, "value_dim": 8, "value_lanes": 4, "value_bits": 8, "scale_bits": 16},
+    {"capacity": 16, "value_dim": 15, "value_lanes": 3, "value_bits": 16, "scale_bits": 12},
+    {"capacity": 32, "value_dim": 32, "value_lanes": 32, "value_bits": 8, "scale_bits": 16},
+    {"capacity": 7, "value_dim": 9, "value_lanes": 3, "value_bits": 5, "scale_bits": 16,
+     "single_port": True},
+], ids=lambda parameters: "-".join(map(str, parameters.values())))
+def test_bench(parameters):
+    dut = ValueStore(**parameters)
+    run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
+                                                      "columns": dut.columns})
+
+
+@pytest.mark.parametrize("command", ["synth_ice40 -device u -spram", "synth_ice40", "synth_ecp5"])
+def test_memories(command, tmp_path):
+    """A memory with a single port becomes one that is uninitialized, where there are such."""
+    verilog = generate(ValueStore(capacity=2048, value_dim=32, value_lanes=4, value_bits=8,
+                                  single_port=True), "dut")
+    (tmp_path / "dut.v").write_text(verilog, encoding="utf-8")
+    run_script(["read_verilog dut.v", f"{command} -top dut", "check -assert",
+                "write_json dut.json"], tmp_path)
+    netlist = json.loads((tmp_path / "dut.json").read_text(encoding="utf-8"))["modules"]["dut"]
+    kinds = Counter(cell["type"] for cell in netlist["cells"].values())
+    memories = {kind: count for kind, count in kinds.items() if "RAM" in kind or kind == "DP16KD"}
+    assert memories == {
+        "synth_ice40 -device u -spram": {"SB_SPRAM256KA": 2, "SB_RAM40_4K": 8},
+        "synth_ice40": {"SB_RAM40_4K": 128 + 8},
+        "synth_ecp5": {"DP16KD": 32 + 2},
+    }[command]
+
+
+def test_properties():
+    dut = ValueStore(capacity=7, value_dim=9, value_lanes=3, value_bits=5)
+    assert (dut.capacity, dut.value_dim, dut.value_lanes, dut.value_bits) == (7, 9, 3, 5)
+    assert (dut.scale_bits, dut.columns, dut.latency) == (16, 3, 2)
+
+
+GOOD = {"capacity": 4, "value_dim": 8, "value_lanes": 4, "value_bits": 8, "scale_bits": 16}
+
+
+@pytest.mark.parametrize("value", [0, -1, "8", None])
+@pytest.mark.parametrize(("name", "text"), [
+    ("capacity", "Capacity"), ("value_lanes", "Value lanes"), ("value_bits", "Value bits"),
+    ("scale_bits", "Scale bits")])
+def test_wrong_number(name, text, value):
+    with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
+        ValueStore(**GOOD | {name: value})
+
+
+@pytest.mark.parametrize("value_dim", [0, 6, -4, "8", None])
+def test_wrong_value_dim(value_dim):
+    with pytest.raises(TypeError, match=rf"^Value dimension must be a positive multiple of value "
+                                        rf"lanes, not {value_dim!r}$"):
+        ValueStore(**GOOD | {"value_dim": value_dim})

@@ -1,0 +1,259 @@
+# amaranth: UnusedElaboratable=no
+import random
+
+import cocotb
+import pytest
+
+from nearbit_hw.select.top_n import TopN
+from nearbit_model.golden import select_one
+from nearbit_sim.bench import run_bench
+from nearbit_sim.stream import MATRIX, Bench
+
+
+class Load:
+    """Queries of random shapes, their distances, and the selections that must come."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.key_bits, self.lanes, self.capacity, self.top_n = (
+            bench.parameters[name] for name in ("key_bits", "lanes", "capacity", "top_n"))
+        self.taken = 0
+        self.waiting = []
+
+    def shape(self, rng):
+        count = rng.choice([rng.randint(1, self.capacity), self.capacity, 1])
+        first = rng.randint(0, self.capacity - count)
+        n = rng.choice([rng.randint(1, self.top_n), self.top_n, 1])
+        sink = rng.choice([0, rng.randint(0, self.top_n - n)])
+        recent = rng.choice([0, rng.randint(0, self.top_n - n - sink), self.top_n - n - sink])
+        # Exactly as many keys as can be selected, one fewer, one more.
+        edge = rng.choice([None, None, -1, 0, 1])
+        if edge is not None:
+            around = rng.choice([n + sink + recent, n + sink + recent, sink, recent])
+            count = min(max(1, around + edge), self.capacity - first)
+        return {"first": first, "count": count, "n": n, "sink": sink, "recent": recent}
+
+    def distances(self, shape, kind, rng):
+        count, top = shape["count"], self.key_bits
+        values = [rng.randint(0, top) for _ in range(count)]
+        match kind:
+            case "ascending":
+                values.sort()
+            case "descending":
+                values.sort(reverse=True)
+            case "equal":
+                values = [values[0]] * count
+            case "near middle":
+                spread = max(1, top // 8)
+                values = [min(top, max(0, top // 2 + rng.randint(-spread, spread)))
+                          for _ in range(count)]
+            case "best first":
+                values = [0 if index < shape["n"] - 1 else top for index in range(count)]
+            case "best last":
+                values = [0 if index >= count - shape["n"] + 1 else top for index in range(count)]
+            case "nearer first": # Words with ties lie between those that have what is wanted.
+                nearer = rng.randint(0, max(0, shape["n"] - 1))
+                values = [index >= nearer for index in range(count)]
+            case "one a word":
+                values = [index % self.lanes != 0 for index in range(count)]
+            case "parted":
+                low, high = sorted((rng.randint(0, top), rng.randint(0, top)))
+                values = [rng.choice((low, high)) for _ in range(count)]
+        return [int(value) for value in values]
+
+    KINDS = ("random", "ascending", "descending", "equal", "near middle", "best first",
+             "best last", "nearer first", "one a word", "parted")
+
+    def send(self, shape, distances, rng, beyond=0):
+        skip = shape["first"] % self.lanes
+        length = -(-(skip + shape["count"]) // self.lanes)
+        length += min(beyond, self.capacity // self.lanes - length)
+        lanes = [rng.randint(0, self.key_bits) for _ in range(length * self.lanes)]
+        lanes[skip:skip + shape["count"]] = distances
+        self.bench.source("i_command").send({
+            "word": shape["first"] // self.lanes, "skip": skip,
+            **{name: shape[name] for name in ("count", "n", "sink", "recent")}})
+        self.waiting.append([
+            {"distances": lanes[start:start + self.lanes],
+             "last": int(start + self.lanes == len(lanes))}
+            for start in range(0, len(lanes), self.lanes)])
+
+    def expect(self, shape, distances):
+        chosen = sorted(select_one(distances, n=shape["n"], sink=shape["sink"],
+                                   recent=shape["recent"]).tolist(), reverse=True)
+        for index in chosen:
+            self.bench.sink("o").expect({
+                "index": shape["first"] + index, "distance": distances[index],
+                "last": int(index == chosen[-1])})
+
+    async def run(self, before_step=lambda: None):
+        """Words of a query enter two cycles after its command was taken, at the earliest."""
+        while self.waiting or self.bench.sink("o").pending:
+            accepted = self.bench.source("i_command").cycles
+            if (self.waiting and len(accepted) > self.taken
+                    and self.bench.cycle >= accepted[self.taken] + 2):
+                self.bench.source("i").send(*self.waiting.pop(0))
+                self.taken += 1
+            else:
+                before_step()
+                await self.bench.step()
+        await self.bench.finish()
+
+
+@cocotb.test()
+@cocotb.parametrize(MATRIX)
+async def selections(dut, idle, stall):
+    bench = Bench(dut, idle=idle, stall=stall)
+    await bench.reset()
+    load = Load(bench)
+    for index in range(bench.parameters["queries"]):
+        shape = load.shape(bench.rng)
+        distances = load.distances(shape, load.KINDS[index % len(load.KINDS)], bench.rng)
+        load.send(shape, distances, bench.rng, beyond=bench.rng.choice([0, 0, 1, 3]))
+        load.expect(shape, distances)
+    await load.run()
+
+
+@cocotb.test()
+async def reset_forgets(dut):
+    bench = Bench(dut)
+    for cycles in (3, 11, 30, 60):
+        await bench.reset()
+        load = Load(bench)
+        for _ in range(6):
+            shape = load.shape(bench.rng)
+            load.send(shape, load.distances(shape, "random", bench.rng), bench.rng)
+        bench.source("i").send(*load.waiting[0])
+        await bench.step(cycles)
+        await bench.reset()
+        load = Load(bench)
+        for kind in ("random", "equal", "parted"):
+            shape = load.shape(bench.rng)
+            distances = load.distances(shape, kind, bench.rng)
+            load.send(shape, distances, bench.rng)
+            load.expect(shape, distances)
+        await load.run()
+
+
+@cocotb.test()
+async def cycles_do_not_depend_on_distances(dut):
+    bench = Bench(dut)
+    shapes_seed = bench.rng.getrandbits(32)
+    last_keys = {}
+    for kind in Load.KINDS:
+        await bench.reset()
+        load = Load(bench)
+        shapes = random.Random(shapes_seed)
+        for _ in range(4):
+            shape = load.shape(shapes)
+            distances = load.distances(shape, kind, bench.rng)
+            load.send(shape, distances, shapes)
+            load.expect(shape, distances)
+        await load.run()
+        sink = bench.sink("o")
+        last_keys[kind] = (bench.source("i_command").cycles[:], [
+            cycle for key, cycle in zip(sink.received, sink.cycles, strict=True)
+            if key["last"] or bench.parameters["gapless"]])
+    assert len(set(map(str, last_keys.values()))) == 1, str(last_keys)
+
+
+@cocotb.test()
+async def gaps(dut):
+    """Keys of a query follow each other without a gap, and not later than they must."""
+    bench = Bench(dut)
+    if not bench.parameters["gapless"]:
+        return
+    for kind in Load.KINDS * 2:
+        await bench.reset()
+        load = Load(bench)
+        for _ in range(4):
+            shape = load.shape(bench.rng)
+            distances = load.distances(shape, kind, bench.rng)
+            load.send(shape, distances, bench.rng)
+            load.expect(shape, distances)
+        await load.run()
+        sink = bench.sink("o")
+        for key, cycle, after in zip(sink.received, sink.cycles, sink.cycles[1:], strict=False):
+            assert key["last"] or after == cycle + 1
+
+
+@cocotb.test()
+async def long_stalls(dut):
+    """Keys wait in the queue, as many as there is room for."""
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    for _ in range(12 + 96 // load.top_n):
+        count = bench.rng.choice([1, load.capacity])
+        shape = {"first": 0, "count": count, "n": load.top_n, "sink": 0, "recent": 0}
+        distances = load.distances(shape, "random", bench.rng)
+        load.send(shape, distances, bench.rng)
+        load.expect(shape, distances)
+
+    def stalls():
+        while True:
+            yield from [1] * bench.rng.choice([1, 60])
+            yield from [0] * bench.rng.randint(1, 3)
+
+    stall = stalls()
+    await load.run(lambda: setattr(bench.sink("o"), "stall", next(stall)))
+
+
+@cocotb.test()
+async def latency(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    shape = {"first": 0, "count": load.capacity, "n": load.top_n, "sink": 0, "recent": 0}
+    distances = load.distances(shape, "random", bench.rng)
+    load.send(shape, distances, bench.rng)
+    load.expect(shape, distances)
+    await load.run()
+    assert (bench.sink("o").cycles[-1] - bench.source("i").cycles[-1]
+            == bench.parameters["latency"])
+
+
+@pytest.mark.parametrize("gapless", [False, True])
+@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
+    (64, 16, 256, 32, 16),
+    (64, 4, 128, 16, 32),
+    (33, 8, 96, 96, 16),
+    pytest.param(127, 64, 128, 7, 64, marks=pytest.mark.slow),
+    (6, 32, 640, 40, 32),
+    (6, 32, 160, 4, 32),
+    (6, 32, 160, 6, 32),
+    (6, 16, 64, 5, 16),
+    (6, 16, 64, 6, 16),
+    (8, 2, 30, 5, 2),
+    (8, 2, 32, 6, 8),
+    (3, 1, 13, 4, 1),
+    (1, 1, 1, 1, 1),
+])
+def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, gapless):
+    dut = TopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
+               pass_lanes=pass_lanes, gapless=gapless)
+    words, reads = capacity // lanes, capacity // pass_lanes
+    run_bench(dut, __file__, parameters={
+        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
+        "gapless": gapless,
+        "latency": dut.count_latency + reads - 1 + dut.refine_latency
+        + dut.emit_cycles(words=words, selected=top_n),
+    })
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"key_bits": 0}, r"^Key bits must be a positive integer, not 0$"),
+    ({"key_bits": "8"}, r"^Key bits must be a positive integer, not '8'$"),
+    ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
+    ({"lanes": None}, r"^Lanes must be a power of two, not None$"),
+    ({"pass_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
+    ({"pass_lanes": 12}, r"^Pass lanes must be lanes times a power of two, not 12$"),
+    ({"capacity": 63}, r"^Capacity must be a positive multiple of pass lanes, not 63$"),
+    ({"capacity": 0}, r"^Capacity must be a positive multiple of pass lanes, not 0$"),
+    ({"top_n": 0}, r"^Top N must be from 1 to capacity, not 0$"),
+    ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
+])
+def test_wrong_parameter(changes, message):
+    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "pass_lanes": 4, **changes}
+    with pytest.raises(TypeError, match=message):
+        TopN(**given)
