@@ -208,8 +208,8 @@ def _range(replacement: _Replacement, layer: int, query: torch.Tensor, key: torc
                 last = int(first[row, query_at] + counts[row, query_at]) - 1
                 raise NetworkError(
                     f"{where} is not causal: token {int(at[query_at])} sees tokens up to {last}, "
-                    f"which a decoder's must not; take a model that predicts each token from "
-                    f"those before it")
+                    f"and that of a decoder up to itself; take a model that predicts each token "
+                    f"from those before it")
         replacement.ranges[id(mask)] = mask, counts, first
     return replacement.ranges[id(mask)][1:]
 
@@ -510,8 +510,16 @@ class Network:
             ids = torch.cat([ids, wanted.argmax(2)], dim=1)
             wanted = self._run(ids, None, None, None, {"logits_to_keep": 1}).logits
         attend, past = _Steps(), Past()
-        for part in (ids[:, :-1], ids[:, -1:]):
-            found = self._run(part, attend, None, past, {"logits_to_keep": 1}).logits
+        try:
+            for part in (ids[:, :-1], ids[:, -1:]):
+                found = self._run(part, attend, None, past, {"logits_to_keep": 1}).logits
+        except NetworkError:
+            raise
+        except Exception: # whatever a model makes of a memory that holds less than it asks for
+            raise NetworkError(f"{self.name} is of the family {self.module.config.model_type}, "
+                               f"which remembers more of a text than keys and values, so that it "
+                               f"cannot generate one; take a model with attention alone"
+                               ) from None
         self._compare("logits of a next token", found, wanted)
 
     def _compare(self, what: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
