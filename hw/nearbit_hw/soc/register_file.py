@@ -300,7 +300,7 @@ class RegisterFile(wiring.Component):
                     m.d.comb += live_answer.eq(value)
         # An answer with an error may be anything. Of what is in the block of the command fields and
         # not in the RAM, the RAM has zeros.
-        sources = [
+        sources: list[tuple[Any, Value]] = [
             (~is_counter & (low_word < Address.CONTROL >> 2), rom),
             (is_counter, counters.value),
             (C(1), live_answer),
