@@ -451,7 +451,8 @@ class Network:
 
         The network with exact attention in place of its own must give the hidden states and the
         logits of the model's own forward pass, but for rounding, and each layer must call what
-        stands in its place once, with the sizes that are known.
+        stands in its place once, with the sizes that are known. The first text that is longer than
+        a sliding window is compared as well.
 
         Parameters
         ----------
@@ -468,12 +469,14 @@ class Network:
         NetworkError
             A network that is not the model, in one sentence.
         """
-        missing = {"whole", *(("steps",) if steps else ())} - self._verified
+        config: Any = self.module.config
+        windows = {size for name in ("sliding_window", "attention_chunk_size", "local_attention")
+                   if isinstance(size := getattr(config, name, None), int)}
+        needed = {"whole", *(["steps"] if steps else []),
+                  *(f"window {size}" for size in windows if ids.shape[1] > size)}
+        missing = needed - self._verified
         if not missing:
             return
-        config: Any = self.module.config
-        windows = [size for name in ("sliding_window", "attention_chunk_size", "local_attention")
-                   if isinstance(size := getattr(config, name, None), int)]
         size = _COMPARED + max(windows, default=0)
         ids = ids[:, :size]
         lengths = None if lengths is None else lengths.clamp_max(size)
@@ -483,7 +486,7 @@ class Network:
                 0, ids.shape[1] - 1, min(_COMPARED_LOGITS, ids.shape[1])).long()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             wanted = self._run(ids, None, lengths, None, options)
-            if "whole" in missing:
+            if missing != {"steps"}:
                 self._verify_whole(ids, lengths, options, wanted)
             if "steps" in missing:
                 self._verify_steps(ids, wanted.logits[:, -1:])

@@ -374,8 +374,11 @@ def test_more_than_a_window_is_compared(tmp_path, monkeypatch):
     lengths = []
     monkeypatch.setattr(network.Network, "_verify_whole",
                         lambda self, ids, *rest: lengths.append(ids.shape[1]))
-    replace(made).verify(_ids(100))
-    assert lengths == [16]
+    again = replace(made)
+    for length in (10, 11, 12, 100, 90):
+        again.verify(_ids(length))
+    # The first text, and the first that is longer than the window.
+    assert lengths == [10, 16]
 
 
 def test_logits_are_compared(decoder, monkeypatch):
