@@ -359,3 +359,14 @@ end architecture;
     done = subprocess.run(["ghdl", "-a", "--std=08", f"--workdir={tmp_path}", "broken.vhd"],
                           cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode != 0
+
+
+def test_command_fields_are_reset(folder):
+    """Without initial values no register keeps what it had, and the documents say so."""
+    for name in CONFIGS:
+        text = (folder / name / "registers" / "registers.md").read_text()
+        kept = [register["kept"] for register in json.loads(
+            (folder / name / "registers" / "registers.json").read_text())["registers"]]
+        assert any(kept) == (name == "left") == ("` *" in text) == ("with a *" in text)
+    assert "the command fields keep their values" in (folder / "left" / "README.md").read_text()
+    assert "the command fields are 0" in (folder / "right" / "README.md").read_text()
