@@ -127,7 +127,8 @@ class Weights(wiring.Component):
         self._score_max = score_max
         self._distance_max = distance_max
 
-        key = {"capacity": capacity, "distance_max": distance_max, "score_max": score_max}
+        key: dict[str, Any] = {
+            "capacity": capacity, "distance_max": distance_max, "score_max": score_max}
         super().__init__({
             "i_table": In(stream.Signature(
                 table_layout(tables=tables, key_bits=key_bits, weight_bits=weight_bits),
