@@ -302,7 +302,8 @@ class Rescorer(wiring.Component):
         column_bits = ceil_log2(self.columns)
         m.submodules.queries = queries = block_ram(
             shape=self.i_query.payload.shape(), depth=self._queries << column_bits)
-        query_write, query_read = queries.write_port(), queries.read_port()
+        ports: Any = (queries.write_port(), queries.read_port())
+        query_write, query_read = ports
         m.d.comb += [
             self.i_query.ready.eq(complete != self._queries),
             completes.eq(self.i_query.valid & self.i_query.ready
