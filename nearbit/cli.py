@@ -146,8 +146,10 @@ def simulate(
     from nearbit import indices
     from nearbit.files import output_folder
     from nearbit.report import compare, show
-    from nearbit_model.attention import attention
-    from nearbit_sim.simulation import predict
+    from nearbit_model.attention import attend
+    from nearbit_model.prepare import prepare
+    from nearbit_model.transfers import Plan
+    from nearbit_sim import simulation
 
     for option, value, least in (("--top-n", top_n, 1), ("--sink", sink, 0),
                                  ("--recent", recent, 0)):
@@ -185,19 +187,19 @@ def simulate(
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
             bar = stack.enter_context(_progress("computing the golden model"))
-            asked: dict[str, Any] = {
-                "n": top_n, "sink": sink, "recent": recent, "causal": chosen.causal,
-                "qpos": chosen.qpos, "temperature": chosen.temperature, "rotate": rotate,
-                "method": method, "mapping": mapping, "shared": shared}
             try:
-                golden = attention(chosen.q, chosen.k, chosen.v, accelerator, **asked)
+                prepared = prepare(
+                    chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
+                    causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+                    rotate=rotate, method=method, mapping=mapping, shared=shared)
+                golden = attend(prepared)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
-            prediction = predict(golden.prepared)
+            plan = Plan(prepared)
+            prediction = plan.predict()
             bar.say(BUILDING)
-            hardware = nearbit.simulate(
-                chosen.q, chosen.k, chosen.v, accelerator, **asked, engine=engine, vcd=vcd_path,
-                progress=bar.to(prediction.cycles))
+            hardware = simulation.run(plan, engine=engine, vcd=vcd_path,
+                                      progress=bar.to(prediction.cycles))
 
         report = compare(chosen, golden, hardware)
         if results is not None:
@@ -217,7 +219,6 @@ def simulate(
                     encoding="utf-8", errors="backslashreplace", newline="\n")
 
     if as_json:
-        prepared = golden.prepared
         print(json.dumps({
             "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
             "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
@@ -225,7 +226,6 @@ def simulate(
             "rotate": rotate, "build_seconds": hardware.build_seconds, **report.to_dict()},
             indent=2, allow_nan=False))
     else:
-        prepared = golden.prepared
         console = _console()
         kv_heads = len(chosen.k)
         groups = "" if kv_heads == len(chosen.q) else f" on {kv_heads} key heads"
@@ -637,7 +637,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from nearbit_model.mapping import MappingError
     from nearbit_model.prepare import TensorError
     from nearbit_nets.errors import NetworkError
-    from nearbit_sim.program import SimulationError
+    from nearbit_sim.engine import SimulationError
 
     return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
             InterfaceError, MappingError, NetworkError, TensorError, SimulationError, WorkloadError,

@@ -22,13 +22,9 @@ from nearbit_boards.protocol import (
     reply,
     request,
 )
+from nearbit_boards.simulated import PinTransport, SimulatedTransport
 from nearbit_boards.top import BoardTop
-from nearbit_boards.transport import (
-    DeviceError,
-    PinTransport,
-    SerialTransport,
-    SimulatedTransport,
-)
+from nearbit_boards.transport import DeviceError, SerialTransport
 from nearbit_model import golden
 from nearbit_model.attention import attend
 from nearbit_model.config import PRESETS, Config, Rescore
