@@ -625,23 +625,27 @@ def _progress(doing: str) -> Iterator[_Bar]:
         yield _Bar(progress, doing)
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions whose message is one sentence for the user."""
-    from nearbit.area import AreaError
-    from nearbit.cycles import WorkloadError
-    from nearbit.indices import IndexListError
-    from nearbit.soc.bundle import InterfaceError
-    from nearbit_boards.board import BoardError
-    from nearbit_boards.transport import DeviceError
-    from nearbit_model.config import ConfigError
-    from nearbit_model.mapping import MappingError
-    from nearbit_model.prepare import TensorError
-    from nearbit_nets.errors import NetworkError
-    from nearbit_sim.engine import SimulationError
+# Exceptions whose message is one sentence for the user, by module.
+_USER_ERRORS = {
+    "nearbit.area": "AreaError",
+    "nearbit.cycles": "WorkloadError",
+    "nearbit.indices": "IndexListError",
+    "nearbit.soc.bundle": "InterfaceError",
+    "nearbit_boards.board": "BoardError",
+    "nearbit_boards.transport": "DeviceError",
+    "nearbit_model.config": "ConfigError",
+    "nearbit_model.mapping": "MappingError",
+    "nearbit_model.prepare": "TensorError",
+    "nearbit_nets.errors": "NetworkError",
+    "nearbit_sim.engine": "SimulationError",
+}
 
-    return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
-            InterfaceError, MappingError, NetworkError, TensorError, SimulationError, WorkloadError,
-            BoardError, DeviceError)
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Those of the modules that are loaded: others have raised nothing, and may not be there."""
+    return (UserError, OutputError, *(getattr(sys.modules[module], name)
+                                      for module, name in _USER_ERRORS.items()
+                                      if module in sys.modules))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
