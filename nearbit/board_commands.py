@@ -171,10 +171,12 @@ def run(
     every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
     """
     from nearbit import indices
+    from nearbit.boards import baud_of
     from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress, _say_notes
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
     from nearbit_boards.device import Device
+    from nearbit_boards.transport import SerialTransport
     from nearbit_model.attention import attention
     from nearbit_model.config import Config
 
@@ -190,9 +192,9 @@ def run(
         board = "ice40-hx8k-b-evn"
     if board is None and is_simulated:
         raise UserError("--simulated needs --board; 'nearbit boards' lists the boards")
-    if board is None and baud is None:
-        raise UserError("--port needs --board, or --baud for what the bitstream was built with")
-    chosen = None if board is None else _board(board, None, config, None, baud)
+    # A board at a port has its bitstream: nothing of it is built here.
+    rate = 0 if port is None else baud_of(board, baud)
+    chosen = None if port is not None else _board(board, None, config, None, baud)
     wanted = None if config is None else Config.load(config)
     tensors = Tensors.load(file)
     part = tensors.select(
@@ -201,7 +203,10 @@ def run(
 
     with ExitStack() as stack:
         bar = stack.enter_context(_progress("opening the device"))
-        transport = _transport(chosen, port, bitstream, is_virtual, baud, bar.say)
+        if chosen is None:
+            transport: Transport = SerialTransport(str(port), rate)
+        else:
+            transport = _simulated(chosen, bitstream, is_virtual, bar.say)
         device = stack.enter_context(Device.open(transport, config=wanted))
         accelerator = device.config
         try:
@@ -253,17 +258,11 @@ def _board(name: str | None, platform: str | None, config: Path | None, clock: f
                   baud=baud)
 
 
-def _transport(board: "Board | None", port: str | None, bitstream: Path | None, is_virtual: bool,
-               baud: int | None, say: Any) -> "Transport":
-    """Open the way to the device that options name."""
+def _simulated(board: "Board", bitstream: Path | None, is_virtual: bool, say: Any) -> "Transport":
+    """Simulate a board's bitstream, or its design."""
     from nearbit_boards.build import find_bitstream
-    from nearbit_boards.transport import SerialTransport
     from nearbit_boards.virtual import QuickTransport, VirtualTransport
 
-    if port is not None:
-        rate = baud or (board.baud if board is not None else 0)
-        return SerialTransport(port, rate)
-    assert board is not None
     if is_virtual:
         return VirtualTransport(find_bitstream(board, bitstream), board.baud, progress=say)
     say("building the device (minutes, once)")

@@ -147,8 +147,10 @@ def simulate(
     from nearbit.files import output_folder
     from nearbit.report import compare, show
     from nearbit.tensors import Tensors
-    from nearbit_model.attention import attention
-    from nearbit_sim.simulation import predict
+    from nearbit_model.attention import attend
+    from nearbit_model.prepare import prepare
+    from nearbit_model.transfers import Plan
+    from nearbit_sim import simulation
 
     for option, value, least in (("--top-n", top_n, 1), ("--sink", sink, 0),
                                  ("--recent", recent, 0)):
@@ -186,20 +188,20 @@ def simulate(
         with ExitStack() as stack:
             vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
             bar = stack.enter_context(_progress("computing the golden model"))
-            asked: dict[str, Any] = {
-                "n": top_n, "sink": sink, "recent": recent, "causal": chosen.causal,
-                "qpos": chosen.qpos, "temperature": chosen.temperature, "rotate": rotate,
-                "method": method, "mapping": mapping, "shared": shared}
             try:
-                golden = attention(chosen.q, chosen.k, chosen.v, accelerator, **asked)
+                prepared = prepare(
+                    chosen.q, chosen.k, chosen.v, accelerator, n=top_n, sink=sink, recent=recent,
+                    causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+                    rotate=rotate, method=method, mapping=mapping, shared=shared)
+                golden = attend(prepared)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
             _say_notes(file, tensors)
-            prediction = predict(golden.prepared)
+            plan = Plan(prepared)
+            prediction = plan.predict()
             bar.say(BUILDING)
-            hardware = nearbit.simulate(
-                chosen.q, chosen.k, chosen.v, accelerator, **asked, engine=engine, vcd=vcd_path,
-                progress=bar.to(prediction.cycles))
+            hardware = simulation.run(plan, engine=engine, vcd=vcd_path,
+                                      progress=bar.to(prediction.cycles))
 
         report = compare(chosen, golden, hardware)
         if results is not None:
@@ -219,7 +221,6 @@ def simulate(
                     encoding="utf-8", errors="backslashreplace", newline="\n")
 
     if as_json:
-        prepared = golden.prepared
         print(json.dumps({
             "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
             "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
@@ -227,7 +228,6 @@ def simulate(
             "rotate": rotate, "build_seconds": hardware.build_seconds, **report.to_dict()},
             indent=2, allow_nan=False))
     else:
-        prepared = golden.prepared
         console = _console()
         kv_heads = len(chosen.k)
         groups = "" if kv_heads == len(chosen.q) else f" on {kv_heads} key heads"
@@ -623,23 +623,27 @@ def _progress(doing: str) -> Iterator[_Bar]:
         yield _Bar(progress, doing)
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions whose message is one sentence for the user."""
-    from nearbit.area import AreaError
-    from nearbit.cycles import WorkloadError
-    from nearbit.indices import IndexListError
-    from nearbit.soc.bundle import InterfaceError
-    from nearbit_boards.board import BoardError
-    from nearbit_boards.transport import DeviceError
-    from nearbit_model.config import ConfigError
-    from nearbit_model.mapping import MappingError
-    from nearbit_model.prepare import TensorError
-    from nearbit_nets.errors import NetworkError
-    from nearbit_sim.program import SimulationError
+# Exceptions whose message is one sentence for the user, by module.
+_USER_ERRORS = {
+    "nearbit.area": "AreaError",
+    "nearbit.cycles": "WorkloadError",
+    "nearbit.indices": "IndexListError",
+    "nearbit.soc.bundle": "InterfaceError",
+    "nearbit_boards.board": "BoardError",
+    "nearbit_boards.transport": "DeviceError",
+    "nearbit_model.config": "ConfigError",
+    "nearbit_model.mapping": "MappingError",
+    "nearbit_model.prepare": "TensorError",
+    "nearbit_nets.errors": "NetworkError",
+    "nearbit_sim.engine": "SimulationError",
+}
 
-    return (typer.TyperException, UserError, AreaError, OutputError, IndexListError, ConfigError,
-            InterfaceError, MappingError, NetworkError, TensorError, SimulationError, WorkloadError,
-            BoardError, DeviceError)
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Those of the modules that are loaded: others have raised nothing, and may not be there."""
+    return (UserError, OutputError, *(getattr(sys.modules[module], name)
+                                      for module, name in _USER_ERRORS.items()
+                                      if module in sys.modules))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict
 
 
 if TYPE_CHECKING:
-    from nearbit_sim.program import Outcome, Progress
+    from nearbit_model.transfers.program import Outcome, Progress
 
 
 __all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "check_clock",
@@ -294,7 +294,7 @@ def differences(predicted: Timeline, found: "Outcome") -> list[str]:
 def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str = "compiled",
           progress: "Progress | None" = None) -> Check:
     """Simulate a workload with random keys and compare it with its prediction."""
-    from nearbit_sim.program import Program
+    from nearbit_model.transfers.program import Program
     from nearbit_sim.simulation import core_engine
 
     hardware = core_engine(config, engine)

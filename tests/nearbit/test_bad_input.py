@@ -9,8 +9,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-import nearbit
 from nearbit_model.config import Config, Rescore
+from nearbit_sim import simulation
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _nothing_is_simulated(monkeypatch):
     def simulate(*_arguments, **_options):
         raise AssertionError("simulated in spite of the input")
 
-    monkeypatch.setattr(nearbit, "simulate", simulate, raising=False)
+    monkeypatch.setattr(simulation, "run", simulate)
 
 
 def contents(folder):
@@ -155,7 +155,7 @@ def test_failure_in_the_middle_leaves_nothing(monkeypatch, run, write, tmp_path)
     def simulate(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nearbit, "simulate", simulate)
+    monkeypatch.setattr(simulation, "run", simulate)
     path = write()
     outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "nearbit: interrupted\n")

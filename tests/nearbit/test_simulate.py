@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import nearbit
+from nearbit_model import quantize
 from nearbit_model.config import Config
+from nearbit_model.transfers.payload import Port
 
 
 def simulate(run, *arguments):
@@ -38,6 +41,26 @@ def test_figures(run, write):
     assert 0 < figures["recall"] <= 1
     assert 0 < figures["error_method"] <= figures["error_method_max"] < 0.05
     assert 0 < figures["error_exact"] <= figures["error_exact_max"]
+
+
+def test_prepared_and_packed_once(monkeypatch, run, write):
+    """Golden model, cycle model and hardware take the same integers and the same words."""
+    calls: Counter[str] = Counter()
+    values, pack = quantize.values, Port.pack
+
+    def counted(*arguments, **options):
+        calls["values"] += 1
+        return values(*arguments, **options)
+
+    def packed(port, fields, count):
+        calls[port.name] += count
+        return pack(port, fields, count)
+
+    monkeypatch.setattr(quantize, "values", counted)
+    monkeypatch.setattr(Port, "pack", packed)
+    simulate(run, write())
+    # Two key heads of 20 tokens with two columns of values; 9 distances; 3 queries of 2 rows each.
+    assert calls == {"values": 1, "i_key": 40, "i_value": 80, "i_table": 18, "i_query": 4}
 
 
 def test_no_rotate(run, write, tmp_path):
