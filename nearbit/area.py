@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
+from nearbit_model.errors import NearbitError
 
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ MODEL = "area.json"
 """The coefficients, made by benchmarks/area.py."""
 
 
-class AreaError(ValueError):
+class AreaError(NearbitError, ValueError):
     """What cannot be estimated; the message is one sentence."""
 
 

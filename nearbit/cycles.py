@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nearbit_model.config import MULTIPLIER_BITS, Config, fitting_preset
 from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict, steady
+from nearbit_model.errors import NearbitError
 
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _CLOCKS = (0.001, 100_000.0)
 _SEED = 1
 
 
-class WorkloadError(ValueError):
+class WorkloadError(NearbitError, ValueError):
     """A workload that the configuration cannot run; the message is one sentence."""
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from nearbit_model.config import Config
+from nearbit_model.errors import NearbitError
 
 
 # Amaranth is imported where a platform is looked at: hosts read names and rates only.
@@ -16,7 +17,7 @@ __all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Devic
            "can_light", "reference_clock", "suggest"]
 
 
-class BoardError(Exception):
+class BoardError(NearbitError):
     """A board that cannot be used as asked; the message is one sentence for the user."""
 
 

@@ -15,11 +15,13 @@ from typing import Protocol
 import serial
 import serial.rfc2217
 
+from nearbit_model.errors import NearbitError
+
 
 __all__ = ["DeviceError", "SerialTransport", "Transport", "WriteTimeout"]
 
 
-class DeviceError(RuntimeError):
+class DeviceError(NearbitError, RuntimeError):
     """A device that cannot be used, or does not answer; the message is one sentence."""
 
 

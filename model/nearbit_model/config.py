@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from nearbit_model.errors import NearbitError
 from nearbit_model.structure import EXACT_QUERIES, ROWS_PER_STAGE, memory_registers
 
 
@@ -40,7 +41,7 @@ _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
 
 
-class ConfigError(ValueError):
+class ConfigError(NearbitError, ValueError):
     """A configuration that cannot be built; the message is one sentence for the user."""
 
 

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from nearbit_model.errors import NearbitError
 from nearbit_model.transfers.payload import Port
 from nearbit_model.transfers.program import Outcome, Program, Progress
 
@@ -9,7 +10,7 @@ from nearbit_model.transfers.program import Outcome, Program, Progress
 __all__ = ["Engine", "SimulationError", "WaveformError"]
 
 
-class SimulationError(RuntimeError):
+class SimulationError(NearbitError, RuntimeError):
     """The simulation cannot be built or run; the message is for the user."""
 
 

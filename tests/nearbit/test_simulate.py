@@ -67,7 +67,7 @@ def test_no_rotate(run, write, tmp_path):
     """Without rotation, a single selected key comes out as its value row does."""
     path = write()
     out = tmp_path / "out.npz"
-    outcome = run("simulate", path, "--no-rotate", "--top-n", "1", "--json", "--out", out)
+    outcome = run("simulate", path, "--no-rotate", "--n", "1", "--json", "--out", out)
     assert outcome.status == 0
     assert json.loads(outcome.out)["rotate"] is False
     with np.load(path) as given, np.load(out) as got:
@@ -81,8 +81,8 @@ def test_no_rotate(run, write, tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    "--top-n 1",
-    "--top-n 5 --sink 2 --recent 3",
+    "--n 1",
+    "--n 5 --sink 2 --recent 3",
     "--sink 8 --recent 8",
     "--heads 1 --queries 0,2",
     "--queries -1:",
@@ -112,7 +112,7 @@ def test_out(run, write, tmp_path, tensors):
     path = write(**arrays, causal=True, qpos=[29, 3, 0, 12, 20])
     out = tmp_path / "result" # The name is used as it is, without another .npz behind it.
     out.write_text("old")
-    simulate(run, path, "--out", out, "--top-n", 6, "--sink", 1, "--recent", 2)
+    simulate(run, path, "--out", out, "--n", 6, "--sink", 1, "--recent", 2)
     config = Config.preset("tiny")
     golden = nearbit.attention(arrays["q"], arrays["k"], arrays["v"], config, causal=True,
                                qpos=[29, 3, 0, 12, 20], n=6, sink=1, recent=2)
