@@ -69,10 +69,12 @@ def baud_of(name: str | None, baud: int | None) -> int:
         A rate that cannot be, an unknown board, or neither of both.
     """
     _check_baud(baud)
-    if name is None and baud is None:
-        raise BoardError("--port needs --board, or --baud for what the bitstream was built with")
     board = None if name is None else find_board(name)
-    return baud if baud is not None or board is None else board.baud
+    if baud is not None:
+        return baud
+    if board is None:
+        raise BoardError("--port needs --board, or --baud for what the bitstream was built with")
+    return board.baud
 
 
 def _check_baud(baud: int | None) -> None:
