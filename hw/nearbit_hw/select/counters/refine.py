@@ -12,8 +12,8 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.counters.banks import Banks, Sizes
 from nearbit_hw.select.counters.digit import choose, count_below
 from nearbit_hw.stream_fifo import StreamFifo
-from nearbit_hw.tree import any_tree, tree_latency
-from nearbit_model.structure import BANKS
+from nearbit_hw.tree import any_tree
+from nearbit_model.structure import BANKS, tree_latency
 
 
 __all__ = ["Split", "count_fine", "read"]
