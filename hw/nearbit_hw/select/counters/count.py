@@ -96,7 +96,7 @@ def mark(m: Module, s: Sizes, banks: Banks, i: stream.Interface, *, counted: Any
         m.d.sync += count_word.eq(count_word + 1)
 
     def before(end: Value, name: str) -> Value:
-        """Which s.lanes of the arriving word lie before a position."""
+        """Which lanes of the arriving word lie before a position."""
         mask = Signal(s.lanes, name=f"before_{name}")
         end_word, end_lane = end[s.lane_bits:], end[:s.lane_bits]
         for lane in range(s.lanes):

@@ -145,10 +145,9 @@ def _gather(m: Module, s: Sizes, banks: Banks, word_summaries: Sequence[Any], *,
                 m.d.comb += gathering[target].eq(gathered[target])
     with m.If(valid):
         m.d.sync += gathered.eq(gathering)
-    # Written with every word, complete with the last of the s.group.
+    # Written with every word, complete with the last of the group.
     m.d.comb += [
-        banks.summary_write.addr.eq(Cat(word[exact_log2(s.group):],
-                                  bank)),
+        banks.summary_write.addr.eq(Cat(word[exact_log2(s.group):], bank)),
         banks.summary_write.data.eq(gathering),
         banks.summary_write.en.eq(valid),
     ]
