@@ -8,7 +8,7 @@ whose Verilog and flags are those of the kept one is not made again, so a sweep 
 and a block that has changed is measured alone. With --place, the blocks of two presets are also
 placed and routed for ECP5, and packed by nextpnr for iCE40; some selections are placed and routed
 for ECP5 with several seeds. Writes
-benchmarks/results/area.json, the model in nearbit/area.json, and the tables and plots of
+benchmarks/results/area.json, the model in nearbit/area/model.json, and the tables and plots of
 docs/area.md. All of it takes about half an hour on one core.
 """
 
@@ -32,7 +32,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit import area
-from nearbit.synthesis import (
+from nearbit.area.synthesis import (
     DEVICES,
     Resources,
     cell_verilog,
@@ -49,7 +49,7 @@ from nearbit_model.config import PRESETS, Config, Rescore
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "area.json"
-MODEL = ROOT / "nearbit" / "area.json"
+MODEL = ROOT / "nearbit" / "area" / "model.json"
 DOCUMENT = ROOT / "docs" / "area.md"
 SEED = 1
 PLACED = ("reference", "icebreaker")
@@ -615,7 +615,7 @@ def draw(contents: dict[str, Any], path: Path) -> None:
     """Draw what grows with bits, with lanes and with pass lanes."""
     from matplotlib.figure import Figure
 
-    from nearbit.figures import style
+    from nearbit.report.figures import style
 
     results = contents["results"]
     colours = {"ecp5": "#0072b2", "ice40": "#d55e00", "xc7": "#009e73"}

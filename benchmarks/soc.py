@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nearbit.synthesis import DEVICES, count, synthesize, verilog
+from nearbit.area.synthesis import DEVICES, count, synthesize, verilog
 from nearbit_hw.core import Core
 from nearbit_hw.soc.soc_core import BUSES, SocCore
 from nearbit_model.config import Config

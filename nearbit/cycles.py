@@ -447,7 +447,7 @@ def plot_format(path: Path) -> str:
 
 def plot(path: Path, ending: str, predicted: Cycles) -> None:
     """Draw the first queries' way through the stages."""
-    from nearbit.figures import save, timeline
+    from nearbit.report.figures import save, timeline
 
     answers = [answer for answer in predicted.burst if answer.stages][:_PLOT_ANSWERS]
     figure = timeline(answers, [str(index) for index in range(len(answers))])

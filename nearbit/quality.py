@@ -65,7 +65,7 @@ def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    from nearbit.figures import save, style
+    from nearbit.report.figures import save, style
 
     rows = sorted((report.to_dict() for report in reports), key=lambda row: row["n"])
     what = "loss" if "loss" in rows[0] else "cosine"

@@ -191,7 +191,7 @@ def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAtt
 def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", report: "Report",
                 hardware: "HardwareAttention", prediction: "Prediction", codes: str) -> None:
     """Write the report as a page."""
-    from nearbit.page import render
+    from nearbit.report.page import render
 
     with page.write() as path:
         path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes),

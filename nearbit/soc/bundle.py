@@ -316,7 +316,7 @@ def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
 def _areas(config: Config) -> list[dict[str, Any]]:
     """Rows of the table of areas."""
     from nearbit.area import TARGETS, AreaError, estimate
-    from nearbit.synthesis import DEVICES
+    from nearbit.area.synthesis import DEVICES
 
     rows = []
     for target in TARGETS:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nearbit.figures import style
+from nearbit.report.figures import style
 
 
 __all__ = ["LONG_TOKENS", "MAIN_N", "PAGE", "RECENT", "SINK", "filled", "tables", "write"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearbit import area
-from nearbit.synthesis import DEVICES, Resources, cell_verilog, count, synthesize, verilog
+from nearbit.area.synthesis import DEVICES, Resources, cell_verilog, count, synthesize, verilog
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
@@ -266,7 +266,7 @@ def test_check_of_exact_scores(monkeypatch):
         seen[top] = list(keep)
         return {top: Counter({"LUT4": 1}), **{name: Counter({"LUT4": 2}) for name in keep}}
 
-    monkeypatch.setattr("nearbit.synthesis.synthesize", synthesized)
+    monkeypatch.setattr("nearbit.area.synthesis.synthesize", synthesized)
     found = area.check(config, "ecp5")
     assert list(found.blocks) == area.parts(config)
     assert found.blocks["top_n"].luteq == 2 * config.rows

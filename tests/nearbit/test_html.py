@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import nearbit
-from nearbit import explain, figures, page
-from nearbit.report import compare
+from nearbit.report import compare, explain, figures, page
 from nearbit.tensors import Tensors
 from nearbit_model import exact
 from nearbit_model.attention import attend

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nearbit.area.synthesis import count, synthesize
 from nearbit.soc import bundle, exports
-from nearbit.synthesis import count, synthesize
 from nearbit_model.config import Config, Rescore
 
 

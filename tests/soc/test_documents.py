@@ -15,9 +15,9 @@ from nearbit_hw.dispatcher import Error
 from nearbit_hw.soc.registers import COUNTERS, SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore
 from nearbit_model.config import Config
+from nearbit_model.transfers.program import Program
 from nearbit_sim.compiled import compiler
 from nearbit_sim.icarus import IcarusEngine
-from nearbit_sim.program import Program
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

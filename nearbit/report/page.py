@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 import nearbit
-from nearbit.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
-from nearbit.figures import draw_heads, draw_maps, draw_timeline
 from nearbit.report import Report
+from nearbit.report.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
+from nearbit.report.figures import draw_heads, draw_maps, draw_timeline
 from nearbit.tensors import Tensors
 
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 
-_TEMPLATE = "report.html.jinja"
+_TEMPLATE = "page.html.jinja"
 
 _METHODS = {
     "had": "HAD: the weights follow from the distances of sign codes",
@@ -75,7 +75,7 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     environment.filters |= {"count": _count, "percent": _percent}
     template = environment.from_string(
-        (resources.files("nearbit") / _TEMPLATE).read_text(encoding="utf-8"))
+        (resources.files("nearbit.report") / _TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         file=file, conditions=_conditions(file, source, tensors, hardware, codes),
         toml=hardware.prepared.config.to_toml(), total=report.total, heads=report.heads,

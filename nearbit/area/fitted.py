@@ -16,7 +16,7 @@ from nearbit_model.structure import BANKS
 
 
 if TYPE_CHECKING:
-    from nearbit.synthesis import Resources
+    from nearbit.area.synthesis import Resources
 
 
 __all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "check",
@@ -24,12 +24,12 @@ __all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Es
 
 
 TARGETS = ("ecp5", "ice40", "up5k", "xc7")
-"""Devices; :data:`nearbit.synthesis.DEVICES` says more of them."""
+"""Devices; :data:`nearbit.area.synthesis.DEVICES` says more of them."""
 
 QUANTITIES = ("luteq", "ffs", "brams", "dsps")
-"""What is counted, as in :class:`nearbit.synthesis.Resources`."""
+"""What is counted, as in :class:`nearbit.area.synthesis.Resources`."""
 
-MODEL = "area.json"
+MODEL = "model.json"
 """The coefficients, made by benchmarks/area.py."""
 
 
@@ -463,7 +463,7 @@ class Estimate:
 
 
 def _sum(blocks: "Mapping[str, Resources]") -> "Resources":
-    from nearbit.synthesis import Resources
+    from nearbit.area.synthesis import Resources
 
     return sum((resources for name, resources in blocks.items() if name != "cell"), Resources())
 
@@ -471,7 +471,7 @@ def _sum(blocks: "Mapping[str, Resources]") -> "Resources":
 @cache
 def model() -> dict[str, Any]:
     """The committed coefficients; each target has them for the blocks."""
-    text = files("nearbit").joinpath(MODEL).read_text(encoding="utf-8")
+    text = files("nearbit.area").joinpath(MODEL).read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -522,7 +522,7 @@ def estimate(config: Config, target: str) -> Estimate:
 def apply(coefficients: Mapping[str, Mapping[str, float]], config: Config, block: str,
           target: str) -> "Resources":
     """Evaluate a block's linear model; blocks of memory and multipliers are counted."""
-    from nearbit.synthesis import Resources
+    from nearbit.area.synthesis import Resources
 
     terms = features(config, block, target)
 
@@ -575,7 +575,7 @@ def check(config: Config, target: str) -> Check:
     import time
     from collections import Counter
 
-    from nearbit.synthesis import cell_verilog, count, synthesize, units, verilog
+    from nearbit.area.synthesis import cell_verilog, count, synthesize, units, verilog
     from nearbit_hw.core import Core
     from nearbit_hw.verilog import YosysError
 
@@ -604,7 +604,7 @@ def check(config: Config, target: str) -> Check:
 def show(name: str, config: Config, found: Estimate, checked: Check | None,
          console: Console) -> None:
     """Print an estimate, and what synthesis says, if it was asked."""
-    from nearbit.synthesis import DEVICES
+    from nearbit.area.synthesis import DEVICES
 
     device = DEVICES[found.target]
     console.print(f"{name} on {device.name}\n", highlight=False, markup=False, soft_wrap=True)

@@ -17,8 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from nearbit.explain import Maps
 from nearbit.report import HeadPart
+from nearbit.report.explain import Maps
 from nearbit_model.cycles import Answer, Error
 
 
