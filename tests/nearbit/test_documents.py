@@ -114,7 +114,8 @@ def test_json_fields(run, write):
     settings = {"file", "method", "codes", "shared", "engine", "preset", "config", "n", "sink",
                 "recent", "causal", "rotate", "build_seconds"}
     text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
-    told = re.search(r"prints one object instead\. It has (.*?), then the following", text, re.DOTALL)
+    told = re.search(r"prints one object instead\. It has (.*?), then the following", text,
+                     re.DOTALL)
     assert told is not None
     assert set(re.findall(r"`(\w+)`", told[1])) == settings
     only_heads = {"head", "mismatch"}
