@@ -254,10 +254,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         f"The preset `{context['preset']}` at full capacity: {context['queries']} queries, each "
         f"selecting {context['n']:,} of {context['keys']:,} keys, take {context['cycles']:,} "
         f"cycles including loading. Every bit is {bits} to the golden model's, and every cycle is "
-        f"{cycles} to the cycle model's. The simulation takes {context['simulation_seconds']:.0f} "
-        f"s, after "
-        f"a one-time build of {context['build_seconds']:.0f} s, on one core of "
-        f"{machine['processor']}.",
+        f"{cycles} to the cycle model's. The simulation takes "
+        f"{context['simulation_seconds']:.0f} s, after a one-time build of "
+        f"{context['build_seconds']:.0f} s, on one core of {machine['processor']}.",
         width=100, break_long_words=False, break_on_hyphens=False)
     memory = context["peak_mib"]
     timing = [
