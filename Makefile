@@ -82,6 +82,11 @@ icestorm:
 iverilog:
 	@$(call install,iverilog,iverilog)
 
+# Takes the component declarations of `nearbit verilog --vhdl`.
+.PHONY: ghdl
+ghdl:
+	@$(call install,ghdl,ghdl)
+
 # Its lint checks the Verilog of the SoC interface.
 .PHONY: verilator
 verilator:
@@ -108,7 +113,7 @@ lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/pyright
 
 .PHONY: test
-test: .venv/.installed-dev compiler iverilog verilator lint ## all checks, and the tests but the slow ones
+test: .venv/.installed-dev compiler ghdl iverilog verilator lint ## all checks, and the tests but the slow ones
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 .PHONY: test-models
@@ -116,7 +121,7 @@ test-models: .venv/.installed-models compiler ## tests of real models, small one
 	$(BIN)/pytest tests/nets -m "not slow"
 
 .PHONY: test-slow
-test-slow: .venv/.installed-dev compiler iverilog verilator ## the slow tests
+test-slow: .venv/.installed-dev compiler ghdl iverilog verilator ## the slow tests
 	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
 # Without the extra `models` there is no type of PyTorch to describe.

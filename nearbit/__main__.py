@@ -58,7 +58,7 @@ def _set_up() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int,
-                  *_rest: object) -> None:
+                  file: object = None, line: str | None = None) -> None:
     from nearbit.streams import say
 
     say(f"warning: {message} ({category.__name__}, {filename}:{lineno})")

@@ -171,8 +171,9 @@ def run(
     every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
     """
     from nearbit import indices
-    from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress, _tensors
+    from nearbit.cli import NOT_EXACT, UserError, _console, _count, _progress, _say_notes
     from nearbit.report import compare, show
+    from nearbit.tensors import Tensors
     from nearbit_boards.device import Device
     from nearbit_model.attention import attention
     from nearbit_model.config import Config
@@ -193,7 +194,7 @@ def run(
         raise UserError("--port needs --board, or --baud for what the bitstream was built with")
     chosen = None if board is None else _board(board, None, config, None, baud)
     wanted = None if config is None else Config.load(config)
-    tensors = _tensors(file)
+    tensors = Tensors.load(file)
     part = tensors.select(
         None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
@@ -209,6 +210,7 @@ def run(
                 causal=part.causal, qpos=part.qpos, temperature=part.temperature)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
+        _say_notes(file, tensors)
         bar.say("running")
         answer = device.run(golden.prepared)
     report = compare(part, golden, answer.result)

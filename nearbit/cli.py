@@ -81,7 +81,7 @@ def _options(
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
         "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
-        "optional: qpos, causal, temperature."))],
+        "optional: qpos, causal, temperature. Or a .safetensors file."))],
     preset: PresetOption = None,
     config: ConfigOption = None,
     engine: Annotated[str, typer.Option(
@@ -146,6 +146,7 @@ def simulate(
     from nearbit import indices
     from nearbit.files import output_folder
     from nearbit.report import compare, show
+    from nearbit.tensors import Tensors
     from nearbit_model.attention import attention
     from nearbit_sim.simulation import predict
 
@@ -159,7 +160,7 @@ def simulate(
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
     accelerator, name = _given(preset, config)
-    tensors = _tensors(file)
+    tensors = Tensors.load(file)
     top_n, sink, recent = _selection(method, tensors.tokens, top_n, heavy, sink, recent,
                                      is_dense=is_dense)
     mapping = None if method == "had" else _mapping(codes, tensors, accelerator)
@@ -193,6 +194,7 @@ def simulate(
                 golden = attention(chosen.q, chosen.k, chosen.v, accelerator, **asked)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
+            _say_notes(file, tensors)
             prediction = predict(golden.prepared)
             bar.say(BUILDING)
             hardware = nearbit.simulate(
@@ -564,14 +566,10 @@ def _smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: 
         f"give it with --config")
 
 
-def _tensors(file: Path) -> "Tensors":
-    """Read a tensor file, and say what one might not expect of it."""
-    from nearbit.tensors import Tensors
-
-    tensors = Tensors.load(file)
+def _say_notes(file: Path, tensors: "Tensors") -> None:
+    """Say what one might not expect of a tensor file, once nothing else is wrong."""
     for note in tensors.notes:
         say(f"{file}: {note}")
-    return tensors
 
 
 class _Bar:

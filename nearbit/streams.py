@@ -47,25 +47,27 @@ def standard_streams() -> Iterator[bool]:
     that the locale does not have are written as escapes. Streams that someone has put in their
     place, as tests do, stay.
     """
-    kept = sys.stdout, sys.stderr
-    is_open = sys.stdout is not None
-    if sys.stderr is None:
+    # Both are None where the descriptor was closed before the process began.
+    kept: tuple[Any, Any] = sys.stdout, sys.stderr
+    output, errors = kept
+    if errors is None:
         # Else the next file that is opened is where programs write their complaints to.
         _point_to_null(2)
-        sys.stderr = _stream(2, "utf-8")
-    elif sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(2, sys.stderr.encoding)
-    if sys.stdout is None:
+        errors = _stream(2, "utf-8")
+    elif id(errors) == id(sys.__stderr__):
+        errors = _stream(2, errors.encoding)
+    if output is None:
         _point_to_null(1)
-        sys.stdout = _stream(1, "utf-8")
-    elif sys.stdout is sys.__stdout__:
-        sys.stdout.flush()
-        sys.stdout = _stream(1, sys.stdout.encoding)
+        output = _stream(1, "utf-8")
+    elif id(output) == id(sys.__stdout__):
+        output.flush()
+        output = _stream(1, output.encoding)
+    sys.stdout, sys.stderr = output, errors
     try:
-        yield is_open
+        yield kept[0] is not None
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        output.flush()
+        errors.flush()
         sys.stdout, sys.stderr = kept
 
 

@@ -113,7 +113,7 @@ class Tensors:
         try:
             arrays, unused = _read(Path(path))
             tensors = cls.check(**arrays)
-            return dataclasses.replace(tensors, notes=tuple(_notes(arrays, unused, tensors)))
+            return dataclasses.replace(tensors, notes=tuple(_notes(arrays, unused)))
         except TensorError as error:
             raise TensorError(f"{path}: {error}") from None
 
@@ -281,13 +281,13 @@ def _named(array: NDArray[Any]) -> NDArray[Any]:
     return _from_bfloat16(array.view(np.uint16)) if _is_bfloat16(array) else array
 
 
-def _notes(arrays: dict[str, NDArray[Any]], unused: list[str], tensors: Tensors) -> Iterator[str]:
+def _notes(arrays: dict[str, NDArray[Any]], unused: list[str]) -> Iterator[str]:
     integers = [name for name in _REQUIRED if arrays[name].dtype.kind in "iu"]
     if integers:
         yield f"the integers of {_and(integers)} are taken as numbers, without a scale"
     others = [f"{name}{_hint(name, arrays)}" for name in unused if name not in _ORIGIN]
-    if "qpos" in arrays and not tensors.causal:
-        others.append("qpos (causal is not true)")
+    if "qpos" in arrays and "causal" not in arrays:
+        others.append("qpos (it needs causal)")
     if others:
         yield f"not used: {', '.join(others[:8])}{', ...' if len(others) > 8 else ''}"
 

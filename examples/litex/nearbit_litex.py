@@ -25,9 +25,11 @@ class Nearbit(LiteXModule):
         Gets the Verilog.
     folder
         What `nearbit verilog --interface axi -o FOLDER` wrote.
+    name
+        Its `--name`.
     """
 
-    def __init__(self, platform, folder):
+    def __init__(self, platform, folder, name="nearbit"):
         """Instantiate the Verilog."""
         folder = Path(folder)
         description = json.loads((folder / "registers" / "registers.json").read_text())
@@ -55,10 +57,10 @@ class Nearbit(LiteXModule):
             "i_s_axis_tdata": self.sink.data, "i_s_axis_tvalid": self.sink.valid,
             "o_s_axis_tready": self.sink.ready, "i_s_axis_tlast": self.sink.last,
         }
-        for name, endpoint in (("m_axis_result", self.source), ("m_axis_trace", self.trace)):
+        for port, endpoint in (("m_axis_result", self.source), ("m_axis_trace", self.trace)):
             ports |= {
-                f"o_{name}_tdata": endpoint.data, f"o_{name}_tvalid": endpoint.valid,
-                f"i_{name}_tready": endpoint.ready, f"o_{name}_tlast": endpoint.last,
+                f"o_{port}_tdata": endpoint.data, f"o_{port}_tvalid": endpoint.valid,
+                f"i_{port}_tready": endpoint.ready, f"o_{port}_tlast": endpoint.last,
             }
-        self.specials += Instance("nearbit_axi", **ports)
-        platform.add_source(str(folder / "nearbit_axi.v"))
+        self.specials += Instance(f"{name}_axi", **ports)
+        platform.add_source(str(folder / f"{name}_axi.v"))

@@ -96,6 +96,12 @@ def _registered(m: Module, port: Any) -> Any:
     return early
 
 
+def _join(m: Module, source: Any, target: Any) -> None:
+    """Connect streams whose payloads have the same fields, some of them narrower."""
+    m.d.comb += [target.valid.eq(source.valid), source.ready.eq(target.ready),
+                 *(target.p[name].eq(source.p[name]) for name, _ in target.payload.shape())]
+
+
 class Core(wiring.Component):
     """Binary attention: for each query the exactly weighted mean of the values of its nearest keys.
 
@@ -236,12 +242,6 @@ class Core(wiring.Component):
         # ---- The datapath.
         idle = Signal() # no command is in work or offered
 
-        def join(source: Any, target: Any) -> None:
-            """Connect streams whose payloads have the same fields, some of them narrower."""
-            m.d.comb += [target.valid.eq(source.valid), source.ready.eq(target.ready),
-                         *(target.p[name].eq(source.p[name])
-                           for name, _ in target.payload.shape())]
-
         m.submodules.order = order = StreamFifo(
             dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
         queue(m, dispatcher.o_order, order.i)
@@ -249,8 +249,55 @@ class Core(wiring.Component):
         wiring.connect(m, dispatcher.o_words, key_store.i)
         wiring.connect(m, dispatcher.o_query, score_array.i_query)
         wiring.connect(m, key_store.o, score_array.i)
+        self._connect_rows(m, dispatcher, score_array, selectors, row_merge)
+        if unit is None:
+            wiring.connect(m, row_merge.o, weights.i)
+        else:
+            self._rescore(m, unit, row_merge.o, weights.i, dispatcher.exact_loaded, idle)
+        wiring.connect(m, weights.o, accumulator.i)
+        wiring.connect(m, accumulator.o_request, value_store.i)
+        wiring.connect(m, value_store.o, accumulator.i_beat)
+        wiring.connect(m, accumulator.o, normalizer.i)
+        m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
+
+        self._load(m, dispatcher, key_store, value_store, weights, idle)
+
+        # ---- Commands in work.
+        accept, complete = Signal(), Signal()
+        in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
+        m.d.comb += [
+            dispatcher.i.valid.eq(self.i_query.valid),
+            dispatcher.i.payload.eq(self.i_query.payload),
+            self.i_query.ready.eq(dispatcher.i.ready),
+            accept.eq(self.i_query.valid & self.i_query.ready),
+            # A command is checked in the cycle in which it is first valid, before it is accepted.
+            idle.eq((in_flight == 0) & ~self.i_query.valid),
+        ]
+        m.d.sync += in_flight.eq(in_flight + accept - complete)
+
+        self._trace(m, row_merge, weights)
+        self._answer(m, row_merge, normalizer, complete)
+
+        if self._activity is not None:
+            activity, words = self._activity, dispatcher.o_words
+            m.d.comb += [
+                activity.idle.eq(idle),
+                activity.word.eq(words.valid & words.ready),
+                activity.score_waits.eq(Cat(select.valid & ~select.ready
+                                            for select in dispatcher.o_select).any()),
+                activity.select_waits.eq(row_merge.o.valid & ~row_merge.o.ready),
+                activity.value_waits.eq(weights.o.valid & ~weights.o.ready),
+            ]
+
+        return m
+
+    def _connect_rows(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
+                      selectors: list[TopN | HistogramTopN], row_merge: RowMerge) -> None:
+        """From the distances of each row to the selections in one order."""
+        config = self._config
+        shared = config.rescore is not None and config.rescore.shared
         for row, selector in enumerate(selectors):
-            join(dispatcher.o_select[row], selector.i_command)
+            _join(m, dispatcher.o_select[row], selector.i_command)
             words, keys = score_array.o[row], selector.o
             if shared and row == config.rows - 1:
                 # The row that may select for all.
@@ -270,18 +317,12 @@ class Core(wiring.Component):
                 wiring.connect(m, selector.o, repeat.i)
                 words, keys = distance_sum.o, repeat.o
             wiring.connect(m, words, selector.i)
-            join(keys, row_merge.i[row])
-        if unit is None:
-            wiring.connect(m, row_merge.o, weights.i)
-        else:
-            self._rescore(m, unit, row_merge.o, weights.i, dispatcher.exact_loaded, idle)
-        wiring.connect(m, weights.o, accumulator.i)
-        wiring.connect(m, accumulator.o_request, value_store.i)
-        wiring.connect(m, value_store.o, accumulator.i_beat)
-        wiring.connect(m, accumulator.o, normalizer.i)
-        m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
+            _join(m, keys, row_merge.i[row])
 
-        # ---- Loads, and which rows and tables commands may use.
+    def _load(self, m: Module, dispatcher: Dispatcher, key_store: KeyStore,
+              value_store: ValueStore, weights: Weights, idle: Signal) -> None:
+        """Load keys, values and tables, and tell which of them commands may use."""
+        config = self._config
         keys_loaded = Signal(range(config.capacity + 1))
         values_loaded = Signal(range(config.capacity + 1))
         tables_loaded = Signal(config.tables)
@@ -325,20 +366,9 @@ class Core(wiring.Component):
             dispatcher.tables_loaded.eq(tables_loaded),
         ]
 
-        # ---- Commands in work.
-        accept, complete = Signal(), Signal()
-        in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
-        m.d.comb += [
-            dispatcher.i.valid.eq(self.i_query.valid),
-            dispatcher.i.payload.eq(self.i_query.payload),
-            self.i_query.ready.eq(dispatcher.i.ready),
-            accept.eq(self.i_query.valid & self.i_query.ready),
-            # A command is checked in the cycle in which it is first valid, before it is accepted.
-            idle.eq((in_flight == 0) & ~self.i_query.valid),
-        ]
-        m.d.sync += in_flight.eq(in_flight + accept - complete)
-
-        # ---- Trace: with several rows, say which one it is of.
+    def _trace(self, m: Module, row_merge: RowMerge, weights: Weights) -> None:
+        """Command the weights, and give the trace; with several rows, say which one it is of."""
+        config = self._config
         command = row_merge.o_command
         m.d.comb += [
             *(weights.i_command.p[name].eq(command.p[name])
@@ -362,7 +392,10 @@ class Core(wiring.Component):
                     self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
             ]
 
-        # ---- Results, in the order in which the rows were merged.
+    def _answer(self, m: Module, row_merge: RowMerge, normalizer: Normalizer,
+                complete: Signal) -> None:
+        """Give results, in the order in which the rows were merged."""
+        config = self._config
         m.submodules.results = results = StreamFifo(
             row_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
         queue(m, row_merge.o_result, results.i)
@@ -383,19 +416,6 @@ class Core(wiring.Component):
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
-
-        if self._activity is not None:
-            activity, words = self._activity, dispatcher.o_words
-            m.d.comb += [
-                activity.idle.eq(idle),
-                activity.word.eq(words.valid & words.ready),
-                activity.score_waits.eq(Cat(select.valid & ~select.ready
-                                            for select in dispatcher.o_select).any()),
-                activity.select_waits.eq(row_merge.o.valid & ~row_merge.o.ready),
-                activity.value_waits.eq(weights.o.valid & ~weights.o.ready),
-            ]
-
-        return m
 
     def _selector(self, key_bits: int) -> TopN | HistogramTopN:
         config = self._config

@@ -31,7 +31,7 @@ class StreamFifo(fifo.SyncFIFO):
     """
 
     def __init__(self, layout: data.Layout, *, depth: int):
-        super().__init__(width=layout.size, depth=depth)
+        super().__init__(width=Shape.cast(layout).width, depth=depth)
         signature = stream.Signature(layout)
         # The signals of the FIFO are those of the streams: there is nothing in between.
         put, got = signature.create(), signature.create()

@@ -169,7 +169,7 @@ class HistogramTimes:
         return self.pass_lanes // self.group
 
     @property
-    def _steps(self) -> int:
+    def steps(self) -> int:
         """Levels of a tree over the groups."""
         return self.groups.bit_length() - 1
 
@@ -187,12 +187,12 @@ class HistogramTimes:
     @property
     def scan_gap(self) -> int:
         """Cycles from a query's last read to the earliest hand-over of the next."""
-        return 5 + self._steps
+        return 5 + self.steps
 
     @property
     def scan_latency(self) -> int:
         """Cycles from a query's last read to the start of emitting it, if that is free."""
-        return (6 if self.overlap else 5) + self._steps
+        return (6 if self.overlap else 5) + self.steps
 
     @property
     def emit_latency(self) -> int:

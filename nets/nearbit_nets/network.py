@@ -208,8 +208,8 @@ def _range(replacement: _Replacement, layer: int, query: torch.Tensor, key: torc
                 last = int(first[row, query_at] + counts[row, query_at]) - 1
                 raise NetworkError(
                     f"{where} is not causal: token {int(at[query_at])} sees tokens up to {last}, "
-                    f"which a decoder's must not; take a model that predicts each token from "
-                    f"those before it")
+                    f"and that of a decoder up to itself; take a model that predicts each token "
+                    f"from those before it")
         replacement.ranges[id(mask)] = mask, counts, first
     return replacement.ranges[id(mask)][1:]
 
@@ -451,7 +451,8 @@ class Network:
 
         The network with exact attention in place of its own must give the hidden states and the
         logits of the model's own forward pass, but for rounding, and each layer must call what
-        stands in its place once, with the sizes that are known.
+        stands in its place once, with the sizes that are known. The first text that is longer than
+        a sliding window is compared as well.
 
         Parameters
         ----------
@@ -468,12 +469,14 @@ class Network:
         NetworkError
             A network that is not the model, in one sentence.
         """
-        missing = {"whole", *(("steps",) if steps else ())} - self._verified
+        config: Any = self.module.config
+        windows = {size for name in ("sliding_window", "attention_chunk_size", "local_attention")
+                   if isinstance(size := getattr(config, name, None), int)}
+        needed = {"whole", *(["steps"] if steps else []),
+                  *(f"window {size}" for size in windows if ids.shape[1] > size)}
+        missing = needed - self._verified
         if not missing:
             return
-        config: Any = self.module.config
-        windows = [size for name in ("sliding_window", "attention_chunk_size", "local_attention")
-                   if isinstance(size := getattr(config, name, None), int)]
         size = _COMPARED + max(windows, default=0)
         ids = ids[:, :size]
         lengths = None if lengths is None else lengths.clamp_max(size)
@@ -483,7 +486,7 @@ class Network:
                 0, ids.shape[1] - 1, min(_COMPARED_LOGITS, ids.shape[1])).long()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             wanted = self._run(ids, None, lengths, None, options)
-            if "whole" in missing:
+            if missing != {"steps"}:
                 self._verify_whole(ids, lengths, options, wanted)
             if "steps" in missing:
                 self._verify_steps(ids, wanted.logits[:, -1:])
@@ -510,8 +513,16 @@ class Network:
             ids = torch.cat([ids, wanted.argmax(2)], dim=1)
             wanted = self._run(ids, None, None, None, {"logits_to_keep": 1}).logits
         attend, past = _Steps(), Past()
-        for part in (ids[:, :-1], ids[:, -1:]):
-            found = self._run(part, attend, None, past, {"logits_to_keep": 1}).logits
+        try:
+            for part in (ids[:, :-1], ids[:, -1:]):
+                found = self._run(part, attend, None, past, {"logits_to_keep": 1}).logits
+        except NetworkError:
+            raise
+        except Exception: # whatever a model makes of a memory that holds less than it asks for
+            raise NetworkError(f"{self.name} is of the family {self.module.config.model_type}, "
+                               f"which remembers more of a text than keys and values, so that it "
+                               f"cannot generate one; take a model with attention alone"
+                               ) from None
         self._compare("logits of a next token", found, wanted)
 
     def _compare(self, what: str, found: torch.Tensor, wanted: torch.Tensor) -> None:

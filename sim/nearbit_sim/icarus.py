@@ -79,29 +79,41 @@ class IcarusEngine:
     def run(self, program: Program, *, patience: int = 1_000_000,
             progress: Progress | None = None, vcd: str | None = None) -> Outcome:
         """Run a program from reset to its last beat: see :class:`nearbit_sim.program.Engine`."""
-        with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
-            directory = Path(name)
-            started = time.perf_counter()
-            runner = _Runner()
-            self._build(runner, directory, has_waves=vcd is not None)
-            built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
-            self._write(program, patience, directory)
-            log = directory / "log.txt"
-            with _waveforms(directory / _WAVES, vcd), \
-                    _reports(directory / "progress", program, progress), \
-                    suppress(RuntimeError, SystemExit):
-                runner.test(test_module="nearbit_sim.replay", hdl_toplevel=_TOP,
-                            build_dir=directory, test_dir=directory, log_file=log,
-                            results_xml=str(directory / "results.xml"),
-                            # Ctrl-C ends the simulator instead of opening its prompt.
-                            test_args=["-n"],
-                            extra_env={"NEARBIT_REPLAY": str(directory),
-                                       "COCOTB_REWRITE_ASSERTION_FILES": "",
-                                       "COCOTB_LOG_LEVEL": "WARNING"})
-            outcome = self._read(program, directory, built)
+        try:
+            with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
+                outcome = self._simulate(Path(name), program, patience, progress, vcd)
+        except WaveformError:
+            raise
+        except OSError as error:
+            if tempfile.tempdir is None:
+                raise # there is none
+            raise SimulationError(f"the folder for temporary files {tempfile.tempdir} cannot be "
+                                  f"used: {error.strerror or error}; TMPDIR can name another"
+                                  ) from None
         if progress is not None:
             progress(outcome.cycles, program.transfers, program.transfers)
         return outcome
+
+    def _simulate(self, directory: Path, program: Program, patience: int,
+                  progress: Progress | None, vcd: str | None) -> Outcome:
+        started = time.perf_counter()
+        runner = _Runner()
+        self._build(runner, directory, has_waves=vcd is not None)
+        built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
+        self._write(program, patience, directory)
+        log = directory / "log.txt"
+        with _waveforms(directory / _WAVES, vcd), \
+                _reports(directory / "progress", program, progress), \
+                suppress(RuntimeError, SystemExit):
+            runner.test(test_module="nearbit_sim.replay", hdl_toplevel=_TOP,
+                        build_dir=directory, test_dir=directory, log_file=log,
+                        results_xml=str(directory / "results.xml"),
+                        # Ctrl-C ends the simulator instead of opening its prompt.
+                        test_args=["-n"],
+                        extra_env={"NEARBIT_REPLAY": str(directory),
+                                   "COCOTB_REWRITE_ASSERTION_FILES": "",
+                                   "COCOTB_LOG_LEVEL": "WARNING"})
+        return self._read(program, directory, built)
 
     def _build(self, runner: _Runner, directory: Path, *, has_waves: bool) -> None:
         source = directory / "dut.v"

@@ -301,5 +301,9 @@ def ports(component: wiring.Component) -> list[Port]:
 
 
 def mark_used(component: wiring.Component) -> None:
-    """Keep Amaranth from warning of a component that was only made to be looked at."""
+    """Keep Amaranth from warning of a component that was only made to be looked at.
+
+    This reaches into Amaranth, in this one place: the public way is a comment in the file that
+    makes the component, which is the user's.
+    """
     component._MustUse__used = True  # type: ignore[attr-defined]

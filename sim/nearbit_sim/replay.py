@@ -195,4 +195,6 @@ async def replay(dut: Any) -> None:
     for name, output in run.outputs.items():
         answer[f"words_{name}"] = output.words()
         answer[f"cycles_{name}"] = np.array(output.cycles, dtype=np.int64)
-    np.savez(directory / "answer.npz", **answer)
+    # Under its name only when it is complete.
+    np.savez(directory / "part.npz", **answer)
+    (directory / "part.npz").rename(directory / "answer.npz")

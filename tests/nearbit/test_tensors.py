@@ -92,8 +92,9 @@ def test_smallest_integers(write):
 def test_what_is_not_used(write):
     loaded = Tensors.load(write(mask=1, is_causal=True, qpos=[0, 1, 2], layer=[0], head=[0]))
     assert loaded.notes == (
-        "not used: mask, is_causal (if it is causal, rename it), qpos (causal is not true)",)
-    assert Tensors.load(write(qpos=[0, 1, 2], causal=True)).notes == ()
+        "not used: mask, is_causal (if it is causal, rename it), qpos (it needs causal)",)
+    for causal in (False, True):
+        assert Tensors.load(write(qpos=[0, 1, 2], causal=causal)).notes == ()
     many = Tensors.load(write(**{f"x{index}": 1 for index in range(9)}))
     assert many.notes == ("not used: x0, x1, x2, x3, x4, x5, x6, x7, ...",)
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from nearbit.soc.identifiers import RESERVED
 from nearbit_model.config import Config
 
 
@@ -32,7 +33,7 @@ def test_reproducible(tmp_path, options):
 
 
 def test_text(run, tmp_path):
-    (tmp_path / "nearbit.v").write_text("old")
+    (tmp_path / "nearbit.v").write_text("// nearbit_hw.core.Core, by an earlier release\n")
     (tmp_path / "kept").write_text("kept")
     outcome = run("verilog", "--preset", "tiny", "-o", tmp_path)
     assert outcome.status == 0
@@ -55,3 +56,48 @@ def test_config(run, tmp_path):
     source.write_text(config.to_toml())
     assert run("verilog", "--config", source, "-o", tmp_path / "new" / "folder").status == 0
     assert Config.load(tmp_path / "new" / "folder" / "nearbit.toml") == config
+
+
+def test_name(run, tmp_path):
+    """The module, those below it and both files have the name; the rest of the text is the same."""
+    run("verilog", "--preset", "tiny", "-o", tmp_path / "a")
+    assert run("verilog", "--preset", "tiny", "--name", "left", "-o", tmp_path / "b").status == 0
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"left.v", "left.toml"}
+    text = (tmp_path / "a" / "nearbit.v").read_text()
+    assert re.sub(r"\\nearbit\.|(?<=^module )nearbit(?=\()", lambda found: found[0].replace(
+        "nearbit", "left"), text, flags=re.MULTILINE) == (tmp_path / "b" / "left.v").read_text()
+    assert digest(tmp_path / "a" / "nearbit.toml") == digest(tmp_path / "b" / "left.toml")
+
+
+def test_no_reserved_words(run, tmp_path):
+    """Of the words of SystemVerilog, only those that make up the text stand there unescaped."""
+    run("verilog", "--preset", "tiny", "--interface", "axi", "-o", tmp_path / "soc")
+    for options in ([], ["--no-initial"]):
+        run("verilog", "--preset", "tiny", "--vhdl", *options, "-o", tmp_path)
+        for path in (tmp_path / "nearbit.v", tmp_path / "soc" / "nearbit_axi.v"):
+            text = re.sub(r"//.*|\(\*.*?\*\)|\\\S+ |\d+'s?[hbd]\w+", " ", path.read_text())
+            words = set(re.findall(r"(?<![\w$`])[A-Za-z_]\w*", text))
+            assert words & (RESERVED["Verilog"] | RESERVED["SystemVerilog"]) <= {
+                "always", "assign", "begin", "case", "casez", "default", "else", "end", "endcase",
+                "endmodule", "for", "if", "initial", "input", "integer", "module", "output",
+                "posedge", "reg", "signed", "wire"}
+
+
+def test_no_initial(run, tmp_path):
+    assert run("verilog", "--preset", "tiny", "--no-initial", "-o", tmp_path).status == 0
+    text = (tmp_path / "nearbit.v").read_text()
+    assert re.search(r"\binitial\b|^ *reg [^;]*=", text, re.MULTILINE) is None
+
+
+def test_vhdl(run, tmp_path):
+    """Ports have names that VHDL takes, and a package declares them."""
+    assert run("verilog", "--preset", "tiny", "--vhdl", "-o", tmp_path).out.split() == [
+        str(tmp_path / name) for name in ("nearbit.v", "nearbit_pkg.vhd", "nearbit.toml")]
+    header = re.search(r"^module nearbit\((.*?)\);", (tmp_path / "nearbit.v").read_text(),
+                       re.MULTILINE)
+    assert header is not None
+    ports = header[1].split(", ")
+    assert "i_key_payload" in ports
+    assert not any("__" in port for port in ports)
+    assert re.findall(r"^      (\w+) :", (tmp_path / "nearbit_pkg.vhd").read_text(),
+                      re.MULTILINE) == ports

@@ -148,12 +148,26 @@ def test_logits_in_blocks(family, tmp_path, monkeypatch):
     """What lies between hidden states and logits is in each block."""
     changes = {"final_logit_softcapping": 2.0} if family == "gemma3_text" else {}
     made, ids = make(tmp_path, family, **changes), _ids()[0].tolist()
-    expected = made.losses(ids)
+    expected, without = made.losses(ids), made.losses(ids, _nothing)
     monkeypatch.setattr(network, "_ROWS", 7)
+    # The first use, which runs the model for comparison, too.
+    assert np.allclose(replace(made).losses(ids, _nothing), without, atol=1e-4)
     for attend in (None, exact):
         assert np.allclose(made.losses(ids, attend), expected, atol=1e-4)
     assert np.allclose(made.losses(ids, scored=15), expected[-15:], atol=1e-4)
     assert np.allclose(made.losses(ids), expected, atol=1e-4)
+
+
+def test_memory_beside_keys_and_values(tmp_path, monkeypatch):
+    """Each layer of this hybrid has attention, and a state of its own beside it."""
+    monkeypatch.setitem(DECODERS, "falcon_h1", {
+        "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_chunk_size": 16})
+    made = make(tmp_path, "falcon_h1")
+    assert _difference(_states(made, _ids(), exact), _states(made, _ids())) < 1e-4
+    with pytest.raises(NetworkError, match=r"is of the family falcon_h1, which remembers more of a "
+                                           r"text than keys and values, so that it cannot"):
+        made.verify(_ids(), steps=True)
 
 
 def test_soft_cap_can_be_left_out(tmp_path):
@@ -276,7 +290,7 @@ def test_ranges_of_masks(rows, first, counts):
     (_mask(["x...", "xx..", "x.x.", "xx.x"]),
      r"lets query 2 see the keys 0,2, which are no range from a first to a last one; take a model"),
     (_mask(["xx..", "xx..", "xxx.", "xxxx"]),
-     r"is not causal: token 0 sees tokens up to 1, which a decoder's must not; take a model"),
+     r"is not causal: token 0 sees tokens up to 1, and that of a decoder up to itself; take"),
     (_mask(["x...", "xx..", "xx..", "xxxx"]), r"is not causal: token 2 sees tokens up to 1, "),
     (_mask(["x...", "xx..", "....", "xxxx"]), r"lets query 2 see the keys of no token, which are "),
     (_mask(["x...", "xx..", "xxx.", "xxxx"]).float(), r"adds a bias to its scores \(ALiBi or "),
@@ -287,6 +301,22 @@ def test_ranges_of_masks(rows, first, counts):
 def test_masks_that_are_refused(decoder, mask, said):
     with pytest.raises(NetworkError, match=r"^the attention of llama, layer 0, " + said):
         decoder.run(_ids(4), exact, attention_mask=mask)
+
+
+def test_decoder_that_sees_what_comes(tmp_path):
+    """Its mask says so, whatever the attention calls itself."""
+    with pytest.raises(NetworkError, match=r"^the attention of llama, layer 0, is not causal: "
+                                           r"token 0 sees tokens up to 7, and that of a decoder"):
+        make(tmp_path, "llama", is_causal=False)
+
+
+def test_attributes_are_not_trusted(decoder, monkeypatch):
+    """A decoder is causal by kind, and by its masks, whatever its attention says."""
+    ids = _ids(30)
+    wanted = _states(decoder, ids)
+    for layer in decoder.module.model.layers:
+        monkeypatch.delattr(layer.self_attn, "is_causal")
+    assert _difference(_states(decoder, ids, exact), wanted) < 1e-4
 
 
 def test_listed():
@@ -344,8 +374,11 @@ def test_more_than_a_window_is_compared(tmp_path, monkeypatch):
     lengths = []
     monkeypatch.setattr(network.Network, "_verify_whole",
                         lambda self, ids, *rest: lengths.append(ids.shape[1]))
-    replace(made).verify(_ids(100))
-    assert lengths == [16]
+    again = replace(made)
+    for length in (10, 11, 12, 100, 90):
+        again.verify(_ids(length))
+    # The first text, and the first that is longer than the window.
+    assert lengths == [10, 16]
 
 
 def test_logits_are_compared(decoder, monkeypatch):

@@ -265,6 +265,15 @@ def test_waveforms_on_a_full_disk(kind):
     assert caught.value.filename == "/dev/full"
 
 
+def test_icarus_without_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(icarus.tempfile, "tempdir", str(tmp_path / "none"))
+    engine = IcarusEngine(XorPopcount(4))
+    with pytest.raises(SimulationError, match=(
+            r"^the folder for temporary files .*/none cannot be used: No such file or directory; "
+            r"TMPDIR can name another$")):
+        engine.run(Program(engine.ports))
+
+
 @pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
 @pytest.mark.parametrize("name", ["a\nb.vcd", 'a"%s\\b.vcd', "\udcff.vcd"])
 def test_odd_names_of_waveforms(kind, name, tmp_path):

@@ -151,6 +151,31 @@ Bus *bus_create(uint64_t seed, uint32_t pause) {
 }
 
 void bus_destroy(Bus *bus) { delete bus; }
+
+// Pull the accelerator's reset, and with `engines` what sends and takes packets, too.
+void bus_reset(Bus *bus, int engines) {
+    if (engines) {
+        bus->source.clear();
+        bus->offered = false;
+        for (auto &packet : bus->building)
+            packet.clear();
+    }
+    set(bus->top.p_aresetn, 0);
+    bus->tick();
+    set(bus->top.p_aresetn, 1);
+}
+
+// Beats that wait to be sent; they may be sent later.
+void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
+    for (size_t at = 0; at < length; at += BEAT) {
+        Beat beat{};
+        for (size_t i = 0; i < BEAT; i++)
+            beat.bytes[i] = bytes[at + i];
+        beat.last = last && at + BEAT >= length;
+        bus->source.push_back(beat);
+    }
+}
+
 uint64_t bus_cycle(Bus *bus) { return bus->cycle; }
 uint32_t bus_errors(Bus *bus) { return bus->errors; }
 uint32_t bus_irq(Bus *bus) { return word(bus->top.p_irq); }
@@ -186,13 +211,7 @@ void bus_write32(void *context, uint32_t offset, uint32_t value) {
 // Beats of a packet, or of a part of one; without `last` it goes on.
 int bus_beats(void *context, const uint8_t *bytes, size_t length, int last) {
     auto *bus = static_cast<Bus *>(context);
-    for (size_t at = 0; at < length; at += BEAT) {
-        Beat beat{};
-        for (size_t i = 0; i < BEAT; i++)
-            beat.bytes[i] = bytes[at + i];
-        beat.last = last && at + BEAT >= length;
-        bus->source.push_back(beat);
-    }
+    bus_offer(bus, bytes, length, last);
     return !bus->until([&] { return bus->source.empty(); });
 }
 

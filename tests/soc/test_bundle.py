@@ -186,5 +186,5 @@ def test_litex_example(tmp_path):
     for port in ("m_axis_result", "m_axis_trace"):
         assert f'("{port}", self.' in source
         connected += [(direction, f"{port}_{name}") for direction, name in
-                      re.findall(r'f"([io])_\{name\}_(\w+)":', source)]
+                      re.findall(r'f"([io])_\{port\}_(\w+)":', source)]
     assert sorted(connected) == sorted((direction, name) for name, direction in listed)

@@ -423,6 +423,37 @@ def test_lost_packet(board, end):
     assert device.bus_errors() == 0
 
 
+@pytest.mark.parametrize("engines", [True, False])
+def test_reset_within_a_packet(board, engines):
+    """If what sends is not reset as well, the next operation gets the rest of the packet."""
+    device, golden = loaded(board, polls=50)
+    sound = device.port.send
+
+    @SEND
+    def send(context, data, length):
+        # One row is taken before the reset, the rest waits.
+        device.library.bus_beats(ctypes.c_void_p(context), data, ctypes.c_size_t(8), 0)
+        rest = ctypes.cast(ctypes.addressof(data.contents) + 8, ctypes.POINTER(ctypes.c_uint8))
+        device.library.bus_offer(ctypes.c_void_p(context), rest, ctypes.c_size_t(length - 8), 1)
+        device.library.bus_reset(ctypes.c_void_p(context), int(engines))
+        return 0
+
+    device.hook("send", send)
+    codes = code_bytes(np.arange(4, dtype=np.uint64)[:, None], HEAD.key_bits)
+    assert device.call("load_keys", 20, 4, codes) == "OK"
+    device.port.send = sound
+    assert device.call("clear") == "OK"
+    codes = code_bytes(golden.prepared.k_codes[0], HEAD.key_bits)
+    if not engines:
+        assert device.call("load_keys", 0, len(codes), codes) == "REFUSED"
+        # The tlast of the packet before.
+        assert device.error().code == SocError.EARLY
+        return
+    # What was loaded is not, as far as queries are concerned; everything is to be loaded again.
+    load(device, golden.prepared)
+    assert ask_all(device, golden) == [0, 0, 0]
+
+
 def test_arguments(board):
     """What the accelerator has no room for never reaches it."""
     device, golden = loaded(board)

@@ -164,35 +164,10 @@ class Rescorer(wiring.Component):
 
         final_column = self.columns - 1
         column_shape = range(max(2, self.columns)) # Amaranth has trouble with registers of 0 bits
-        slot_shape = range(self._queries)
-        count_shape = range(self._queries + 1)
-
-        # ---- Queries: a ring of `queries` slots. One is `complete` from its last beat until the
-        # last beat of its last key is taken; it `waits` until that key is accepted.
-        complete, waits = Signal(count_shape), Signal(count_shape)
-        completes, leaves, frees = Signal(), Signal(), Signal()
-        write_slot = Signal(slot_shape)
-        write_column = Signal(column_shape)
+        waits, leaves, frees, query_read = self._hold_queries(m)
+        read_slot = Signal(range(self._queries))
+        read_column = Signal(column_shape)
         column_bits = ceil_log2(self.columns)
-        m.submodules.queries = queries = block_ram(
-            shape=self.i_query.payload.shape(), depth=self._queries << column_bits)
-        query_write, query_read = queries.write_port(), queries.read_port()
-        m.d.comb += [
-            self.i_query.ready.eq(complete != self._queries),
-            completes.eq(self.i_query.valid & self.i_query.ready
-                         & (write_column == final_column)),
-            query_write.addr.eq(Cat(write_column[:column_bits], write_slot)),
-            query_write.data.eq(self.i_query.payload),
-            query_write.en.eq(self.i_query.valid & self.i_query.ready),
-        ]
-        with m.If(query_write.en):
-            m.d.sync += write_column.eq(write_column + 1)
-        with m.If(completes):
-            m.d.sync += [write_column.eq(0), write_slot.eq(write_slot + 1)]
-        m.d.sync += [
-            complete.eq(complete + completes - frees),
-            waits.eq(waits + completes - leaves),
-        ]
 
         # ---- Request: the key waits for its beats.
         m.submodules.waiting = waiting = StreamFifo(self.i.payload.shape(), depth=self._depth)
@@ -219,8 +194,6 @@ class Rescorer(wiring.Component):
         advance = Signal()
         key = waiting.o.p
         needs_beat, takes, is_final = Signal(), Signal(), Signal()
-        read_slot = Signal(slot_shape)
-        read_column = Signal(column_shape)
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             needs_beat.eq(key.rescore & ~key.skip),
@@ -310,3 +283,41 @@ class Rescorer(wiring.Component):
         ]
 
         return m
+
+    def _hold_queries(self, m: Module) -> tuple[Signal, Signal, Signal, Any]:
+        """Keep queries in a ring.
+
+        One is `complete` from its last beat until the last beat of its last key is taken; it
+        `waits` until that key is accepted. Gives how many wait; to be driven, that one leaves or
+        is free; and the port that reads beats.
+        """
+        final_column = self.columns - 1
+        slot_shape = range(self._queries)
+        count_shape = range(self._queries + 1)
+        column_shape = range(max(2, self.columns))
+        complete, waits = Signal(count_shape), Signal(count_shape)
+        completes, leaves, frees = Signal(), Signal(), Signal()
+        write_slot = Signal(slot_shape)
+        write_column = Signal(column_shape)
+        column_bits = ceil_log2(self.columns)
+        m.submodules.queries = queries = block_ram(
+            shape=self.i_query.payload.shape(), depth=self._queries << column_bits)
+        ports: Any = (queries.write_port(), queries.read_port())
+        query_write, query_read = ports
+        m.d.comb += [
+            self.i_query.ready.eq(complete != self._queries),
+            completes.eq(self.i_query.valid & self.i_query.ready
+                         & (write_column == final_column)),
+            query_write.addr.eq(Cat(write_column[:column_bits], write_slot)),
+            query_write.data.eq(self.i_query.payload),
+            query_write.en.eq(self.i_query.valid & self.i_query.ready),
+        ]
+        with m.If(query_write.en):
+            m.d.sync += write_column.eq(write_column + 1)
+        with m.If(completes):
+            m.d.sync += [write_column.eq(0), write_slot.eq(write_slot + 1)]
+        m.d.sync += [
+            complete.eq(complete + completes - frees),
+            waits.eq(waits + completes - leaves),
+        ]
+        return waits, leaves, frees, query_read

@@ -26,6 +26,212 @@ def exponential(weight_bits: int) -> list[int]:
     return [round(((1 << weight_bits) - 1) * 2 ** (-step / steps)) for step in range(steps)]
 
 
+# How it works
+# ------------
+# There are two *banks*: half of the buffer, the place of a command, the best key's distance or
+# score, and the position of the last key. Selections take banks in turns. A bank is `full` from its
+# last key until that key has passed the subtraction for the last time, the last use of the bank's
+# best.
+#
+# The replay is a pipeline that moves as a whole: `key` (out of the buffer), `excess` (behind the
+# best), with scores `product` and `octaves`, then `weight` (out of a table), and with scores
+# `shifted`. It may start in the cycle in which the last key comes in: the best is not needed before
+# the next cycle, and nothing is in the way but a selection of one key, which is then not in the
+# buffer yet.
+
+class _Banks:
+    """The two banks, and what fills them.
+
+    Attributes
+    ----------
+    full, commanded
+        Whether each has all keys of a selection, and a command.
+    commands, best, final_position
+        Of each: the command, the best measure so far, the position of the last key.
+    read
+        Port that reads the buffer.
+    closes
+        A last key comes that is not the first one as well.
+    """
+
+    def __init__(self, m: Module, weights: "Weights"):
+        has_scores = weights.score_max > 0
+        self.has_scores = has_scores
+        # Amaranth has trouble with registers of 0 bits
+        self.position_shape = range(max(2, weights.top_n))
+        self._measure_shape: Any = (weights.i.p.score.shape() if has_scores
+                                    else weights.i.p.distance.shape())
+        self.key_shape = data.StructLayout({
+            name: field.shape for name, field in weights.i.payload.shape() if name != "last"})
+        self.command_shape = weights.i_command.payload.shape()
+
+        self.full = Signal(2)
+        self.best = [Signal(self._measure_shape, name=f"best_{bank}", reset_less=True)
+                     for bank in range(2)]
+        self.final_position = [
+            Signal(self.position_shape, name=f"final_position_{bank}", reset_less=True)
+            for bank in range(2)]
+        self.commanded = Signal(2)
+        self.commands: Any = Signal(data.ArrayLayout(self.command_shape, 2), reset_less=True)
+
+        m.submodules.buffer = buffer = block_ram(shape=self.key_shape, depth=2 * weights.top_n)
+        self._write: Any
+        self.read: Any
+        self._write, self.read = buffer.write_port(), buffer.read_port()
+        self.closes: Value = Const(0)
+        self._taken_bank: Value = Const(0)
+        self._is_better: Value = Const(0)
+        self._taken_measure: Value = Const(0)
+
+    def take_commands(self, m: Module, i_command: stream.Interface) -> None:
+        """Put commands into the banks in turns."""
+        command_bank = Signal()
+        m.d.comb += i_command.ready.eq(~self.commanded.bit_select(command_bank, 1))
+        with m.If(i_command.valid & i_command.ready):
+            m.d.sync += [
+                self.commanded.bit_select(command_bank, 1).eq(1),
+                self.commands[command_bank].eq(i_command.p),
+                command_bank.eq(~command_bank),
+            ]
+
+    def fill(self, m: Module, i: Any) -> None:
+        """Put selections into the banks in turns, and find the best of each."""
+        fill_bank = Signal()
+        fill_position = Signal(self.position_shape)
+        is_first, fill = Signal(), Signal()
+        m.d.comb += [
+            is_first.eq(fill_position == 0),
+            i.ready.eq(~self.full.bit_select(fill_bank, 1)),
+            fill.eq(i.valid & i.ready),
+            self._write.addr.eq(Cat(fill_bank, fill_position)),
+            self._write.en.eq(fill),
+            *(self._write.data[name].eq(i.p[name]) for name, _ in self.key_shape),
+        ]
+        with m.If(fill):
+            m.d.sync += fill_position.eq(fill_position + 1)
+            for bank in range(2):
+                with m.If(fill_bank == bank):
+                    m.d.sync += self.final_position[bank].eq(fill_position)
+            with m.If(i.p.last):
+                m.d.sync += [
+                    self.full.bit_select(fill_bank, 1).eq(1),
+                    fill_position.eq(0),
+                    fill_bank.eq(~fill_bank),
+                ]
+        self.closes = fill & i.p.last & ~is_first
+
+        # Keys come out of a memory, late in the cycle: each is compared in the next one.
+        measure = i.p.score if self.has_scores else i.p.distance
+        taken, taken_first, taken_bank, is_better = Signal(), Signal(), Signal(), Signal()
+        taken_measure = Signal(self._measure_shape, reset_less=True)
+        bank_best = Mux(taken_bank, *self.best[::-1])
+        m.d.sync += [taken.eq(fill), taken_first.eq(is_first), taken_bank.eq(fill_bank),
+                     taken_measure.eq(measure)]
+        m.d.comb += is_better.eq(taken & (taken_first | (
+            taken_measure > bank_best if self.has_scores else taken_measure < bank_best)))
+        for bank in range(2):
+            with m.If(is_better & (taken_bank == bank)):
+                m.d.sync += self.best[bank].eq(taken_measure)
+        self._taken_bank, self._is_better = taken_bank, is_better
+        self._taken_measure = taken_measure
+
+    def best_of(self, bank: Value) -> Value:
+        """The best measure of a bank, that of the key which came in the cycle before included."""
+        return Mux(self._is_better & (self._taken_bank == bank), self._taken_measure,
+                   Mux(bank, *self.best[::-1]))
+
+
+class _Replay:
+    """The pipeline through which the keys of a bank go, once for each column.
+
+    Attributes
+    ----------
+    advance
+        It moves.
+    valid, step
+        Of the stage that was added last: whether it holds a key; that key, its column, whether it
+        is the column's last, and its command.
+    traces
+        What is presented belongs to the trace.
+    """
+
+    def __init__(self, banks: _Banks, *, columns: int):
+        self._banks = banks
+        self._columns = columns
+        self.advance = Signal()
+        self.traces = Signal()
+        column = range(columns)
+        self._step_shape = data.StructLayout({
+            "key": banks.key_shape, "column": column, "last": 1, "command": banks.command_shape})
+        self.valid = Signal(name="excess_valid")
+        self.step: Any = Signal(self._step_shape, name="excess_step", reset_less=True)
+
+    def read(self, m: Module, *, excess_max: int) -> Signal:
+        """Stages `key` and `excess`; gives how far a key is behind the best."""
+        banks, advance = self._banks, self.advance
+        replay_bank = Signal()
+        position = Signal(banks.position_shape)
+        column = Signal(range(self._columns))
+        is_full, issue, is_last, is_final = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            is_full.eq(banks.full.bit_select(replay_bank, 1)),
+            # If the bank in turn is not full, it is the one that is filled.
+            issue.eq((is_full | banks.closes) & banks.commanded.bit_select(replay_bank, 1)),
+            is_last.eq(is_full & (position == Mux(replay_bank, *banks.final_position[::-1]))),
+            is_final.eq(is_last & (column == self._columns - 1)),
+            banks.read.addr.eq(Cat(replay_bank, position)),
+            banks.read.en.eq(advance),
+        ]
+        with m.If(advance & issue):
+            m.d.sync += position.eq(position + 1)
+            with m.If(is_last):
+                m.d.sync += [position.eq(0), column.eq(column + 1)]
+            with m.If(is_final):
+                m.d.sync += [column.eq(0), replay_bank.eq(~replay_bank)]
+
+        # ---- Stage `key`.
+        key = banks.read.data
+        key_valid = Signal()
+        key_bank, key_last, key_final = (Signal(name=f"key_{name}", reset_less=True)
+                                         for name in ("bank", "last", "final"))
+        key_column = Signal.like(column, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [key_valid.eq(issue), key_bank.eq(replay_bank), key_column.eq(column),
+                         key_last.eq(is_last), key_final.eq(is_final)]
+            with m.If(key_valid & key_final):
+                m.d.sync += [banks.full.bit_select(key_bank, 1).eq(0),
+                             banks.commanded.bit_select(key_bank, 1).eq(0)]
+
+        # ---- Stage `excess`.
+        excess = Signal(range(excess_max + 1), name="excess", reset_less=True)
+        best = banks.best_of(key_bank)
+        with m.If(advance):
+            m.d.sync += [
+                self.valid.eq(key_valid),
+                excess.eq(best - key.score if banks.has_scores else key.distance - best),
+                self.step.key.eq(key),
+                self.step.column.eq(key_column),
+                self.step.last.eq(key_last),
+                self.step.command.eq(banks.commands[key_bank]),
+            ]
+        return excess
+
+    def delay(self, m: Module, name: str) -> None:
+        """Add a stage: let what goes with a key follow it there."""
+        next_valid = Signal(name=f"{name}_valid")
+        next_step: Any = Signal(self._step_shape, name=f"{name}_step", reset_less=True)
+        with m.If(self.advance):
+            m.d.sync += [next_valid.eq(self.valid), next_step.eq(self.step)]
+        self.valid, self.step = next_valid, next_step
+
+    def present(self, m: Module, name: str) -> None:
+        """Add the last stage: what it holds is presented."""
+        with m.If(self.advance):
+            m.d.sync += self.traces.eq(
+                self.valid & self.step.command.trace & (self.step.column == 0))
+        self.delay(m, name)
+
+
 class Weights(wiring.Component):
     """Replay of each query's selection with weights, once for every column of the value rows.
 
@@ -127,7 +333,8 @@ class Weights(wiring.Component):
         self._score_max = score_max
         self._distance_max = distance_max
 
-        key = {"capacity": capacity, "distance_max": distance_max, "score_max": score_max}
+        key: dict[str, Any] = {
+            "capacity": capacity, "distance_max": distance_max, "score_max": score_max}
         super().__init__({
             "i_table": In(stream.Signature(
                 table_layout(tables=tables, key_bits=key_bits, weight_bits=weight_bits),
@@ -182,184 +389,42 @@ class Weights(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        banks = _Banks(m, self)
+        banks.take_commands(m, self.i_command)
+        banks.fill(m, self.i)
+        replay = _Replay(banks, columns=self._columns)
+        excess = replay.read(
+            m, excess_max=2 * self._score_max if banks.has_scores else self._distance_max)
+        if banks.has_scores:
+            weight = self._weigh_scores(m, replay, excess)
+        else:
+            weight = self._look_up(m, replay, excess)
+            replay.present(m, "weight")
 
-        # How it works
-        # ------------
-        # There are two *banks*: half of the buffer, the place of a command, the best key's distance
-        # or score, and the position of the last key. Selections take banks in turns. A bank is
-        # `full` from its last key until that key has passed the subtraction for the last time, the
-        # last use of the bank's best.
-        #
-        # The replay is a pipeline that moves as a whole: `key` (out of the buffer), `excess`
-        # (behind the best), with scores `product` and `octaves`, then `weight` (out of a table),
-        # and with scores `shifted`. It may start in the cycle in which the last key comes in: the
-        # best is not needed before the next cycle, and nothing is in the way but a selection of one
-        # key, which is then not in the buffer yet.
-        has_scores = self._score_max > 0
-        position_shape = range(max(2, self._top_n)) # Amaranth has trouble with registers of 0 bits
-        measure_shape: Any = self.i.p.score.shape() if has_scores else self.i.p.distance.shape()
-        key_shape = data.StructLayout({
-            name: field.shape for name, field in self.i.payload.shape() if name != "last"})
-        command_shape = self.i_command.payload.shape()
-
-        full = Signal(2)
-        best = [Signal(measure_shape, name=f"best_{bank}", reset_less=True) for bank in range(2)]
-        final_position = [Signal(position_shape, name=f"final_position_{bank}", reset_less=True)
-                          for bank in range(2)]
-        commanded = Signal(2)
-        commands: Any = Signal(data.ArrayLayout(command_shape, 2), reset_less=True)
-
-        m.submodules.buffer = buffer = block_ram(shape=key_shape, depth=2 * self._top_n)
-        buffer_write, buffer_read = buffer.write_port(), buffer.read_port()
-
-        # ---- Commands.
-        command_bank = Signal()
-        m.d.comb += self.i_command.ready.eq(~commanded.bit_select(command_bank, 1))
-        with m.If(self.i_command.valid & self.i_command.ready):
-            m.d.sync += [
-                commanded.bit_select(command_bank, 1).eq(1),
-                commands[command_bank].eq(self.i_command.p),
-                command_bank.eq(~command_bank),
-            ]
-
-        # ---- Fill.
-        fill_bank = Signal()
-        fill_position = Signal(position_shape)
-        is_first, fill = Signal(), Signal()
+        # ---- Outputs: each is valid until it has been taken, then waits for the other.
+        valid, step, traces, advance = replay.valid, replay.step, replay.traces, replay.advance
         m.d.comb += [
-            is_first.eq(fill_position == 0),
-            self.i.ready.eq(~full.bit_select(fill_bank, 1)),
-            fill.eq(self.i.valid & self.i.ready),
-            buffer_write.addr.eq(Cat(fill_bank, fill_position)),
-            buffer_write.en.eq(fill),
-            *(buffer_write.data[name].eq(self.i.p[name]) for name, _ in key_shape),
+            self.o.valid.eq(valid),
+            self.o.p.index.eq(step.key.index),
+            self.o.p.column.eq(step.column),
+            self.o.p.weight.eq(weight),
+            self.o.p.last.eq(step.last),
+            self.o_trace.valid.eq(traces),
+            self.o_trace.p.weight.eq(weight),
+            self.o_trace.p.last.eq(step.last),
+            *(self.o_trace.p[name].eq(step.key[name]) for name, _ in banks.key_shape),
+            advance.eq((~valid | self.o.ready) & (~traces | self.o_trace.ready)),
         ]
-        with m.If(fill):
-            m.d.sync += fill_position.eq(fill_position + 1)
-            for bank in range(2):
-                with m.If(fill_bank == bank):
-                    m.d.sync += final_position[bank].eq(fill_position)
-            with m.If(self.i.p.last):
-                m.d.sync += [
-                    full.bit_select(fill_bank, 1).eq(1),
-                    fill_position.eq(0),
-                    fill_bank.eq(~fill_bank),
-                ]
+        with m.If(~advance):
+            with m.If(self.o.ready):
+                m.d.sync += valid.eq(0)
+            with m.If(self.o_trace.ready):
+                m.d.sync += traces.eq(0)
 
-        # Keys come out of a memory, late in the cycle: each is compared in the next one.
-        measure = self.i.p.score if has_scores else self.i.p.distance
-        taken, taken_first, taken_bank, is_better = Signal(), Signal(), Signal(), Signal()
-        taken_measure = Signal(measure_shape, reset_less=True)
-        bank_best = Mux(taken_bank, *best[::-1])
-        m.d.sync += [taken.eq(fill), taken_first.eq(is_first), taken_bank.eq(fill_bank),
-                     taken_measure.eq(measure)]
-        m.d.comb += is_better.eq(taken & (taken_first | (
-            taken_measure > bank_best if has_scores else taken_measure < bank_best)))
-        for bank in range(2):
-            with m.If(is_better & (taken_bank == bank)):
-                m.d.sync += best[bank].eq(taken_measure)
+        return m
 
-        # ---- Replay: which key is next.
-        advance = Signal()
-        replay_bank = Signal()
-        position = Signal(position_shape)
-        column = Signal(range(self._columns))
-        is_full, issue, is_last, is_final = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            is_full.eq(full.bit_select(replay_bank, 1)),
-            # If the bank in turn is not full, it is the one that is filled.
-            issue.eq((is_full | (fill & self.i.p.last & ~is_first))
-                     & commanded.bit_select(replay_bank, 1)),
-            is_last.eq(is_full & (position == Mux(replay_bank, *final_position[::-1]))),
-            is_final.eq(is_last & (column == self._columns - 1)),
-            buffer_read.addr.eq(Cat(replay_bank, position)),
-            buffer_read.en.eq(advance),
-        ]
-        with m.If(advance & issue):
-            m.d.sync += position.eq(position + 1)
-            with m.If(is_last):
-                m.d.sync += [position.eq(0), column.eq(column + 1)]
-            with m.If(is_final):
-                m.d.sync += [column.eq(0), replay_bank.eq(~replay_bank)]
-
-        # ---- Stage `key`.
-        key = buffer_read.data
-        key_valid = Signal()
-        key_bank, key_last, key_final = (Signal(name=f"key_{name}", reset_less=True)
-                                         for name in ("bank", "last", "final"))
-        key_column = Signal.like(column, reset_less=True)
-        with m.If(advance):
-            m.d.sync += [key_valid.eq(issue), key_bank.eq(replay_bank), key_column.eq(column),
-                         key_last.eq(is_last), key_final.eq(is_final)]
-            with m.If(key_valid & key_final):
-                m.d.sync += [full.bit_select(key_bank, 1).eq(0),
-                             commanded.bit_select(key_bank, 1).eq(0)]
-
-        # ---- Stage `excess`.
-        excess_max = 2 * self._score_max if has_scores else self._distance_max
-        excess = Signal(range(excess_max + 1), name="excess", reset_less=True)
-        valid = Signal(name="excess_valid")
-        step_shape = data.StructLayout({
-            "key": key_shape, "column": column.shape(), "last": 1, "command": command_shape})
-        step: Any = Signal(step_shape, name="excess_step", reset_less=True)
-        first_best = Mux(is_better & (taken_bank == key_bank), taken_measure,
-                         Mux(key_bank, *best[::-1]))
-        with m.If(advance):
-            m.d.sync += [
-                valid.eq(key_valid),
-                excess.eq(first_best - key.score if has_scores else key.distance - first_best),
-                step.key.eq(key),
-                step.column.eq(key_column),
-                step.last.eq(key_last),
-                step.command.eq(commands[key_bank]),
-            ]
-
-        def delay(name: str) -> None:
-            """Let what goes with a key follow it to the next stage."""
-            nonlocal valid, step
-            next_valid = Signal(name=f"{name}_valid")
-            next_step: Any = Signal(step_shape, name=f"{name}_step", reset_less=True)
-            with m.If(advance):
-                m.d.sync += [next_valid.eq(valid), next_step.eq(step)]
-            valid, step = next_valid, next_step
-
-        traces = Signal() # what is presented belongs to the trace
-
-        def present(name: str) -> None:
-            """The last stage: what it holds is presented."""
-            with m.If(advance):
-                m.d.sync += traces.eq(valid & step.command.trace & (step.column == 0))
-            delay(name)
-
-        # ---- Stages `product` and `octaves`. The product is made in two halves of the multiplier;
-        # of its lower half only what carries into the octaves matters. All shifts that leave
-        # nothing are one.
-        distance_above = excess
-        fraction = Signal(DECAY_BITS, reset_less=True)
-        shift = Signal(range(self._weight_bits + 1), reset_less=True)
-        if has_scores:
-            half = MULTIPLIER_BITS // 2
-            low = Signal(len(excess) + half, reset_less=True)
-            high = Signal(len(excess) + half, reset_less=True)
-            product_excess = Signal(range(self._key_bits + 1), reset_less=True)
-            octaves_excess = Signal.like(product_excess, reset_less=True)
-            octaves = Signal(len(high) + 1 - (MULTIPLIER_SHIFT - half))
-            whole = octaves[DECAY_BITS:]
-            m.d.comb += octaves.eq((high + low[half:]) >> (MULTIPLIER_SHIFT - half))
-            with m.If(advance):
-                m.d.sync += [
-                    low.eq(excess * step.command.multiplier[:half]),
-                    high.eq(excess * step.command.multiplier[half:]),
-                    product_excess.eq(excess),
-                    octaves_excess.eq(product_excess),
-                    fraction.eq(octaves),
-                    shift.eq(Mux(whole < self._weight_bits, whole, self._weight_bits)),
-                ]
-            delay("product")
-            delay("octaves")
-            distance_above = octaves_excess
-
-        # ---- Stage `weight`.
+    def _look_up(self, m: Module, replay: _Replay, distance_above: Value) -> Value:
+        """Stage `weight`, but for what goes with it: the weight by the table."""
         address = Address(self._tables, self._key_bits + 1)
         m.submodules.table = table = block_ram(
             shape=self._weight_bits, depth=address.depth,
@@ -370,47 +435,52 @@ class Weights(wiring.Component):
             table_write.data.eq(self.i_table.p.weight),
             table_write.en.eq(self.i_table.valid),
             table_read.addr.eq(address(
-                step.command.table, distance_above[:len(self.i_table.p.distance)])),
-            table_read.en.eq(advance),
+                replay.step.command.table, distance_above[:len(self.i_table.p.distance)])),
+            table_read.en.eq(replay.advance),
         ]
-        if not has_scores:
-            weight = table_read.data
-            present("weight")
+        return table_read.data
 
-        # ---- Stage `shifted`.
-        else:
-            delay("weight")
-            m.submodules.exp2 = exp2 = block_ram(
-                shape=self._weight_bits, depth=1 << DECAY_BITS, init=exponential(self._weight_bits))
-            exp2_read = exp2.read_port()
-            weight_shift = Signal.like(shift, reset_less=True)
-            weight = Signal(self._weight_bits, name="weight", reset_less=True)
-            m.d.comb += [exp2_read.addr.eq(fraction), exp2_read.en.eq(advance)]
-            with m.If(advance):
-                m.d.sync += [
-                    weight_shift.eq(shift),
-                    weight.eq(Mux(step.command.rescore, exp2_read.data >> weight_shift,
-                                  table_read.data)),
-                ]
-            present("shifted")
+    def _weigh_scores(self, m: Module, replay: _Replay, excess: Signal) -> Value:
+        """Stages `product`, `octaves`, `weight` and `shifted`: the weight by table or score.
 
-        # ---- Outputs: each is valid until it has been taken, then waits for the other.
-        m.d.comb += [
-            self.o.valid.eq(valid),
-            self.o.p.index.eq(step.key.index),
-            self.o.p.column.eq(step.column),
-            self.o.p.weight.eq(weight),
-            self.o.p.last.eq(step.last),
-            self.o_trace.valid.eq(traces),
-            self.o_trace.p.weight.eq(weight),
-            self.o_trace.p.last.eq(step.last),
-            *(self.o_trace.p[name].eq(step.key[name]) for name, _ in key_shape),
-            advance.eq((~valid | self.o.ready) & (~traces | self.o_trace.ready)),
-        ]
-        with m.If(~advance):
-            with m.If(self.o.ready):
-                m.d.sync += valid.eq(0)
-            with m.If(self.o_trace.ready):
-                m.d.sync += traces.eq(0)
-
-        return m
+        The product is made in two halves of the multiplier; of its lower half only what carries
+        into the octaves matters. All shifts that leave nothing are one.
+        """
+        fraction = Signal(DECAY_BITS, reset_less=True)
+        shift = Signal(range(self._weight_bits + 1), reset_less=True)
+        half = MULTIPLIER_BITS // 2
+        low = Signal(len(excess) + half, reset_less=True)
+        high = Signal(len(excess) + half, reset_less=True)
+        product_excess = Signal(range(self._key_bits + 1), reset_less=True)
+        octaves_excess = Signal.like(product_excess, reset_less=True)
+        octaves = Signal(len(high) + 1 - (MULTIPLIER_SHIFT - half))
+        whole = octaves[DECAY_BITS:]
+        m.d.comb += octaves.eq((high + low[half:]) >> (MULTIPLIER_SHIFT - half))
+        multiplier = replay.step.command.multiplier
+        with m.If(replay.advance):
+            m.d.sync += [
+                low.eq(excess * multiplier[:half]),
+                high.eq(excess * multiplier[half:]),
+                product_excess.eq(excess),
+                octaves_excess.eq(product_excess),
+                fraction.eq(octaves),
+                shift.eq(Mux(whole < self._weight_bits, whole, self._weight_bits)),
+            ]
+        replay.delay(m, "product")
+        replay.delay(m, "octaves")
+        table_weight = self._look_up(m, replay, octaves_excess)
+        replay.delay(m, "weight")
+        m.submodules.exp2 = exp2 = block_ram(
+            shape=self._weight_bits, depth=1 << DECAY_BITS, init=exponential(self._weight_bits))
+        exp2_read = exp2.read_port()
+        weight_shift = Signal.like(shift, reset_less=True)
+        weight = Signal(self._weight_bits, name="weight", reset_less=True)
+        m.d.comb += [exp2_read.addr.eq(fraction), exp2_read.en.eq(replay.advance)]
+        with m.If(replay.advance):
+            m.d.sync += [
+                weight_shift.eq(shift),
+                weight.eq(Mux(replay.step.command.rescore, exp2_read.data >> weight_shift,
+                              table_weight)),
+            ]
+        replay.present(m, "shifted")
+        return weight

@@ -1,5 +1,6 @@
 """The stream into a SoC core: packets of loads and queries, cut to what the core takes."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth import *
@@ -33,6 +34,15 @@ __all__ = ["InputStream", "beat_layout"]
 def beat_layout(data_bits: int) -> data.StructLayout:
     """Layout of a beat of an AXI4-Stream."""
     return data.StructLayout({"data": data_bits, "last": 1})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place in the packet."""
+
+    beat: Signal
+    column: Signal
+    head: Signal
 
 
 class InputStream(wiring.Component):
@@ -159,6 +169,7 @@ class InputStream(wiring.Component):
         beat = Signal(range(max(*beats.values(), exact_beats)))
         column = Signal(range(max(columns.values())))
         head = Signal(init=1)      # the row's or query's first unit is being taken
+        place = _Place(beat, column, head)
         is_head = Signal()         # and it is something else than those that follow
         has_rest = Signal()        # units follow it
         last_beat, last_column = Signal(), Signal()
@@ -185,7 +196,6 @@ class InputStream(wiring.Component):
         take = Signal()    # a beat goes on: one of the stream, or padding
         room = Signal()    # the unit before is gone, or going
         active = Signal()
-        touched = Signal() # some of the packet has come
         void = Signal()
         waiting = Signal() # a query is offered to the core, by registers of its own
         m.d.comb += self.void.eq(void)
@@ -196,50 +206,8 @@ class InputStream(wiring.Component):
             with m.If(row_end):
                 m.d.sync += [head.eq(1), column.eq(0)]
 
-        stop = self.clear | self.abandon
-        with m.FSM():
-            with m.State("Idle"):
-                m.d.sync += touched.eq(0)
-                with m.If(self.start):
-                    m.d.sync += void.eq(0)
-                    m.next = "Run"
-            with m.State("Run"):
-                m.d.comb += [active.eq(1), self.i.ready.eq(room & ~stop),
-                             take.eq(self.i.valid & self.i.ready), self.advance.eq(take & row_end)]
-                with m.If(stop):
-                    m.next = "End"
-                    with m.If(touched & ~self.abandon):
-                        m.next = "Drop"
-                with m.Elif(take):
-                    m.d.sync += touched.eq(1)
-                    with m.If(row_end & self.final):
-                        m.next = "Idle"
-                        with m.If(~self.i.p.last):
-                            m.d.comb += self.late.eq(1)
-                            m.next = "Drop"
-                    with m.Elif(self.i.p.last):
-                        m.d.comb += self.early.eq(1)
-                        m.next = "End"
-            with m.State("Drop"):
-                m.d.comb += [active.eq(1), self.dropping.eq(1), self.i.ready.eq(1)]
-                with m.If(self.abandon | (self.i.valid & self.i.p.last)):
-                    m.next = "End"
-            with m.State("End"):
-                m.d.comb += active.eq(1)
-                m.next = "Idle"
-                m.d.sync += [beat.eq(0), head.eq(1), column.eq(0)]
-                if unit is not None:
-                    with m.If((self.command == Command.QUERY) & ~head):
-                        m.d.sync += [beat.eq(beat), head.eq(0), column.eq(column)]
-                        m.next = "End"
-                        with m.If(~waiting): # a query before it is not void
-                            m.d.sync += void.eq(1)
-                            m.next = "Pad"
-            if unit is not None:
-                with m.State("Pad"):
-                    m.d.comb += [active.eq(1), take.eq(room)]
-                    with m.If(take & row_end):
-                        m.next = "Idle"
+        self._run(m, place, take=take, row_end=row_end, room=room, active=active, void=void,
+                  waiting=waiting)
 
         # ---- Handing units over.
         full = Signal()
@@ -299,3 +267,67 @@ class InputStream(wiring.Component):
                      for place, code in enumerate(self.o_query.payload)]
         m.d.comb += self.busy.eq(active | full | waiting)
         return m
+
+    def _run(self, m: Module, place: _Place, *, take: Signal, row_end: Signal, room: Signal,
+             active: Signal, void: Signal, waiting: Signal) -> None:
+        """Go through an operation's packet, beat by beat.
+
+        Parameters
+        ----------
+        take, active, void
+            To be driven: a beat goes on, one of the stream or padding; the packet is not at its
+            end; the query that is padded is not complete.
+        row_end
+            The beat is the last of its row or query.
+        room
+            A beat can go on.
+        waiting
+            A query is offered to the core.
+        """
+        pads = self._description.config.rescore is not None
+        touched = Signal() # some of the packet has come
+        stop = self.clear | self.abandon
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.sync += touched.eq(0)
+                with m.If(self.start):
+                    m.d.sync += void.eq(0)
+                    m.next = "Run"
+            with m.State("Run"):
+                m.d.comb += [active.eq(1), self.i.ready.eq(room & ~stop),
+                             take.eq(self.i.valid & self.i.ready), self.advance.eq(take & row_end)]
+                with m.If(stop):
+                    m.next = "End"
+                    with m.If(touched & ~self.abandon):
+                        m.next = "Drop"
+                with m.Elif(take):
+                    m.d.sync += touched.eq(1)
+                    with m.If(row_end & self.final):
+                        m.next = "Idle"
+                        with m.If(~self.i.p.last):
+                            m.d.comb += self.late.eq(1)
+                            m.next = "Drop"
+                    with m.Elif(self.i.p.last):
+                        m.d.comb += self.early.eq(1)
+                        m.next = "End"
+            with m.State("Drop"):
+                m.d.comb += [active.eq(1), self.dropping.eq(1), self.i.ready.eq(1)]
+                with m.If(self.abandon | (self.i.valid & self.i.p.last)):
+                    m.next = "End"
+            with m.State("End"):
+                m.d.comb += active.eq(1)
+                m.next = "Idle"
+                m.d.sync += [place.beat.eq(0), place.head.eq(1), place.column.eq(0)]
+                if pads:
+                    with m.If((self.command == Command.QUERY) & ~place.head):
+                        m.d.sync += [place.beat.eq(place.beat), place.head.eq(0),
+                                     place.column.eq(place.column)]
+                        m.next = "End"
+                        with m.If(~waiting): # a query before it is not void
+                            m.d.sync += void.eq(1)
+                            m.next = "Pad"
+            if pads:
+                with m.State("Pad"):
+                    m.d.comb += [active.eq(1), take.eq(room)]
+                    with m.If(take & row_end):
+                        m.next = "Idle"

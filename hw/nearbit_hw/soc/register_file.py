@@ -189,22 +189,7 @@ class RegisterFile(wiring.Component):
                         is_command.eq(register.name == "COMMAND")]
 
         # ---- Writing.
-        def is_given(start: int, stop: int) -> Value:
-            """Tell whether a bit from one number to another is written as 1."""
-            parts = [(max(start, lane), min(stop, lane + 8)) for lane in range(0, 32, 8)]
-            return Cat(bus.data[low:high].any() & bus.strobe[low // 8]
-                       for low, high in parts if low < high).any()
-
-        wide = Signal() # the value does not fit
-        limited = [*kept, registers["COMMAND"]]
-        beyond: dict[int, Value] = {32: C(0)} # some bit from there on is 1
-        for bits in sorted({register.bits for register in limited} - {32}, reverse=True):
-            beyond[bits] = is_given(bits, min(beyond)) | beyond[min(beyond)]
-        with m.Switch(low_word):
-            for register in limited:
-                with m.Case(register.address >> 2):
-                    m.d.comb += wide.eq(beyond[register.bits])
-
+        wide = self._is_wide(m, [*kept, registers["COMMAND"]], low_word)
         is_wrong_command = self._is_wrong_command(m, bus.data[:3])
         refusal = Signal(SocError)
         accepted = Signal()
@@ -300,7 +285,7 @@ class RegisterFile(wiring.Component):
                     m.d.comb += live_answer.eq(value)
         # An answer with an error may be anything. Of what is in the block of the command fields and
         # not in the RAM, the RAM has zeros.
-        sources = [
+        sources: list[tuple[Any, Value]] = [
             (~is_counter & (low_word < Address.CONTROL >> 2), rom),
             (is_counter, counters.value),
             (C(1), live_answer),
@@ -316,6 +301,26 @@ class RegisterFile(wiring.Component):
                                      | (counters.ready & (counters.index == word[:4])))),
         ]
         return m
+
+    def _is_wide(self, m: Module, limited: list[Register], word: Value) -> Signal:
+        """Tell whether what is written does not fit the register of a word."""
+        bus: Any = self.bus
+
+        def is_given(start: int, stop: int) -> Value:
+            """Tell whether a bit from one number to another is written as 1."""
+            parts = [(max(start, lane), min(stop, lane + 8)) for lane in range(0, 32, 8)]
+            return Cat(bus.data[low:high].any() & bus.strobe[low // 8]
+                       for low, high in parts if low < high).any()
+
+        wide = Signal() # the value does not fit
+        beyond: dict[int, Value] = {32: C(0)} # some bit from there on is 1
+        for bits in sorted({register.bits for register in limited} - {32}, reverse=True):
+            beyond[bits] = is_given(bits, min(beyond)) | beyond[min(beyond)]
+        with m.Switch(word):
+            for register in limited:
+                with m.Case(register.address >> 2):
+                    m.d.comb += wide.eq(beyond[register.bits])
+        return wide
 
     def _is_wrong_command(self, m: Module, command: Value) -> Value:
         """Tell whether an operation cannot be started."""

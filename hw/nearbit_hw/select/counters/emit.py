@@ -1,0 +1,328 @@
+"""Emit: a bank is read from its end, and the selected keys leave, one per cycle."""
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream
+from amaranth.utils import exact_log2
+
+from nearbit_hw.ram import block_ram
+from nearbit_hw.select.counters.banks import Banks, Sizes
+from nearbit_hw.stream_fifo import StreamFifo
+from nearbit_model.structure import EMIT_LATENCY, EMIT_WASTE
+
+
+__all__ = ["Emit"]
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The highest bit that is set: whether there is one, and others, its number, and it alone."""
+
+    any: Value
+    others: Value
+    number: Value
+    flag: Value
+
+
+def _last(m: Module, bits: Value, name: str) -> _Last:
+    """Find the highest bit that is set, of a power of two; by trees, as a chain is too slow."""
+    some: Value = bits
+    others: Value = Const(0, len(bits))
+    numbers: list[Value] = []
+    halves: list[Value] = []
+    while len(some) > 1:
+        low, high = some[0::2], some[1::2]
+        level = len(halves)
+        either = Signal(len(low), name=f"{name}_some_{level}")
+        both = Signal(len(low), name=f"{name}_others_{level}")
+        m.d.comb += [either.eq(low | high),
+                     both.eq(others[0::2] | others[1::2] | (low & high))]
+        numbers = list(high) if not numbers else [
+            Cat(Mux(upper, numbers[2 * node + 1], numbers[2 * node]), upper)
+            for node, upper in enumerate(high)]
+        halves.append(high)
+        some, others = either, both
+    masked: Value = Const(0, 1) # a higher bit is set
+    for level, high in reversed(list(enumerate(halves))):
+        mask = Signal(2 * len(high), name=f"{name}_masked_{level}")
+        m.d.comb += mask.eq(Cat(*(Cat(masked[node] | high[node], masked[node])
+                                  for node in range(len(high)))))
+        masked = mask
+    return _Last(some, others, numbers[0] if numbers else Const(0, 0), bits & ~masked)
+
+
+def _chosen(words: list[Value], flags: Value) -> Value:
+    """Give the word whose flag is set."""
+    masked = [word & flag.replicate(len(word)) for word, flag in zip(words, flags, strict=True)]
+    return reduce(or_, masked)
+
+
+class Emit:
+    """The query that is emitted.
+
+    It goes through a pipeline: the summaries of a group of words are read (`scan`, `row`), the
+    words of the group with a hit are fetched one by one (`hits`, `fetched`, with the registers
+    `held` as well), and the keys of a word leave one by one (`word`).
+
+    Attributes
+    ----------
+    query
+        What is known of it.
+    first_word
+        The number of its bank's first word.
+    busy, take, end
+        There is one; the next one starts; its last key is written to the queue of keys.
+    timer
+        Cycles until the last key may leave at the earliest.
+    remaining, quota
+        Keys that are still to leave, in all and of those at the threshold.
+    produce, consume
+        Places of the queue of keys that are written and read next.
+    """
+
+    def __init__(self, s: Sizes, banks: Banks, queue: StreamFifo):
+        self._s = s
+        self._banks = banks
+        self._queue = queue
+        self._next = queue.o.p
+        self._next_group = self._next.last_word[exact_log2(s.group):]
+        self.query: Any = Signal(s.emission, name="emitted", reset_less=True)
+        self.busy = Signal(name="emit_busy")
+        self.take = Signal(name="emit_take")
+        self.end = Signal(name="emit_end")
+        self._late = 3 * s.registers # one more, and two more words fetched in vain
+        self.timer = Signal(range(
+            s.times.emit_cycles(words=s.bank_words, selected=s.top_n) - s.registers))
+        self.remaining = Signal(s.selected_shape, reset_less=True)
+        self.quota = Signal(s.selected_shape, reset_less=True)
+        depth = s.times.key_depth
+        produce, consume = Signal(range(depth)), Signal(range(depth))
+        self.produce, self.consume = produce, consume
+        # Room for all keys of one more query.
+        self._room: Value = Signal(init=1) if s.registers else \
+            (produce - consume)[:len(produce)] <= s.times.queue_limit
+        self.first_word = Signal(s.first_shape, name="emitted_first", reset_less=True)
+        self._quota_left = Signal(name="quota_left", reset_less=True) # quota != 0
+
+        self._scan = Signal(range(s.bank_groups), name="scan", reset_less=True)
+        self._scan_valid = Signal(name="scan_valid")
+        self._row_valid = Signal(name="row_valid")
+        self._hits_valid = Signal(name="hits_valid")
+        self._hits_group = Signal.like(self._scan, name="hits_group", reset_less=True)
+        self._fetch_move = Signal(name="fetch_move")
+        self._fetched_valid = Signal(name="fetched_valid")
+        held_valid, spare_valid = Signal(), Signal()
+        self._held_valid, self._spare_valid = held_valid, spare_valid
+        self._word_move = Signal(name="word_move")
+        self._word_valid = Signal(name="word_valid")
+
+    def control(self, m: Module) -> None:
+        """Take the next query if there is room for all its keys."""
+        m.d.comb += [
+            self._banks.origin_read.addr.eq(self._next.bank),
+            self.take.eq(self._queue.o.valid & (~self.busy | self.end) & self._room),
+            self._queue.o.ready.eq(self.take),
+            self._banks.release.eq(self.end),
+        ]
+        with m.If(self.timer != 0):
+            m.d.sync += self.timer.eq(self.timer - 1)
+
+    def find_words(self, m: Module) -> Any:
+        """Read summaries, a group per cycle from the last one; gives the group's last hit."""
+        s, scan = self._s, self._scan
+        summary_read = self._banks.summary_read
+        scan_move = Signal()
+        row_group = Signal.like(scan, reset_less=True)
+        row_move = Signal()
+        m.d.comb += [
+            scan_move.eq(~self._row_valid | row_move),
+            summary_read.addr.eq(Cat(scan, self.query.bank)),
+            summary_read.en.eq(scan_move),
+        ]
+        with m.If(scan_move):
+            m.d.sync += [self._row_valid.eq(self._scan_valid), row_group.eq(scan),
+                         scan.eq(scan - 1)]
+            with m.If(scan == 0):
+                m.d.sync += self._scan_valid.eq(0)
+
+        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`).
+        sure, maybe = Signal(s.group, reset_less=True), Signal(s.group, reset_less=True)
+        hits = Signal(s.group)
+        m.d.comb += hits.eq(sure | (maybe & self._quota_left.replicate(s.group)))
+        last_hit = _last(m, hits, "hit")
+        m.d.comb += row_move.eq(
+            ~self._hits_valid | ~last_hit.any | (~last_hit.others & self._fetch_move))
+        threshold_low = self.query.threshold[:s.fine_bits]
+        with m.If(row_move):
+            m.d.sync += [self._hits_valid.eq(self._row_valid), self._hits_group.eq(row_group)]
+            for index in range(s.group):
+                bits = summary_read.data[index].as_value()
+                m.d.sync += [sure[index].eq(bits.bit_select(threshold_low, 1)),
+                             maybe[index].eq(bits[1:].bit_select(threshold_low, 1))]
+        with m.Elif(self._fetch_move):
+            m.d.sync += [sure.eq(sure & ~last_hit.flag), maybe.eq(maybe & ~last_hit.flag)]
+        return last_hit
+
+    def fetch_word(self, m: Module, last_hit: Any) -> tuple[Any, ...]:
+        """Fetch a word with a hit; gives whether there is one, its number and its keys."""
+        s, emit_read = self._s, self._banks.emit_read
+        hit, word_move = last_hit.number, self._word_move
+        fetched_valid, held_valid, spare_valid = (
+            self._fetched_valid, self._held_valid, self._spare_valid)
+        fetched_word = Signal(s.word_shape, reset_less=True)
+        fetched_move = Signal() if s.registers else word_move
+        m.d.comb += [
+            self._fetch_move.eq(~fetched_valid | fetched_move),
+            emit_read.addr.eq(Cat(hit, self._hits_group, self.query.bank)),
+            emit_read.en.eq(self._fetch_move),
+        ]
+        with m.If(self._fetch_move):
+            m.d.sync += [fetched_valid.eq(self._hits_valid & last_hit.any),
+                         fetched_word.eq(Cat(hit, self._hits_group))]
+        if not s.registers:
+            return fetched_valid, fetched_word, emit_read.data
+        # Whether the words behind move is a register: a second word may wait.
+        held_word, spare_word = (Signal.like(fetched_word, reset_less=True) for _ in range(2))
+        held_items, spare_items = (Signal(s.word_items, reset_less=True) for _ in range(2))
+        held_move = Signal()
+        m.d.comb += [fetched_move.eq(~spare_valid), held_move.eq(~held_valid | word_move)]
+        m.d.sync += spare_valid.eq(~held_move & (spare_valid | fetched_valid))
+        with m.If(fetched_move):
+            m.d.sync += [spare_word.eq(fetched_word), spare_items.eq(emit_read.data)]
+        with m.If(held_move):
+            m.d.sync += [
+                held_valid.eq(spare_valid | fetched_valid),
+                held_word.eq(Mux(spare_valid, spare_word, fetched_word)),
+                held_items.eq(Mux(spare_valid, spare_items, emit_read.data)),
+            ]
+        return held_valid, held_word, held_items
+
+    def find_keys(self, m: Module, found: tuple[Any, ...], o: stream.Interface) -> None:
+        """Write the selected keys of the words that are found to the queue of keys, from the last.
+
+        The last key of the query waits for the timer.
+        """
+        s, produce = self._s, self.produce
+        found_valid, found_word, found_items = found
+        word_valid, threshold = self._word_valid, self.query.threshold
+        word = Signal(s.word_shape, reset_less=True)
+        codes: Any = Signal(data.ArrayLayout(s.code_bits, s.lanes), reset_less=True)
+        nearer, level = Signal(s.lanes, reset_less=True), Signal(s.lanes, reset_less=True)
+        keys = Signal(s.lanes)
+        may_emit, emit_move = Signal(), Signal()
+        m.d.comb += keys.eq(nearer | (level & self._quota_left.replicate(s.lanes)))
+        key = _last(m, keys, "key")
+        m.d.comb += self._word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
+        with m.If(self._word_move):
+            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word)]
+            for lane in range(s.lanes):
+                source = found_items[lane]
+                m.d.sync += [
+                    codes[lane].eq(source.code),
+                    nearer[lane].eq((source.code < threshold) | source.forced),
+                    level[lane].eq((source.code == threshold) & ~source.forced),
+                ]
+        with m.Elif(emit_move):
+            m.d.sync += [nearer.eq(nearer & ~key.flag), level.eq(level & ~key.flag)]
+
+        m.submodules.keys = key_queue = block_ram(
+            shape=o.payload.shape(), depth=s.times.key_depth)
+        key_write, key_read = key_queue.write_port(), key_queue.read_port()
+        final = Signal()
+        m.d.comb += [
+            final.eq(self.remaining == 1),
+            may_emit.eq(~final | (self.timer == 0)),
+            emit_move.eq(word_valid & key.any & may_emit),
+            self.end.eq(emit_move & final),
+        ]
+        write = m.d.sync if s.registers else m.d.comb
+        write += [
+            key_write.addr.eq(produce),
+            key_write.data.index.eq(Cat(key.number, (word + self.first_word)[:len(word)])),
+            key_write.data.distance.eq(_chosen(list(codes), key.flag)),
+            key_write.data.last.eq(final),
+            key_write.en.eq(emit_move),
+        ]
+        with m.If(emit_move):
+            m.d.sync += [produce.eq(produce + 1), self.remaining.eq(self.remaining - 1)]
+            with m.If((level & key.flag).any()):
+                m.d.sync += [self.quota.eq(self.quota - 1),
+                             self._quota_left.eq(self.quota != 1)]
+        self._let_leave(m, key_read, emit_move, o)
+
+    def _let_leave(self, m: Module, key_read: Any, emit_move: Signal, o: stream.Interface) -> None:
+        """Let the keys in the queue leave, if they may.
+
+        Keys before `limit` may. In the worst case the last m keys are found in the last m cycles of
+        the timer; from then on nothing can be late.
+        """
+        s, produce, consume = self._s, self.produce, self.consume
+        limit, limit_written = Signal.like(produce), Signal.like(produce)
+        write = m.d.sync if s.registers else m.d.comb
+        write += limit_written.eq(limit)
+        if s.gapless:
+            own_keys = Signal.like(produce, reset_less=True) # where those of the query begin
+            may_leave = Signal(init=1)
+            wait = Signal(range(s.bank_groups + EMIT_LATENCY + self._late), reset_less=True)
+            m.d.comb += limit.eq(Mux(may_leave, produce, own_keys))
+            with m.If(wait == 0):
+                m.d.sync += may_leave.eq(1)
+            with m.Else():
+                m.d.sync += wait.eq(wait - 1)
+            with m.If(self.take):
+                m.d.sync += [
+                    may_leave.eq(0), own_keys.eq(produce + emit_move),
+                    wait.eq(self._next_group + (EMIT_LATENCY + EMIT_WASTE - 3 + self._late))]
+        else:
+            m.d.comb += limit.eq(produce)
+
+        advance, leave = Signal(), Signal()
+        m.d.comb += [
+            leave.eq(limit_written != consume),
+            advance.eq(~o.valid | o.ready),
+            key_read.addr.eq(consume),
+            key_read.en.eq(advance),
+            o.payload.eq(key_read.data),
+        ]
+        with m.If(advance):
+            m.d.sync += [o.valid.eq(leave), consume.eq(consume + leave)]
+        if s.registers:
+            # Known a cycle ahead but for whether a key comes and whether one leaves.
+            room: Any = self._room
+            queue_limit = s.times.queue_limit
+            waiting = Signal.like(produce)
+            left = Signal()
+            m.d.comb += left.eq(advance & leave)
+            with m.If(emit_move & ~left):
+                m.d.sync += [waiting.eq(waiting + 1), room.eq(waiting < queue_limit)]
+            with m.Elif(left & ~emit_move):
+                m.d.sync += [waiting.eq(waiting - 1), room.eq(waiting <= queue_limit + 1)]
+
+    def start(self, m: Module) -> None:
+        """Start with the next query; what was fetched ahead of the last key is of no use to it."""
+        origin = self._banks.origin_read.data
+        with m.If(self.end | ~self.busy):
+            m.d.sync += [self._scan_valid.eq(0), self._row_valid.eq(0), self._hits_valid.eq(0),
+                         self._fetched_valid.eq(0), self._word_valid.eq(0)]
+            if self._s.registers:
+                m.d.sync += [self._held_valid.eq(0), self._spare_valid.eq(0)]
+        with m.If(self.end):
+            m.d.sync += self.busy.eq(0)
+        with m.If(self.take):
+            m.d.sync += [
+                self.query.eq(self._next),
+                self.busy.eq(1),
+                self.remaining.eq(origin.selected),
+                self.first_word.eq(origin.first_word),
+                self.quota.eq(-self._next.missing),
+                self._quota_left.eq(self._next.missing != 0),
+                # The timer is seen one cycle later, and the key presented two after its end.
+                self.timer.eq(self._next_group + origin.selected
+                              + (EMIT_LATENCY + EMIT_WASTE - 4 + self._late)),
+                self._scan.eq(self._next_group),
+                self._scan_valid.eq(1),
+            ]

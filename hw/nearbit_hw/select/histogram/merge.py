@@ -1,0 +1,130 @@
+"""Merge: the bins in ascending order, summed over the lanes, until there are enough keys."""
+
+from typing import Any
+
+from amaranth import *
+
+from nearbit_hw.pipeline import delay_control
+from nearbit_hw.select.histogram.sizes import Sizes, Strobes
+
+
+__all__ = ["Merge", "add_lanes", "add_pair", "any_of"]
+
+
+class Merge:
+    """The query that is merged.
+
+    Attributes
+    ----------
+    unmerged
+        Queries that were taken and need their bins still.
+    bins
+        Bins that are read of each lane's memories, one after another.
+    bin, busy
+        The one that is read, if any is.
+    merging
+        From the start of merging a query until it is handed over.
+    real
+        No more is to be cleared after reset, when all bins are, as if queries had been counted.
+    boot
+        How often that is still to begin.
+    settled
+        The last word of a query has been counted.
+    missing, threshold, found
+        Minus the keys that the bins below the threshold lack; the threshold; whether it is one.
+    """
+
+    def __init__(self, sizes: Sizes, *, bins: int):
+        limit = sizes.times.limit
+        self.unmerged = Signal(range(limit + 1), init=limit)
+        self.bins = bins
+        self.bin = Signal(range(bins), name="bin_")
+        self.busy = Signal(name="bin_busy")
+        self.merging = Signal()
+        self.real = Signal(name="merge_real")
+        self.boot = Signal(range(limit + 1), init=limit)
+        self.settled: Value = Const(0)
+        self.missing = Signal(sizes.missing_shape, reset_less=True)
+        self.threshold = Signal(sizes.distance_bits, reset_less=True)
+        self.found = Signal(reset_less=True)
+
+    def search(self, m: Module, strobes: Strobes, *, small: Value, many: Value, level: int,
+               is_whole: Value, frees: Value) -> None:
+        """Look for the threshold: the first bin that brings the sum to what is missing.
+
+        Parameters
+        ----------
+        small, many
+            Keys of a distance, and whether they are more than `small` can say.
+        level
+            Registers from a bin that was read to them.
+        is_whole
+            Whether with the bin that is read all keys of its distance are.
+        frees
+            Whether a query's bins are free again.
+        """
+        add = delay_control(m, is_whole, level + 1, "add")
+        merge_end = Signal()
+        m.d.comb += merge_end.eq(self.busy & (self.bin == self.bins - 1))
+        merged = delay_control(m, merge_end, level + 2, "merged")
+        less = Signal.like(self.missing, name="less")
+        m.d.comb += less.eq(self.missing + small)
+        with m.If(add & ~self.found):
+            with m.If(many | ~less[-1]):
+                m.d.sync += self.found.eq(1)
+            with m.Else():
+                m.d.sync += [self.missing.eq(less), self.threshold.eq(self.threshold + 1)]
+        with m.If(merge_end):
+            m.d.sync += [self.busy.eq(0), self.bin.eq(0)]
+        with m.Elif(self.busy):
+            m.d.sync += self.bin.eq(self.bin + 1)
+        with m.If(merged):
+            m.d.sync += strobes.merge_ready.eq(1)
+        with m.If(strobes.hand):
+            m.d.sync += [strobes.merge_ready.eq(0), self.merging.eq(0)]
+        with m.If(strobes.merge_start):
+            m.d.sync += [self.merging.eq(1), self.busy.eq(1)]
+            with m.If(self.boot != 0):
+                m.d.sync += self.boot.eq(self.boot - 1)
+        with m.If(self.real):
+            m.d.sync += self.unmerged.eq(self.unmerged + strobes.claim - frees)
+        with m.Elif(strobes.hand & (self.boot == 0)):
+            m.d.sync += [self.unmerged.eq(0), self.real.eq(1)]
+
+
+def add_pair(m: Module, sizes: Sizes, terms: list[Value], name: str
+             ) -> tuple[Value, list[Value]]:
+    """Add one or two counts in a register; give their sum, and the bits beyond what matters."""
+    bits = max(map(len, terms))
+    total = Signal(bits + (len(terms) > 1), name=name, reset_less=True)
+    m.d.sync += total.eq(sum(terms, Const(0, 1)))
+    return total[:sizes.enough_bits], list(total[sizes.enough_bits:])
+
+
+def any_of(m: Module, terms: list[Value], name: str) -> list[Value]:
+    """Tell in a register whether any bit is set; nothing of no bits."""
+    found = Signal(name=name, reset_less=True)
+    m.d.sync += found.eq(Cat(terms).any())
+    return [found] if terms else []
+
+
+def add_lanes(m: Module, sizes: Sizes, counts: list[Any], level: int
+              ) -> tuple[Value, list[Value], int]:
+    """Add the lanes' counts of a bin, registered at each level.
+
+    Gives the sum, bits of which any says that it is `enough` anyway, and the levels, to which the
+    given ones are added.
+    """
+    small: list[Value] = [Cat(term.low, term.high) for term in counts]
+    many: list[Value] = [term.enough for term in counts] if len(counts[0].enough) else []
+    while len(small) > 1:
+        sums: list[Value] = []
+        over: list[Value] = []
+        for start in range(0, len(small), 2):
+            total, bits = add_pair(m, sizes, small[start:start + 2], f"sum_{level}_{start}")
+            sums.append(total)
+            over += bits
+        for start in range(0, len(many), 4):
+            over += any_of(m, many[start:start + 4], f"many_{level}_{start}")
+        small, many, level = sums, over, level + 1
+    return small[0], many, level

@@ -1,0 +1,203 @@
+"""Two queries at a time in each half: one is counted while another is merged."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, memory
+from amaranth.utils import ceil_log2
+
+from nearbit_hw.pipeline import delay, delay_control
+from nearbit_hw.select.histogram.count import Counter, Marks
+from nearbit_hw.select.histogram.design import Design
+from nearbit_hw.select.histogram.merge import add_lanes
+from nearbit_hw.select.histogram.sizes import Strobes
+
+
+__all__ = ["Overlapped"]
+
+
+class Overlapped(Design):
+    """A query is counted while the one before is merged, and scanned while the one before leaves.
+
+    A lane has two memories of bins, and words go to the one and the other in turn. One port of a
+    memory counts while the other merges the query before, in the other half; the ports never meet,
+    as their addresses differ in a bit that is the inverse of the other's.
+    """
+
+    @property
+    def bins(self) -> int:
+        return self.sizes.key_bits
+
+    @property
+    def code_bits(self) -> int:
+        return self.sizes.distance_bits
+
+    @property
+    def item(self) -> data.StructLayout:
+        return data.StructLayout({"code": self.code_bits, "normal": 1, "forced": 1})
+
+    def take(self, m: Module, strobes: Strobes, ready: Value, *, asked: Any, counted: Any) -> Any:
+        """One waits in `waiting` while the query before it is still counted."""
+        room = Signal()
+        m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
+        waiting: Any = Signal(self.sizes.query, reset_less=True)
+        waiting_valid, counted_valid = Signal(), Signal()
+        m.d.comb += [
+            ready.eq(room & ~waiting_valid),
+            strobes.load.eq((strobes.finish | ~counted_valid) & waiting_valid),
+        ]
+        with m.If(strobes.claim):
+            m.d.sync += [waiting.eq(asked), waiting_valid.eq(1)]
+        with m.Elif(strobes.load):
+            m.d.sync += waiting_valid.eq(0)
+        with m.If(strobes.load):
+            m.d.sync += counted_valid.eq(1)
+        with m.Elif(strobes.finish):
+            m.d.sync += counted_valid.eq(0)
+        return waiting
+
+    def count(self, m: Module, strobes: Strobes, marks: Marks, distances: list[Value]
+              ) -> tuple[list[Any], list[Signal]]:
+        lanes, distance_bits = self.sizes.lanes, self.sizes.distance_bits
+        merge = self.merge
+        counter = Counter(self.sizes, clears=True)
+        stored = [Signal(distance_bits, name=f"stored_{lane}", reset_less=True)
+                  for lane in range(lanes)]
+        turn = Signal()
+        counts: list[Any] = []
+        with m.If(strobes.arrive):
+            m.d.sync += turn.eq(~turn)
+        count_bank, merge_bank = Signal(), Signal()
+        with m.If(strobes.finish):
+            m.d.sync += count_bank.eq(~count_bank)
+        with m.If(strobes.merge_start):
+            m.d.sync += merge_bank.eq(~merge_bank)
+        for lane in range(lanes):
+            m.d.sync += stored[lane].eq(distances[lane])
+        for name, mine in [("even", ~turn), ("odd", turn)]:
+            take = Signal(name=f"take_{name}")
+            own_bank = Signal(name=f"bank_{name}")
+            m.d.comb += take.eq(strobes.arrive & mine)
+            # The other port has the other half from the start of merging on.
+            with m.If(strobes.merge_start):
+                m.d.sync += own_bank.eq(~merge_bank)
+            with m.Elif(take):
+                m.d.sync += own_bank.eq(count_bank)
+            taken = delay_control(m, take, 1, f"taken_{name}")
+            write = Signal(lanes, name=f"write_{name}")
+            with m.If(taken):
+                m.d.sync += write.eq(marks.normal)
+            with m.Else():
+                m.d.sync += write.eq(0)
+            for lane in range(lanes):
+                # Without the attribute no_rw_check: a bin is read while it is cleared.
+                bins_ram: Any = memory.Memory(
+                    shape=counter.layout, depth=2 << distance_bits, init=[],
+                    attrs={"ram_style": "block"})
+                m.submodules[f"bins_{name}_{lane}"] = bins_ram
+                address = Signal(distance_bits, name=f"bin_{name}_{lane}", reset_less=True)
+                with m.If(take):
+                    m.d.sync += address.eq(distances[lane])
+                count_read, count_write = bins_ram.read_port(), bins_ram.write_port()
+                merge_read, clear = bins_ram.read_port(), bins_ram.write_port()
+                m.d.comb += [
+                    count_read.addr.eq(Cat(address, own_bank)),
+                    count_write.addr.eq(Cat(address, own_bank)),
+                    count_write.data.eq(counter.add_one(m, count_read.data)),
+                    count_write.en.eq(write[lane]),
+                    merge_read.addr.eq(Cat(merge.bin[:distance_bits],
+                                           Const(0, distance_bits - len(merge.bin)), ~own_bank)),
+                    clear.addr.eq(merge_read.addr),
+                    clear.data.eq(counter.cleared),
+                    clear.en.eq(merge.busy),
+                ]
+                counts.append(merge_read.data)
+        return counts, stored
+
+    def add(self, m: Module, counts: list[Any]) -> tuple[Value, list[Value], int]:
+        # Block RAM is slow, and so wide that it is far from the adders.
+        counts = [delay(m, count, 1, f"count_{index}") for index, count in enumerate(counts)]
+        return add_lanes(m, self.sizes, counts, 1)
+
+    def is_whole(self) -> Value:
+        return self.merge.busy
+
+    def frees(self, strobes: Strobes) -> Value:
+        return strobes.hand
+
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
+                    ) -> tuple[Value, Value]:
+        """The next query may be counted before this one is merged, and is `pending` then."""
+        merge, word, word_bits = self.merge, marks.word, self.sizes.word_bits
+        pending = Signal()
+        pending_missing, pending_word, pending_first = (
+            Signal.like(value, name=name, reset_less=True) for value, name in (
+                (merge.missing, "pending_missing"), (word, "pending_word"),
+                (word, "pending_first")))
+        merge_word = Signal(word_bits, reset_less=True)
+        merge_first = Signal(word_bits, reset_less=True)
+        settled_missing = delay(m, counted.missing, 1, "settled_missing")
+        settled_word = delay(m, word, 1, "settled_word")
+        settled_first = delay(m, counted.first_word, 1, "settled_first")
+        m.d.comb += strobes.merge_start.eq(
+            (pending | (merge.boot != 0)) & (~merge.merging | strobes.hand))
+        with m.If(strobes.merge_start):
+            m.d.sync += [
+                merge.threshold.eq(0), merge.found.eq(0), merge.missing.eq(pending_missing),
+                merge_word.eq(pending_word), merge_first.eq(pending_first),
+            ]
+            with m.If(merge.boot == 0):
+                m.d.sync += pending.eq(0)
+        with m.If(merge.settled):
+            m.d.sync += [
+                pending.eq(1), pending_missing.eq(settled_missing),
+                pending_word.eq(settled_word), pending_first.eq(settled_first),
+            ]
+        return merge_word, merge_first
+
+    def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
+        """A mark of its own for what is out costs a bit, and saves logic."""
+        m.d.comb += [item.code.eq(distance), item.normal.eq(normal), item.forced.eq(forced)]
+
+    def is_normal(self, item: Any) -> Value:
+        return item.normal
+
+    def hit_depth(self, most: int) -> int:
+        return 1 << ceil_log2(2 * most)
+
+    def start_emit(self, m: Module, strobes: Strobes, *, ended: Value, produce: Signal,
+                   first: Signal, is_free: Value, take: Signal) -> tuple[Value, Value]:
+        """A query may wait until the one before has left."""
+        emit_wait = Signal()
+        wait_end = Signal.like(produce, name="wait_end", reset_less=True)
+        wait_first = Signal(self.sizes.word_bits, reset_less=True)
+        m.d.comb += take.eq(emit_wait & is_free)
+        with m.If(ended):
+            m.d.sync += [emit_wait.eq(1), wait_end.eq(produce), wait_first.eq(first)]
+        with m.Elif(take):
+            m.d.sync += emit_wait.eq(0)
+        return wait_end, wait_first
+
+    def read_hits(self, m: Module, emit: Any) -> list[Value]:
+        """The distances are read from a memory of their own, as the bank is being scanned."""
+        hits = emit.hits
+        hit_base = hits.read.data.word + emit.first
+        fetch_valid, fetch_move = Signal(), Signal()
+        fetch_last, fetch_keys, fetch_base = (
+            Signal.like(value, name=name, reset_less=True) for value, name in (
+                (emit.group_last, "fetch_last"), (emit.group_keys, "fetch_keys"),
+                (emit.group_base, "fetch_base")))
+        m.d.comb += [
+            fetch_move.eq(~fetch_valid | emit.group_move),
+            emit.hit_move.eq(~emit.hit_valid | fetch_move),
+            emit.distances.addr.eq(Cat(hits.read.data.word, emit.bank)),
+            emit.distances.en.eq(fetch_move),
+        ]
+        with m.If(fetch_move):
+            m.d.sync += [fetch_valid.eq(emit.hit_valid), fetch_last.eq(emit.hit_last),
+                         fetch_keys.eq(hits.read.data.keys), fetch_base.eq(hit_base)]
+        with m.If(emit.group_move):
+            m.d.sync += [emit.group_valid.eq(fetch_valid), emit.group_last.eq(fetch_last),
+                         emit.group_keys.eq(fetch_keys), emit.group_base.eq(fetch_base),
+                         emit.held.eq(emit.distances.data)]
+        return [emit.held[lane] for lane in range(self.sizes.group)]
