@@ -23,8 +23,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.score.popcount import XorPopcount
-from nearbit_hw.tree import tree_latency
 from nearbit_hw.verilog import generate
+from nearbit_model.structure import tree_latency
 from nearbit_sim.netlist import SYNTHESIS, run_script
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from nearbit.cycles import Workload, check, differences, measure
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
+from nearbit_model.transfers import Plan
 from nearbit_sim import simulation
 from nearbit_sim.compiled import compiler
 
@@ -99,9 +100,10 @@ def long_context() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache, \
             mock.patch.dict(os.environ, NEARBIT_CACHE_DIR=cache):
         building = time.perf_counter()
-        hardware = simulation.run(golden.prepared)
+        plan = Plan(golden.prepared)
+        hardware = simulation.run(plan)
         build_seconds = time.perf_counter() - building - hardware.seconds
-    prediction = simulation.predict(golden.prepared)
+    prediction = plan.predict()
     wrong_cycles = differences(prediction.timeline, hardware.outcome)
     wrong_bits = hardware.difference(golden)
     seconds = time.perf_counter() - started

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from nearbit_model.config import Config
-from nearbit_model.prepare import Prepared, prepare
+from nearbit_model.prepare import prepare
+from nearbit_model.transfers import HardwareAttention, Plan
 from nearbit_sim import simulation
 from nearbit_sim.compiled import compiler
 
@@ -38,11 +39,12 @@ SHORT, LONG = 10, 3000 # queries
 REPEATS = 3
 
 
-def problem(config: Config, queries: int) -> Prepared:
+def problem(config: Config, queries: int) -> Plan:
     rng = np.random.default_rng(SEED)
-    return prepare(rng.standard_normal((1, queries, config.key_bits)),
-                   rng.standard_normal((1, config.capacity, config.key_bits)),
-                   rng.standard_normal((1, config.capacity, config.value_dim)), config, n=N)
+    return Plan(prepare(
+        rng.standard_normal((1, queries, config.key_bits)),
+        rng.standard_normal((1, config.capacity, config.key_bits)),
+        rng.standard_normal((1, config.capacity, config.value_dim)), config, n=N))
 
 
 def version(command: list[str]) -> str:
@@ -53,7 +55,7 @@ def version(command: list[str]) -> str:
 def measure() -> dict[str, Any]:
     config = Config.preset(PRESET)
     short, long = problem(config, SHORT), problem(config, LONG)
-    runs: dict[str, list[simulation.Simulation]] = {"compiled": [], "icarus": []}
+    runs: dict[str, list[HardwareAttention]] = {"compiled": [], "icarus": []}
     first = simulation.run(short, engine="compiled")
     for _ in range(REPEATS):
         runs["compiled"].append(simulation.run(long, engine="compiled"))

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
+from nearbit_model.errors import NearbitError
+from nearbit_model.structure import BANKS
 
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ MODEL = "area.json"
 """The coefficients, made by benchmarks/area.py."""
 
 
-class AreaError(ValueError):
+class AreaError(NearbitError, ValueError):
     """What cannot be estimated; the message is one sentence."""
 
 
@@ -115,7 +117,7 @@ def _histograms(config: Config) -> dict[str, float]:
                 "lanes": lanes,
                 "pass lanes": wide * code,              # comparisons with the threshold
                 "positions": _bits(config.capacity),
-                "group": min(4, lanes) * code,          # of which a key is emitted
+                "group": config.histogram_times(0).group * code, # of which a key is emitted
                 "groups": wide > 4}.items():
             total[f"{name} {term}"] += value
     return total
@@ -126,7 +128,7 @@ def _top_n(config: Config) -> dict[str, float]:
         return _histograms(config)
     total: dict[str, float] = {}
     lanes, wide = config.lanes, config.pass_lanes
-    group = max(8, wide // lanes)
+    group = config.counter_times.group
     for largest in _selected_bits(config):
         code, coarse, fine = _digits(largest)
         counter = _bits(config.top_n) + 1
@@ -150,10 +152,10 @@ def _histogram_memories(config: Config) -> list[tuple[int, int]]:
     found = []
     overlap = config.selection == "histograms"
     lanes, wide = config.lanes, config.pass_lanes
-    ratio, group = wide // lanes, min(4, lanes)
-    groups, words = wide // group, config.capacity // lanes
+    times = config.histogram_times(0)
+    ratio, group, groups, banks = wide // lanes, times.group, times.groups, times.banks
+    words = config.capacity // lanes
     word_bits = max(_bits(words - 1), _bits(ratio - 1) + 1)
-    banks = 4 if overlap else 1
     for largest in _selected_bits(config):
         counter = _bits(min(-(-words // 2), config.top_n)) + 1
         found += [(counter, 2 << _bits(largest))] * (lanes * (2 if overlap else 1))
@@ -176,15 +178,16 @@ def _top_n_memories(config: Config) -> list[tuple[int, int]]:
         return _histogram_memories(config)
     found = []
     lanes, ratio = config.lanes, config.pass_lanes // config.lanes
-    group = max(8, ratio)
+    group = config.counter_times.group
     words = -(-config.capacity // lanes // group) * group
     bank = 1 << _bits(words - 1)
     for largest in _selected_bits(config):
         code, _, fine = _digits(largest)
-        queue = 1 << _bits(config.top_n + 1)
+        queue = config.counter_times.key_depth
         # Each word of a row that is read wide is written alone.
-        found += [((code + 1) * lanes, 3 * bank // ratio)] * ratio
-        found += [((code + 1) * lanes, 3 * bank), (group * (fine + 2), 3 * -(-bank // group)),
+        found += [((code + 1) * lanes, BANKS * bank // ratio)] * ratio
+        found += [((code + 1) * lanes, BANKS * bank),
+                  (group * (fine + 2), BANKS * -(-bank // group)),
                   (_bits(config.capacity - 1) + _bits(largest) + 1, queue)]
     return found
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nearbit_model.config import Config
 
 
-__all__ = ["BOARDS", "board_list", "choose", "find_board", "show_boards", "show_build"]
+__all__ = ["BOARDS", "baud_of", "board_list", "choose", "find_board", "show_boards", "show_build"]
 
 
 _MOST_CLOCK = 400.0
@@ -33,8 +33,7 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
     """
     if clock is not None and not 0 < clock <= _MOST_CLOCK:
         raise BoardError(f"--clock is in MHz, above 0 and at most {_MOST_CLOCK:g}, not {clock:g}")
-    if baud is not None and not _LEAST_BAUD <= baud <= _MOST_BAUD:
-        raise BoardError(f"--baud must be from {_LEAST_BAUD} to {_MOST_BAUD}, not {baud}")
+    _check_baud(baud)
     if (name is None) == (platform is None):
         raise BoardError("--board or --platform must be given, and not both; 'nearbit boards' "
                          "lists the boards")
@@ -59,6 +58,28 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
     board = dataclasses.replace(board, **changes)
     board.check()
     return board
+
+
+def baud_of(name: str | None, baud: int | None) -> int:
+    """Bits in a second at a port: those that are given, else those of the board.
+
+    Raises
+    ------
+    BoardError
+        A rate that cannot be, an unknown board, or neither of both.
+    """
+    _check_baud(baud)
+    board = None if name is None else find_board(name)
+    if baud is not None:
+        return baud
+    if board is None:
+        raise BoardError("--port needs --board, or --baud for what the bitstream was built with")
+    return board.baud
+
+
+def _check_baud(baud: int | None) -> None:
+    if baud is not None and not _LEAST_BAUD <= baud <= _MOST_BAUD:
+        raise BoardError(f"--baud must be from {_LEAST_BAUD} to {_MOST_BAUD}, not {baud}")
 
 
 def _with_leds(board: Board) -> Board:

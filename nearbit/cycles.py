@@ -12,10 +12,11 @@ from rich.table import Table
 
 from nearbit_model.config import MULTIPLIER_BITS, Config, fitting_preset
 from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict, steady
+from nearbit_model.errors import NearbitError
 
 
 if TYPE_CHECKING:
-    from nearbit_sim.program import Outcome, Progress
+    from nearbit_model.transfers.program import Outcome, Progress
 
 
 __all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "check_clock",
@@ -40,7 +41,7 @@ _CLOCKS = (0.001, 100_000.0)
 _SEED = 1
 
 
-class WorkloadError(ValueError):
+class WorkloadError(NearbitError, ValueError):
     """A workload that the configuration cannot run; the message is one sentence."""
 
 
@@ -294,7 +295,7 @@ def differences(predicted: Timeline, found: "Outcome") -> list[str]:
 def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str = "compiled",
           progress: "Progress | None" = None) -> Check:
     """Simulate a workload with random keys and compare it with its prediction."""
-    from nearbit_sim.program import Program
+    from nearbit_model.transfers.program import Program
     from nearbit_sim.simulation import core_engine
 
     hardware = core_engine(config, engine)

@@ -13,7 +13,7 @@ from nearbit_model.attention import ORIGINS
 
 
 if TYPE_CHECKING:
-    from nearbit_sim import Simulation
+    from nearbit_model.transfers import HardwareAttention
 
 
 __all__ = ["HeadExplanation", "KeyExplanation", "Maps", "QueryExplanation", "explain"]
@@ -149,13 +149,13 @@ class HeadExplanation:
     queries: Sequence[QueryExplanation]
 
 
-def explain(tensors: Tensors, hardware: "Simulation") -> list[HeadExplanation]:
+def explain(tensors: Tensors, hardware: "HardwareAttention") -> list[HeadExplanation]:
     """Explain what the hardware answered, head by head."""
     return [_explain_head(tensors, hardware, head, weights)
             for head, weights in _exact_weights(tensors, hardware)]
 
 
-def _exact_weights(tensors: Tensors, hardware: "Simulation"
+def _exact_weights(tensors: Tensors, hardware: "HardwareAttention"
                    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Give each head and its weights in exact attention, [queries, tokens]."""
     queries = len(tensors.queries)
@@ -166,7 +166,7 @@ def _exact_weights(tensors: Tensors, hardware: "Simulation"
             yield head, weights
 
 
-def _explain_head(tensors: Tensors, hardware: "Simulation", head: int,
+def _explain_head(tensors: Tensors, hardware: "HardwareAttention", head: int,
                   weights: NDArray[np.float32]) -> HeadExplanation:
     prepared = hardware.prepared
     indices, distances = hardware.selected[head], hardware.distances[head]
@@ -214,7 +214,7 @@ def _explain_head(tensors: Tensors, hardware: "Simulation", head: int,
         maps=_maps(tensors, prepared.counts, indices, valid, shares, weights))
 
 
-def _score(hardware: "Simulation", head: int, query: int, place: int) -> float | None:
+def _score(hardware: "HardwareAttention", head: int, query: int, place: int) -> float | None:
     """A key's exact score as a logit: that of which the softmax is made."""
     operands = hardware.prepared.exact
     if operands is None or hardware.scores is None:

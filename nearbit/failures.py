@@ -26,6 +26,10 @@ def of_the_machine(error: BaseException) -> str | None:
     """Give the sentence for what this machine lacks; None if that is not what is wrong."""
     if isinstance(error, MemoryError):
         return "the memory of this machine is not enough for this; try it with less at a time"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "nearbit").startswith(
+            "nearbit"):
+        return (f"this needs the module {error.name}, which is not installed; install Nearbit with "
+                f"all that it needs: pip install nearbit")
     if not isinstance(error, OSError):
         return None
     said = error.strerror or str(error)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nearbit_model.errors import NearbitError
+
 
 __all__ = ["OutputError", "OutputFile", "output_folder"]
 
@@ -15,7 +17,7 @@ __all__ = ["OutputError", "OutputFile", "output_folder"]
 _FULL = {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC}
 
 
-class OutputError(OSError):
+class OutputError(NearbitError, OSError):
     """A file that cannot be written; the message is one sentence that names it."""
 
 
@@ -38,7 +40,8 @@ class OutputFile:
     def __init__(self, path: Path, keep: Sequence[Path] = (),
                  apart: Sequence["OutputFile | None"] = ()) -> None:
         """Check that a file of this name can be made, by making one beside it."""
-        self._shown = path
+        self.path = path
+        """The name that was asked for."""
         # Through a symbolic link: the file that it points to is replaced, not the link. Not
         # Path.resolve, which before Python 3.13 stumbles over links in a circle.
         self._path = Path(os.path.realpath(path))
@@ -57,16 +60,16 @@ class OutputFile:
     def _check(self, keep: Sequence[Path], apart: Sequence["OutputFile | None"]) -> None:
         path = self._path
         if path.is_dir():
-            raise OutputError(f"cannot write {self._shown}: it is a directory")
+            raise OutputError(f"cannot write {self.path}: it is a directory")
         if os.path.lexists(path) and not path.is_file():
             path.stat() # links in a circle
-            raise OutputError(f"cannot write {self._shown}: it is not a regular file")
+            raise OutputError(f"cannot write {self.path}: it is not a regular file")
         if any(_is_same(path, Path(os.path.realpath(each))) for each in keep):
-            raise OutputError(f"cannot write {self._shown}: it is an input")
+            raise OutputError(f"cannot write {self.path}: it is an input")
         if any(each is not None and _is_same(path, each._path) for each in apart):
-            raise OutputError(f"cannot write {self._shown}: it is another output, too")
+            raise OutputError(f"cannot write {self.path}: it is another output, too")
         if path.exists() and not os.access(path, os.W_OK):
-            raise OutputError(f"cannot write {self._shown}: {os.strerror(errno.EACCES)}")
+            raise OutputError(f"cannot write {self.path}: {os.strerror(errno.EACCES)}")
 
     @contextmanager
     def write(self) -> Iterator[Path]:
@@ -90,7 +93,7 @@ class OutputFile:
             self._temporary.unlink(missing_ok=True)
 
     def _cannot(self, error: OSError) -> str:
-        return f"cannot write {self._shown}: {error.strerror or error}"
+        return f"cannot write {self.path}: {error.strerror or error}"
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -5,6 +5,8 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from nearbit_model.errors import NearbitError
+
 
 __all__ = ["IndexListError", "parse"]
 
@@ -14,7 +16,7 @@ _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
 
 
-class IndexListError(ValueError):
+class IndexListError(NearbitError, ValueError):
     """A list of indices that cannot be understood; the message is one sentence."""
 
 

@@ -18,7 +18,7 @@ from nearbit.tensors import Tensors
 
 
 if TYPE_CHECKING:
-    from nearbit_sim.simulation import Prediction, Simulation
+    from nearbit_model.transfers import HardwareAttention, Prediction
 
 
 __all__ = ["render"]
@@ -46,7 +46,7 @@ class _Section:
     queries: Sequence[QueryExplanation]
 
 
-def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "Simulation",
+def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "HardwareAttention",
            prediction: "Prediction", codes: str = "") -> str:
     """Make the page; the same inputs give the same text.
 
@@ -134,7 +134,7 @@ def _left_out(tensors: Tensors, explained: Sequence[HeadExplanation],
     return notes
 
 
-def _conditions(file: str, source: str, tensors: Tensors, hardware: "Simulation", codes: str
+def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAttention", codes: str
                 ) -> list[tuple[str, str]]:
     prepared = hardware.prepared
     config = prepared.config

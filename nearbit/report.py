@@ -14,10 +14,11 @@ from rich.table import Table
 from nearbit.tensors import Tensors
 from nearbit_model import exact
 from nearbit_model.attention import Attention
+from nearbit_model.comparison import differing
 
 
 if TYPE_CHECKING:
-    from nearbit_sim import Simulation
+    from nearbit_model.transfers import HardwareAttention
 
 
 __all__ = ["HeadPart", "Mismatch", "Part", "Report", "compare", "first_mismatch", "show"]
@@ -41,7 +42,7 @@ class Mismatch:
                 f"golden model {self.golden}")
 
 
-def first_mismatch(hardware: "Simulation", golden: Attention, head: int,
+def first_mismatch(hardware: "HardwareAttention", golden: Attention, head: int,
                    queries: NDArray[np.int64]) -> Mismatch | None:
     """Compare a head's outputs and trace; None if they are equal bit for bit.
 
@@ -54,25 +55,23 @@ def first_mismatch(hardware: "Simulation", golden: Attention, head: int,
     queries
         The indices of the queries in the file.
     """
-    scores = () if golden.scores is None else ("scores",)
-    pairs = {name: _same_width(getattr(hardware, name)[head], getattr(golden, name)[head])
-             for name in ("selected", "distances", *scores, "weights", "output_int")}
-    differ = {name: ours != theirs for name, (ours, theirs) in pairs.items()}
+    differ = {name: wrong[0] for name, wrong in differing(
+        hardware, golden, heads=slice(head, head + 1)).items()}
     wrong = np.any([elements.any(axis=1) for elements in differ.values()], axis=0)
     if not wrong.any():
         return None
     query = int(wrong.argmax())
     name = next(name for name, elements in differ.items() if elements[query].any())
     element = int(differ[name][query].argmax())
-    ours, theirs = pairs[name]
-    return Mismatch(query=int(queries[query]), array=name, element=element,
-                    hardware=int(ours[query, element]), golden=int(theirs[query, element]))
+    ours, theirs = (_element(getattr(answer, name)[head, query], element)
+                    for answer in (hardware, golden))
+    return Mismatch(query=int(queries[query]), array=name, element=element, hardware=ours,
+                    golden=theirs)
 
 
-def _same_width(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    width = max(ours.shape[1], theirs.shape[1])
-    return (np.pad(ours, ((0, 0), (0, width - ours.shape[1])), constant_values=-1),
-            np.pad(theirs, ((0, 0), (0, width - theirs.shape[1])), constant_values=-1))
+def _element(selection: NDArray[Any], element: int) -> int:
+    """Read an element of an answer; -1 behind the last."""
+    return int(selection[element]) if element < len(selection) else -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +176,7 @@ class Report:
         return {**self.total.to_dict(), "heads": [head.to_dict() for head in self.heads]}
 
 
-def compare(tensors: Tensors, golden: Attention, hardware: "Simulation") -> Report:
+def compare(tensors: Tensors, golden: Attention, hardware: "HardwareAttention") -> Report:
     """Compare what the hardware answered with the golden model and with exact attention."""
     prepared = golden.prepared
     if not (len(tensors.heads) and len(tensors.queries)):

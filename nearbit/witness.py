@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearbit_boards.device import Device
-from nearbit_boards.transport import SimulatedTransport
+from nearbit_boards.simulated import SimulatedTransport
 from nearbit_model.attention import Attention
+from nearbit_model.comparison import differing
 from nearbit_model.config import Config
 from nearbit_model.prepare import Prepared
 
@@ -63,19 +64,10 @@ class HardwareHead:
             asked.q_codes, counts=asked.counts, first=asked.first, n=asked.n, sink=asked.sink,
             recent=asked.recent, exact_queries=None if exact is None else exact.queries,
             multipliers=None if exact is None else exact.multipliers).result
-        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (found.output_int, golden.output_int), (found.selected, golden.selected),
-            (found.distances, golden.distances), (found.weights, golden.weights)]
-        if golden.scores is not None and found.scores is not None:
-            pairs.append((found.scores, golden.scores))
         self.answers += asked.queries
         self.cycles += found.cycles
-        wrong = np.zeros(asked.queries, bool)
-        for ours, theirs in pairs:
-            differs = ours != theirs if ours.shape == theirs.shape \
-                else np.ones((1, asked.queries, 1), bool)
-            wrong |= differs.any(axis=(0, 2))
-        self.differing += int(wrong.sum())
+        wrong = [elements.any(axis=(0, 2)) for elements in differing(found, golden).values()]
+        self.differing += int(np.any(wrong, axis=0).sum())
         return found.output_int
 
     def close(self) -> None:

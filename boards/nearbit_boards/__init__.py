@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearbit_boards.device import Device
-    from nearbit_boards.transport import (
-        DeviceError,
-        PinTransport,
-        SerialTransport,
-        SimulatedTransport,
-    )
+    from nearbit_boards.simulated import PinTransport, SimulatedTransport
+    from nearbit_boards.transport import DeviceError, SerialTransport
 
 
 __all__ = ["Device", "DeviceError", "PinTransport", "SerialTransport", "SimulatedTransport"]
@@ -20,9 +16,9 @@ __all__ = ["Device", "DeviceError", "PinTransport", "SerialTransport", "Simulate
 _MODULES = {
     "Device": "nearbit_boards.device",
     "DeviceError": "nearbit_boards.transport",
-    "PinTransport": "nearbit_boards.transport",
+    "PinTransport": "nearbit_boards.simulated",
     "SerialTransport": "nearbit_boards.transport",
-    "SimulatedTransport": "nearbit_boards.transport",
+    "SimulatedTransport": "nearbit_boards.simulated",
 }
 
 

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from amaranth.build.res import ResourceError
-from amaranth.lib.io import PortLike
-
-from nearbit_boards.pll import PllError, find_pll
-from nearbit_boards.uart import divisor
 from nearbit_model.config import Config
+from nearbit_model.errors import NearbitError
+
+
+# Amaranth is imported where a platform is looked at: hosts read names and rates only.
 
 
 __all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Device", "Programmer",
            "can_light", "reference_clock", "suggest"]
 
 
-class BoardError(Exception):
+class BoardError(NearbitError):
     """A board that cannot be used as asked; the message is one sentence for the user."""
 
 
@@ -192,6 +191,8 @@ class Board:
 
         Raises :class:`BoardError` if they are not there, or not free.
         """
+        from amaranth.build.res import ResourceError
+
         platform = self.new_platform()
         reference_clock(platform)
         try:
@@ -216,6 +217,9 @@ class Board:
         That is clock or baud, a board without a UART or with pins that are used twice, or a
         selection that needs other block RAM.
         """
+        from nearbit_boards.pll import PllError, find_pll
+        from nearbit_boards.uart import divisor
+
         if self.config.selection == "histograms" and self.device.family == "ice40":
             raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
                              f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
@@ -233,6 +237,9 @@ class Board:
 
 def can_light(platform: Any, led: tuple[str, int]) -> bool:
     """Take an LED of a platform; say whether it has one, of pins that are free."""
+    from amaranth.build.res import ResourceError
+    from amaranth.lib.io import PortLike
+
     try:
         port = platform.request(*led, dir="-")
     except ResourceError:

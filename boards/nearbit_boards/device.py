@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_boards.exchange import Exchange, Incomplete, Progress
+from nearbit_boards.exchange import Exchange, Incomplete
 from nearbit_boards.protocol import (
     STREAMS,
     Block,
@@ -21,14 +22,15 @@ from nearbit_boards.protocol import (
     State,
 )
 from nearbit_boards.transport import DeviceError, SerialTransport, Transport
-from nearbit_hw.core import Error
 from nearbit_model.config import Config
 from nearbit_model.golden import check_command
 from nearbit_model.prepare import Prepared, prepare
 from nearbit_model.quantize import Exact, Values
-from nearbit_sim.payload import Words
-from nearbit_sim.program import Beats, Cycles, Outcome, Phase, Program
-from nearbit_sim.simulation import Plan, Simulation
+from nearbit_model.structure import Error
+from nearbit_model.transfers.attention import HardwareAttention
+from nearbit_model.transfers.payload import Words
+from nearbit_model.transfers.plan import Plan, row_loads, table_loads
+from nearbit_model.transfers.program import Beats, Cycles, Outcome, Phase, Program, Progress
 
 
 __all__ = ["Device", "Info", "Run"]
@@ -84,7 +86,7 @@ class Run:
         Requests that had to be sent again.
     """
 
-    result: Simulation
+    result: HardwareAttention
     seconds: float
     compute_seconds: float
     sent: int
@@ -218,7 +220,8 @@ class Device:
         exact_keys
             Elements for exact scores [tokens, head_dim]; None without them.
         progress
-            Called now and then.
+            Called now and then with the cycles that were computed, the requests that were
+            answered, and all requests.
 
         Raises
         ------
@@ -235,8 +238,10 @@ class Device:
                              f"{config.tables} heads, not shape {table.shape}")
         _check_rows(config, 0, k_codes, values, exact_keys)
         prepared = _problem(config, k_codes, values, table.astype(np.uint32), exact_keys)
+        loads = row_loads(config, k_codes, values.elements, values.scales, exact_keys)
         self.reset()
-        self._push(Plan(prepared, self._layout.ports, False).program.phases[0], progress)
+        self._load(loads if exact_keys is not None else {**loads, **table_loads(prepared.tables)},
+                   progress)
         self._loaded = prepared
 
     def append(self, k_codes: NDArray[np.uint64], values: Values, *,
@@ -271,10 +276,8 @@ class Device:
             np.concatenate([before.exact.keys[0], exact_keys])
         prepared = _problem(self.config, np.concatenate([before.k_codes[0], k_codes]), joined,
                             before.tables, exact)
-        whole = Plan(prepared, self._layout.ports, False).program.phases[0].inputs
-        rows = {name: words[len(words) // prepared.tokens * tokens:]
-                for name, words in whole.items() if name != "i_table"}
-        self._push(Phase(rows), progress)
+        self._load(row_loads(self.config, k_codes, values.elements, values.scales, exact_keys,
+                             first=tokens), progress)
         self._loaded = prepared
 
     def attend(self, q_codes: NDArray[np.uint64], *, counts: ArrayLike | None = None,
@@ -301,7 +304,7 @@ class Device:
         shared
             Whether the heads share a selection.
         progress
-            Called now and then.
+            As for :meth:`load`.
 
         Raises
         ------
@@ -363,7 +366,7 @@ class Device:
         trace
             Whether to ask for the selected keys, their distances and weights.
         progress
-            Called now and then.
+            As for :meth:`load`.
 
         Raises
         ------
@@ -383,16 +386,11 @@ class Device:
              loads: bool = True) -> Run:
         if loads:
             self._loaded = None
-        plan = Plan(prepared, self._layout.ports, trace)
-        if not loads:
-            # The first phase is the only one that loads, as there is a table for each head; it
-            # is not sent, and counts as a cycle.
-            plan.program.phases[0] = Phase({name: words[:1] for name, words
-                                            in plan.program.phases[0].inputs.items()})
+        plan = Plan(prepared, trace=trace, loads=loads)
         before = self._exchange.sent, self._exchange.received, self._exchange.repeated
         started = time.perf_counter()
-        recorder = _Recorder(self, plan.program, skip=0 if loads else 1)
-        outcome = recorder.run(progress)
+        recorder = _Recorder(self, plan.program, progress)
+        outcome = recorder.run()
         seconds = time.perf_counter() - started
         outcome = dataclasses.replace(outcome, seconds=seconds)
         sent, received, repeated = (now - then for now, then in zip(
@@ -401,11 +399,18 @@ class Device:
         return Run(plan.read(outcome), seconds, recorder.computed / self._identity.clock, sent,
                    received, repeated)
 
-    def _push(self, phase: Phase, progress: Progress | None) -> None:
+    def _load(self, loads: dict[str, Any], progress: Progress | None) -> None:
+        """Pack and load rows and tables."""
+        program = Program(self._layout.ports)
+        program.add(loads)
+        self._push(program.phases[0], None if progress is None else
+                   lambda done: progress(0, done, program.transfers))
+
+    def _push(self, phase: Phase, answered: Callable[[int], None] | None) -> None:
         """Load all that a phase has."""
         requests = [(_KINDS[name], payload) for name, words in phase.inputs.items()
                     for payload in self._payloads(_KINDS[name], words)]
-        self._exchange.run(requests, window=_LOADS, progress=progress)
+        self._exchange.run(requests, window=_LOADS, answered=answered)
 
     def _payloads(self, kind: Message, words: Words) -> list[bytes]:
         """Payloads of messages from packed payloads of a stream."""
@@ -413,19 +418,18 @@ class Device:
         length = self._layout.length(kind)
         return [row[:length].tobytes() for row in octets]
 
-    def _ask(self, phase: Phase, progress: Progress | None) -> list[Reply]:
+    def _ask(self, phase: Phase, answered: Callable[[int], None]) -> list[Reply]:
         """Ask all the commands of a phase."""
         commands = self._payloads(Message.QUERY, phase.inputs["i_query"])
         if "i_exact_query" not in phase.inputs:
             return self._exchange.run([(Message.QUERY, payload) for payload in commands],
-                                      window=_QUERIES, progress=progress)
+                                      window=_QUERIES, answered=answered)
         replies: list[Reply] = []
         beats = phase.inputs["i_exact_query"]
         each = len(beats) // len(commands)
         for index, payload in enumerate(commands):
             replies.append(self._ask_exact(beats[index * each:(index + 1) * each], payload))
-            if progress is not None:
-                progress(index + 1, len(commands))
+            answered((index + 1) * (each + 1))
         return replies
 
     def _ask_exact(self, beats: Words, command: bytes) -> Reply:
@@ -515,26 +519,21 @@ class _Recorder:
 
     device: Device
     program: Program
-    skip: int = 0
+    progress: Progress | None
     computed: int = 0
     _now: int = 0
+    _done: int = 0
     _results: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
     _traces: list[bytes] = field(default_factory=list)
     _result_cycles: list[int] = field(default_factory=list)
     _trace_cycles: list[int] = field(default_factory=list)
 
-    def run(self, progress: Progress | None) -> Outcome:
-        """Run all phases but those to skip."""
-        accepted: list[dict[str, Cycles]] = []
-        for number, phase in enumerate(self.program.phases):
-            if "i_query" in phase.inputs:
-                accepted.append(self._ask(phase, progress))
-                continue
-            if number >= self.skip:
-                self.device._push(phase, progress)
-            accepted.append({name: self._now + np.arange(len(words), dtype=np.int64)
-                             for name, words in phase.inputs.items()})
-            self._now += max(map(len, phase.inputs.values()))
+    def run(self) -> Outcome:
+        """Run all phases."""
+        accepted = []
+        for phase in self.program.phases:
+            accepted.append(self._ask(phase) if "i_query" in phase.inputs else self._load(phase))
+            self._done += sum(map(len, phase.inputs.values()))
         layout = self.device._layout
         ports = {port.name: port for port in layout.ports}
         fields = {name: np.concatenate([part[name] for part in self._results])
@@ -551,9 +550,22 @@ class _Recorder:
         }
         return Outcome(accepted, outputs, self._now, "device", 0.0, 0.0)
 
-    def _ask(self, phase: Phase, progress: Progress | None) -> dict[str, Cycles]:
+    def _answered(self, count: int) -> None:
+        if self.progress is not None:
+            requests = sum(len(words) for phase in self.program.phases
+                           for words in phase.inputs.values())
+            self.progress(self.computed, self._done + count, requests)
+
+    def _load(self, phase: Phase) -> dict[str, Cycles]:
+        self.device._push(phase, self._answered)
+        accepted = {name: self._now + np.arange(len(words), dtype=np.int64)
+                    for name, words in phase.inputs.items()}
+        self._now += max(map(len, phase.inputs.values()))
+        return accepted
+
+    def _ask(self, phase: Phase) -> dict[str, Cycles]:
         started: list[int] = []
-        for reply in self.device._ask(phase, progress):
+        for reply in self.device._ask(phase, self._answered):
             started.append(self._now)
             self._read(reply)
         each = {name: len(words) // len(started) for name, words in phase.inputs.items()}

@@ -2,17 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from nearbit_boards.protocol import Layout, Message, Parser, Reply, Status, request
 from nearbit_boards.transport import DeviceError, Transport, WriteTimeout
 
 
-__all__ = ["Exchange", "Incomplete", "Progress"]
+__all__ = ["Exchange", "Incomplete"]
 
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called now and then with the requests that are answered, and all of them."""
 
 # Replies that say that a request was damaged on its way, or came where none was expected.
 _DAMAGED = (Status.CRC, Status.TYPE, Status.LENGTH, Status.TIMEOUT)
@@ -76,7 +72,8 @@ class Exchange:
         return self.run([(kind, payload)])[0]
 
     def run(self, requests: Sequence[tuple[Message, bytes]], *, window: int = 1,
-            once: bool = False, progress: Progress | None = None) -> list[Reply]:
+            once: bool = False, answered: Callable[[int], None] | None = None
+            ) -> list[Reply]:
         """Send requests, and return their replies.
 
         Parameters
@@ -88,16 +85,16 @@ class Exchange:
             is longer than the request after it: the device has no room for requests.
         once
             Whether to send nothing again, but to raise :class:`Incomplete`.
-        progress
-            Called now and then.
+        answered
+            Called now and then with the number of requests that are answered.
         """
         replies: list[Reply | None] = [None] * len(requests)
         waiting: dict[int, int] = {} # by sequence number, which request
         tries = [0] * len(requests)
         again: deque[int] = deque()
-        upcoming, answered, since = 0, 0, 0
+        upcoming, done, since = 0, 0, 0
         numbers: list[int] = []
-        while answered < len(requests):
+        while done < len(requests):
             octets = b""
             ends: list[tuple[int, int]] = [] # which request, and the bytes up to its end
             while again or (upcoming < len(requests) and len(waiting) < window):
@@ -123,7 +120,7 @@ class Exchange:
                         f"{self.transport.name} has taken no byte for {error.seconds:g} seconds: "
                         f"{self.sent + error.sent:,} bytes were sent since it was opened, request "
                         f"{index + 1:,} of {len(requests):,} ({requests[index][0].name}) is the "
-                        f"first that was not sent whole, and {answered:,} were answered; reset the "
+                        f"first that was not sent whole, and {done:,} were answered; reset the "
                         f"board or plug it in again, and run again") from None
                 self.sent += len(octets)
 
@@ -153,7 +150,7 @@ class Exchange:
                 failed |= reply.status != Status.OK
                 del waiting[reply.sequence]
                 replies[place] = reply
-                answered += 1
+                done += 1
             if once and failed:
                 # Whatever is still on its way would be taken for an answer to what comes next.
                 self.settle(self.timeout, self._longest(window))
@@ -161,8 +158,8 @@ class Exchange:
             if failed:
                 for place in list(waiting.values()):
                     self._again(place, tries, again, None)
-            if progress is not None:
-                progress(answered, len(requests))
+            if answered is not None:
+                answered(done)
         return [reply for reply in replies if reply is not None]
 
     def _longest(self, count: int) -> int:

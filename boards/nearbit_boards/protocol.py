@@ -1,7 +1,7 @@
 """The host link's messages: their numbers, and how bytes become messages and back.
 
 What docs/host-link.md describes byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
-numbers from here, and its field orders from the streams of the core.
+numbers and lengths from here, and its field orders from the streams of the core.
 """
 
 import binascii
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nearbit_hw.core import Core
 from nearbit_model.config import CELLS, SELECTIONS, Config, ConfigError, Rescore
-from nearbit_sim.payload import Bits, Port, Shape, Struct, mark_used, ports
+from nearbit_model.transfers.payload import Bits, Port, Shape, Struct
+from nearbit_model.transfers.streams import core_ports
 
 
 __all__ = ["IDENTITY", "LAYOUT_VERSION", "PAYLOAD_MAX", "REPLY_SYNC", "REQUEST_SYNC", "STREAMS",
@@ -239,10 +239,8 @@ class Layout:
 
     def __init__(self, config: Config) -> None:
         """Look up the streams of the core."""
-        core = Core(config)
-        mark_used(core)
         self.config = config
-        self.ports: list[Port] = ports(core)
+        self.ports: list[Port] = core_ports(config)
         """Streams of the core."""
         self.shapes: dict[Message, Shape] = {}
         """What the payload of each message is, for those that have one."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nearbit_boards.board import BoardError
 from nearbit_boards.build import device_of
+from nearbit_boards.simulated import LineDecoder, PinTransport, SimulatedTransport
 from nearbit_boards.tools import ToolError, find_tool, run_tool
-from nearbit_boards.transport import PinTransport, SimulatedTransport, _Decoder
 from nearbit_sim.cache import cached, key_of
 from nearbit_sim.icebox import Chip, ChipSession, read_chip
 
@@ -132,7 +132,7 @@ class VirtualTransport(PinTransport):
         self._clock = round(clock)
         self._bit = clock / baud
         self._session = ChipSession(library)  # type: ignore[assignment]
-        self._decoder = _Decoder(self._bit)
+        self._decoder = LineDecoder(self._bit)
         self.cycles = 0
         # The design's reset: bytes before its end are lost.
         self.levels([(1, int(clock * _RESET_SECONDS))])

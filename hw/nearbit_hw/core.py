@@ -34,7 +34,12 @@ from nearbit_hw.select.selection_repeat import SelectionRepeat
 from nearbit_hw.select.top_n import TopN
 from nearbit_hw.stream_fifo import StreamFifo, queue
 from nearbit_model.config import SCALE_BITS, Config, Rescore
-from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, TRACES_IN_FLIGHT
+from nearbit_model.structure import (
+    COMMANDS_IN_FLIGHT,
+    RESULTS_IN_FLIGHT,
+    TRACES_IN_FLIGHT,
+    weights_latency,
+)
 
 
 __all__ = ["Activity", "Core", "Error", "core_members"]
@@ -383,7 +388,7 @@ class Core(wiring.Component):
         if config.rows > 1:
             m.submodules.trace_rows = trace_rows = StreamFifo(
                 data.StructLayout({"row": range(config.rows)}),
-                depth=TRACES_IN_FLIGHT + (weights.latency - 3))
+                depth=TRACES_IN_FLIGHT + weights.latency - weights_latency(scores=False))
             m.d.comb += [
                 trace_rows.i.p.row.eq(command.p.row),
                 trace_rows.i.valid.eq(command.valid & command.ready & command.p.trace),

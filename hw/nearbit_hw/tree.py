@@ -4,20 +4,10 @@ from collections.abc import Callable, Sequence
 
 from amaranth import *
 
-
-__all__ = ["FAN_IN", "any_tree", "sum_tree", "tree_latency"]
-
-
-FAN_IN = 4
-"""Terms joined per node: what fits one or two levels of 4-input LUTs."""
+from nearbit_model.structure import FAN_IN, tree_latency
 
 
-def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
-    """Levels, and so cycles, of a tree over :py:`count` terms; at least one."""
-    levels, terms = 1, -(-count // fan_in)
-    while terms > 1:
-        levels, terms = levels + 1, -(-terms // fan_in)
-    return levels
+__all__ = ["any_tree", "sum_tree"]
 
 
 def _tree(m: Module, terms: Sequence[Value], join: Callable[[Sequence[Value], str], Signal],

@@ -1,8 +1,10 @@
 """The one description of an accelerator, and its named presets."""
 
 import dataclasses
+import inspect
+import textwrap
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +12,14 @@ from typing import Any
 
 import tomli_w
 
-from nearbit_model.structure import EXACT_QUERIES, ROWS_PER_STAGE, memory_registers
+from nearbit_model.errors import NearbitError
+from nearbit_model.structure import (
+    EXACT_QUERIES,
+    ROWS_PER_STAGE,
+    CounterTimes,
+    HistogramTimes,
+    memory_registers,
+)
 
 
 __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
@@ -40,48 +49,45 @@ _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
 
 
-class ConfigError(ValueError):
+class ConfigError(NearbitError, ValueError):
     """A configuration that cannot be built; the message is one sentence for the user."""
-
-
-# Field name -> (least, most); the bounds keep every derived width and memory buildable.
-_RANGES: dict[str, tuple[int, int]] = {
-    "key_bits": (1, 1024),
-    "value_dim": (1, 1024),
-    "value_bits": (2, 16),
-    "capacity": (1, 1 << 20),
-    "rows": (1, 64),
-    "lanes": (1, 256),
-    "value_lanes": (1, 1024),
-    "top_n": (1, 1 << 20),
-    "weight_bits": (2, 24),
-    "output_fraction_bits": (0, 16),
-    "tables": (1, 256),
-    "pass_lanes": (1, 1024),
-    "output_cycles": (1, 32),
-    "fan_in": (2, 64),
-    "value_ports": (1, 2),
-}
-
-
-_RESCORE_RANGES: dict[str, tuple[int, int]] = {
-    "head_dim": (1, 1024),
-    "lanes": (1, 1024),
-    "element_bits": (2, 16),
-}
 
 
 def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _check_ranges(fields: object, ranges: dict[str, tuple[int, int]], prefix: str = "") -> None:
-    for name, (least, most) in ranges.items():
-        value = getattr(fields, name)
+def _within(least: int, most: int, says: str) -> dict[str, Any]:
+    """What is known of an integer field: its range, and what it is.
+
+    The bounds keep every derived width and memory buildable.
+    """
+    return {"range": range(least, most + 1), "says": says}
+
+
+def _check_ranges(config: Any, prefix: str = "") -> None:
+    """Check all integers of a configuration, or of a part of it."""
+    for known in dataclasses.fields(config):
+        if "range" not in known.metadata:
+            continue
+        name, allowed = prefix + known.name, known.metadata["range"]
+        value = getattr(config, known.name)
         if type(value) is not int:
-            raise ConfigError(f"{prefix}{name} must be an integer, not {value!r}")
-        if not least <= value <= most:
-            raise ConfigError(f"{prefix}{name} must be from {least} to {most}, not {value}")
+            raise ConfigError(f"{name} must be an integer, not {value!r}")
+        if value not in allowed:
+            raise ConfigError(f"{name} must be from {allowed[0]} to {allowed[-1]}, not {value}")
+
+
+def _document(cls: type[Any]) -> None:
+    """Append the fields' documentation to that of their class."""
+    lines = ["Parameters", "----------"]
+    for known in dataclasses.fields(cls):
+        allowed, says = known.metadata.get("range"), known.metadata["says"]
+        if allowed is not None:
+            says += f" From {allowed[0]:,} to {allowed[-1]:,}."
+        lines += [known.name, *textwrap.wrap(says, 90, initial_indent="    ",
+                                             subsequent_indent="    ")]
+    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", *lines, ""])
 
 
 def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") -> Any:
@@ -101,29 +107,21 @@ def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") ->
 
 @dataclass(frozen=True, kw_only=True)
 class Rescore:
-    """The unit that scores selected keys exactly (HashAttention, arXiv 2412.14468).
+    """The unit that scores selected keys exactly (HashAttention, arXiv 2412.14468)."""
 
-    Parameters
-    ----------
-    head_dim
-        Elements of the queries and keys that it multiplies, 1 to 1,024.
-    lanes
-        Elements multiplied per cycle; divides ``head_dim``.
-    element_bits
-        Bits of an element, two's complement, 2 to 16.
-    shared
-        Whether a command may have one selection for all its rows, by the sum of their distances
-        (the query heads of a GQA group).
-    """
-
-    head_dim: int
-    lanes: int
-    element_bits: int = 8
-    shared: bool = False
+    head_dim: int = field(metadata=_within(
+        1, 1024, "Elements of the queries and keys that it multiplies."))
+    lanes: int = field(metadata=_within(
+        1, 1024, "Elements multiplied per cycle; divides ``head_dim``."))
+    element_bits: int = field(default=8, metadata=_within(
+        2, 16, "Bits of an element, two's complement."))
+    shared: bool = field(default=False, metadata={
+        "says": "Whether a command may have one selection for all its rows, by the sum of their "
+                "distances (the query heads of a GQA group)."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
-        _check_ranges(self, _RESCORE_RANGES, "rescore.")
+        _check_ranges(self, "rescore.")
         if type(self.shared) is not bool:
             raise ConfigError(f"rescore.shared must be true or false, not {self.shared!r}")
         if self.head_dim % self.lanes:
@@ -141,87 +139,70 @@ class Rescore:
         return self.head_dim << 2 * (self.element_bits - 1)
 
 
+_document(Rescore)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """An accelerator: everything that hardware, models, engines and boards need to know of it.
 
-    Integers all; :class:`ConfigError` on construction if a value cannot be built.
-
-    Parameters
-    ----------
-    key_bits
-        Bits of a code (query or key), 1 to 1,024.
-    value_dim
-        Elements of a value row, 1 to 1,024.
-    value_bits
-        Bits of a value element, two's complement, 2 to 16.
-    capacity
-        Keys (and value rows) held; a multiple of ``pass_lanes``.
-    rows
-        Queries scored at the same time against the same keys (a GQA group or a tile of a
-        prefill), 1 to 64.
-    lanes
-        Keys scored per cycle by each row; a power of two.
-    value_lanes
-        Value elements accumulated per cycle; divides ``value_dim``.
-    top_n
-        The most keys that a command may select (n + sink + recent); at most ``capacity``.
-    weight_bits
-        Bits of a softmax weight, 2 to 24.
-    output_fraction_bits
-        Fraction bits of an output element, 0 to 16.
-    tables
-        Weight tables resident at the same time, at least 1; a GQA group that is to be scored in
-        one pass needs one for each of its heads.
-    pass_lanes
-        Distances per cycle read by the second pass of the selection; ``lanes`` times a power of
-        two. The default is ``lanes``: narrowest. More shortens the latency, not the interval.
-    output_cycles
-        Cycles per output element in the normalizer: it divides ``value_bits +
-        output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower.
-    fan_in
-        Terms added between two registers of the XOR-popcount, 2 to 64. Fewer reach a higher clock
-        and take more cycles.
-    selection
-        One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the quickest.
-        ``histograms`` takes less than half the logic, and two block RAMs with two full ports (not
-        those of iCE40) for each lane and row; ``serial`` takes still less, one block RAM for each
-        lane and row, and selects for one query at a time.
-    value_ports
-        1 or 2. With one, the value rows are in a memory that either reads or writes in a cycle,
-        as the large ones of an iCE40 UltraPlus, and a row is taken only while no command is in
-        work.
-    cell
-        One of :data:`CELLS`: the XOR-popcount to build; None takes what suits the platform, and
-        the generic one without a platform. Cycles and values are the same.
-    rescore
-        The unit for exact scores, or None: then commands cannot ask for it.
+    :class:`ConfigError` on construction if a value cannot be built. The metadata of each field has
+    what the field ``says``, and of an integer its ``range``.
     """
 
-    key_bits: int
-    value_dim: int
-    capacity: int
-    value_bits: int = 8
-    rows: int = 1
-    lanes: int = 16
-    value_lanes: int = 32
-    top_n: int = 32
-    weight_bits: int = 16
-    output_fraction_bits: int = 8
-    tables: int = 2
-    pass_lanes: int = 0
-    output_cycles: int = 1
-    fan_in: int = 4
-    value_ports: int = 2
-    selection: str = "counters"
-    cell: str | None = None
-    rescore: Rescore | None = None
+    key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
+    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row."))
+    capacity: int = field(metadata=_within(
+        1, 1 << 20, "Keys (and value rows) held; a multiple of ``pass_lanes``."))
+    value_bits: int = field(default=8, metadata=_within(
+        2, 16, "Bits of a value element, two's complement."))
+    rows: int = field(default=1, metadata=_within(
+        1, 64, "Queries scored at the same time against the same keys (a GQA group or a tile of a "
+               "prefill)."))
+    lanes: int = field(default=16, metadata=_within(
+        1, 256, "Keys scored per cycle by each row; a power of two."))
+    value_lanes: int = field(default=32, metadata=_within(
+        1, 1024, "Value elements accumulated per cycle; divides ``value_dim``."))
+    top_n: int = field(default=32, metadata=_within(
+        1, 1 << 20, "The most keys that a command may select (n + sink + recent); at most "
+                    "``capacity``."))
+    weight_bits: int = field(default=16, metadata=_within(2, 24, "Bits of a softmax weight."))
+    output_fraction_bits: int = field(default=8, metadata=_within(
+        0, 16, "Fraction bits of an output element."))
+    tables: int = field(default=2, metadata=_within(
+        1, 256, "Weight tables resident at the same time; a GQA group that is to be scored in one "
+                "pass needs one for each of its heads."))
+    pass_lanes: int = field(default=0, metadata=_within(
+        1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
+                 "power of two. The default, 0, is ``lanes``: narrowest. More shortens the "
+                 "latency, not the interval."))
+    output_cycles: int = field(default=1, metadata=_within(
+        1, 32, "Cycles per output element in the normalizer: it divides ``value_bits + "
+               "output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower."))
+    fan_in: int = field(default=4, metadata=_within(
+        2, 64, "Terms added between two registers of the XOR-popcount. Fewer reach a higher clock "
+               "and take more cycles."))
+    value_ports: int = field(default=2, metadata=_within(
+        1, 2, "With one, the value rows are in a memory that either reads or writes in a cycle, as "
+              "the large ones of an iCE40 UltraPlus, and a row is taken only while no command is "
+              "in work."))
+    selection: str = field(default="counters", metadata={
+        "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the "
+                "quickest. ``histograms`` takes less than half the logic, and two block RAMs with "
+                "two full ports (not those of iCE40) for each lane and row; ``serial`` takes still "
+                "less, one block RAM for each lane and row, and selects for one query at a time."})
+    cell: str | None = field(default=None, metadata={
+        "says": "One of :data:`CELLS`: the XOR-popcount to build; None takes what suits the "
+                "platform, and the generic one without a platform. Cycles and values are the "
+                "same."})
+    rescore: Rescore | None = field(default=None, metadata={
+        "says": "The unit for exact scores, or None: then commands cannot ask for it."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
         if self.pass_lanes == 0 and type(self.pass_lanes) is int:
             object.__setattr__(self, "pass_lanes", self.lanes)
-        _check_ranges(self, _RANGES)
+        _check_ranges(self)
         if self.rescore is not None and not isinstance(self.rescore, Rescore):
             raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
         if self.cell is not None and self.cell not in CELLS:
@@ -281,6 +262,17 @@ class Config:
     def memory_registers(self) -> int:
         """Registers that a load and what is read of a bank pass, beside those of the memory."""
         return memory_registers(self.lanes)
+
+    @property
+    def counter_times(self) -> CounterTimes:
+        """Sizes and cycles of a row's selection by counters."""
+        return CounterTimes(lanes=self.lanes, pass_lanes=self.pass_lanes, top_n=self.top_n)
+
+    def histogram_times(self, row: int) -> HistogramTimes:
+        """Sizes and cycles of a row's selection by histograms; the last may select for all."""
+        return HistogramTimes(
+            key_bits=self.distance_max if row == self.rows - 1 else self.key_bits,
+            lanes=self.lanes, pass_lanes=self.pass_lanes, overlap=self.selection == "histograms")
 
     @property
     def exact_query_slots(self) -> int:
@@ -363,6 +355,9 @@ class Config:
         except KeyError:
             raise ConfigError(f"unknown preset {name!r}; the presets are "
                               f"{', '.join(PRESETS)}") from None
+
+
+_document(Config)
 
 
 PRESETS: MappingProxyType[str, Config] = MappingProxyType({

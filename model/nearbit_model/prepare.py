@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearbit_model import quantize
 from nearbit_model.config import Config, fitting_preset
+from nearbit_model.errors import NearbitError
 from nearbit_model.golden import check_command
 from nearbit_model.mapping import Mapping, MappingError
 from nearbit_model.quantize import Exact, Values
@@ -30,7 +31,7 @@ _AXES = {"q": "[heads, queries, head_dim]",
          "v": "[kv_heads, tokens, value_dim]"}
 
 
-class TensorError(ValueError):
+class TensorError(NearbitError, ValueError):
     """Tensors, or what is asked of them, that do not fit; the message is one sentence."""
 
 

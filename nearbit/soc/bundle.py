@@ -16,6 +16,7 @@ from nearbit.soc import exports
 from nearbit.soc.identifiers import check_name
 from nearbit.soc.vhdl import Port, package_text
 from nearbit_model.config import Config
+from nearbit_model.errors import NearbitError
 
 
 __all__ = ["DEFAULT_NAME", "INTERFACES", "InterfaceError", "check", "names", "version", "write"]
@@ -55,7 +56,7 @@ _FILES = {
 }
 
 
-class InterfaceError(ValueError):
+class InterfaceError(NearbitError, ValueError):
     """An interface or a name that cannot be, or not for a configuration: one sentence says why."""
 
 

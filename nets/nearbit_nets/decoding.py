@@ -151,6 +151,10 @@ class Decoder:
         """The accelerator: of the golden model, and of a witness."""
         return self._config
 
+    def verify(self, ids: Sequence[int]) -> None:
+        """Compare the network to the model on a prompt: see :meth:`Network.verify`."""
+        self.network.verify(torch.tensor([list(ids)]), steps=True)
+
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
                  counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Append the tokens of k and v, and ask with q."""

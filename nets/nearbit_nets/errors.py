@@ -1,9 +1,12 @@
 """What a user can mend."""
 
+from nearbit_model.errors import NearbitError
+
+
 __all__ = ["NetworkError", "need_extra"]
 
 
-class NetworkError(ValueError):
+class NetworkError(NearbitError, ValueError):
     """A network, a text or a choice that does not fit; the message is one sentence."""
 
 

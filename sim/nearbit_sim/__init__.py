@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from nearbit_sim.program import SimulationError
-    from nearbit_sim.simulation import Simulation, simulate
+    from nearbit_sim.engine import SimulationError
+    from nearbit_sim.simulation import simulate
 
 
-__all__ = ["Simulation", "SimulationError", "simulate"]
+__all__ = ["SimulationError", "simulate"]
 
 
 _MODULES = {
-    "Simulation": "nearbit_sim.simulation",
-    "SimulationError": "nearbit_sim.program",
+    "SimulationError": "nearbit_sim.engine",
     "simulate": "nearbit_sim.simulation",
 }
 

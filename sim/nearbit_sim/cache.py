@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
-from nearbit_sim.program import SimulationError
+from nearbit_sim.engine import SimulationError
 
 
 __all__ = ["cached", "directory", "key_of", "load_library"]

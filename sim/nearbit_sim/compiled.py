@@ -21,18 +21,12 @@ import numpy as np
 from amaranth.lib import wiring
 
 from nearbit_hw.verilog import YosysError, generate, run_yosys
+from nearbit_model.transfers.payload import Port, Words
+from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
-from nearbit_sim.payload import Port, Words, mark_used, ports
-from nearbit_sim.program import (
-    Beats,
-    Cycles,
-    Outcome,
-    Program,
-    Progress,
-    SimulationError,
-    WaveformError,
-)
+from nearbit_sim.engine import SimulationError, WaveformError
+from nearbit_sim.payload import mark_used, ports
 
 
 __all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
@@ -372,7 +366,7 @@ def _library(verilog: str, glue: str, debug: bool) -> Path:
 
 
 class CompiledEngine:
-    """A component as a native library. Satisfies :class:`nearbit_sim.program.Engine`.
+    """A component as a native library. Satisfies :class:`nearbit_sim.engine.Engine`.
 
     Parameters
     ----------
@@ -428,7 +422,7 @@ class CompiledEngine:
     def run(self, program: Program, *, patience: int = 1_000_000,
             progress: Progress | None = None, vcd: str | None = None,
             direct: bool = True) -> Outcome:
-        """Run a program from reset to its last beat: see :class:`nearbit_sim.program.Engine`.
+        """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`.
 
         With ``direct`` unset, every cycle is evaluated until nothing changes, both at a low and at
         a high clock, as is necessary for a design with combinational feedback.

@@ -16,16 +16,10 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import Icarus
 
 from nearbit_hw.verilog import generate
-from nearbit_sim.payload import Port, mark_used, ports
-from nearbit_sim.program import (
-    Beats,
-    Cycles,
-    Outcome,
-    Program,
-    Progress,
-    SimulationError,
-    WaveformError,
-)
+from nearbit_model.transfers.payload import Port
+from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
+from nearbit_sim.engine import SimulationError, WaveformError
+from nearbit_sim.payload import mark_used, ports
 
 
 __all__ = ["IcarusEngine"]
@@ -45,7 +39,7 @@ class _Runner(Icarus):
 
 
 class IcarusEngine:
-    """A component on Icarus Verilog. Satisfies :class:`nearbit_sim.program.Engine`.
+    """A component on Icarus Verilog. Satisfies :class:`nearbit_sim.engine.Engine`.
 
     Parameters
     ----------
@@ -78,7 +72,7 @@ class IcarusEngine:
 
     def run(self, program: Program, *, patience: int = 1_000_000,
             progress: Progress | None = None, vcd: str | None = None) -> Outcome:
-        """Run a program from reset to its last beat: see :class:`nearbit_sim.program.Engine`."""
+        """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`."""
         try:
             with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
                 outcome = self._simulate(Path(name), program, patience, progress, vcd)

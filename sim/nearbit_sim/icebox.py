@@ -18,7 +18,7 @@ import numpy as np
 
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.compiled import compile_library, compiler
-from nearbit_sim.program import SimulationError
+from nearbit_sim.engine import SimulationError
 
 
 __all__ = ["Chip", "ChipSession", "Pll", "read_chip"]

@@ -14,7 +14,7 @@ import cocotb
 import numpy as np
 from cocotb.triggers import Timer
 
-from nearbit_sim.payload import Port, Words
+from nearbit_model.transfers.payload import Port, Words
 
 
 __all__ = ["replay"]

@@ -15,7 +15,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import Timer
 
-from nearbit_sim.payload import Port
+from nearbit_model.transfers.payload import Port
 
 
 __all__ = ["MATRIX", "Bench", "Sink", "Source"]

@@ -30,7 +30,7 @@ from nearbit_hw.core import Core
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
 from nearbit_model.prepare import Prepared, prepare
-from nearbit_sim.program import SimulationError
+from nearbit_sim.engine import SimulationError
 from studies.area_energy.activity import STREAMS, Simulation, pack, unpack
 from studies.area_energy.liberty import Liberty, LibertyError
 from studies.area_energy.standard import golden as standard_golden

@@ -170,7 +170,7 @@ def test_list(capsys):
      "--port needs --board, or --baud for what the bitstream was built with"),
     (["run", "none.npz", "--port", "/dev/null", "--board", "icebreaker", "--bitstream", "x.bin"],
      "--bitstream needs --virtual; a board has the one that is flashed"),
-    (["run", "none.npz", "--virtual", "--top-n", "0"], "--top-n must be at least 1, not 0"),
+    (["run", "none.npz", "--virtual", "--n", "0"], "--n must be at least 1, not 0"),
     (["run", "none.npz", "--virtual"], "none.npz: no such file"),
     (["run", "tests/data/minilm-gpl3-64.npz", "--virtual", "--bitstream", "none.bin"],
      "there is no bitstream none.bin"),

@@ -22,18 +22,15 @@ from nearbit_boards.protocol import (
     reply,
     request,
 )
+from nearbit_boards.simulated import PinTransport, SimulatedTransport
 from nearbit_boards.top import BoardTop
-from nearbit_boards.transport import (
-    DeviceError,
-    PinTransport,
-    SerialTransport,
-    SimulatedTransport,
-)
+from nearbit_boards.transport import DeviceError, SerialTransport
 from nearbit_model import golden
 from nearbit_model.attention import attend
 from nearbit_model.config import PRESETS, Config, Rescore
 from nearbit_model.prepare import TensorError, prepare
 from nearbit_model.quantize import Values, codes, values, weight_table
+from nearbit_model.transfers.payload import Port
 
 
 TINY = PRESETS["tiny"]
@@ -183,6 +180,54 @@ def test_load_append_attend():
         with pytest.raises(DeviceError, match=r"^nothing is loaded into the device yet; load keys "
                            r"and values first$"):
             device.attend(q_codes, n=1)
+
+
+def test_appending_packs_what_is_appended(monkeypatch):
+    """Not the whole store for each token; nor does a query pack what is loaded."""
+    k_codes, v, tables = rows(TINY, 40)
+    q_codes = codes(np.random.default_rng(2).normal(size=(2, 3, 8)))
+    packed, pack = [], Port.pack
+
+    def count(port, fields, number):
+        packed.append((port.name, number))
+        return pack(port, fields, number)
+
+    monkeypatch.setattr(Port, "pack", count)
+    with opened() as device:
+        device.load(k_codes[:30], Values(v.elements[:30], v.scales[:30], v.unit), tables)
+        assert packed == [("i_key", 30), ("i_value", 60), ("i_table", 18)]
+        packed.clear()
+        device.append(k_codes[30:31], Values(v.elements[30:31], v.scales[30:31], v.unit))
+        assert packed == [("i_key", 1), ("i_value", 2)]
+        packed.clear()
+        run = device.attend(q_codes, n=4)
+        assert [(name, number) for name, number in packed if name.startswith("i_")] == [
+            ("i_query", 3)]
+        # Nothing is loaded meanwhile: all cycles are the commands'.
+        assert run.result.load_cycles.tolist() == [0]
+        assert run.compute_seconds == run.result.cycles / 12e6
+
+
+def test_progress():
+    """Never falls back, and ends with all requests; cycles are those of answered commands."""
+    q, k, v = tensors(TINY, heads=4, kv_heads=2, queries=3, tokens=20)
+    k_codes, stored, tables = rows(TINY, 20)
+    seen = []
+
+    def progress(*state):
+        seen.append(state)
+
+    with opened() as device:
+        run = device.attention(q, k, v, progress=progress)
+        # For each key head 20 keys, 40 columns of values, 18 entries, 3 commands of 2 rows.
+        assert seen == sorted(seen)
+        assert {total for _, _, total in seen} == {2 * 81}
+        assert seen[-1][1] == 2 * 81
+        assert 0 == seen[0][0] < seen[-1][0] < run.result.cycles
+        seen.clear()
+        device.load(k_codes, stored, tables, progress=progress)
+        assert seen == sorted(seen)
+        assert seen[-1] == (0, 78, 78)
 
 
 @pytest.mark.parametrize("shared", [False, True])

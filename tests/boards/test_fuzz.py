@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from nearbit_boards.transport import PinTransport, SimulatedTransport
+from nearbit_boards.simulated import PinTransport, SimulatedTransport
 from nearbit_model import golden
 from nearbit_model.config import PRESETS, Config, Rescore
 from nearbit_model.quantize import Exact, codes, values, weight_table

@@ -23,12 +23,8 @@ from nearbit.cli import main
 from nearbit_boards.device import Device
 from nearbit_boards.exchange import Exchange
 from nearbit_boards.protocol import Message
-from nearbit_boards.transport import (
-    DeviceError,
-    SerialTransport,
-    SimulatedTransport,
-    WriteTimeout,
-)
+from nearbit_boards.simulated import SimulatedTransport
+from nearbit_boards.transport import DeviceError, SerialTransport, WriteTimeout
 from nearbit_model.attention import attend
 from nearbit_model.config import PRESETS
 

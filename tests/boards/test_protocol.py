@@ -27,7 +27,7 @@ from nearbit_boards.protocol import (
     request,
     state_fields,
 )
-from nearbit_boards.transport import SimulatedTransport
+from nearbit_boards.simulated import SimulatedTransport
 from nearbit_model.config import CELLS, PRESETS, SELECTIONS, Config, Rescore
 
 
@@ -45,7 +45,7 @@ def table(heading):
 
 def example():
     """Requests and replies of the worked example."""
-    block = re.search(r"^```hex\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[1].splitlines()
+    block = re.search(r"^```text\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[1].splitlines()
     assert [line[0] for line in block] == [">", "<"] * (len(block) // 2)
     lines = [bytes.fromhex(line[2:]) for line in block]
     return list(zip(lines[::2], lines[1::2], strict=True))

@@ -36,6 +36,31 @@ def test_ranges_are_of_all_fields():
         field.name for field in dataclasses.fields(Config)}
 
 
+def test_documentation_has_all_fields_and_their_ranges():
+    for cls, ranges in ((Config, RANGES), (Rescore, EXACT_RANGES)):
+        text = " ".join(cls.__doc__.split())
+        for field in dataclasses.fields(cls):
+            assert f" {field.name} {field.metadata['says'].split()[0]} " in text
+            if field.name in ranges:
+                least, most = ranges[field.name]
+                assert f" {field.metadata['says']} From {least:,} to {most:,}." in text
+
+
+@pytest.mark.parametrize(("changes", "properties"), [
+    ({}, {"score_stages": 1, "memory_registers": 0, "exact_query_slots": 8, "score_max": 0}),
+    ({"rows": 5}, {"score_stages": 2, "exact_query_slots": 64}),
+    ({"lanes": 16}, {"memory_registers": 0}),
+    ({"lanes": 32}, {"memory_registers": 1}),
+    ({"rows": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
+     {"score_stages": 3, "exact_query_slots": 32, "score_max": 8 << 14}),
+    ({"key_bits": 1000, "rescore": Rescore(head_dim=1, lanes=1, element_bits=2)},
+     {"score_max": 1000}),
+])
+def test_structure(changes, properties):
+    config = Config(**{**SMALL, **changes})
+    assert {name: getattr(config, name) for name in properties} == properties
+
+
 @pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("value", ["8", 8.0, True, None, np.int64(8)])
 def test_not_an_integer(name, value):

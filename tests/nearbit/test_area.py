@@ -94,7 +94,8 @@ def test_beyond(run, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ("--target nexus", "--target must be one of ecp5, ice40, up5k, xc7, not 'nexus'"),
+    ("--target nexus", ("Invalid value for '--target': 'nexus' "
+     "is not one of 'ecp5', 'ice40', 'up5k', 'xc7'.")),
     ("--target ecp5 --preset big", "unknown preset 'big'; the presets are tiny, "),
     ("--config none.toml", "none.toml: No such file or directory"),
     ("--preset tiny --config none.toml", "--preset and --config exclude each other; "),

@@ -9,8 +9,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-import nearbit
 from nearbit_model.config import Config, Rescore
+from nearbit_sim import simulation
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _nothing_is_simulated(monkeypatch):
     def simulate(*_arguments, **_options):
         raise AssertionError("simulated in spite of the input")
 
-    monkeypatch.setattr(nearbit, "simulate", simulate, raising=False)
+    monkeypatch.setattr(simulation, "run", simulate)
 
 
 def contents(folder):
@@ -53,10 +53,10 @@ def test_file(refused, tmp_path, write):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ("--top-n 0", "--top-n must be at least 1, not 0"),
+    ("--n 0", "--n must be at least 1, not 0"),
     ("--sink -1", "--sink must be at least 0, not -1"),
     ("--recent -2", "--recent must be at least 0, not -2"),
-    ("--engine fast", "--engine must be compiled or icarus, not 'fast'"),
+    ("--engine fast", "Invalid value for '--engine': 'fast' is not one of 'compiled', 'icarus'."),
     ("--heads 2", "--heads: there is no 2, they are 0 to 1"),
     ("--queries x", "--queries: 'x' is neither a number nor a range such as 0-3 or 0:64:8"),
     ("--preset big", ("unknown preset 'big'; the presets are tiny, head32, reference, icebreaker, "
@@ -71,7 +71,7 @@ def test_options(refused, write, options, message):
 
 
 @pytest.mark.parametrize("options", [
-    "--top-n many", "--top-n 1.5", "--sink", "--unknown", "extra",
+    "--n many", "--n 1.5", "--sink", "--unknown", "extra",
 ])
 def test_usage(refused, write, options):
     assert refused("simulate", write(), *options.split())
@@ -88,10 +88,10 @@ def test_no_command(refused):
     ({"dim": 32}, "--preset reference",
      ("head_dim of q, shape (2, 3, 32), must equal the configuration's key_bits (64), not 32; "
       "the preset head32 fits")),
-    ({"dim": 64}, "--preset reference --top-n 300",
+    ({"dim": 64}, "--preset reference --n 300",
      ("n + sink + recent must be at most the configuration's top_n (32), not 300; the preset "
       "long fits")),
-    ({"dim": 64}, "--preset reference --sink 20 --recent 12 --top-n 1",
+    ({"dim": 64}, "--preset reference --sink 20 --recent 12 --n 1",
      ("n + sink + recent must be at most the configuration's top_n (32), not 33; the preset "
       "head64 fits")),
     ({"dim": 64, "value_dim": 8}, "--preset reference",
@@ -100,7 +100,7 @@ def test_no_command(refused):
     ({"dim": 96}, "",
      ("no preset fits heads of 96 elements, value rows of 96, 20 tokens and n + sink + recent "
       "of 1; describe an accelerator that does in a TOML file and give it with --config")),
-    ({"dim": 8, "tokens": 65}, "--top-n 16",
+    ({"dim": 8, "tokens": 65}, "--n 16",
      ("no preset fits heads of 8 elements, value rows of 8, 65 tokens and n + sink + recent of "
       "16; describe an accelerator that does in a TOML file and give it with --config")),
 ])
@@ -155,7 +155,7 @@ def test_failure_in_the_middle_leaves_nothing(monkeypatch, run, write, tmp_path)
     def simulate(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nearbit, "simulate", simulate)
+    monkeypatch.setattr(simulation, "run", simulate)
     path = write()
     outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "nearbit: interrupted\n")
@@ -171,15 +171,15 @@ HASH = Config.preset("tiny").replace(
     ("--heavy 0.1", "--heavy needs --method hash"),
     ("--shared", "--shared needs --method hash"),
     ("--method had --shared", "--shared needs --method hash"),
-    ("--method dense", "--method must be had or hash, not 'dense'"),
-    ("--method hash --dense --top-n 4",
-     "--dense and --top-n exclude each other; give one of them"),
+    ("--method dense", "Invalid value for '--method': 'dense' is not one of 'had', 'hash'."),
+    ("--method hash --dense --n 4",
+     "--dense and --n exclude each other; give one of them"),
     ("--method hash --dense --heavy 0.1",
      "--dense and --heavy exclude each other; give one of them"),
     ("--method hash --dense --sink 4", "--dense and --sink exclude each other; give one of them"),
     ("--dense --recent 4", "--dense and --recent exclude each other; give one of them"),
-    ("--method hash --heavy 0.5 --top-n 4",
-     "--top-n and --heavy exclude each other; give one of them"),
+    ("--method hash --heavy 0.5 --n 4",
+     "--n and --heavy exclude each other; give one of them"),
     ("--method hash --heavy 0", "--heavy must be greater than 0 and at most 1, not 0"),
     ("--method hash --heavy 2", "--heavy must be greater than 0 and at most 1, not 2"),
     ("--method hash --heavy nan", "--heavy must be greater than 0 and at most 1, not nan"),
@@ -207,10 +207,10 @@ def test_hash_options(refused, write, options, message):
     (HASH.replace(value_dim=4), "",
      ("value_dim of v, shape (2, 20, 8), must equal the configuration's value_dim (4), not 8; no "
       "preset fits, so give a configuration")),
-    (HASH.replace(top_n=16), "--top-n 12",
+    (HASH.replace(top_n=16), "--n 12",
      ("n + sink + recent must be at most the configuration's top_n (16), not 17; no preset fits, "
       "so give a configuration")),
-    (HASH.replace(top_n=16), "--top-n 20",
+    (HASH.replace(top_n=16), "--n 20",
      ("n + sink + recent must be at most the configuration's top_n (16), not 25; no preset fits, "
       "so give a configuration")),
     (HASH.replace(rescore=Rescore(head_dim=8, lanes=8)), "--shared",
@@ -268,7 +268,7 @@ def test_hash_presets(refused, write, sizes, options, message):
 def test_mapping(refused, write, hash_options, learned, tmp_path):
     """A mapping that cannot be read, or that is not of these tensors."""
     path = write(sizes={"heads": 4, "kv_heads": 2})
-    few = ["--sink", 1, "--recent", 1, "--top-n", 4]
+    few = ["--sink", 1, "--recent", 1, "--n", 4]
 
     def message(codes: Path, *options: object) -> str:
         return refused("simulate", path, *hash_options, *few, "--codes", codes, *options,
@@ -316,7 +316,7 @@ def test_verilog(refused, tmp_path):
         f"cannot make the folder {file / 'new'}: Not a directory")
     assert refused("verilog", "--preset", "none", "-o", tmp_path).startswith("unknown preset")
     assert refused("verilog", "--preset", "tiny", "--cell", "xc7", "-o", tmp_path) == (
-        "cell must be one of generic, ecp5, ice40, xilinx7, not 'xc7'")
+        "Invalid value for '--cell': 'xc7' is not one of 'generic', 'ecp5', 'ice40', 'xilinx7'.")
 
 
 def test_message_of_one_line(refused, tmp_path):
@@ -381,8 +381,8 @@ def _place(write, tmp_path, monkeypatch):
     ("simulate --json", "Missing argument 'FILE.npz'."),
     ("simulate h.npz h.npz", "Got unexpected extra argument(s) (h.npz)"),
     ("simulate h.npz --out", "Option '--out' requires an argument."),
-    ("simulate h.npz --top-n 0x10", f"Invalid value for '--top-n': {NOT_WHOLE}"),
-    ("simulate h.npz --top-n ''", f"Invalid value for '--top-n': {NOT_WHOLE}"),
+    ("simulate h.npz --n 0x10", f"Invalid value for '--n': {NOT_WHOLE}"),
+    ("simulate h.npz --n ''", f"Invalid value for '--n': {NOT_WHOLE}"),
     ("simulate h.npz --method hash --heavy x", f"Invalid value for '--heavy': {NOT_NUMBER}"),
     # A configuration that is none.
     ("simulate h.npz --config deep.toml", "deep.toml: not TOML: nested too deeply"),
@@ -456,7 +456,7 @@ def _place(write, tmp_path, monkeypatch):
     ("build --board icebreaker -o h.npz", "h.npz is a file, not a folder; give another name"),
     ("build --board icebreaker -o ''", f"-o {NAMED}"),
     # Numbers that cannot be.
-    ("simulate h.npz --top-n 99999999999999999999", "h.npz: no preset fits heads of 8 elements, "),
+    ("simulate h.npz --n 99999999999999999999", "h.npz: no preset fits heads of 8 elements, "),
     ("simulate h.npz --sink 99999999999999999999", "h.npz: no preset fits heads of 8 elements, "),
     ("simulate h.npz --heads ''", "--heads: '' is neither a number nor a range "),
     ("simulate h.npz --heads 0,", "--heads: '' is neither a number nor a range "),
@@ -481,19 +481,23 @@ def _place(write, tmp_path, monkeypatch):
     ("build --board icebreaker --clock nan", f"{MHZ} nan"),
     ("build --board icebreaker --baud 1", "--baud must be from 115200 to 3000000, not 1"),
     ("build --board icebreaker --seed -1", "--seed must be from 0 to 2147483647, not -1"),
-    ("run h.npz --simulated --board icebreaker --top-n 0", "--top-n must be at least 1, not 0"),
+    ("run h.npz --simulated --board icebreaker --n 0", "--n must be at least 1, not 0"),
     ("run h.npz --simulated --board icebreaker --sink -1", "--sink must be at least 0, not -1"),
     ("run h.npz --simulated --board icebreaker --heads 7", "--heads: there is no 7, they are 0 "),
     # Names that nothing has.
-    ("simulate h.npz --method ''", "--method must be had or hash, not ''"),
-    ("simulate h.npz --engine ''", "--engine must be compiled or icarus, not ''"),
+    ("simulate h.npz --method ''", "Invalid value for '--method': '' is not one of 'had', 'hash'."),
+    ("simulate h.npz --engine ''", ("Invalid value for '--engine': '' "
+     "is not one of 'compiled', 'icarus'.")),
     ("simulate h.npz --preset ''", f"unknown preset ''; {PRESETS}"),
     ("simulate h.npz --method hash --codes loop", "--codes must be sign, hadamard, random or a "),
     (f"simulate h.npz --method hash --codes {LONG}", f"{LONG}: File name too long"),
     ("simulate h.npz --method hash --codes h.npz", "h.npz: not a safetensors file"),
-    ("verilog -o new --interface apb", "--interface must be stream, axi or wishbone, not 'apb'"),
-    ("verilog -o new --cell ''", "cell must be one of generic, ecp5, ice40, xilinx7, not ''"),
-    ("area --target none", "--target must be one of ecp5, ice40, up5k, xc7, not 'none'"),
+    ("verilog -o new --interface apb", ("Invalid value for '--interface': 'apb' "
+     "is not one of 'stream', 'axi', 'wishbone'.")),
+    ("verilog -o new --cell ''", ("Invalid value for '--cell': '' "
+     "is not one of 'generic', 'ecp5', 'ice40', 'xilinx7'.")),
+    ("area --target none", ("Invalid value for '--target': 'none' "
+     "is not one of 'ecp5', 'ice40', 'up5k', 'xc7'.")),
     ("area extra", "Got unexpected extra argument(s) (extra)"),
     ("presets --preset tiny", "No such option: --preset"),
     ("boards --jsn", "No such option: --jsn (Possible options: --json)"),

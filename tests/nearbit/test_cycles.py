@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nearbit import cli, cycles
+from nearbit import cycles
+from nearbit.cli import console as display
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Phase, load, predict
 
@@ -148,14 +149,14 @@ def test_progress(monkeypatch):
     screen = io.StringIO()
     now = 0.0
     console = Console(file=screen, force_terminal=True, width=80, get_time=lambda: now)
-    monkeypatch.setattr(cli, "_console", lambda **_: console)
+    monkeypatch.setattr(display, "console", lambda **_: console)
 
     def shown():
         """Show it anew; give the last line without colours."""
         bar._progress.refresh()
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()[-1].strip()
 
-    with cli._progress("thinking") as bar:
+    with display.progress("thinking") as bar:
         assert "thinking" in shown()
         bar.say("building")
         now = 100.0

@@ -12,7 +12,7 @@ import typer
 from amaranth.lib import data, wiring
 
 import nearbit
-from nearbit import cli
+from nearbit.cli.app import app
 from nearbit_hw.layouts import Error
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import steady
@@ -133,7 +133,7 @@ def test_results(run, write, tmp_path):
 
 def test_options():
     """Every option of `nearbit simulate` is told."""
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
     text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`(--[a-z-]+)", text))

@@ -17,6 +17,7 @@ import pytest
 import nearbit
 from nearbit import __main__ as program
 from nearbit.files import OutputError, OutputFile
+from nearbit_sim import simulation
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def raising(error):
     (AssertionError("\udcff"), "AssertionError \\udcff"),
 ])
 def test_unexpected(monkeypatch, run, write, tmp_path, error, said):
-    monkeypatch.setattr(nearbit, "simulate", raising(error))
+    monkeypatch.setattr(simulation, "run", raising(error))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "reports"))
     (tmp_path / "reports").mkdir()
     outcome = run("simulate", write(), "--out", tmp_path / "out", "--vcd", tmp_path / "vcd")
@@ -151,7 +152,7 @@ def test_unexpected(monkeypatch, run, write, tmp_path, error, said):
 
 
 def test_unexpected_without_room(monkeypatch, run, write, tmp_path):
-    monkeypatch.setattr(nearbit, "simulate", raising(ValueError("odd")))
+    monkeypatch.setattr(simulation, "run", raising(ValueError("odd")))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     outcome = run("simulate", write())
     assert outcome.err == ("nearbit: a fault in Nearbit itself: ValueError odd; please report it "
@@ -171,7 +172,7 @@ def test_unexpected_without_room(monkeypatch, run, write, tmp_path):
       "TMPDIR can name one")),
 ])
 def test_a_machine_without_room(monkeypatch, run, write, error, said):
-    monkeypatch.setattr(nearbit, "simulate", raising(error))
+    monkeypatch.setattr(simulation, "run", raising(error))
     outcome = run("simulate", write())
     assert (outcome.status, outcome.out, outcome.err) == (2, "", f"nearbit: {said}\n")
 

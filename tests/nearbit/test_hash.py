@@ -11,7 +11,7 @@ from nearbit_model.mapping import Mapping
 
 
 GROUPS = {"heads": 4, "kv_heads": 2, "queries": 5, "tokens": 30}
-FEW = ["--sink", 2, "--recent", 3, "--top-n", 4]
+FEW = ["--sink", 2, "--recent", 3, "--n", 4]
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def test_dense(simulate):
     error = exact.relative_error(dense["output"], exact.attention(
         given["q"], given["k"], given["v"]))
     assert figures["error_exact_max"] == pytest.approx(error.rows.max())
-    _, _, ranked = simulate("--top-n", 30, "--sink", 0, "--recent", 0)
+    _, _, ranked = simulate("--n", 30, "--sink", 0, "--recent", 0)
     for name, array in dense.items():
         assert np.array_equal(ranked[name], array)
     # More than there are, in parts: they overlap, and still every key is there once.
-    _, _, forced = simulate("--top-n", 10, "--sink", 12, "--recent", 20)
+    _, _, forced = simulate("--n", 10, "--sink", 12, "--recent", 20)
     for name in set(dense) - {"origins"}:
         assert np.array_equal(forced[name], dense[name])
     assert np.array_equal(np.unique(forced["origins"]), [1, 2])

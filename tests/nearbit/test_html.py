@@ -18,7 +18,8 @@ from nearbit.tensors import Tensors
 from nearbit_model import exact
 from nearbit_model.attention import attend
 from nearbit_model.config import Config, Rescore
-from nearbit_sim.simulation import predict
+from nearbit_model.transfers import Plan
+from nearbit_sim import simulation
 
 
 class Reader(HTMLParser):
@@ -65,7 +66,7 @@ def solve(tensors, config=None, **options):
 
 def rendered(tensors, hardware, report, file="heads.npz", **options):
     return page.render(file, "preset tiny", tensors, report, hardware,
-                       predict(hardware.prepared), **options)
+                       Plan(hardware.prepared).predict(), **options)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_figures(problem):
 
 def test_prediction(problem):
     hardware, _ = solve(problem)
-    prediction = predict(hardware.prepared)
+    prediction = Plan(hardware.prepared).predict()
     assert prediction.cycles == hardware.cycles
     for name in ("head_cycles", "query_cycles", "load_cycles"):
         np.testing.assert_array_equal(getattr(prediction, name), getattr(hardware, name))
@@ -229,7 +230,7 @@ def test_all_keys(problem):
 def test_timeline_bars_do_not_overlap(problem):
     """Where a stage takes up the next query before it is done, the bar ends there."""
     hardware, _ = solve(problem)
-    answers = predict(hardware.prepared).timeline.answers
+    answers = Plan(hardware.prepared).predict().timeline.answers
     figure = figures.timeline(answers, [""] * len(answers))
     bars = {}
     for patch in figure.axes[0].patches:
@@ -313,7 +314,7 @@ def _nothing_is_simulated(monkeypatch):
     def simulate(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nearbit, "simulate", simulate)
+    monkeypatch.setattr(simulation, "run", simulate)
 
 
 @pytest.mark.usefixtures("_nothing_is_simulated")

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import nearbit
 from nearbit import report
 from nearbit.tensors import Tensors
-from nearbit_model.attention import attention
+from nearbit_model.attention import attend, attention
 from nearbit_model.config import Config
+from nearbit_sim import simulation
 
 
 @pytest.fixture
@@ -16,18 +16,18 @@ def simulated(monkeypatch):
     """Replace the hardware by the golden model, spoilt as the test says."""
     spoilt = {}
 
-    def simulate(q, k, v, config, *, engine, vcd, progress, **options):
-        golden = attention(q, k, v, config, **options)
+    def simulate(plan, *, engine, vcd, progress):
+        golden = attend(plan.prepared)
         answers = {name: getattr(golden, name).copy() for name in
                    ("output", "output_int", "selected", "distances", "weights")}
         for (name, index), value in spoilt.items():
             answers[name][index] = value
-        cycles = np.arange(1, len(q) + 1) * 100
+        cycles = np.arange(1, len(golden.output) + 1) * 100
         return SimpleNamespace(**answers, head_cycles=cycles, cycles=int(cycles.sum()),
                                head_seconds=cycles / 1000, build_seconds=1.5,
-                               load_cycles=np.full(len(k), 10))
+                               load_cycles=np.full(plan.prepared.kv_heads, 10))
 
-    monkeypatch.setattr(nearbit, "simulate", simulate, raising=False)
+    monkeypatch.setattr(simulation, "run", simulate)
     return spoilt
 
 

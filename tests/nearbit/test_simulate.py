@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import nearbit
+from nearbit_model import quantize
 from nearbit_model.config import Config
+from nearbit_model.transfers.payload import Port
 
 
 def simulate(run, *arguments):
@@ -40,11 +43,31 @@ def test_figures(run, write):
     assert 0 < figures["error_exact"] <= figures["error_exact_max"]
 
 
+def test_prepared_and_packed_once(monkeypatch, run, write):
+    """Golden model, cycle model and hardware take the same integers and the same words."""
+    calls: Counter[str] = Counter()
+    values, pack = quantize.values, Port.pack
+
+    def counted(*arguments, **options):
+        calls["values"] += 1
+        return values(*arguments, **options)
+
+    def packed(port, fields, count):
+        calls[port.name] += count
+        return pack(port, fields, count)
+
+    monkeypatch.setattr(quantize, "values", counted)
+    monkeypatch.setattr(Port, "pack", packed)
+    simulate(run, write())
+    # Two key heads of 20 tokens with two columns of values; 9 distances; 3 queries of 2 rows each.
+    assert calls == {"values": 1, "i_key": 40, "i_value": 80, "i_table": 18, "i_query": 4}
+
+
 def test_no_rotate(run, write, tmp_path):
     """Without rotation, a single selected key comes out as its value row does."""
     path = write()
     out = tmp_path / "out.npz"
-    outcome = run("simulate", path, "--no-rotate", "--top-n", "1", "--json", "--out", out)
+    outcome = run("simulate", path, "--no-rotate", "--n", "1", "--json", "--out", out)
     assert outcome.status == 0
     assert json.loads(outcome.out)["rotate"] is False
     with np.load(path) as given, np.load(out) as got:
@@ -58,8 +81,8 @@ def test_no_rotate(run, write, tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    "--top-n 1",
-    "--top-n 5 --sink 2 --recent 3",
+    "--n 1",
+    "--n 5 --sink 2 --recent 3",
     "--sink 8 --recent 8",
     "--heads 1 --queries 0,2",
     "--queries -1:",
@@ -89,7 +112,7 @@ def test_out(run, write, tmp_path, tensors):
     path = write(**arrays, causal=True, qpos=[29, 3, 0, 12, 20])
     out = tmp_path / "result" # The name is used as it is, without another .npz behind it.
     out.write_text("old")
-    simulate(run, path, "--out", out, "--top-n", 6, "--sink", 1, "--recent", 2)
+    simulate(run, path, "--out", out, "--n", 6, "--sink", 1, "--recent", 2)
     config = Config.preset("tiny")
     golden = nearbit.attention(arrays["q"], arrays["k"], arrays["v"], config, causal=True,
                                qpos=[29, 3, 0, 12, 20], n=6, sink=1, recent=2)

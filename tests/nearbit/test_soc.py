@@ -80,7 +80,7 @@ def refused(run, tmp_path):
 
 def test_wrong_interface(refused, tmp_path):
     assert refused("--interface", "apb", "-o", tmp_path / "new") == (
-        "--interface must be stream, axi or wishbone, not 'apb'")
+        "Invalid value for '--interface': 'apb' is not one of 'stream', 'axi', 'wishbone'.")
     assert not (tmp_path / "new").exists()
 
 

@@ -285,9 +285,10 @@ def test_codes_of_another_model_of_the_same_shape(decoder, decoder_folder, text,
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--bits", "0"], "bits must be at least 1, not 0"),
-    (["--kind", "deep"], "kind must be one of linear, mlp, not 'deep'"),
-    (["--loss", "mse"], "loss must be one of top, kl, bce, not 'mse'"),
-    (["--surrogate", "x"], "surrogate must be one of straight-through, tanh, not 'x'"),
+    (["--kind", "deep"], "Invalid value for '--kind': 'deep' is not one of 'linear', 'mlp'."),
+    (["--loss", "mse"], "Invalid value for '--loss': 'mse' is not one of 'top', 'kl', 'bce'."),
+    (["--surrogate", "x"], ("Invalid value for '--surrogate': 'x' "
+     "is not one of 'straight-through', 'tanh'.")),
     (["--steps", "0"], "steps must be at least 1, not 0"),
     (["--queries", "0"], "queries must be at least 1, not 0"),
     (["--rate", "0"], "the learning rate must be greater than 0, not 0.0"),

@@ -254,7 +254,8 @@ def test_minutes(encoder_folder, text, tmp_path, capsys):
     (["--steps", "0"], "steps must be at least 1, not 0"),
     (["--minutes", "0"], "minutes must be greater than 0, not 0.0"),
     (["--minutes", "1", "--steps", "1"], "either steps or minutes must be given"),
-    (["--stages", "soft"], "stages must be one of straight-through, published, not 'soft'"),
+    (["--stages", "soft"], ("Invalid value for '--stages': 'soft' "
+     "is not one of 'straight-through', 'published'.")),
     (["--rounds", "0"], "rounds must be at least 1, not 0"),
     (["--passage", "32"], "passage must be at least 33, not 32"),
     (["--passage", "97"], "was made for at most 96 tokens, not 97"),

@@ -184,7 +184,8 @@ def test_codes_of_another_model(encoder, decoder, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--method", "best"], "--method must be one of exact, topn, had, hash, not 'best'"),
+    (["--method", "best"], ("Invalid value for '--method': 'best' "
+     "is not one of 'exact', 'topn', 'had', 'hash'.")),
     (["--method", "had", "--codes", "sign"], "--codes needs --method hash"),
     (["--codes", "none"], "codes must be sign, hadamard, random or a .safetensors file, not"),
     (["--n", "0"], "n must be at least 1, not 0"),

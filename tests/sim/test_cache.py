@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearbit_sim import cache
-from nearbit_sim.program import SimulationError
+from nearbit_sim.engine import SimulationError
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from nearbit_hw.select.top_n import TopN
+from nearbit_model.transfers.program import Program
 from nearbit_sim import compiled, cxxrtl
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.cxxrtl import split_eval
-from nearbit_sim.program import Program
 
 
 SELECTION = {"key_bits": 6, "lanes": 2, "capacity": 16, "top_n": 4}

@@ -8,8 +8,8 @@ import pytest
 
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Error, predict
-from nearbit_sim.program import Program
-from nearbit_sim.shapes import shapes
+from nearbit_model.transfers.program import Program
+from nearbit_model.transfers.shapes import shapes
 from nearbit_sim.simulation import core_engine
 
 

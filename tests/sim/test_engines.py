@@ -15,10 +15,11 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
+from nearbit_model.transfers.program import Program
 from nearbit_sim import cache, compiled, icarus
 from nearbit_sim.compiled import CompiledEngine
+from nearbit_sim.engine import SimulationError, WaveformError
 from nearbit_sim.icarus import IcarusEngine
-from nearbit_sim.program import Program, SimulationError, WaveformError
 
 
 class Table(wiring.Component):
@@ -390,7 +391,7 @@ def test_cache_of_several_processes(own_cache):
     code = ("import numpy as np\n"
             "from nearbit_hw.score.popcount import XorPopcount\n"
             "from nearbit_sim.compiled import CompiledEngine\n"
-            "from nearbit_sim.program import Program\n"
+            "from nearbit_model.transfers.program import Program\n"
             "engine = CompiledEngine(XorPopcount(9))\n"
             "program = Program(engine.ports)\n"
             "program.add({'i': {'a': np.arange(20), 'b': np.zeros(20, int)}})\n"

@@ -10,8 +10,9 @@ from nearbit_model.attention import ORIGINS, attention
 from nearbit_model.config import Config, Rescore
 from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import TensorError, prepare
+from nearbit_model.transfers import Plan
 from nearbit_sim import simulate
-from nearbit_sim.simulation import predict, run
+from nearbit_sim.simulation import run
 
 
 # Few libraries to build: one query at a time and everything odd; a group of two that may share.
@@ -35,7 +36,7 @@ def check(hardware, golden):
         np.testing.assert_array_equal(getattr(hardware, name), getattr(golden, name))
     assert hardware.difference(golden) is None
     assert not hardware.errors.any()
-    expected = predict(hardware.prepared)
+    expected = Plan(hardware.prepared).predict()
     results = hardware.outcome.outputs["o_result"].cycles
     np.testing.assert_array_equal(expected.timeline.results, results)
     assert expected.cycles == hardware.cycles
@@ -117,7 +118,7 @@ def test_without_trace():
     q, k, v = tensors(SINGLE)
     mapping = Mapping.hadamard(70, 12, heads=2, kv_heads=1)
     prepared = prepare(q, k, v, SINGLE, n=3, method="hash", mapping=mapping)
-    traced, plain = run(prepared), run(prepared, trace=False)
+    traced, plain = run(Plan(prepared)), run(Plan(prepared, trace=False))
     np.testing.assert_array_equal(plain.output_int, traced.output_int)
     assert plain.cycles == traced.cycles
     assert plain.scores.shape == (2, 5, 0)

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import pytest
 
+from nearbit_sim.engine import SimulationError
 from nearbit_sim.icebox import ChipSession, Pll, read_chip
-from nearbit_sim.program import SimulationError
 
 
 BITS = 48 # of a register that feeds back on itself, to make stimuli

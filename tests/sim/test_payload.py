@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearbit_sim.payload import Array, Bits, Port, Struct, describe, ports
+from nearbit_model.transfers.payload import Array, Bits, Port, Struct
+from nearbit_sim.payload import describe, ports
 
 
 FIELDS = {"a": signed(4), "b": data.ArrayLayout(data.StructLayout({"x": range(3), "y": 7}), 3),

@@ -6,8 +6,8 @@ import pytest
 from nearbit_model.attention import attention
 from nearbit_model.config import PRESETS
 from nearbit_model.mapping import Mapping
+from nearbit_model.transfers import Plan
 from nearbit_sim import simulate
-from nearbit_sim.simulation import predict
 
 
 @pytest.mark.slow
@@ -31,4 +31,4 @@ def test_preset(name):
             hardware = simulate(q, k, v, config, **options, shared=shared)
             golden = attention(q, k, v, config, **options, shared=shared)
             assert hardware.difference(golden) is None
-            assert predict(hardware.prepared).cycles == hardware.cycles
+            assert Plan(hardware.prepared).predict().cycles == hardware.cycles

@@ -14,9 +14,10 @@ from nearbit_hw.core import Core
 from nearbit_model.attention import attention
 from nearbit_model.config import Config
 from nearbit_model.prepare import TensorError, prepare
+from nearbit_model.transfers import Plan
 from nearbit_sim import simulate, simulation
 from nearbit_sim.compiled import CompiledEngine
-from nearbit_sim.program import SimulationError
+from nearbit_sim.engine import SimulationError
 from nearbit_sim.simulation import core_engine, run
 
 
@@ -106,7 +107,7 @@ def test_loading_is_shared(tables):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((heads, size, 8)) for heads, size in ((4, 1), (2, 60), (2, 60)))
     config = Config.preset("tiny").replace(rows=1, tables=tables)
-    prediction = simulation.predict(prepare(q, k, v, config, n=4))
+    prediction = Plan(prepare(q, k, v, config, n=4)).predict()
     assert prediction.head_cycles.sum() == prediction.cycles
     # The second head of a group is asked when the first is answered, or in its shadow.
     own = prediction.head_cycles - np.repeat(prediction.load_cycles, 2) / 2
@@ -161,7 +162,7 @@ def test_refusing_hardware(monkeypatch):
     zero[:, 0] = 0
     object.__setattr__(prepared, "tables", zero)
     with pytest.raises(SimulationError, match=r"^the hardware has stopped: nothing moved in "):
-        run(prepared)
+        run(Plan(prepared))
 
 
 def test_progress_and_waveforms(tmp_path):

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import elements_layout, exact_write_layout, place_layout
 from nearbit_hw.ram import Address, block_ram
+from nearbit_model.structure import EXACT_KEY_STORE_LATENCY
 
 
 __all__ = ["ExactKeyStore"]
@@ -94,7 +95,7 @@ class ExactKeyStore(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from accepting a request to presenting its answer: block RAM."""
-        return 1
+        return EXACT_KEY_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

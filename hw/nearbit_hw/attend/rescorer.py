@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 from nearbit_hw.layouts import elements_layout, key_layout, place_layout
 from nearbit_hw.ram import block_ram
 from nearbit_hw.stream_fifo import StreamFifo
-from nearbit_hw.tree import FAN_IN, tree_latency
+from nearbit_model.structure import FAN_IN, RESCORER_DEPTH, rescorer_latency
 
 
 __all__ = ["Rescorer"]
@@ -81,7 +81,7 @@ class Rescorer(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, capacity: int, distance_max: int, head_dim: int, lanes: int,
-                 element_bits: int, queries: int, depth: int = 2):
+                 element_bits: int, queries: int, depth: int = RESCORER_DEPTH):
         for name, value in [("Capacity", capacity), ("Largest distance", distance_max),
                             ("Lanes", lanes), ("Element bits", element_bits), ("Depth", depth)]:
             if not isinstance(value, int) or value < 1:
@@ -157,7 +157,7 @@ class Rescorer(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a key's last beat to its score: operands, products, their tree, the sum."""
-        return 3 + (tree_latency(self._lanes) if self._lanes > 1 else 0)
+        return rescorer_latency(self._lanes)
 
     def elaborate(self, platform) -> Module:
         m = Module()

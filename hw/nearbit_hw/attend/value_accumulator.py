@@ -14,6 +14,7 @@ from nearbit_hw.layouts import (
     weighted_layout,
 )
 from nearbit_hw.stream_fifo import StreamFifo
+from nearbit_model.structure import ACCUMULATOR_DEPTH, ACCUMULATOR_LATENCY
 
 
 __all__ = ["ValueAccumulator"]
@@ -77,7 +78,8 @@ class ValueAccumulator(wiring.Component):
     next_ready: Signal
 
     def __init__(self, *, capacity: int, columns: int, value_lanes: int, value_bits: int,
-                 weight_bits: int, scale_bits: int = 16, top_n: int, depth: int = 3):
+                 weight_bits: int, scale_bits: int = 16, top_n: int,
+                 depth: int = ACCUMULATOR_DEPTH):
         for name, value in [("Capacity", capacity), ("Columns", columns),
                             ("Value lanes", value_lanes), ("Value bits", value_bits),
                             ("Weight bits", weight_bits), ("Scale bits", scale_bits),
@@ -156,7 +158,7 @@ class ValueAccumulator(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the beat of a column's last key to its sums: two products, two sums."""
-        return 4
+        return ACCUMULATOR_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import elements_layout, place_layout, value_layout, value_write_layout
 from nearbit_hw.ram import Address, block_ram, single_port_ram
+from nearbit_model.structure import VALUE_STORE_LATENCY
 
 
 __all__ = ["ValueStore"]
@@ -114,7 +115,7 @@ class ValueStore(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from accepting a request to presenting its answer: block RAM, and a register."""
-        return 2
+        return VALUE_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -15,6 +15,7 @@ from nearbit_hw.layouts import (
 )
 from nearbit_hw.ram import Address, block_ram
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT
+from nearbit_model.structure import weights_latency
 
 
 __all__ = ["Weights"]
@@ -385,7 +386,7 @@ class Weights(wiring.Component):
 
         Buffer, subtraction and table; with scores, two for a product and one for a shift as well.
         """
-        return 6 if self._score_max else 3
+        return weights_latency(scores=self._score_max > 0)
 
     def elaborate(self, platform) -> Module:
         m = Module()

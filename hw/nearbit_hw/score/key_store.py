@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import code_layout, code_word_layout, word_layout
 from nearbit_hw.ram import block_ram
+from nearbit_model.structure import KEY_STORE_LATENCY
 
 
 __all__ = ["KeyStore"]
@@ -82,7 +83,7 @@ class KeyStore(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from accepting a request to presenting its word: that of the block RAM."""
-        return 1
+        return KEY_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

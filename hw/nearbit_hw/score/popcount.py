@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.score.cells import ecp5, ice40, xilinx7
-from nearbit_hw.tree import FAN_IN, sum_tree, tree_latency
+from nearbit_hw.tree import sum_tree
+from nearbit_model.structure import FAN_IN, tree_latency
 
 
 __all__ = ["TARGETS", "XorPopcount", "operand_skew", "platform_target"]

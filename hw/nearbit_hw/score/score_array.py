@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import code_word_layout, codes_layout, distance_word_layout
 from nearbit_hw.score.popcount import TARGETS, XorPopcount, operand_skew, platform_target
-from nearbit_hw.tree import FAN_IN, tree_latency
+from nearbit_model.structure import FAN_IN, tree_latency
 
 
 __all__ = ["ScoreArray", "cell_operands"]

@@ -167,7 +167,7 @@ class HistogramTopN(Selector):
         m.d.comb += [strobes.arrive.eq(self.i.valid),
                      strobes.finish.eq(strobes.arrive & self.i.p.last)]
         counted: Any = Signal(sizes.query, reset_less=True)
-        loaded = design.take(m, strobes, self.i_command.ready, asked=asked, counted=counted)
+        loaded = design.take(m, strobes, self.i_command.ready, asked)
 
         # ---- Count.
         marks = mark(m, sizes, strobes, self.i.p.last, counted=counted, loaded=loaded)

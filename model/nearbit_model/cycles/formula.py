@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from nearbit_model.config import Config
-from nearbit_model.cycles.selection import histogram_times, score_latency
+from nearbit_model.cycles.selection import score_latency
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
     BANKS,
     EXACT_KEY_STORE_LATENCY,
     VALUE_STORE_LATENCY,
-    CounterTimes,
     rescorer_latency,
     weights_latency,
 )
@@ -55,11 +54,11 @@ def _steady_selection(config: Config, words: int, selected: int
     reads = -(-words // (config.pass_lanes // config.lanes))
     scored = words + score_latency(config)
     if config.selection == "counters":
-        times = CounterTimes(lanes=config.lanes, pass_lanes=config.pass_lanes, top_n=config.top_n)
+        times = config.counter_times
         emitted = times.emit_cycles(words=words, selected=selected) - times.key_latency
         return (scored + times.count_latency + reads - 1 + times.refine_latency + emitted
                 + times.registers), {"refine": Fraction(reads), "emit": Fraction(emitted)}
-    histogram = histogram_times(config, config.rows - 1)
+    histogram = config.histogram_times(config.rows - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
     stages = {"merge": histogram.merge_cycles, "scan": reads + histogram.scan_gap,

@@ -6,29 +6,16 @@ from dataclasses import dataclass, field
 from nearbit_model.config import Config
 from nearbit_model.cycles.pipeline import NEVER
 from nearbit_model.cycles.shapes import Interval
-from nearbit_model.structure import (
-    BANKS,
-    KEY_STORE_LATENCY,
-    CounterTimes,
-    HistogramTimes,
-    tree_latency,
-)
+from nearbit_model.structure import BANKS, KEY_STORE_LATENCY, tree_latency
 
 
-__all__ = ["HistogramTopN", "Selection", "TopN", "histogram_times", "score_latency"]
+__all__ = ["HistogramTopN", "Selection", "TopN", "score_latency"]
 
 
 def score_latency(config: Config, row: int = 0) -> int:
     """Cycles from asking for a word to a row's distances."""
     return (KEY_STORE_LATENCY + 1 + row // config.rows_per_stage
             + tree_latency(config.key_bits, config.fan_in))
-
-
-def histogram_times(config: Config, row: int) -> HistogramTimes:
-    """Cycles of a row's selection by histograms; the last row may select for all."""
-    key_bits = config.distance_max if row == config.rows - 1 else config.key_bits
-    return HistogramTimes(key_bits=key_bits, lanes=config.lanes, pass_lanes=config.pass_lanes,
-                          overlap=config.selection == "histograms")
 
 
 @dataclass
@@ -69,8 +56,7 @@ class TopN:
 
     def __init__(self, config: Config, row: int) -> None:
         """Begin as after reset."""
-        self._times = CounterTimes(lanes=config.lanes, pass_lanes=config.pass_lanes,
-                                   top_n=config.top_n)
+        self._times = config.counter_times
         self._ratio = config.pass_lanes // config.lanes
         self._gapless = config.rescore is not None
         self._score_latency = score_latency(config, row)
@@ -145,7 +131,7 @@ class HistogramTopN:
 
     def __init__(self, config: Config, row: int) -> None:
         """Begin as after reset."""
-        self._times = histogram_times(config, row)
+        self._times = config.histogram_times(row)
         self._ratio = config.pass_lanes // config.lanes
         self._score_latency = score_latency(config, row)
         times = self._times

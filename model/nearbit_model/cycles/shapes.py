@@ -51,7 +51,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Phase:
-    """What is pushed in parallel, see :mod:`nearbit_sim.program`.
+    """What is pushed in parallel, see :mod:`nearbit_model.transfers.program`.
 
     Parameters
     ----------

@@ -13,12 +13,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from nearbit_model.errors import NearbitError
+
 
 __all__ = ["Contents", "MappingError", "read_npz", "read_safetensors", "read_torch",
            "write_safetensors"]
 
 
-class MappingError(ValueError):
+class MappingError(NearbitError, ValueError):
     """A mapping, or a file of one, that does not fit; the message is one sentence."""
 
 

@@ -3,8 +3,8 @@ import cocotb
 import pytest
 
 from nearbit_hw.score.popcount import TARGETS, XorPopcount, platform_target
-from nearbit_hw.tree import tree_latency
 from nearbit_hw.verilog import generate
+from nearbit_model.structure import tree_latency
 from nearbit_sim.bench import run_bench
 from nearbit_sim.netlist import plain
 from nearbit_sim.stream import MATRIX, Bench

@@ -11,8 +11,7 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.counters.banks import Banks, Sizes
 from nearbit_hw.select.counters.digit import choose, count_below
 from nearbit_hw.stream_fifo import StreamFifo
-from nearbit_hw.tree import tree_latency
-from nearbit_model.structure import BANKS
+from nearbit_model.structure import BANKS, tree_latency
 
 
 __all__ = ["Marked", "count_coarse", "mark", "take"]
@@ -97,7 +96,7 @@ def mark(m: Module, s: Sizes, banks: Banks, i: stream.Interface, *, counted: Any
         m.d.sync += count_word.eq(count_word + 1)
 
     def before(end: Value, name: str) -> Value:
-        """Which s.lanes of the arriving word lie before a position."""
+        """Which lanes of the arriving word lie before a position."""
         mask = Signal(s.lanes, name=f"before_{name}")
         end_word, end_lane = end[s.lane_bits:], end[:s.lane_bits]
         for lane in range(s.lanes):

@@ -12,8 +12,8 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.counters.banks import Banks, Sizes
 from nearbit_hw.select.counters.digit import choose, count_below
 from nearbit_hw.stream_fifo import StreamFifo
-from nearbit_hw.tree import any_tree, tree_latency
-from nearbit_model.structure import BANKS
+from nearbit_hw.tree import any_tree
+from nearbit_model.structure import BANKS, tree_latency
 
 
 __all__ = ["Split", "count_fine", "read"]
@@ -145,10 +145,9 @@ def _gather(m: Module, s: Sizes, banks: Banks, word_summaries: Sequence[Any], *,
                 m.d.comb += gathering[target].eq(gathered[target])
     with m.If(valid):
         m.d.sync += gathered.eq(gathering)
-    # Written with every word, complete with the last of the s.group.
+    # Written with every word, complete with the last of the group.
     m.d.comb += [
-        banks.summary_write.addr.eq(Cat(word[exact_log2(s.group):],
-                                  bank)),
+        banks.summary_write.addr.eq(Cat(word[exact_log2(s.group):], bank)),
         banks.summary_write.data.eq(gathering),
         banks.summary_write.en.eq(valid),
     ]

@@ -43,8 +43,11 @@ class Design(ABC):
         """Layout of a key in a bank."""
 
     @abstractmethod
-    def take(self, m: Module, strobes: Strobes, ready: Value, *, asked: Any, counted: Any) -> Any:
-        """Take commands, and start to count them; gives what is counted from the start on."""
+    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
+        """Take commands, and start to count their queries (:py:`strobes.load`).
+
+        Gives the query that is counted from then on. `ready` is the command's, to be driven.
+        """
 
     @abstractmethod
     def count(self, m: Module, strobes: Strobes, marks: Marks, distances: list[Value]
@@ -84,9 +87,21 @@ class Design(ABC):
         """Places for hits, of which a query has so many at most."""
 
     @abstractmethod
-    def start_emit(self, m: Module, strobes: Strobes, *, ended: Value, produce: Signal,
-                   first: Signal, is_free: Value, take: Signal) -> tuple[Value, Value]:
-        """Start to emit; gives the end of the query's hits, and the number of its first word."""
+    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
+                   is_free: Value, take: Signal) -> tuple[Value, Value]:
+        """Start to emit a query that has been scanned.
+
+        Gives the end of its hits, and the number of its first word, which hold when it starts.
+
+        Parameters
+        ----------
+        ended, produce, first
+            A query's scan ended, and then the end of its hits, and the number of its first word.
+        is_free
+            Nothing leaves any more from the next cycle on.
+        take
+            To be driven: the query starts.
+        """
 
     @abstractmethod
     def read_hits(self, m: Module, emit: Any) -> list[Value]:

@@ -153,7 +153,7 @@ class Emit:
         ended_scan = delay_control(m, found.last, 1, "ended_scan")
         m.d.comb += strobes.release.eq(self._done)
         end, first = self._design.start_emit(
-            m, strobes, ended=ended_scan, produce=self.hits.produce, first=scan.first,
+            m, ended=ended_scan, produce=self.hits.produce, first=scan.first,
             is_free=~self._busy | self._done, take=self._take)
         with m.If(strobes.scan_start):
             m.d.sync += scan.missing.eq(self._design.merge.missing)

@@ -36,7 +36,7 @@ class Overlapped(Design):
     def item(self) -> data.StructLayout:
         return data.StructLayout({"code": self.code_bits, "normal": 1, "forced": 1})
 
-    def take(self, m: Module, strobes: Strobes, ready: Value, *, asked: Any, counted: Any) -> Any:
+    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
         """One waits in `waiting` while the query before it is still counted."""
         room = Signal()
         m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
@@ -165,8 +165,8 @@ class Overlapped(Design):
     def hit_depth(self, most: int) -> int:
         return 1 << ceil_log2(2 * most)
 
-    def start_emit(self, m: Module, strobes: Strobes, *, ended: Value, produce: Signal,
-                   first: Signal, is_free: Value, take: Signal) -> tuple[Value, Value]:
+    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
+                   is_free: Value, take: Signal) -> tuple[Value, Value]:
         """A query may wait until the one before has left."""
         emit_wait = Signal()
         wait_end = Signal.like(produce, name="wait_end", reset_less=True)

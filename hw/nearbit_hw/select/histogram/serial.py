@@ -36,7 +36,7 @@ class Serial(Design):
     def item(self) -> data.StructLayout:
         return data.StructLayout({"code": self.code_bits, "forced": 1})
 
-    def take(self, m: Module, strobes: Strobes, ready: Value, *, asked: Any, counted: Any) -> Any:
+    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
         """A query is counted as soon as its command is taken."""
         room = Signal()
         m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
@@ -116,8 +116,8 @@ class Serial(Design):
     def hit_depth(self, most: int) -> int:
         return 1 << ceil_log2(most + 1)
 
-    def start_emit(self, m: Module, strobes: Strobes, *, ended: Value, produce: Signal,
-                   first: Signal, is_free: Value, take: Signal) -> tuple[Value, Value]:
+    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
+                   is_free: Value, take: Signal) -> tuple[Value, Value]:
         """Nothing else leaves."""
         m.d.comb += take.eq(ended)
         return produce, first

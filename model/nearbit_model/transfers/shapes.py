@@ -1,7 +1,7 @@
 """What the cycle model needs of a program: its shapes."""
 
 from nearbit_model.cycles import Command, Phase
-from nearbit_sim.program import Program
+from nearbit_model.transfers.program import Program
 
 
 __all__ = ["shapes"]

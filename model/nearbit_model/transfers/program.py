@@ -9,35 +9,21 @@ beats on each output as the program expects.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearbit_sim.payload import Port, Words
+from nearbit_model.transfers.payload import Port, Words
 
 
-__all__ = ["Beats", "Cycles", "Engine", "Outcome", "Phase", "Program", "Progress",
-           "SimulationError", "WaveformError"]
+__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress"]
 
 
 Cycles: TypeAlias = NDArray[np.int64]
 
 Progress: TypeAlias = Callable[[int, int, int], None]
 """Called now and then with the cycle, the transfers and beats so far, and those of the program."""
-
-
-class SimulationError(RuntimeError):
-    """The simulation cannot be built or run; the message is for the user."""
-
-
-class WaveformError(OSError, SimulationError):
-    """The file of waveforms cannot be written, or not to its end; made from ``errno, text, path``.
-    """
-
-    def __str__(self) -> str:
-        """Give the sentence."""
-        return f"{self.filename} cannot be written: {self.strerror}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Program:
     Parameters
     ----------
     ports
-        Streams of the component, from :func:`nearbit_sim.payload.ports`.
+        Streams of the component.
     """
 
     ports: list[Port]
@@ -156,27 +142,3 @@ class Outcome:
     def cycles_per_second(self) -> float:
         """Simulated cycles in a second of wall time."""
         return self.cycles / self.seconds if self.seconds > 0 else float("inf")
-
-
-class Engine(Protocol):
-    """A component that is ready to run programs."""
-
-    @property
-    def ports(self) -> list[Port]:
-        """Streams of the component."""
-        ...
-
-    def run(self, program: Program, *, patience: int = 1_000_000,
-            progress: Progress | None = None, vcd: str | None = None) -> Outcome:
-        """Run a program from reset to its last beat.
-
-        Parameters
-        ----------
-        patience
-            Cycles without any transfer after which :class:`SimulationError` is raised.
-        progress
-            Called now and then.
-        vcd
-            File to write waveforms to; :class:`WaveformError` if it is not complete in the end.
-        """
-        ...

@@ -1,0 +1,13 @@
+"""The core's streams without the hardware: payloads, what to send, and how to read the answers.
+
+For whoever talks to hardware, be it simulated or on a board; needs NumPy only.
+"""
+
+from nearbit_model.transfers.attention import HardwareAttention
+from nearbit_model.transfers.plan import Plan, Prediction
+from nearbit_model.transfers.program import Outcome, Program, Progress
+from nearbit_model.transfers.streams import core_ports
+
+
+__all__ = ["HardwareAttention", "Outcome", "Plan", "Prediction", "Program", "Progress",
+           "core_ports"]

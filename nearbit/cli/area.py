@@ -1,0 +1,48 @@
+"""The command `area`: FPGA resources of each block."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from nearbit.cli.accelerators import given_or_default
+from nearbit.cli.console import console, progress
+from nearbit.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PresetOption,
+    Target,
+)
+
+
+__all__ = ["area"]
+
+
+def area(
+    target: Annotated[Target, typer.Option(help="The family of devices.")] = Target.ECP5,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    is_checked: Annotated[bool, typer.Option(
+        "--check", help="Synthesize as well (minutes), and compare.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate logic, flip-flops, block RAMs and multipliers of each block on a device.
+
+    Without --preset and --config, it is the preset 'reference'. The exit status is 2 if the input
+    is wrong.
+    """
+    from nearbit import area as report
+
+    accelerator, shown, name = given_or_default(preset, config)
+    found = report.estimate(accelerator, target)
+    checked = None
+    if is_checked:
+        with progress("synthesizing (minutes)"):
+            checked = report.check(accelerator, target)
+    if as_json:
+        print(json.dumps({
+            "preset": name, "config": accelerator.to_dict(), **found.to_dict(),
+            **({} if checked is None else {"synthesized": checked.to_dict()}),
+        }, indent=2, allow_nan=False))
+    else:
+        report.show(shown, accelerator, found, checked, console())

@@ -1,0 +1,94 @@
+"""Tables, counts and progress on a terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nearbit.streams import say
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
+
+    from nearbit.tensors import Tensors
+
+
+__all__ = ["BUILDING", "Bar", "console", "count", "progress", "say_notes"]
+
+
+BUILDING = "building the hardware (minutes, once)"
+
+
+def console(is_error: bool = False) -> "Console":
+    """Make a console that does not break lines at 80 columns where nobody sees them."""
+    from rich.console import Console
+
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, width=None if stream.isatty() else 120)
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, in the singular or the plural."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def say_notes(file: Path, tensors: "Tensors") -> None:
+    """Say what one might not expect of a tensor file, once nothing else is wrong."""
+    for note in tensors.notes:
+        say(f"{file}: {note}")
+
+
+class Bar:
+    """What is done now, on a terminal; in a simulation, how far it is and how long it will take."""
+
+    def __init__(self, progress: "Progress", doing: str) -> None:
+        """Add a bar to a display."""
+        self._progress = progress
+        self._task = progress.add_task(doing, total=None)
+
+    def say(self, doing: str) -> None:
+        """Show what is done now, without an estimate."""
+        self._progress.reset(self._task, total=None, description=doing)
+
+    def to(self, cycles: int) -> Callable[[int, int, int], None]:
+        """Give a function that shows a simulation's way to so many cycles, as engines call it."""
+        def move(cycle: int, _done: int, _total: int) -> None:
+            if self._progress.tasks[0].total is None:
+                # Only what is simulated counts for the time left.
+                self._progress.reset(self._task, total=cycles)
+            self._progress.update(self._task, completed=cycle,
+                                  description=f"simulating: cycle {cycle:,}")
+
+        return move
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Bar]:
+    """Show a bar on a terminal, and nothing elsewhere."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.text import Text
+
+    class TimeLeftColumn(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: "Task") -> Text:
+            seconds = task.time_remaining
+            return Text("" if seconds is None else f"{timedelta(seconds=int(seconds))} left")
+
+    terminal = console(is_error=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20),
+                  TaskProgressColumn(), TimeElapsedColumn(), TimeLeftColumn(), console=terminal,
+                  transient=True, disable=not terminal.is_terminal) as display:
+        yield Bar(display, doing)

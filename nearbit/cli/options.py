@@ -1,0 +1,157 @@
+"""Options and choices that commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearbit.cli.errors import UserError
+
+
+__all__ = [
+    "BaudOption", "BoardOption", "Cell", "ClockOption", "CodesOption", "ConfigOption", "Device",
+    "Engine", "HeadsOption", "Interface", "JsonOption", "Loss", "MappingKind", "Method",
+    "ModelMethod", "ModelOption", "PresetOption", "QueriesOption", "Stages", "Surrogate", "Target",
+    "TextOption", "TextsOption", "TokensOption", "check_selection",
+]
+
+
+# The choices are those of the packages that take them; a test compares the two, so that help needs
+# to import none of them.
+
+class Engine(StrEnum):
+    """Ways to simulate the hardware."""
+
+    COMPILED = "compiled"
+    ICARUS = "icarus"
+
+
+class Method(StrEnum):
+    """Ways that the hardware attends."""
+
+    HAD = "had"
+    HASH = "hash"
+
+
+class ModelMethod(StrEnum):
+    """Ways that a model attends."""
+
+    EXACT = "exact"
+    TOPN = "topn"
+    HAD = "had"
+    HASH = "hash"
+
+
+class Interface(StrEnum):
+    """What generated Verilog connects to."""
+
+    STREAM = "stream"
+    AXI = "axi"
+    WISHBONE = "wishbone"
+
+
+class Cell(StrEnum):
+    """Families whose logic the XOR-popcount is written for."""
+
+    GENERIC = "generic"
+    ECP5 = "ecp5"
+    ICE40 = "ice40"
+    XILINX7 = "xilinx7"
+
+
+class Target(StrEnum):
+    """Families of which area is estimated."""
+
+    ECP5 = "ecp5"
+    ICE40 = "ice40"
+    UP5K = "up5k"
+    XC7 = "xc7"
+
+
+class MappingKind(StrEnum):
+    """Mappings that codes are learned for."""
+
+    LINEAR = "linear"
+    MLP = "mlp"
+
+
+class Loss(StrEnum):
+    """Losses that codes are learned by."""
+
+    TOP = "top"
+    KL = "kl"
+    BCE = "bce"
+
+
+class Surrogate(StrEnum):
+    """What is differentiated in place of the sign."""
+
+    STRAIGHT_THROUGH = "straight-through"
+    TANH = "tanh"
+
+
+class Stages(StrEnum):
+    """Ways from soft to hard attention in distillation."""
+
+    STRAIGHT_THROUGH = "straight-through"
+    PUBLISHED = "published"
+
+
+class Device(StrEnum):
+    """Where PyTorch computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+PresetOption = Annotated[str | None, typer.Option(
+    "--preset", metavar="NAME", help=(
+        "A preset or a board; 'nearbit presets' and 'nearbit boards' list them."))]
+ConfigOption = Annotated[Path | None, typer.Option(
+    "--config", metavar="FILE.toml", help="A configuration of your own.")]
+
+HeadsOption = Annotated[str | None, typer.Option(
+    "--heads", metavar="LIST", help="Which heads: 0,2 or 0-3 or 5:10 (10 not included).")]
+QueriesOption = Annotated[str | None, typer.Option(
+    "--queries", metavar="LIST", help="Which queries, likewise; 0:64:8 is every eighth.")]
+
+BoardOption = Annotated[str | None, typer.Option(
+    "--board", metavar="BOARD", help="A board; 'nearbit boards' lists them.")]
+ClockOption = Annotated[float | None, typer.Option(
+    "--clock", metavar="MHZ", help="The accelerator's clock (default: the board's).")]
+BaudOption = Annotated[int | None, typer.Option(
+    "--baud", metavar="RATE", help="Bits per second of the host link (default: the board's).")]
+
+ModelOption = Annotated[str, typer.Option(
+    "--model", metavar="smollm2|minilm|hf:PATH", help=(
+        "SmolLM2-135M or all-MiniLM-L6-v2, from their packages, or a folder of a Llama-like or "
+        "BERT-like model."))]
+ModelMethodOption = Annotated[ModelMethod, typer.Option(
+    "--method", help=(
+        "exact: all keys. topn: those of largest q.k. had: those of nearest sign codes, weighted "
+        "by distance. hash: those of nearest codes, weighted by exact scores."))]
+CodesOption = Annotated[str | None, typer.Option(
+    "--codes", metavar="FILE|KIND", help=(
+        "With --method hash, the mapping of all layers to codes: a .safetensors file, or sign (the "
+        "default), hadamard, random."))]
+TextOption = Annotated[Path, typer.Option("--text", metavar="FILE", help="A text, in UTF-8.")]
+TextsOption = Annotated[list[Path], typer.Option(
+    "--text", metavar="FILE", help="A text, in UTF-8; may be given more than once.")]
+TokensOption = Annotated[int | None, typer.Option(
+    "--tokens", metavar="T", help=(
+        "The first T tokens of the text (default: 2048, or as many as there are)."))]
+NOption = Annotated[int, typer.Option("--n", metavar="N", help="Keys selected by distance.")]
+SinkOption = Annotated[int, typer.Option(
+    "--sink", metavar="S", help="First keys, selected always.")]
+RecentOption = Annotated[int, typer.Option(
+    "--recent", metavar="R", help="Last keys, selected always.")]
+
+
+def check_selection(n: int | None, sink: int | None, recent: int | None) -> None:
+    """Raise :class:`UserError` for numbers of keys that cannot be selected."""
+    for option, value, least in (("--n", n, 1), ("--sink", sink, 0), ("--recent", recent, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{option} must be at least {least}, not {value}")

@@ -1,0 +1,151 @@
+"""The command `run`: attention on a board."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearbit import indices
+from nearbit.cli.console import console, count, progress, say_notes
+from nearbit.cli.devices import board_of, version_numbers
+from nearbit.cli.errors import NOT_EXACT, UserError
+from nearbit.cli.options import (
+    BaudOption,
+    BoardOption,
+    HeadsOption,
+    JsonOption,
+    QueriesOption,
+    check_selection,
+)
+
+
+if TYPE_CHECKING:
+    from nearbit_boards.board import Board
+    from nearbit_boards.transport import Transport
+
+
+__all__ = ["run"]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
+        "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
+        "optional: qpos, causal, temperature."))],
+    board: BoardOption = None,
+    port: Annotated[str | None, typer.Option(
+        metavar="PORT", help=(
+            "Serial port of the board, such as /dev/ttyUSB1, or that of a server: "
+            "rfc2217://HOST:PORT or socket://HOST:PORT."))] = None,
+    is_virtual: Annotated[bool, typer.Option(
+        "--virtual", help="Simulate the bitstream itself (iCE40 HX8K), at its UART pins.")] = False,
+    is_simulated: Annotated[bool, typer.Option(
+        "--simulated", help="Simulate the design of the board, at its host link.")] = False,
+    bitstream: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="With --virtual, the bitstream (default: that of the last build).",
+        )] = None,
+    config: Annotated[Path | None, typer.Option(
+        "--config", metavar="FILE.toml", help=(
+            "A configuration instead of the board's preset."))] = None,
+    baud: BaudOption = None,
+    heads: HeadsOption = None,
+    queries: QueriesOption = None,
+    n: Annotated[int | None, typer.Option(
+        metavar="N", help="Keys selected by distance (default: 32, or as many as fit).")] = None,
+    sink: Annotated[int, typer.Option(
+        metavar="S", help="First keys, selected always.")] = 0,
+    recent: Annotated[int, typer.Option(
+        metavar="R", help="Last keys, selected always.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run attention tensors on a board; compare with golden model and exact attention.
+
+    The device says what it was built from; with --config, it must be that. The exit status is 0 if
+    every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
+    """
+    from nearbit.boards import baud_of
+    from nearbit.report import compare, show
+    from nearbit.tensors import Tensors
+    from nearbit_boards.device import Device
+    from nearbit_boards.transport import SerialTransport
+    from nearbit_model.attention import attention
+    from nearbit_model.config import Config
+
+    if sum((port is not None, is_virtual, is_simulated)) != 1:
+        raise UserError("one of --port, --virtual and --simulated must be given")
+    if bitstream is not None and not is_virtual:
+        raise UserError("--bitstream needs --virtual; a board has the one that is flashed")
+    check_selection(n, sink, recent)
+    if board is None and is_virtual:
+        board = "ice40-hx8k-b-evn"
+    if board is None and is_simulated:
+        raise UserError("--simulated needs --board; 'nearbit boards' lists the boards")
+    # A board at a port has its bitstream: nothing of it is built here.
+    rate = 0 if port is None else baud_of(board, baud)
+    chosen = None if port is not None else board_of(board, None, config, None, baud)
+    wanted = None if config is None else Config.load(config)
+    tensors = Tensors.load(file)
+    part = tensors.select(
+        None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
+        None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
+
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress("opening the device"))
+        if chosen is None:
+            transport: Transport = SerialTransport(str(port), rate)
+        else:
+            transport = _simulated(chosen, bitstream, is_virtual, bar.say)
+        device = stack.enter_context(Device.open(transport, config=wanted))
+        accelerator = device.config
+        try:
+            golden = attention(
+                part.q, part.k, part.v, accelerator, n=n, sink=sink, recent=recent,
+                causal=part.causal, qpos=part.qpos, temperature=part.temperature)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
+        say_notes(file, tensors)
+        bar.say("running")
+        answer = device.run(golden.prepared)
+    report = compare(part, golden, answer.result)
+
+    times = {"seconds": answer.seconds, "compute_seconds": answer.compute_seconds,
+             "transfer_seconds": answer.transfer_seconds, "sent": answer.sent,
+             "received": answer.received, "repeated": answer.repeated}
+    prepared = golden.prepared
+    if as_json:
+        print(json.dumps({
+            "file": str(file), "board": board, "device": transport.name,
+            "config": accelerator.to_dict(), "n": prepared.n, "sink": sink, "recent": recent,
+            "causal": part.causal, **report.to_dict(), "run": times}, indent=2,
+            allow_nan=False))
+    else:
+        terminal = console()
+        terminal.print(
+            f"{file}: {count(len(part.q), 'head')}, "
+            f"{count(len(part.queries), 'query', 'queries')} each, {part.tokens} keys of "
+            f"{accelerator.key_bits} bits{', causal' if part.causal else ''}\n"
+            f"{transport.name}{'' if board is None else f' as {board}'}: n {prepared.n}, sink "
+            f"{sink}, recent {recent}\n", highlight=False, soft_wrap=True, markup=False)
+        show(report, terminal, is_simulated=False)
+        terminal.print(
+            f"Compute {1e3 * answer.compute_seconds:.3f} ms at "
+            f"{device.identity.clock / 1e6:g} MHz; transfer "
+            f"{1e3 * answer.transfer_seconds:,.0f} ms of wall time: {answer.sent:,} bytes sent, "
+            f"{answer.received:,} received, {answer.repeated} requests repeated.",
+            highlight=False, markup=False, soft_wrap=True)
+    if not report.total.bit_exact:
+        raise typer.Exit(NOT_EXACT)
+
+
+def _simulated(board: "Board", bitstream: Path | None, is_virtual: bool, say: Any) -> "Transport":
+    """Simulate a board's bitstream, or its design."""
+    from nearbit_boards.build import find_bitstream
+    from nearbit_boards.virtual import QuickTransport, VirtualTransport
+
+    if is_virtual:
+        return VirtualTransport(find_bitstream(board, bitstream), board.baud, progress=say)
+    say("building the device (minutes, once)")
+    # A simulator knows no cells of a device; values and cycles are the same.
+    return QuickTransport(board.config.replace(cell="generic"), version=version_numbers(),
+                          clock=board.clock)

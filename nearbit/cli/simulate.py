@@ -1,0 +1,286 @@
+"""The command `simulate`: attention tensors through the hardware."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearbit import indices
+from nearbit.cli.accelerators import given, smallest
+from nearbit.cli.console import BUILDING, console, count, progress, say_notes
+from nearbit.cli.errors import NOT_EXACT, UserError
+from nearbit.cli.options import (
+    ConfigOption,
+    Engine,
+    HeadsOption,
+    Method,
+    PresetOption,
+    QueriesOption,
+    check_selection,
+)
+from nearbit.files import OutputFile, output_folder
+
+
+if TYPE_CHECKING:
+    from nearbit.report import Report
+    from nearbit.tensors import Tensors
+    from nearbit_model.config import Config
+    from nearbit_model.mapping import Mapping
+    from nearbit_model.transfers.attention import HardwareAttention
+    from nearbit_model.transfers.plan import Prediction
+
+
+__all__ = ["simulate"]
+
+
+DEFAULT_HEAVY = 0.03125
+DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
+        "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
+        "optional: qpos, causal, temperature. Or a .safetensors file."))],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    engine: Annotated[Engine, typer.Option(
+        help="The design compiled to C++, or Icarus Verilog with cocotb (slow).",
+        )] = Engine.COMPILED,
+    heads: HeadsOption = None,
+    queries: QueriesOption = None,
+    method: Annotated[Method, typer.Option(help=(
+        "had: weights by distance. hash: codes choose the keys, exact scores weight them."),
+        )] = Method.HAD,
+    codes: Annotated[str | None, typer.Option(
+        metavar="FILE|KIND", help=(
+            "With --method hash, the mapping to codes: a .safetensors file, or sign (the default), "
+            "hadamard, random."))] = None,
+    n: Annotated[int | None, typer.Option(
+        metavar="N", help=(
+            "Keys selected by distance (default: 32, or as many as fit; with --method hash as "
+            "--heavy says)."))] = None,
+    heavy: Annotated[float | None, typer.Option(
+        metavar="SHARE", help=(
+            f"The same as a share of all keys, with --method hash (default: {DEFAULT_HEAVY})."),
+        )] = None,
+    sink: Annotated[int | None, typer.Option(
+        metavar="S", help=f"First keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        )] = None,
+    recent: Annotated[int | None, typer.Option(
+        metavar="R", help=f"Last keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        )] = None,
+    is_dense: Annotated[bool, typer.Option(
+        "--dense", help=(
+            "Select every key; with --method hash that is exact attention, in the hardware's "
+            "integers."))] = False,
+    shared: Annotated[bool, typer.Option(
+        "--shared", help=(
+            "With --method hash, one selection for all heads of a group, by the sum of their "
+            "distances."))] = False,
+    rotate: Annotated[bool, typer.Option(
+        "--rotate/--no-rotate", help=(
+            "Rotate value rows into a basis without outliers before they become integers, and "
+            "outputs back: less error. Without, integers are those of v itself."))] = True,
+    out: Annotated[Path | None, typer.Option(
+        metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
+    vcd: Annotated[Path | None, typer.Option(
+        metavar="FILE.vcd", help="Write waveforms.")] = None,
+    report_folder: Annotated[Path | None, typer.Option(
+        "--report", metavar="DIR", help=(
+            "Write DIR/report.html: figures and plots, and which tokens each answer comes "
+            "from."))] = None,
+    as_json: Annotated[bool, typer.Option(
+        "--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Run attention tensors through the hardware; compare with golden model and exact attention.
+
+    Without --preset and --config, the smallest preset that fits is taken. The exit status is 0 if
+    every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
+    """
+    from nearbit.report import compare
+    from nearbit.tensors import Tensors
+    from nearbit_model.attention import attend
+    from nearbit_model.prepare import prepare
+    from nearbit_model.transfers import Plan
+    from nearbit_sim import simulation
+
+    check_selection(n, sink, recent)
+    _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
+                           "--shared": shared})
+    accelerator, name = given(preset, config)
+    tensors = Tensors.load(file)
+    n, sink, recent = _selection(method, tensors.tokens, n, heavy, sink, recent,
+                                 is_dense=is_dense)
+    mapping = None if method == Method.HAD else _mapping(codes, tensors, accelerator)
+    if accelerator is None:
+        accelerator, name = smallest(file, tensors, n, sink, recent, mapping, shared=shared)
+    shown = f"preset {name}" if name else str(config)
+    chosen = tensors.select(
+        None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
+        None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
+    if mapping is not None:
+        mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
+
+    inputs = [file, *(Path(each) for each in (config, codes) if each is not None)]
+    with ExitStack() as folders:
+        # A name that cannot be written is found out now, not after minutes.
+        page = None
+        if report_folder is not None:
+            folders.enter_context(output_folder(report_folder))
+            page = OutputFile(report_folder / "report.html", inputs)
+        results = None if out is None else OutputFile(out, inputs, [page])
+        waveforms = None if vcd is None else OutputFile(vcd, inputs, [page, results])
+
+        with ExitStack() as stack:
+            vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
+            bar = stack.enter_context(progress("computing the golden model"))
+            try:
+                prepared = prepare(
+                    chosen.q, chosen.k, chosen.v, accelerator, n=n, sink=sink, recent=recent,
+                    causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+                    rotate=rotate, method=str(method), mapping=mapping, shared=shared)
+                golden = attend(prepared)
+            except ValueError as error:
+                raise UserError(f"{file}: {error}") from None
+            say_notes(file, tensors)
+            plan = Plan(prepared)
+            prediction = plan.predict()
+            bar.say(BUILDING)
+            hardware = simulation.run(plan, engine=str(engine), vcd=vcd_path,
+                                      progress=bar.to(prediction.cycles))
+
+        report = compare(chosen, golden, hardware)
+        if results is not None:
+            _write_results(results, chosen, hardware)
+        if page is not None:
+            _write_page(page, file, shown, chosen, report, hardware, prediction,
+                        _codes(codes, mapping))
+
+    if as_json:
+        print(json.dumps({
+            "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
+            "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
+            "n": prepared.n, "sink": sink, "recent": recent, "causal": chosen.causal,
+            "rotate": rotate, "build_seconds": hardware.build_seconds, **report.to_dict()},
+            indent=2, allow_nan=False))
+    else:
+        conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, sink "
+                      f"{sink}, recent {recent}; {engine} engine")
+        _show(file, chosen, accelerator, conditions, report)
+        if page is not None:
+            console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
+    if not report.total.bit_exact:
+        raise typer.Exit(NOT_EXACT)
+
+
+def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAttention") -> None:
+    """Write what the hardware answered, as arrays."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        name: getattr(hardware, name)
+        for name in ("output", "output_int", "selected", "origins", "distances", "scores",
+                     "weights")
+        if getattr(hardware, name) is not None}
+    with output.write() as path, path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays, heads=chosen.heads, queries=chosen.queries)
+
+
+def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", report: "Report",
+                hardware: "HardwareAttention", prediction: "Prediction", codes: str) -> None:
+    """Write the report as a page."""
+    from nearbit.page import render
+
+    with page.write() as path:
+        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes),
+                        # Names of files need not be text.
+                        encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
+          report: "Report") -> None:
+    """Print the table, below what it is of."""
+    from nearbit.report import show
+
+    terminal = console()
+    kv_heads = len(chosen.k)
+    groups = "" if kv_heads == len(chosen.q) else f" on {kv_heads} key heads"
+    terminal.print(
+        f"{file}: {count(len(chosen.q), 'head')}{groups}, "
+        f"{count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "
+        f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}\n",
+        highlight=False, soft_wrap=True, markup=False)
+    show(report, terminal)
+
+
+def _describe(method: Method, mapping: "Mapping | None", *, shared: bool) -> str:
+    """Say in the line of conditions what is not the usual."""
+    if method == Method.HAD:
+        return ""
+    kind = "sign" if mapping is None else mapping.kind
+    return f"method {method}, codes {kind}{', shared' if shared else ''}, "
+
+
+def _codes(given: str | None, mapping: "Mapping | None") -> str:
+    """Say where codes come from that are not the signs of queries and keys."""
+    if mapping is None or mapping.kind == "sign":
+        return ""
+    return mapping.kind if given == mapping.kind else f"{mapping.kind}, of {given}"
+
+
+def _check_method(method: Method, given: dict[str, bool]) -> None:
+    """Refuse options that have no meaning with the method."""
+    for option, is_given in given.items():
+        if is_given and method != Method.HASH:
+            raise UserError(f"{option} needs --method hash")
+
+
+def _selection(method: Method, tokens: int, n: int | None, heavy: float | None, sink: int | None,
+               recent: int | None, *, is_dense: bool) -> tuple[int | None, int, int]:
+    """How many keys to select by distance, and always: as asked, or the method's defaults."""
+    from nearbit_model.mapping import heavy_budget
+
+    if is_dense:
+        for option, value in (("--n", n), ("--heavy", heavy), ("--sink", sink),
+                              ("--recent", recent)):
+            if value is not None:
+                raise UserError(f"--dense and {option} exclude each other; give one of them")
+        return tokens, 0, 0
+    if n is not None and heavy is not None:
+        raise UserError("--n and --heavy exclude each other; give one of them")
+    always = DEFAULT_ALWAYS if method == Method.HASH else 0
+    if method == Method.HASH and n is None:
+        share = DEFAULT_HEAVY if heavy is None else heavy
+        if not 0 < share <= 1:
+            raise UserError(f"--heavy must be greater than 0 and at most 1, not {share:g}")
+        n = heavy_budget(tokens, share)
+    return n, always if sink is None else sink, always if recent is None else recent
+
+
+def _mapping(codes: str | None, tensors: "Tensors", accelerator: "Config | None") -> "Mapping":
+    """The mapping that --codes names."""
+    from nearbit_model.mapping import Mapping
+
+    heads, kv_heads, head_dim = len(tensors.q), len(tensors.k), tensors.head_dim
+    bits = head_dim if accelerator is None else accelerator.key_bits
+    match codes:
+        case None | "sign":
+            return Mapping.sign(head_dim, heads=heads, kv_heads=kv_heads)
+        case "hadamard":
+            return Mapping.hadamard(bits, head_dim, heads=heads, kv_heads=kv_heads)
+        case "random":
+            return Mapping.random(bits, head_dim, heads=heads, kv_heads=kv_heads)
+        case _:
+            if not codes or ("." not in codes and not Path(codes).exists()):
+                raise UserError(f"--codes must be sign, hadamard, random or a .safetensors file, "
+                                f"not {codes!r}")
+            mapping = Mapping.load(codes)
+            if (mapping.heads, mapping.kv_heads, mapping.head_dim) != (heads, kv_heads, head_dim):
+                raise UserError(
+                    f"{codes}: the mapping is for q [{mapping.heads}, queries, "
+                    f"{mapping.head_dim}] and k [{mapping.kv_heads}, tokens, {mapping.head_dim}], "
+                    f"but the tensors are q {list(tensors.q.shape)} and k "
+                    f"{list(tensors.k.shape)}; take the one made for this model and layer")
+            return mapping

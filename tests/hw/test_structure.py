@@ -1,0 +1,31 @@
+# amaranth: UnusedElaboratable=no
+"""The hardware is as configuration and models take it to be."""
+
+import pytest
+
+from nearbit_hw.layouts import Error
+from nearbit_hw.score import ScoreArray
+from nearbit_hw.select import HistogramTopN, TopN
+from nearbit_model import PRESETS
+from nearbit_model.cycles import Error as ModelError
+
+
+def test_error_codes():
+    assert {error.name: error.value for error in Error} == {
+        error.name: error.value for error in ModelError}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name):
+    config = PRESETS[name]
+    array = ScoreArray(key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
+                       rows_per_stage=config.rows_per_stage)
+    assert array.stages == config.score_stages
+    sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
+             "top_n": config.top_n, "pass_lanes": config.pass_lanes}
+    assert TopN(**sizes).times == config.counter_times
+    assert TopN(**sizes).registers == config.memory_registers
+    for selection in ("histograms", "serial"):
+        other = config.replace(selection=selection)
+        assert (HistogramTopN(**sizes, overlap=selection == "histograms").times
+                == other.histogram_times(config.rows - 1))
