@@ -563,7 +563,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
 
     compared = ("ecp5", "ice40", "xc7")
     made["cells"] = table(
-        ["bits", *(f"{target} (a bit)" for target in compared)],
+        ["bits", *(f"{target} (per bit)" for target in compared)],
         [[config.key_bits, *(cell_cost(config, target) for target in compared)]
          for config in sorted({config.key_bits: config for config in points("cell")
                                if config.fan_in == 4}.values(),
@@ -603,7 +603,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
           found["estimated"]["luteq"], f"{found['error_percent']:+.1f} %"]
          for found in contents.get("checks", [])])
     made["units"] = table(
-        ["bits", "cell", "XOR-popcount", "a bit", "and an accumulator", "whole unit",
+        ["bits", "cell", "XOR-popcount", "per bit", "with accumulator", "whole unit",
          "BISMO's line for a whole unit"],
         [[found["bits"], f"`{found['cell']}`", found["popcount"]["luteq"],
           f"{found['popcount']['luteq'] / found['bits']:.2f}", found["accumulated"]["luteq"],

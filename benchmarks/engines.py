@@ -92,8 +92,8 @@ def text(results: dict[str, Any]) -> str:
     return (f"On the preset `{results['preset']}`, measured by benchmarks/engines.py "
             f"({results['machine']}): `compiled` {engines['compiled']['cycles_per_second']:,.0f} "
             f"cycles per second, `icarus` {engines['icarus']['cycles_per_second']:,.0f}, a factor "
-            f"of {results['ratio']:,.0f}; the first run takes {results['build_seconds']:.0f} s to "
-            f"generate and compile the hardware, later ones find it in the cache.")
+            f"of {results['ratio']:,.0f}; the first run spends {results['build_seconds']:.0f} s "
+            f"generating and compiling the hardware, later runs reuse the cache.")
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def document(results: dict[str, Any]) -> str:
     lines += [row(title, [file["element_bits_8"][name] for file in files.values()])
               for name, title in (("not_rotated", "8, not rotated"), ("smoothed", "8, smoothed"),
                                   ("karhunen_loeve", "8, decorrelated"),
-                                  ("step_a_key", "8, a step for each key"))]
+                                  ("step_a_key", "8, one step per key"))]
     lines.append(row("real scores", [file["values_alone"] for file in files.values()]))
     return "\n".join(lines)
 

@@ -147,13 +147,13 @@ def document(results: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(figures)} |")
     lines += [
         "",
-        (f"Time, {took['heads']} heads x {took['queries']} queries x {took['keys']:,} keys of "
+        (f"Time for {took['heads']} heads x {took['queries']} queries x {took['keys']:,} keys of "
         f"{results['input']}, from floats to floats: {1000 * took['attention_seconds']:.0f} ms; "
-        f"the distances and the {took['n']} nearest keys alone: "
+        f"for the distances and the {took['n']} nearest keys alone: "
         f"{1000 * took['selection_seconds']:.1f} ms, "
-        f"{took['selection_over_faiss']:.2f} times as long as FAISS's `IndexBinaryFlat` takes. "
-        f"Memory beside the inputs for {memory['heads']} heads x {memory['queries']} queries x "
-        f"{memory['keys']:,} keys: {memory['peak_mib']:.0f} MiB. One core of "
+        f"{took['selection_over_faiss']:.2f} times that of FAISS's `IndexBinaryFlat`. "
+        f"Memory for {memory['heads']} heads x {memory['queries']} queries x "
+        f"{memory['keys']:,} keys, excluding inputs: {memory['peak_mib']:.0f} MiB. One core of "
         f"{results['machine']['processor']}, NumPy {results['tools']['numpy']}, FAISS "
         f"{results['tools']['faiss']}."),
     ]

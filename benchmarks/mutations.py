@@ -110,7 +110,7 @@ def caught(mutation: Mutation) -> Outcome | None:
 
 def document(results: dict[str, Any]) -> str:
     """The table as docs/verification.md has it."""
-    lines = ["| unit | mutations | caught | by tests named |", "|---|---|---|---|"]
+    lines = ["| unit | mutations | caught | by tests |", "|---|---|---|---|"]
     entries = results["mutations"]
     for path in dict.fromkeys(entry["path"] for entry in entries):
         of_path = [entry for entry in entries if entry["path"] == path]

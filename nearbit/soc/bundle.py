@@ -40,17 +40,17 @@ _DRIVER = ("c", "h")
 _VHDL = "{top}_pkg.vhd"
 
 _FILES = {
-    "{top}.v": "the accelerator, Verilog 2005: module `{top}` and what it is made of",
-    _VHDL: "its component declaration, VHDL: package `{top}_pkg`",
-    "{name}_example.v": "how to instantiate it",
-    "{name}.core": "the core file for FuseSoC (CAPI2)",
-    "{top}.vlt": "the warnings of Verilator's lint that generated Verilog cannot avoid, and why",
-    "registers/registers.md": "registers, and packets of all streams",
-    "registers/registers.json": "the same, for programs",
+    "{top}.v": "the accelerator in Verilog 2005: module `{top}` and its submodules",
+    _VHDL: "its VHDL component declaration: package `{top}_pkg`",
+    "{name}_example.v": "example instantiation",
+    "{name}.core": "FuseSoC core file (CAPI2)",
+    "{top}.vlt": "waivers for unavoidable Verilator lint warnings, with reasons",
+    "registers/registers.md": "registers and stream packets",
+    "registers/registers.json": "the same, machine-readable",
     "registers/registers.rdl": "the registers as SystemRDL 2.0",
-    "driver/{name}.h": "the driver, C99: what it offers",
-    "driver/{name}.c": "the driver",
-    "driver/{name}_registers.h": "addresses, fields and numbers, for the driver and for yours",
+    "driver/{name}.h": "driver interface, C99",
+    "driver/{name}.c": "driver implementation",
+    "driver/{name}_registers.h": "register addresses, fields and numbers",
     "{name}.toml": "the configuration",
     "README.md": "this file",
 }

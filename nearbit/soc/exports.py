@@ -1,6 +1,6 @@
-"""The register map in the forms that others read: C, JSON, Markdown and SystemRDL.
+"""Exports of the register map: C, JSON, Markdown and SystemRDL.
 
-All are made from :func:`nearbit_hw.soc.registers.register_map`, as the hardware is.
+All are generated from :func:`nearbit_hw.soc.registers.register_map`, like the hardware.
 """
 
 import json
@@ -71,8 +71,8 @@ def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
     prefix = f"{name.upper()}_REG_"
     guard = f"{name.upper()}_REGISTERS_H"
     parts = [f"/* {LICENSE} */\n\n",
-             _comment("Registers of a Nearbit accelerator: byte addresses from the window's "
-                      "beginning, and fields as shift and mask. Generated."),
+             _comment("Registers of a Nearbit accelerator: byte offsets in the window, and "
+                      "fields as shift and mask. Generated."),
              f"\n#ifndef {guard}\n#define {guard}\n"]
     for title, group in _groups(registers):
         parts.append(f"\n/* --- {title} {'-' * (_WIDTH - len(title) - 11)} */\n")
@@ -92,13 +92,14 @@ def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
                       if address.name.startswith("ROW_") and address.name not in
                       [_row_name(register) for register in group]]
             if absent:
-                parts.append(_comment("Not in this accelerator: where others have it.")
+                parts.append(_comment("Not in this accelerator; address in accelerators that have "
+                                      "it.")
                              + _defines(absent))
-            parts.append(_comment("Bytes from the registers of a row to those of the next.")
+            parts.append(_comment("Bytes from the registers of one row to those of the next.")
                          + _defines([(f"{prefix}ROW_STRIDE", f"{ROW_STRIDE}u")]))
     result = registers.packet("RESULT")
     parts.append(f"\n/* --- Packets {'-' * (_WIDTH - 18)} */\n")
-    parts.append(_comment("The first beat of a result's packet.") + _defines(
+    parts.append(_comment("First beat of a result packet.") + _defines(
         [line for field in result.fields for line in _c_field(f"{name.upper()}_RESULT", field)]))
     parts.append("\n#endif\n")
     return "".join(parts)
@@ -160,7 +161,7 @@ def _hex(value: int) -> str:
 
 def describe_packet(packet: Packet) -> str:
     """Say in Markdown what a packet consists of."""
-    lines = [(f"`{packet.name}`, on `{packet.port}`, {packet.bits} bits a beat. "
+    lines = [(f"`{packet.name}`, on `{packet.port}`, {packet.bits} bits per beat. "
               f"{packet.description}\n\n")]
     if packet.fields:
         lines.append("| bits | field | |\n|---|---|---|\n")
@@ -169,7 +170,7 @@ def describe_packet(packet: Packet) -> str:
     if packet.fields and packet.units:
         lines.append("\n")
     if packet.units:
-        lines.append("| beats | what | elements | bits of each |\n|--:|---|--:|--:|\n")
+        lines.append("| beats | contents | elements | bits per element |\n|--:|---|--:|--:|\n")
         for unit in packet.units:
             beats = unit.beats(packet.bits)
             times = f"{unit.count} x {beats}" if unit.count > 1 else str(beats)
@@ -181,16 +182,17 @@ def describe_packet(packet: Packet) -> str:
 
 def markdown(registers: RegisterMap) -> str:
     """Write registers and packets as Markdown tables."""
-    kept = "" if registers.resets_fields else "Registers with a * keep their value in a reset. "
+    kept = "" if registers.resets_fields else "Registers marked * keep their value across reset. "
     parts = [(f"<!-- {LICENSE} -->\n\n# Registers\n\n"
               f"Words of 32 bits in a window of {registers.window_bytes} bytes. `ro` is read only, "
               f"`rw` read and write, `wo` write only (reads as 0), `w1c` write 1 to clear. "
-              f"{kept}Bits that are not listed read as 0 and are written as 0.\n")]
+              f"{kept}Bits not listed read as 0 and must be written as 0.\n")]
     for title, group in _groups(registers):
         parts.append(f"\n## {title}\n\n")
         if title == "Rows of a query":
             rows = registers.config.rows
-            parts.append(f"Row r, from 0 to {rows - 1}, has them {ROW_STRIDE} r bytes on.\n\n"
+            parts.append(f"The registers of row r, 0 to {rows - 1}, are {ROW_STRIDE} r bytes "
+                         f"further.\n\n"
                          if rows > 1 else "There is one row.\n\n")
         if title == "Counters":
             parts.append("64 bits each, as two words.\n\n")
@@ -208,9 +210,9 @@ def markdown(registers: RegisterMap) -> str:
             parts.append(f"{first} | | {_hex(register.reset)} | {register.description} |\n")
             parts += [f"| | | | {_bits(field)} | `{field.name}` | {_hex(field.reset)} | "
                       f"{_says(field.description, field)} |\n" for field in register.fields]
-    parts.append("\n# Packets\n\nBeats are filled from the lowest bit. Where elements follow each "
-                 "other, there are no bits between them, and zeros up to the end of the last "
-                 "beat.\n")
+    parts.append("\n# Packets\n\nBeats are filled from the lowest bit. Consecutive elements are "
+                 "packed without "
+                 "gaps; the last beat is padded with zeros.\n")
     for packet in registers.packets:
         parts.append("\n" + describe_packet(packet))
     return "".join(parts)

@@ -231,9 +231,9 @@ def standard(heads: Heads, lanes: int, *, element_bits: int, weight_bits: int) -
 SUBJECTS: dict[str, tuple[str, Callable[[Heads, int], Subject]]] = {
     "standard": ("standard attention, int8", lambda heads, lanes: standard(
         heads, lanes, element_bits=8, weight_bits=16)),
-    "standard_w8": ("the same, weights of 8 bits", lambda heads, lanes: standard(
+    "standard_w8": ("standard attention, int8, 8-bit weights", lambda heads, lanes: standard(
         heads, lanes, element_bits=8, weight_bits=8)),
-    "standard_16": ("standard attention, q and k of 16 bits", lambda heads, lanes: standard(
+    "standard_16": ("standard attention, 16-bit q and k", lambda heads, lanes: standard(
         heads, lanes, element_bits=16, weight_bits=16)),
     "had": ("Nearbit, HAD", lambda heads, lanes: nearbit(heads, lanes, rescore=False)),
     "hash": ("Nearbit, HashAttention", lambda heads, lanes: nearbit(heads, lanes, rescore=True)),
@@ -363,9 +363,9 @@ def _row(*cells: str) -> str:
 
 def summary(results: dict[str, Any]) -> Iterator[str]:
     """The table of totals."""
-    yield _row("lanes", "design", "cycles a query", "logic area, mm2", "less",
-               "memory, kbit", "area with memory, mm2", "less", "logic energy a query, nJ", "less",
-               "energy with memory, nJ", "less")
+    yield _row("lanes", "design", "cycles per query", "logic area, mm2", "reduction",
+               "memory, kbit", "area with memory, mm2", "reduction",
+               "logic energy per query, nJ", "reduction", "energy with memory, nJ", "reduction")
     yield _row(*["---:", "---", *["---:"] * 10])
     for lanes, designs in results["designs"].items():
         if "standard" not in designs:
@@ -393,7 +393,7 @@ def by_block(results: dict[str, Any]) -> Iterator[str]:
         yield f"**{SUBJECTS[name][0]}, {lanes} lanes**"
         yield ""
         yield _row("block", "logic area, um2", "share", "registers", "memory, bits",
-                   "switching, pJ a query", "clock", "leakage", "memory, pJ a query")
+                   "switching, pJ per query", "clock", "leakage", "memory, pJ per query")
         yield _row("---", *["---:"] * 8)
         for block, of in sorted(result["blocks"].items(), key=lambda item: -item[1]["area"]):
             yield _row(f"`{block}`", f"{of['area']:,.0f}",

@@ -110,11 +110,12 @@ def test_errors():
 
 def test_json_fields(run, write):
     figures = json.loads(run("simulate", write(), "--json").out)
-    per_part = first_column("docs/simulate.md", "under\n`heads`, for each by itself:")
+    per_part = first_column("docs/simulate.md", "under\n`heads`, for each head:")
     settings = {"file", "method", "codes", "shared", "engine", "preset", "config", "n", "sink",
                 "recent", "causal", "rotate", "build_seconds"}
     text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
-    told = re.search(r"prints one object instead\. It has (.*?), then for all", text, re.DOTALL)
+    told = re.search(r"prints one object instead\. It has (.*?), then the following", text,
+                     re.DOTALL)
     assert told is not None
     assert set(re.findall(r"`(\w+)`", told[1])) == settings
     only_heads = {"head", "mismatch"}
@@ -126,7 +127,7 @@ def test_results(run, write, tmp_path):
     out = tmp_path / "out.npz"
     assert run("simulate", write(), "--out", out).status == 0
     with np.load(out) as result:
-        assert first_column("docs/simulate.md", "what the hardware answered:") == {
+        assert first_column("docs/simulate.md", "writes the hardware's answers:") == {
             *result.files, "scores"}
 
 

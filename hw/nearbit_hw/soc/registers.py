@@ -1,7 +1,7 @@
-"""The one description of the SoC interface: its registers, its packets, and their numbers.
+"""The single source of the SoC interface: registers, packets, and their numbers.
 
-Plain Python without Amaranth objects. The hardware is built from it, and so are the Markdown table,
-the C header and the JSON of :mod:`nearbit`.
+Plain Python without Amaranth objects. The hardware is built from it, and so are the Markdown,
+C header, JSON and SystemRDL exports of :mod:`nearbit`.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ __all__ = [
 
 
 IDENTITY = 0x4e454152
-"""What ID reads as: "NEAR" in ASCII, the first letter in the highest byte."""
+"""Value of ID: "NEAR" in ASCII, the first letter in the highest byte."""
 
 REVISION = 1
-"""Revision of this interface; it counts up whenever software has to know of a change."""
+"""Revision of this interface; incremented with every change visible to software."""
 
 QUERIES_MAX = 255
-"""Queries that an operation may have at least, whatever the configuration; with a capacity of more
-keys, as many as that."""
+"""Queries that an operation can have in every configuration; if the capacity is larger, it is the
+limit."""
 
 WINDOW_BYTES = 4096
 """Bytes of the address space that the registers take."""
@@ -38,7 +38,7 @@ ACCESSES = ("ro", "rw", "wo", "w1c")
 
 
 class Address(IntEnum):
-    """Byte addresses of registers that are there once."""
+    """Byte addresses of registers; of repeated ones, the first."""
 
     ID = 0x000
     VERSION = 0x004
@@ -70,11 +70,11 @@ class Address(IntEnum):
     FLAGS = 0x0d8
     TABLE = 0x0dc
     COMMAND = 0x0e0
-    # Row r has its registers 16 r bytes on.
+    # The registers of row r are 16 r bytes further.
     ROW_COUNT = 0x0f0
     ROW_TABLE = 0x0f4
     ROW_MULTIPLIER = 0x0f8
-    # Counter c has its words 8 c bytes on.
+    # The words of counter c are 8 c bytes further.
     COUNTERS = 0x800
 
 
@@ -93,21 +93,21 @@ class Command(IntEnum):
 
 
 class SocError(IntEnum):
-    """What ERROR says; it keeps the first since it was cleared."""
+    """Error codes of ERROR, which keeps the first one until it is cleared."""
 
     NONE = 0
     #: A command field or COMMAND was written during an operation. The write had no effect.
     BUSY = 1
     #: A read-only register was written.
     READ_ONLY = 2
-    #: COMMAND was written with no command, one for which there is no unit, with NUMBER 0, or with
+    #: COMMAND was written with an unknown command, one whose unit is absent, with NUMBER 0, or with
     #: rows (weights of a table) beyond the end. No operation was started.
     COMMAND = 3
     #: A value does not fit its register. The write had no effect.
     FIELD = 4
     #: The packet ended before the operation did.
     EARLY = 5
-    #: The packet did not end with the operation; what came then, up to its end, was dropped.
+    #: The packet did not end with the operation; the rest of the packet was dropped.
     LATE = 6
     #: The core answered a row of a query with an error.
     QUERY = 7
@@ -147,12 +147,12 @@ class Flag(IntEnum):
 
 COUNTERS = (
     ("CYCLES", "Clock cycles."),
-    ("QUERIES", "Queries accepted by the core, each with all its rows."),
-    ("KEYS", "Words of LANES keys scored, each by all rows of its query: times LANES, keys."),
+    ("QUERIES", "Queries accepted by the core; all rows of a query count as one."),
+    ("KEYS", "Words of LANES keys scored by all rows of a query; multiply by LANES to get keys."),
     ("STALL_QUERY", "Cycles in which a query waits for the core to accept it."),
-    ("STALL_SCORE", "Cycles in which a query to be scored waits for a selection to be free."),
-    ("STALL_SELECT", "Cycles in which selected keys wait for the weighting or the exact scores."),
-    ("STALL_VALUE", "Cycles in which weighted keys wait for their values to be added up."),
+    ("STALL_SCORE", "Cycles in which a query waits for a free selection before scoring."),
+    ("STALL_SELECT", "Cycles in which selected keys wait to be weighted or scored exactly."),
+    ("STALL_VALUE", "Cycles in which weighted keys wait for their values to be accumulated."),
     ("STALL_RESULT", "Cycles in which a result or a trace waits for its stream."),
 )
 """Names and meanings of the counters, in order of address. Each has 64 bits, the low word first."""
@@ -169,13 +169,13 @@ class Field:
     lowest
         Bit number of its lowest bit.
     bits
-        How many; 0 is not possible.
+        Width, at least 1.
     access
         One of :data:`ACCESSES`.
     description
-        A sentence or more.
+        One or more sentences.
     reset
-        What it reads as after reset; of a constant, its value.
+        Value after reset; of a constant, its value.
     enumeration
         Names of values and the values, if it has such.
     """
@@ -196,25 +196,25 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Register:
-    """A word of 32 bits. What no field has reads as 0 and must be written as 0.
+    """A word of 32 bits. Bits without a field read as 0 and must be written as 0.
 
     Parameters
     ----------
     name
         Upper case.
     address
-        In bytes from the window's beginning; a multiple of 4.
+        Byte offset in the window; a multiple of 4.
     access
         One of :data:`ACCESSES`.
     description
-        A sentence or more.
+        One or more sentences.
     fields
-        The lowest one first.
+        Lowest first.
     kept
-        Whether it is a command field. Reset leaves it as it is, and it is 0 when the device is
-        configured; unless :attr:`RegisterMap.resets_fields`.
+        Whether it is a command field. Unless :attr:`RegisterMap.resets_fields`, it is 0 when the
+        device is configured and keeps its value across reset.
     row
-        Of a register that each query row has: the row's number.
+        Number of the query row, if each row has such a register.
     """
 
     name: str
@@ -227,12 +227,12 @@ class Register:
 
     @property
     def reset(self) -> int:
-        """What the register reads as after reset; if it is kept, at first."""
+        """Value after reset; if it is kept, after configuration."""
         return sum(field.reset << field.lowest for field in self.fields)
 
     @property
     def bits(self) -> int:
-        """Bits up to the highest one of a field."""
+        """Width up to the highest bit of a field."""
         return max(field.lowest + field.bits for field in self.fields)
 
     @property
@@ -243,20 +243,20 @@ class Register:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What begins with a beat of its own: some elements, packed, with zeros up to a whole beat.
+    """Packed elements that start at a beat boundary and are zero-padded to whole beats.
 
     Parameters
     ----------
     name
-        What it is.
+        What it contains.
     elements
-        How many; the first one is lowest.
+        Number of elements; the first one is lowest.
     element_bits
-        Bits of each; there are none between them.
+        Bits per element, without padding between them.
     signed
         Whether they are two's complement.
     count
-        Such units, one after another.
+        Number of such units, one after another.
     """
 
     name: str
@@ -272,7 +272,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Packet:
-    """What an operation takes or gives.
+    """What an operation receives or sends.
 
     Parameters
     ----------
@@ -281,9 +281,9 @@ class Packet:
     port
         Prefix of the ports: ``s_axis``, ``m_axis_result``, ``m_axis_trace``.
     description
-        How often the units come, and where ``tlast`` is.
+        How often the units are repeated, and where ``tlast`` is.
     units
-        What comes NUMBER times (loads, queries), or once (results).
+        What is repeated NUMBER times (loads, queries), or sent once (results).
     fields
         Of a header or of a trace beat: the bits of the first or only beat.
     bits
@@ -299,7 +299,7 @@ class Packet:
 
     @property
     def beats(self) -> int:
-        """Beats of all units; a header comes on top."""
+        """Beats of all units, without the header."""
         return sum(unit.count * unit.beats(self.bits) for unit in self.units)
 
 
@@ -307,8 +307,8 @@ class Packet:
 class RegisterMap:
     """The interface of one SoC core.
 
-    With ``resets_fields``, a reset sets the command fields to 0, for devices whose registers and
-    memories hold anything before it.
+    With ``resets_fields``, reset sets the command fields to 0, for devices whose registers and
+    memories power up with arbitrary contents.
     """
 
     config: Config
@@ -334,11 +334,11 @@ class RegisterMap:
         return 128 if self.config.rescore is not None or self.config.weight_bits > 16 else 64
 
     def register(self, name: str) -> Register:
-        """Look a register up by its name."""
+        """Look up a register by name."""
         return next(register for register in self.registers if register.name == name)
 
     def packet(self, name: str) -> Packet:
-        """Look a packet up by its name."""
+        """Look up a packet by name."""
         return next(packet for packet in self.packets if packet.name == name)
 
 
@@ -364,38 +364,38 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
     major, minor, patch = version
     return [
         number("ID", IDENTITY, 'Identification: "NEAR".'),
-        register("VERSION", "Release of Nearbit that this core is of.", [
+        register("VERSION", "Nearbit release that generated this core.", [
             ("PATCH", 0, 8, patch, "Patch level."),
             ("MINOR", 8, 8, minor, "Minor version."),
             ("MAJOR", 16, 8, major, "Major version.")]),
-        register("CAPABILITIES", "What this core can do.", [
-            ("RESCORE", 0, 1, int(unit is not None), "There is the unit for exact scores."),
+        register("CAPABILITIES", "Features of this core.", [
+            ("RESCORE", 0, 1, int(unit is not None), "The unit for exact scores is present."),
             ("SHARED", 1, 1, int(unit is not None and unit.shared),
              "Rows can share a selection."),
             ("APPEND_VALUES", 2, 1, int(config.value_ports > 1),
-             "New value rows are taken beside queries; if 0, when all are answered."),
+             "Value rows can be appended while queries are in flight; if 0, only when idle."),
             ("REVISION", 8, 8, REVISION, "Revision of this interface."),
-            ("COUNTERS", 16, 8, len(COUNTERS), "Counters.")]),
-        register("STREAM", "Widths of the streams.", [
-            ("DATA_BITS", 0, 16, data_bits, "Bits of a beat of s_axis and m_axis_result."),
-            ("RESULT_BITS", 16, 8, result_bits, "Bits of an element in m_axis_result."),
-            ("TRACE_BITS", 24, 8, trace_bits, "Bits of a beat of m_axis_trace.")]),
-        number("KEY_BITS", config.key_bits, "Bits of a code."),
-        number("VALUE_DIM", config.value_dim, "Elements of a value row and of a result."),
-        number("VALUE_BITS", config.value_bits, "Bits of a value element."),
-        number("VALUE_LANES", config.value_lanes, "Elements in a unit of a value row."),
-        number("CAPACITY", config.capacity, "Keys and value rows held."),
-        number("ROWS", config.rows, "Rows of a query."),
-        number("LANES", config.lanes, "Keys scored in a cycle by each row."),
-        number("TOP_N", config.top_n, "The most keys that a query may select."),
-        number("WEIGHT_BITS", config.weight_bits, "Bits of a weight."),
+            ("COUNTERS", 16, 8, len(COUNTERS), "Number of counters.")]),
+        register("STREAM", "Stream widths.", [
+            ("DATA_BITS", 0, 16, data_bits, "Bits per beat of s_axis and m_axis_result."),
+            ("RESULT_BITS", 16, 8, result_bits, "Bits per element in m_axis_result."),
+            ("TRACE_BITS", 24, 8, trace_bits, "Bits per beat of m_axis_trace.")]),
+        number("KEY_BITS", config.key_bits, "Bits per code."),
+        number("VALUE_DIM", config.value_dim, "Elements per value row and per result."),
+        number("VALUE_BITS", config.value_bits, "Bits per value element."),
+        number("VALUE_LANES", config.value_lanes, "Elements per unit of a value row."),
+        number("CAPACITY", config.capacity, "Capacity in keys and value rows."),
+        number("ROWS", config.rows, "Rows per query."),
+        number("LANES", config.lanes, "Keys scored per cycle by each row."),
+        number("TOP_N", config.top_n, "Maximum number of keys that a query can select."),
+        number("WEIGHT_BITS", config.weight_bits, "Bits per weight."),
         number("OUTPUT_FRACTION_BITS", config.output_fraction_bits,
-               "Fraction bits of a result's elements."),
-        number("TABLES", config.tables, "Weight tables."),
-        register("RESCORE", "The unit for exact scores; 0 if there is none.", [
-            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements of an exact key."),
-            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements in a unit of an exact key."),
-            ("ELEMENT_BITS", 24, 8, unit.element_bits if unit else 0, "Bits of an element.")]),
+               "Fraction bits per result element."),
+        number("TABLES", config.tables, "Number of weight tables."),
+        register("RESCORE", "The unit for exact scores; 0 if absent.", [
+            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements per exact key."),
+            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements per unit of an exact key."),
+            ("ELEMENT_BITS", 24, 8, unit.element_bits if unit else 0, "Bits per element.")]),
     ]
 
 
@@ -410,45 +410,47 @@ def _control() -> list[Register]:
     return [
         Register(
             name="CONTROL", address=Address.CONTROL, access="wo",
-            description="Ones act once. What is loaded, and queries that the core has, stay.",
+            description="Write 1 to trigger; self-clearing. Loaded data and queries already in the "
+                        "core are kept.",
             fields=(
                 flag(Control.CLEAR, "wo",
-                     "Clear ERROR, and end the operation: if some of its packet has come, the rest "
-                     "is dropped up to tlast, during which STATUS.BUSY stays 1."),
+                     "Clear ERROR and end the operation. If part of its packet has arrived, the "
+                     "rest is dropped up to tlast, and STATUS.BUSY stays 1 until then."),
                 flag(Control.ABANDON, "wo",
-                     "As CLEAR, but nothing more is dropped: for a source that was reset and sends "
-                     "no rest."),
+                     "Like CLEAR, but drops nothing further: for a source that was reset and will "
+                     "not send the rest."),
                 flag(Control.CLEAR_COUNTERS, "wo",
-                     "Set all counters to 0; a read of one waits until that is done."))),
+                     "Set all counters to 0; reading a counter waits until this is done."))),
         Register(
             name="STATUS", address=Address.STATUS, access="ro",
-            description="What goes on.",
+            description="Current state.",
             fields=(
-                flag(Status.BUSY, "ro", "An operation takes its packet; no other can be started, "
-                                        "and the command fields cannot be written."),
-                flag(Status.ACTIVE, "ro", "The core works on queries, or answers wait for their "
+                flag(Status.BUSY, "ro", "An operation is receiving its packet; no other can be "
+                                        "started, and the command fields cannot be written."),
+                flag(Status.ACTIVE, "ro", "Queries are in flight, or answers wait for their "
                                           "streams."),
                 flag(Status.ERROR, "ro", "ERROR is not 0."),
                 flag(Status.DROPPING, "ro", "The rest of a packet is being dropped."))),
         Register(
             name="ERROR", address=Address.ERROR, access="ro",
-            description="The first error since CONTROL.CLEAR; it stops nothing but the operation "
-                        "that it is of.",
+            description="The first error since CONTROL.CLEAR; it stops only the operation that "
+                        "caused it.",
             fields=(
-                Field(name="CODE", lowest=0, bits=3, access="ro", description="What it is.",
+                Field(name="CODE", lowest=0, bits=3, access="ro", description="Error code.",
                       enumeration=tuple((code.name, code.value) for code in SocError)),
                 Field(name="DETAIL", lowest=16, bits=12, access="ro",
                       description="BUSY, READ_ONLY, COMMAND, FIELD: address of the register. "
-                                  "QUERY: the core's error code (3 bits), above it the row. "
-                                  "EARLY, LATE: 0; ROW and NUMBER say how far it came."))),
+                                  "QUERY: the core's error code in the low 3 bits, the row "
+                                  "above. EARLY, LATE: 0; ROW and NUMBER show how far the "
+                                  "operation got."))),
         Register(name="IRQ_ENABLE", address=Address.IRQ_ENABLE, access="rw",
-                 description="Which bits of IRQ_STATUS raise irq.",
-                 fields=interrupts("rw", "Enables DONE.", "Enables ERROR.")),
+                 description="Selects the bits of IRQ_STATUS that assert irq.",
+                 fields=interrupts("rw", "Enable DONE.", "Enable ERROR.")),
         Register(name="IRQ_STATUS", address=Address.IRQ_STATUS, access="w1c",
-                 description="What has happened since it was cleared.",
+                 description="Pending interrupts; write 1 to clear.",
                  fields=interrupts("w1c", "An operation has ended and all its answers have left: "
-                                          "BUSY and ACTIVE have become 0 since its COMMAND.",
-                                   "An error, also one that ERROR does not show because of an "
+                                          "BUSY and ACTIVE have returned to 0 since its COMMAND.",
+                                   "An error has occurred, even if ERROR still holds an "
                                    "earlier one.")),
     ]
 
@@ -459,9 +461,9 @@ def _command(config: Config) -> list[Register]:
     unit = config.rescore
     rows_bits = _bits(max(capacity, entries))
     number_bits = max(QUERIES_MAX.bit_length(), rows_bits)
-    flags = [(Flag.TRACE, "Answer with traces, too."),
-             (Flag.RESCORE, "Weights from exact scores; exact queries follow the codes."),
-             (Flag.SHARED, "One selection for all rows.")]
+    flags = [(Flag.TRACE, "Send traces in addition to results."),
+             (Flag.RESCORE, "Weight by exact scores; exact queries follow the codes."),
+             (Flag.SHARED, "Make one selection for all rows.")]
 
     def register(name: str, bits: int, description: str) -> Register:
         return Register(name=name, address=Address[name], access="rw", description=description,
@@ -476,33 +478,35 @@ def _command(config: Config) -> list[Register]:
 
     registers = [
         register("ROW", rows_bits,
-                 "First row of a load, or first distance of LOAD_TABLE. It counts up with what is "
-                 "taken: at an error it is the row that is not whole."),
+                 "First row of a load, or first distance of LOAD_TABLE. Counts up as rows are "
+                 "received: after an error, it is the row that is incomplete."),
         register("NUMBER", number_bits,
-                 f"Rows of a load, weights of LOAD_TABLE, or queries, as many as fit {number_bits} "
-                 "bits. It counts down with what is taken, to 0."),
-        register("FIRST", _bits(capacity - 1), "First key that queries see."),
-        register("N", _bits(capacity), "Nearest keys to select."),
-        register("SINK", _bits(capacity), "Keys to select at the beginning of the range."),
-        register("RECENT", _bits(capacity), "Keys to select at its end."),
+                 f"Number of rows, of weights (LOAD_TABLE) or of queries, in {number_bits} bits. "
+                 "Counts down to 0 as they are received."),
+        register("FIRST", _bits(capacity - 1), "First key that the queries see."),
+        register("N", _bits(capacity), "Number of nearest keys to select."),
+        register("SINK", _bits(capacity), "Number of keys at the beginning of the range that are "
+                                          "always selected."),
+        register("RECENT", _bits(capacity), "Number of keys at the end of the range that are "
+                                            "always selected."),
         Register(name="FLAGS", address=Address.FLAGS, access="rw", kept=True,
-                 description="How queries are answered.",
+                 description="Query options.",
                  fields=tuple(Field(name=flag.name, lowest=flag.value, bits=1, access="rw",
                                     description=says) for flag, says in flags)),
-        register("TABLE", _bits(config.tables - 1), "Table that LOAD_TABLE loads."),
+        register("TABLE", _bits(config.tables - 1), "Table written by LOAD_TABLE."),
         Register(name="COMMAND", address=Address.COMMAND, access="wo",
-                 description="Writing it starts an operation, which then takes one packet from "
+                 description="A write starts an operation, which then receives one packet on "
                              "s_axis.",
                  fields=(Field(name="COMMAND", lowest=0, bits=3, access="wo",
-                               description="The operation.",
+                               description="Operation to start.",
                                enumeration=tuple((command.name, command.value) for command in
                                                  Command)),)),
     ]
     for row in range(config.rows):
         registers += [
-            of_row(row, "COUNT", _bits(capacity), "Keys that the row sees, from FIRST on; 0: none, "
-                                                  "the row is not used."),
-            of_row(row, "TABLE", _bits(config.tables - 1), "Table that weights the row."),
+            of_row(row, "COUNT", _bits(capacity), "Number of keys that the row sees, starting at "
+                                                  "FIRST; 0 if the row is unused."),
+            of_row(row, "TABLE", _bits(config.tables - 1), "Weight table of the row."),
         ]
         if unit is not None:
             registers.append(of_row(row, "MULTIPLIER", MULTIPLIER_BITS,
@@ -518,8 +522,8 @@ def _counters() -> list[Register]:
                                description=description),))
         for index, (name, description) in enumerate(COUNTERS)
         for high, (half, says) in enumerate([
-            ("LOW", "Low word; exact at the time of the answer."),
-            ("HIGH", "High word; read it before and after the low one, again if they differ.")])]
+            ("LOW", "Low word; exact at the time of the read response."),
+            ("HIGH", "High word; read it before and after the low word; repeat if it changed.")])]
 
 
 def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) -> list[Packet]:
@@ -530,18 +534,18 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
 
     def load(command: Command, description: str, *units: Unit) -> Packet:
         return Packet(name=command.name, port="s_axis", bits=data_bits, units=units,
-                      description=description + " All NUMBER times, tlast with the last beat.")
+                      description=description + " Repeated NUMBER times; tlast on the last beat.")
 
     def field(name: str, lowest: int, bits: int, description: str) -> Field:
         return Field(name=name, lowest=lowest, bits=bits, access="ro", description=description)
 
     packets = [
-        load(Command.LOAD_KEYS, "For each row its code.", one("code", config.key_bits)),
-        load(Command.LOAD_VALUES, "For each row a beat with its scale, then its elements.",
+        load(Command.LOAD_KEYS, "The code of a row.", one("code", config.key_bits)),
+        load(Command.LOAD_VALUES, "A beat with the scale of a row, then its elements.",
              one("scale", SCALE_BITS),
              Unit(name="elements", elements=config.value_lanes, element_bits=config.value_bits,
                   signed=True, count=config.columns)),
-        load(Command.LOAD_TABLE, "A beat for each distance with its weight.",
+        load(Command.LOAD_TABLE, "A beat with the weight of a distance.",
              one("weight", config.weight_bits)),
     ]
     exact: tuple[Unit, ...] = ()
@@ -550,33 +554,35 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
                         signed=True, count=unit.columns)
         exact = (Unit(name="exact elements", elements=unit.lanes, element_bits=unit.element_bits,
                       signed=True, count=config.rows * unit.columns),)
-        packets.append(load(Command.LOAD_EXACT_KEYS, "For each row the elements of its exact key.",
+        packets.append(load(Command.LOAD_EXACT_KEYS, "The elements of a row's exact key.",
                             elements))
     packets.append(load(
-        Command.QUERY, "For each query the codes of all rows, unused ones too; with FLAGS.RESCORE "
-                       "then the elements of all rows' exact queries, one row after another.",
+        Command.QUERY, "The codes of all rows of a query, unused ones included; with "
+                       "FLAGS.RESCORE, "
+                       "then the elements of all rows' exact queries, row by row.",
         one("code", config.key_bits, config.rows), *exact))
     packets.append(Packet(
         name="RESULT", port="m_axis_result", bits=data_bits,
         description="For each row of each query, in order: a header, then its elements. A row with "
-                    "an error is a header alone. tlast with the row's last beat.",
+                    "an error is a header only. tlast on the row's last beat.",
         fields=(field("ROW", 0, 8, "Row of the query."),
                 field("ERROR", 8, 8, "0, or the core's error code."),
-                field("ELEMENTS", 16, 16, "Elements that follow: VALUE_DIM, or 0.")),
+                field("ELEMENTS", 16, 16, "Number of elements that follow: VALUE_DIM, or 0.")),
         units=(Unit(name="result", elements=config.value_dim, element_bits=result_bits, signed=True,
                     count=1),)))
-    narrow = (field("WEIGHT", 48, 16, "Its weight."),) if trace_bits == 64 else (
-        field("SCORE", 64, 32, "Its score, two's complement: minus the distance without exact "
-                               "scores."),
-        field("WEIGHT", 96, 32, "Its weight."))
+    narrow = (field("WEIGHT", 48, 16, "Weight of the key."),) if trace_bits == 64 else (
+        field("SCORE", 64, 32, "Score of the key, two's complement; minus the distance without "
+                               "exact scores."),
+        field("WEIGHT", 96, 32, "Weight of the key."))
     packets.append(Packet(
         name="TRACE", port="m_axis_trace", bits=trace_bits,
-        description="For each row without an error, if FLAGS.TRACE: a beat for each selected key, "
-                    "the highest index first. tlast with the row's last beat.",
-        fields=(field("INDEX", 0, 24, "Row of the store that the key is at."),
+        description="For each row without an error, if FLAGS.TRACE is set: a beat for each "
+                    "selected "
+                    "key, the highest index first. tlast on the row's last beat.",
+        fields=(field("INDEX", 0, 24, "Row of the key in the store."),
                 field("ROW", 24, 8, "Row of the query."),
-                field("DISTANCE", 32, 16, "Its Hamming distance; with a shared selection, the "
-                                          "sum of all rows'."),
+                field("DISTANCE", 32, 16, "Hamming distance of the key; with a shared selection, "
+                                          "the sum over all rows."),
                 *narrow),
         units=()))
     return packets
