@@ -1,19 +1,19 @@
 """Nearbit: an open attention accelerator for long contexts.
 
-Keys and queries are single bits: the accelerator counts the bits in which a query and each key
-differ, keeps the N nearest keys, exactly, and adds up only their values, weighted by an integer
-softmax: of the distances (Hamming Attention Distillation, arXiv 2502.01770), or of exact scores of
-the keys that were kept (HashAttention, arXiv 2412.14468). What the hardware computes equals the
-golden model bit for bit.
+Queries and keys are reduced to binary codes. For each query, the accelerator computes the Hamming
+distance to every key, selects exactly the N nearest keys, and sums only their values, weighted by
+an integer softmax: of the distances (Hamming Attention Distillation, arXiv 2502.01770), or of exact
+scores of the selected keys (HashAttention, arXiv 2412.14468). The hardware equals the golden model
+bit for bit.
 
 ===================  ==========================================================================
 :class:`Config`      An accelerator: its widths and sizes, from a preset, TOML or Python.
 :func:`attention`    Attention as the golden model computes it, on NumPy arrays.
-:func:`simulate`     The same by the generated hardware, simulated cycle by cycle.
+:func:`simulate`     The same on the generated hardware, simulated cycle by cycle.
 :class:`Core`        The hardware: an Amaranth component with streams.
 ===================  ==========================================================================
 
-The names are imported on first use, so that ``import nearbit`` costs nothing.
+Names are imported on first use, to keep ``import nearbit`` fast.
 """
 
 from importlib import import_module

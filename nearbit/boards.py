@@ -35,8 +35,7 @@ def choose(name: str | None, platform: str | None, config: "Config | None", *,
         raise BoardError(f"--clock is in MHz, above 0 and at most {_MOST_CLOCK:g}, not {clock:g}")
     _check_baud(baud)
     if (name is None) == (platform is None):
-        raise BoardError("--board or --platform must be given, and not both; 'nearbit boards' "
-                         "lists the boards")
+        raise BoardError("give either --board or --platform; 'nearbit boards' lists the boards")
     if platform is not None:
         if config is None:
             raise BoardError("--platform needs --config, as it has no preset")

@@ -1,4 +1,4 @@
-"""Exceptions that nobody expected: a sentence for the user, a file for whoever mends them."""
+"""Unexpected exceptions: a sentence for the user, a file for whoever fixes the bug."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ __all__ = ["FAULT", "of_the_machine", "report"]
 
 
 FAULT = 70
-"""Exit status of what nobody expected: EX_SOFTWARE of sysexits.h."""
+"""Exit status of unexpected exceptions: EX_SOFTWARE of sysexits.h."""
 
 # What is full, forbidden or impossible on this machine is no fault of a program.
 _MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP,
@@ -23,7 +23,7 @@ _MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, er
 
 
 def of_the_machine(error: BaseException) -> str | None:
-    """Give the sentence for what this machine lacks; None if that is not what is wrong."""
+    """Give the sentence for a resource that this machine lacks; None for any other error."""
     if isinstance(error, MemoryError):
         return "the memory of this machine is not enough for this; try it with less at a time"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "nearbit").startswith(

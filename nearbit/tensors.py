@@ -268,7 +268,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             raise TensorError(f"array {name} holds Python objects, not numbers") from None
         raise TensorError(f"array {name} is damaged or cut short") from None
     if rest:
-        raise TensorError(f"array {name} goes on after its end")
+        raise TensorError(f"array {name} has data beyond its end")
     return _named(array)
 
 
@@ -344,7 +344,7 @@ def _numbers(name: str, array: NDArray[Any]) -> NDArray[np.floating]:
             raise TensorError(f"{name} has elements beyond the range of float32")
         faint = np.flatnonzero((largest > 0) & (largest < _SMALLEST))
         if name == "v" and len(faint):
-            raise TensorError(f"v[{faint[0]}] is beneath the range of float32, its largest element "
+            raise TensorError(f"v[{faint[0]}] is below the range of float32: its largest element "
                               f"is {largest[faint[0]]:.3g}; multiply v by a number")
     # Wider than float64 are only some machines' own.
     width = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")

@@ -468,8 +468,8 @@ def _check_config(name: str, has: Config, wanted: Config) -> None:
                  for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
     if differing:
         raise DeviceError(f"{name} was built from another configuration, with "
-                          f"{', '.join(differing)}; build and flash the one that is wanted, or "
-                          f"prepare the problem for the device's")
+                          f"{', '.join(differing)}; build and flash your configuration, or prepare "
+                          f"the problem for the device's")
 
 
 def _check_rows(config: Config, before: int, k_codes: NDArray[np.uint64], values: Values,

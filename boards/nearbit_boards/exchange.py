@@ -117,11 +117,11 @@ class Exchange:
                 except WriteTimeout as error:
                     index = next(index for index, end in ends if end > error.sent)
                     raise DeviceError(
-                        f"{self.transport.name} has taken no byte for {error.seconds:g} seconds: "
-                        f"{self.sent + error.sent:,} bytes were sent since it was opened, request "
-                        f"{index + 1:,} of {len(requests):,} ({requests[index][0].name}) is the "
-                        f"first that was not sent whole, and {done:,} were answered; reset the "
-                        f"board or plug it in again, and run again") from None
+                        f"{self.transport.name} has accepted no data for {error.seconds:g} "
+                        f"seconds: {self.sent + error.sent:,} bytes were sent since it was opened, "
+                        f"request {index + 1:,} of {len(requests):,} ({requests[index][0].name}) "
+                        f"is the first that was not sent whole, and {done:,} were answered; reset "
+                        f"the board or plug it in again, and run again") from None
                 self.sent += len(octets)
 
             came = self.transport.read(self.timeout)
@@ -145,8 +145,8 @@ class Exchange:
                 if reply.status != Status.OK and not once:
                     raise DeviceError(f"{self.transport.name} refuses a request of type "
                                       f"{requests[place][0].name} with the status "
-                                      f"{reply.status.name}; what it is asked for is not what it "
-                                      f"was built for")
+                                      f"{reply.status.name}; the request does not match its "
+                                      f"configuration")
                 failed |= reply.status != Status.OK
                 del waiting[reply.sequence]
                 replies[place] = reply
@@ -173,8 +173,8 @@ class Exchange:
                 raise DeviceError(f"{self.transport.name} received a request {tried} and found it "
                                   f"damaged each time ({reply.status.name}); check the cable")
             if self.parser.skipped:
-                raise DeviceError(f"{self.transport.name} answers with what is no message of "
-                                  f"Nearbit; check that this is the board's port, and at how many "
+                raise DeviceError(f"{self.transport.name} sends data that is not a Nearbit "
+                                  f"message; check that this is the board's port, and at how many "
                                   f"baud its bitstream talks{self._at_baud()}")
             raise DeviceError(f"{self.transport.name} does not answer, though it was asked "
                               f"{tried}; check that the board has its bitstream, that this is its "

@@ -133,15 +133,15 @@ OUTPUTS: Mapping[str, Output] = {
         Sign(r"(?P<what>problem -?\d+ (?:written|read)|write error: -?\d+ instead of \d+"
              r"|Error: ftdi_read_data|LIBUSB_ERROR_(?:NO_DEVICE|IO|PIPE|TIMEOUT))", _LOST),
         Sign(r"mismatch between target's idcode|F(?:AIL|ail)\b[\s\S]*\bID ERR",
-             "the FPGA of {title} is another than the one that the bitstream is for; read its "
-             "name on the chip, and build for that board"),
+             "the FPGA of {title} does not match the bitstream; read its name on the chip, and "
+             "build for that board"),
         Sign(r"F(?:AIL|ail)\b[\s\S]*\bCRC ERR|CRC check ?: FAIL",
              "the FPGA of {title} has found an error in the bitstream (CRC), so it has none; plug "
              "the board in without a hub and with another cable, and flash again"),
         Sign(r"Read ID failed", _NO_FLASH.replace("{what}", "ones")),
         Sign(r"block protection is set",
-             "the flash memory of {title} is protected against writing; take that away with: "
-             "{command} {options} --unprotect-flash {bitstream}"),
+             "the flash memory of {title} is write-protected; unprotect it with: {command} "
+             "{options} --unprotect-flash {bitstream}"),
         Sign(r"Verification failed at|Verify Failure", _DIFFERS),
         Sign(r"Flash is blank", "the flash memory of {title} is empty afterwards; flash again"),
         Sign(r"^(?P<what>[A-Za-z][\w /]*?):? ?(?:\[[= ]*\] *[\d.]+%)?\s*F(?:AIL|ail)\b",

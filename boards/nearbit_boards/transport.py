@@ -40,7 +40,7 @@ class WriteTimeout(DeviceError):
 
     def __init__(self, name: str, seconds: float, sent: int, total: int) -> None:
         """Say how far it came."""
-        super().__init__(f"{name} has taken no byte for {seconds:g} seconds, after {sent} of "
+        super().__init__(f"{name} has accepted no data for {seconds:g} seconds, after {sent} of "
                          f"{total}; reset the board or plug it in again")
         self.seconds = seconds
         self.sent = sent

@@ -20,17 +20,17 @@ ORIGINS = ("rank", "sink", "recent")
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """Outputs of binary attention and how they came about.
+    """Outputs of binary attention, with the selection that led to them.
 
     m is the largest number of keys that any query selected; a query that selected fewer is padded
-    with -1. Keys stand in ascending distance, then descending index.
+    with -1. Keys are in order of ascending distance, then descending index.
 
     Parameters
     ----------
     output
         float32 [heads, queries, value_dim], in the units of v.
     output_int
-        The same as the hardware gives it, int32 [heads, queries, value_dim]: in the rotated basis
+        The same as the hardware outputs it, int32 [heads, queries, value_dim]: in the rotated basis
         if ``prepared.values.rotated``.
     selected
         Indices of the selected keys, int64 [heads, queries, m].
@@ -40,7 +40,7 @@ class Attention:
     weights
         Their integer weights, int64 [heads, queries, m].
     prepared
-        The integers that went in.
+        The integer inputs.
     scores
         With method "hash", their exact integer scores, int64 [heads, queries, m], 0 where there is
         no key; else None.
@@ -67,12 +67,12 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
               shared: bool = False) -> Attention:
     """Attention with binary queries and keys (HAD, arXiv 2502.01770), bit for bit as in hardware.
 
-    Each query takes the ``n`` keys whose sign codes differ from its own in the fewest bits, and
-    the first ``sink`` and last ``recent`` keys that it may see; it weights their value rows with
-    the softmax of ``temperature * (head_dim - 2 * distance)``. With ``method="hash"``
-    (HashAttention, arXiv 2412.14468) the codes, which then a ``mapping`` may make, only choose the
-    keys, and the weights are the softmax of their exact ``q.k / sqrt(head_dim)``. Integers
-    throughout: docs/numerics.md.
+    Each query selects the ``n`` keys whose sign codes differ from its own in the fewest bits, plus
+    the first ``sink`` and last ``recent`` keys that it sees, and weights their value rows with the
+    softmax of ``temperature * (head_dim - 2 * distance)``. With ``method="hash"`` (HashAttention,
+    arXiv 2412.14468), codes, optionally from a ``mapping``, only select the keys, and the weights
+    are the softmax of their exact ``q.k / sqrt(head_dim)``. All arithmetic is integer:
+    docs/numerics.md.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
 
 
 def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]:
-    """Say why keys were selected, which follows from where they stand (contract, item 3).
+    """Determine why keys were selected, from their positions (contract, item 3).
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]
     Returns
     -------
     int8 [heads, queries, m]
-        Indices of :data:`ORIGINS`, -1 where there is no key. A key that is among the first and the
-        last is a sink. Where a query sees no more keys than are asked for, it selects all of them,
-        and the others count as chosen by rank.
+        Indices of :data:`ORIGINS`, -1 where there is no key. A key that is among both the first and
+        the last is a sink. A query that sees no more keys than it selects takes all of them; the
+        others then count as selected by rank.
     """
     place = selected - prepared.first
     counts = prepared.counts[None, :, None]

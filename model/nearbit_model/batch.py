@@ -1,4 +1,4 @@
-"""The golden model's outputs for whole texts: many queries, and any selection, quickly.
+"""Fast golden-model outputs for whole texts: many queries, and any selection.
 
 :func:`outputs` equals :func:`nearbit_model.golden.attend` bit for bit where that makes the
 selection. It differs in two ways: the selection may be any, or all keys that a query sees; and the
@@ -110,7 +110,7 @@ def _dense(scores: NDArray[np.float64], valid: NDArray[np.bool_], exact: Exact, 
 
 def nearest(q: NDArray[np.floating], k: NDArray[np.floating], m: int, *,
             counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each query's keys of largest q.k: what codes try to find.
+    """Each query's keys of largest q.k, which codes approximate.
 
     Parameters
     ----------

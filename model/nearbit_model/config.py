@@ -1,4 +1,4 @@
-"""The one description of an accelerator, and its named presets."""
+"""The configuration of an accelerator, and its named presets."""
 
 import dataclasses
 import inspect
@@ -36,14 +36,14 @@ MULTIPLIER_SHIFT = 24
 """Fraction bits of that scale."""
 
 DECAY_BITS = 8
-"""Bits of the fraction of an octave that the exponential distinguishes (the same item)."""
+"""Fraction bits of an octave in the exponential's table (the same item)."""
 
 
 CELLS = ("generic", "ecp5", "ice40", "xilinx7")
 """Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
 
 SELECTIONS = ("counters", "histograms", "serial")
-"""Ways to find the nearest keys: counting in logic, or in block RAM, one query at a time or two."""
+"""Ways to find the nearest keys: counting in logic, or in block RAM, overlapping queries or not."""
 
 _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
@@ -144,16 +144,16 @@ _document(Rescore)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """An accelerator: everything that hardware, models, engines and boards need to know of it.
+    """The parameters of an accelerator, shared by hardware, models, engines and boards.
 
     :class:`ConfigError` on construction if a value cannot be built. The metadata of each field has
-    what the field ``says``, and of an integer its ``range``.
+    its documentation, ``says``, and the ``range`` of an integer.
     """
 
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
     value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row."))
     capacity: int = field(metadata=_within(
-        1, 1 << 20, "Keys (and value rows) held; a multiple of ``pass_lanes``."))
+        1, 1 << 20, "Capacity in keys and value rows; a multiple of ``pass_lanes``."))
     value_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of a value element, two's complement."))
     rows: int = field(default=1, metadata=_within(
@@ -164,39 +164,38 @@ class Config:
     value_lanes: int = field(default=32, metadata=_within(
         1, 1024, "Value elements accumulated per cycle; divides ``value_dim``."))
     top_n: int = field(default=32, metadata=_within(
-        1, 1 << 20, "The most keys that a command may select (n + sink + recent); at most "
+        1, 1 << 20, "Maximum number of keys that a command can select (n + sink + recent); at most "
                     "``capacity``."))
     weight_bits: int = field(default=16, metadata=_within(2, 24, "Bits of a softmax weight."))
     output_fraction_bits: int = field(default=8, metadata=_within(
         0, 16, "Fraction bits of an output element."))
     tables: int = field(default=2, metadata=_within(
-        1, 256, "Weight tables resident at the same time; a GQA group that is to be scored in one "
-                "pass needs one for each of its heads."))
+        1, 256, "Resident weight tables; scoring a GQA group in one pass takes one per head."))
     pass_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
-                 "power of two. The default, 0, is ``lanes``: narrowest. More shortens the "
-                 "latency, not the interval."))
+                 "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
+                 "value shortens the latency, not the interval."))
     output_cycles: int = field(default=1, metadata=_within(
-        1, 32, "Cycles per output element in the normalizer: it divides ``value_bits + "
-               "output_fraction_bits``. 1 is an unrolled divider, more is smaller and slower."))
+        1, 32, "Cycles per output element in the normalizer; divides ``value_bits + "
+               "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
+               "slower."))
     fan_in: int = field(default=4, metadata=_within(
-        2, 64, "Terms added between two registers of the XOR-popcount. Fewer reach a higher clock "
-               "and take more cycles."))
+        2, 64, "Terms added between two registers of the XOR-popcount. Fewer terms reach a higher "
+               "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
-        1, 2, "With one, the value rows are in a memory that either reads or writes in a cycle, as "
-              "the large ones of an iCE40 UltraPlus, and a row is taken only while no command is "
-              "in work."))
+        1, 2, "With 1, the value rows are in a memory that either reads or writes in a cycle, such "
+              "as an iCE40 UltraPlus SPRAM, and a row is accepted only while no command is in "
+              "flight."))
     selection: str = field(default="counters", metadata={
         "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the "
-                "quickest. ``histograms`` takes less than half the logic, and two block RAMs with "
-                "two full ports (not those of iCE40) for each lane and row; ``serial`` takes still "
-                "less, one block RAM for each lane and row, and selects for one query at a time."})
+                "fastest. ``histograms`` takes less than half the logic, and two block RAMs with "
+                "two full ports (unlike iCE40's) per lane and row. ``serial`` takes even less "
+                "logic and one block RAM per lane and row, and selects for one query at a time."})
     cell: str | None = field(default=None, metadata={
-        "says": "One of :data:`CELLS`: the XOR-popcount to build; None takes what suits the "
-                "platform, and the generic one without a platform. Cycles and values are the "
-                "same."})
+        "says": "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or "
+                "the generic one without a platform. Cycles and values are the same for all."})
     rescore: Rescore | None = field(default=None, metadata={
-        "says": "The unit for exact scores, or None: then commands cannot ask for it."})
+        "says": "The unit for exact scores; None leaves it out, and commands cannot request it."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
@@ -337,7 +336,7 @@ class Config:
             with Path(path).open("rb") as stream:
                 octets = stream.read(_LARGEST_FILE + 1)
             if len(octets) > _LARGEST_FILE:
-                raise ConfigError("larger than a configuration is")
+                raise ConfigError("too large for a configuration file")
             # Editors of some systems put a byte order mark before the text.
             return cls.from_toml(octets.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -349,7 +348,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> "Config":
-        """Look a preset up by its name."""
+        """Look up a preset by name."""
         try:
             return PRESETS[name]
         except KeyError:

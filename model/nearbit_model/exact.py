@@ -1,9 +1,9 @@
-"""What binary attention is measured against, in float64.
+"""References for binary attention, in float64.
 
-Two references: exact attention, the softmax of q.k / sqrt(head_dim) over all keys; and the float
-form of the method, which takes the method's own selection (and, where the weights follow from
-them, its distances) but neither rounds weights nor quantizes values. The distance to the first is
-the method's error, the distance to the second the arithmetic's.
+There are two: exact attention, the softmax of q.k / sqrt(head_dim) over all keys; and the float
+form of the method, which uses the method's own selection (and its distances, if they determine the
+weights) but neither rounds weights nor quantizes values. The difference from the first is the
+method's error, the difference from the second that of the integer arithmetic.
 """
 
 from collections.abc import Iterator

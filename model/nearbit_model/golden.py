@@ -12,8 +12,8 @@ Stages, each usable alone as the oracle of its hardware block:
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
 ========================  ==========================================================
 
-Memory is bounded: beside inputs and results, a few MiB whatever the number of keys, heads
-and queries. Head h uses key head h // (heads // kv_heads) (grouped-query attention).
+Memory is bounded: in addition to inputs and results, a few MiB for any number of keys, heads and
+queries. Head h uses key head h // (heads // kv_heads) (grouped-query attention).
 """
 
 import operator
@@ -45,7 +45,7 @@ _BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class Result:
-    """What the core answers to each query of each head.
+    """The core's answer to each query of each head.
 
     m is the largest number of keys that any query selected; a query that selected fewer is padded
     with -1. Keys stand in the reported order: ascending distance, then descending index.
@@ -75,7 +75,7 @@ class Result:
 
 
 def check_command(*, n: int, sink: int, recent: int, top_n: int) -> None:
-    """Refuse what no command may ask for, with a :class:`ValueError` of one sentence."""
+    """Check a command's numbers; :class:`ValueError` with one sentence if they are out of range."""
     for name, value, least in (("n", n, 1), ("sink", sink, 0), ("recent", recent, 0)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")

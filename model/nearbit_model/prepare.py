@@ -1,4 +1,4 @@
-"""From float tensors to a prepared problem: what golden model and hardware are both given."""
+"""From float tensors to a prepared problem, the common input of golden model and hardware."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ selected keys (HashAttention, arXiv 2412.14468)."""
 
 
 DEFAULT_N = 32
-"""Keys selected if nothing else is said: in the middle of the 30 to 120 of arXiv 2502.01770."""
+"""Default number of keys selected, within the 30 to 120 of arXiv 2502.01770."""
 
 
 _AXES = {"q": "[heads, queries, head_dim]",
@@ -32,12 +32,12 @@ _AXES = {"q": "[heads, queries, head_dim]",
 
 
 class TensorError(NearbitError, ValueError):
-    """Tensors, or what is asked of them, that do not fit; the message is one sentence."""
+    """Tensors or options that do not fit; the message is one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Integers of an attention problem, as the store, the tables and the commands hold them.
+    """Integers of an attention problem, as held by the stores, tables and commands.
 
     Parameters
     ----------
@@ -147,8 +147,8 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     causal
         Whether a query sees only the keys up to its own position.
     qpos
-        Each query's position, integers [queries], 0 to tokens - 1; not looked at unless
-        ``causal``. None: the queries are the last tokens (all of them, if there are as many).
+        Each query's position, integers [queries], 0 to tokens - 1; ignored unless ``causal``. None:
+        the queries are the last tokens.
     temperature
         Real numbers, one a head [heads] or one for all, finite and at least 0. None is
         :func:`nearbit_model.quantize.temperature` of all of q and k as given.
@@ -160,7 +160,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     method
         One of :data:`METHODS`; "hash" needs a configuration with ``rescore``.
     mapping
-        With method "hash", what makes the codes; None is the sign of each element.
+        With method "hash", the mapping to codes; None is the sign of each element.
     shared
         With method "hash", whether the heads of a group select together, by the sum of their
         distances; the configuration's ``rows`` must be as many.
@@ -172,7 +172,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     Raises
     ------
     TensorError
-        Whatever does not fit; the sentence names the array, its shape, and what to do.
+        Inputs that do not fit; the sentence names the array, its shape, and the remedy.
     """
     q_array, k_array, v_array = _tensor("q", q), _tensor("k", k), _tensor("v", v)
     heads, queries, head_dim = q_array.shape

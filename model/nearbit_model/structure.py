@@ -79,7 +79,7 @@ EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
 
 EMIT_WASTE = 3
-"""Cycles spent on words that were fetched just before the quota ran out."""
+"""Cycles spent on words fetched just before the quota was reached."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class CounterTimes:
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled.
 
-        With the registers a word comes a cycle later, and two more are fetched in vain.
+        With the registers, a word arrives a cycle later, and two more are fetched without use.
         """
         return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
                 + 4 * self.registers)

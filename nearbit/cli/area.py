@@ -19,17 +19,16 @@ __all__ = ["area"]
 
 
 def area(
-    target: Annotated[Target, typer.Option(help="The family of devices.")] = Target.ECP5,
+    target: Annotated[Target, typer.Option(help="Device family.")] = Target.ECP5,
     preset: PresetOption = None,
     config: ConfigOption = None,
     is_checked: Annotated[bool, typer.Option(
-        "--check", help="Synthesize as well (minutes), and compare.")] = False,
+        "--check", help="Also synthesize (minutes), and compare.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate logic, flip-flops, block RAMs and multipliers of each block on a device.
 
-    Without --preset and --config, it is the preset 'reference'. The exit status is 2 if the input
-    is wrong.
+    The default preset is 'reference'. The exit status is 2 if the input is wrong.
     """
     from nearbit import area as report
 

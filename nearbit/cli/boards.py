@@ -12,7 +12,7 @@ __all__ = ["boards"]
 
 
 def boards(as_json: JsonOption = False) -> None:
-    """List the boards with their presets, and what their devices have."""
+    """List the boards, their presets and their device resources."""
     from nearbit.boards import board_list, show_boards
     if as_json:
         print(json.dumps(board_list(), indent=2))

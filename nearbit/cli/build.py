@@ -26,29 +26,29 @@ def build(
     board: BoardOption = None,
     platform: Annotated[str | None, typer.Option(
         "--platform", metavar="MODULE:CLASS", help=(
-            "Instead of --board, any platform of amaranth-boards with an iCE40 or ECP5 and a UART; "
+            "Instead of --board, any amaranth-boards platform with an iCE40 or ECP5 and a UART; "
             "needs --config."))] = None,
     config: Annotated[Path | None, typer.Option(
         "--config", metavar="FILE.toml", help=(
-            "A configuration instead of the board's preset."))] = None,
+            "Use this configuration instead of the board's preset."))] = None,
     directory: Annotated[Path | None, typer.Option(
-        "-o", "--output", metavar="DIR", help="Where to (default: build/BOARD).")] = None,
+        "-o", "--output", metavar="DIR", help="Output folder (default: build/BOARD).")] = None,
     seed: Annotated[int | None, typer.Option(
         metavar="S", help=(
-            "Of the placement: another one may reach a higher clock (default: the board's)."),
+            "Placement seed; another one may reach a higher clock (default: the board's)."),
         )] = None,
     clock: ClockOption = None,
     baud: BaudOption = None,
     yosys: Annotated[str | None, typer.Option(
-        metavar="PROGRAM", help="Your own Yosys, instead of the one from PyPI.")] = None,
+        metavar="PROGRAM", help="Yosys to use instead of the one from PyPI.")] = None,
     nextpnr: Annotated[str | None, typer.Option(
-        metavar="PROGRAM", help="Your own nextpnr, instead of the one from PyPI.")] = None,
+        metavar="PROGRAM", help="nextpnr to use instead of the one from PyPI.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build a board's bitstream.
 
-    Programs can also be named by the environment variables YOSYS, NEXTPNR_ICE40, NEXTPNR_ECP5,
-    ICEPACK and ECPPACK. The exit status is 1 if the design does not fit or misses its clock, 2 if
+    The environment variables YOSYS, NEXTPNR_ICE40, NEXTPNR_ECP5, ICEPACK and ECPPACK also select
+    programs. The exit status is 1 if the design does not fit or misses its clock, 2 if
     the input is wrong.
     """
     from nearbit.boards import show_build

@@ -25,18 +25,18 @@ def capture(
     model: ModelOption,
     text: TextOption,
     out: Annotated[Path, typer.Option(
-        "-o", "--output", metavar="FILE.npz", help="What to write.")],
+        "-o", "--output", metavar="FILE.npz", help="Output file.")],
     layers: Annotated[str | None, typer.Option(
-        metavar="LIST", help="Which layers: 0,2 or 0-3 or 5:10 (default: all).")] = None,
+        metavar="LIST", help="Layers: 0,2 or 0-3 or 5:10 (default: all).")] = None,
     heads: Annotated[str | None, typer.Option(
-        metavar="LIST", help="Which query heads of each, likewise.")] = None,
+        metavar="LIST", help="Query heads of each layer, in the same form.")] = None,
     tokens: TokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write queries, keys and values of a model's heads, as 'nearbit simulate' reads them.
+    """Write queries, keys and values of a model's heads for 'nearbit simulate'.
 
-    They are those after the rotary embedding, of the model with its own attention. The exit status
-    is 2 if the input is wrong.
+    They are captured after the rotary embedding, from the unmodified model. The exit status is 2 if
+    the input is wrong.
     """
     import numpy as np
 

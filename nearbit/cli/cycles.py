@@ -31,23 +31,23 @@ def cycles(
         "--n", metavar="N", help="Keys selected by distance (default: 32, or as many as fit).",
         )] = None,
     sink: Annotated[int, typer.Option(
-        metavar="S", help="First keys, selected always.")] = 0,
+        metavar="S", help="Always select the first S keys.")] = 0,
     recent: Annotated[int, typer.Option(
-        metavar="R", help="Last keys, selected always.")] = 0,
+        metavar="R", help="Always select the last R keys.")] = 0,
     is_checked: Annotated[bool, typer.Option(
-        "--check", help="Simulate as well, and compare every cycle.")] = False,
+        "--check", help="Also simulate, and compare every cycle.")] = False,
     clock: Annotated[float | None, typer.Option(
         metavar="MHZ", help=(
-            "Give times and queries per second at this clock, too. Presets have no clock of "
-            "their own."))] = None,
+            "Also give times and queries per second at this clock. Presets do not define a "
+            "clock."))] = None,
     plot: Annotated[Path | None, typer.Option(
-        metavar="FILE.svg", help="Draw which stage works on which query at which cycle.")] = None,
+        metavar="FILE.svg", help="Draw which stage works on which query in each cycle.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict latency and interval of queries, and say which stage limits them.
+    """Predict latency and interval of queries, and the stage that limits them.
 
-    Without --preset and --config, it is the preset 'reference'. The exit status is 1 if --check
-    finds a cycle that is not as predicted, 2 if the input is wrong.
+    The default preset is 'reference'. The exit status is 1 if --check finds a cycle that differs
+    from the prediction, 2 if the input is wrong.
     """
     from nearbit import cycles as report
     from nearbit_model.prepare import DEFAULT_N

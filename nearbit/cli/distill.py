@@ -25,38 +25,38 @@ def distill(
     model: ModelOption,
     text: TextsOption,
     out: Annotated[Path, typer.Option(
-        "-o", "--output", metavar="FOLDER", help="Where to write the checkpoint.")],
+        "-o", "--output", metavar="FOLDER", help="Output folder of the checkpoint.")],
     minutes: Annotated[float | None, typer.Option(
-        metavar="M", help="How long to train (default: 30, without --steps).")] = None,
+        metavar="M", help="Minutes to train (default: 30, without --steps).")] = None,
     steps: Annotated[int | None, typer.Option(
-        metavar="N", help="How many steps to train, instead.")] = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Keys that a query attends to.")] = 32,
+        metavar="N", help="Steps to train, instead of --minutes.")] = None,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Keys attended to per query.")] = 32,
     stages: Annotated[Stages, typer.Option(
         help=(
-            "Signs from the start, or the published way from soft to hard in four stages."),
+            "straight-through: signs from the start. published: from soft to hard in four stages."),
         )] = Stages.STRAIGHT_THROUGH,
     rounds: Annotated[int, typer.Option(
-        metavar="R", help="Times that the rates fall to 0; the mean of the weights then is taken."),
+        metavar="R", help="Times the learning rates fall to 0; weights are averaged over them."),
         ] = 1,
     passage: Annotated[int, typer.Option(
-        metavar="P", help="Tokens of a passage, at most.")] = 128,
-    batch: Annotated[int, typer.Option(metavar="B", help="Passages in a step.")] = 16,
-    rate: Annotated[float, typer.Option(metavar="R", help="Largest learning rate.")] = 2.5e-4,
+        metavar="P", help="Maximum tokens per passage.")] = 128,
+    batch: Annotated[int, typer.Option(metavar="B", help="Passages per step.")] = 16,
+    rate: Annotated[float, typer.Option(metavar="R", help="Peak learning rate.")] = 2.5e-4,
     qk_rate: Annotated[float, typer.Option(
-        metavar="R", help="The same of the projections of queries and keys.")] = 1e-3,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of all random choices.")] = 0,
+        metavar="R", help="Peak learning rate of the query and key projections.")] = 1e-3,
+    seed: Annotated[int, typer.Option(metavar="S", help="Random seed.")] = 0,
     start: Annotated[Path | None, typer.Option(
-        metavar="FOLDER", help="A checkpoint of this command to go on with.")] = None,
+        metavar="FOLDER", help="Checkpoint of this command to continue from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distil a model to attend by the signs of its queries and keys (HAD).
 
-    The checkpoint is for 'evaluate --method had' and 'capture', which take the temperatures of its
-    heads from it. The folder must not exist. The exit status is 2 if the input is wrong.
+    'evaluate --method had' and 'capture' read the checkpoint, including the temperatures of its
+    heads. The output folder must not exist. The exit status is 2 if the input is wrong.
     """
 
     if out.exists():
-        raise UserError(f"{out} exists already; give another folder, or remove it")
+        raise UserError(f"{out} already exists; give another folder, or remove it")
     if minutes is None and steps is None:
         minutes = 30.0
     with progress("loading the model") as bar, output_folder(out):

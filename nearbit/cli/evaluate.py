@@ -43,22 +43,22 @@ def evaluate(
     recent: RecentOption = 0,
     tokens: TokensOption = None,
     scored: Annotated[int | None, typer.Option(
-        metavar="M", help="Of a decoder, score the last M tokens (default: half of them).")] = None,
+        metavar="M", help="Decoders: score the last M tokens (default: half of them).")] = None,
     passage: Annotated[int | None, typer.Option(
-        metavar="P", help="Of an encoder, cut the text into passages of P tokens (default: 128).",
+        metavar="P", help="Encoders: cut the text into passages of P tokens (default: 128).",
         )] = None,
     curve: Annotated[str | None, typer.Option(
-        metavar="LIST", help="Evaluate for these --n, too: 16,32,64.")] = None,
+        metavar="LIST", help="Also evaluate these values of --n: 16,32,64.")] = None,
     plot: Annotated[Path | None, typer.Option(
-        metavar="FILE.svg", help="Draw loss, or cosine, against the keys selected.")] = None,
+        metavar="FILE.svg", help="Plot loss or cosine against the keys selected.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a model with the golden model in place of its attention, in all layers.
+    """Measure a model's accuracy with the golden model as attention in all layers.
 
-    Of a decoder it gives the loss of the text's last tokens, of an encoder the cosine of its
-    embeddings with those of the model as it is, and how often a passage's first half finds its
-    second; beside them the same with as many keys of largest q.k. The exit status is 2 if the input
-    is wrong.
+    For a decoder, it gives the loss of the text's last tokens. For an encoder, it gives the cosine
+    of its embeddings with those of the unmodified model, and how often a passage's first half
+    retrieves its second. For comparison, it gives the same with as many keys of largest q.k. The
+    exit status is 2 if the input is wrong.
     """
     from nearbit import cycles as drawing
     from nearbit.quality import draw, show

@@ -17,11 +17,11 @@ __all__ = ["flash"]
 def flash(
     board: BoardOption = None,
     bitstream: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="The bitstream (default: that of the last build).")] = None,
+        metavar="FILE", help="Bitstream (default: the last build's).")] = None,
     is_dry: Annotated[bool, typer.Option(
-        "--dry-run", help="Print the command, and do nothing.")] = False,
+        "--dry-run", help="Print the command without running it.")] = False,
 ) -> None:
-    """Write a bitstream to a board, with the program that its maker recommends."""
+    """Write a bitstream to a board with the programmer that its maker recommends."""
     from nearbit.boards import find_board
     from nearbit_boards.build import find_bitstream
     from nearbit_boards.flash import flash as flash_board

@@ -31,8 +31,8 @@ __all__ = ["generate"]
 
 def generate(
     model: ModelOption,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")],
-    tokens: Annotated[int, typer.Option(metavar="T", help="Tokens to generate, at most.")] = 32,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue.")],
+    tokens: Annotated[int, typer.Option(metavar="T", help="Maximum tokens to generate.")] = 32,
     method: ModelMethodOption = ModelMethod.HASH,
     codes: CodesOption = None,
     n: NOption = 64,
@@ -40,14 +40,14 @@ def generate(
     recent: RecentOption = 12,
     hardware: Annotated[str | None, typer.Option(
         metavar="LAYER.HEAD", help=(
-            "Compute this head by the compiled hardware, in the running model, and compare every "
+            "Compute this head of the running model on the compiled hardware, and compare every "
             "answer with the golden model."))] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate text token by token, all attention by the golden model's stores: append, ask.
+    """Generate text token by token, with the golden model's stores as attention: append, query.
 
-    Always the likeliest token. With --hardware the exit status is 1 if any bit of an answer was not
-    the golden model's, or if there was none to compare; it is 2 if the input is wrong.
+    Decoding is greedy. With --hardware, the exit status is 1 if any bit of an answer differs from
+    the golden model's, or if there was no answer to compare; it is 2 if the input is wrong.
     """
 
     check_codes(method, codes)

@@ -33,47 +33,47 @@ def learn_codes(
     model: ModelOption,
     text: TextsOption,
     out: Annotated[Path, typer.Option(
-        "-o", "--output", metavar="FILE.safetensors", help="What to write.")],
+        "-o", "--output", metavar="FILE.safetensors", help="Output file.")],
     held_out: Annotated[list[Path] | None, typer.Option(
         "--held-out", metavar="FILE", help=(
-            "A text to measure recall on; may be given more than once (default: the last --text, "
-            "which then is not learned from)."))] = None,
-    bits: Annotated[int, typer.Option(metavar="B", help="Bits of a code.")] = 64,
+            "Text to measure recall on; may be given more than once (default: the last --text, "
+            "which is then excluded from training)."))] = None,
+    bits: Annotated[int, typer.Option(metavar="B", help="Bits per code.")] = 64,
     kind: Annotated[MappingKind, typer.Option(
-        help="A linear map for each head, or the published network of three layers.",
+        help="linear: one map per head. mlp: the published three-layer network.",
         )] = MappingKind.LINEAR,
     loss: Annotated[Loss, typer.Option(
         help=(
-            "top: cross-entropy to the true top 32 keys. kl: divergence from exact attention. bce: "
-            "weighted binary cross-entropy on the true top 32, as published."))] = Loss.TOP,
+            "top: cross-entropy with the true top 32 keys. kl: divergence from exact attention. "
+            "bce: weighted binary cross-entropy on the true top 32, as published."))] = Loss.TOP,
     surrogate: Annotated[Surrogate, typer.Option(
-        help="What is differentiated in place of the sign.",
+        help="Surrogate gradient of the sign.",
         )] = Surrogate.STRAIGHT_THROUGH,
     steps: Annotated[int, typer.Option(
-        metavar="N", help="Steps for each layer, at most.")] = 500,
-    queries: Annotated[int, typer.Option(metavar="M", help="Queries of a text in a step.")] = 64,
-    rate: Annotated[float, typer.Option(metavar="R", help="Learning rate, at first.")] = 0.02,
+        metavar="N", help="Maximum number of steps per layer.")] = 500,
+    queries: Annotated[int, typer.Option(metavar="M", help="Queries per text and step.")] = 64,
+    rate: Annotated[float, typer.Option(metavar="R", help="Initial learning rate.")] = 0.02,
     sink: Annotated[int, typer.Option(
-        metavar="S", help="First keys, which loss bce leaves out.")] = 4,
+        metavar="S", help="Exclude the first S keys from loss bce.")] = 4,
     recent: Annotated[int, typer.Option(
-        metavar="R", help="Last keys, which loss bce leaves out.")] = 12,
+        metavar="R", help="Exclude the last R keys from loss bce.")] = 12,
     shares_keys: Annotated[bool, typer.Option(
         "--shared-keys", help=(
-            "One code for each key, which the query heads of a group share, instead of one for "
-            "each query head."))] = False,
+            "One code per key, shared by the query heads of a group, instead of one per query "
+            "head."))] = False,
     layers: Annotated[str | None, typer.Option(
-        metavar="LIST", help="Which layers: 0,2 or 0-3 or 5:10 (default: all).")] = None,
+        metavar="LIST", help="Layers: 0,2 or 0-3 or 5:10 (default: all).")] = None,
     tokens: TokensOption = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", help="Random seed.")] = 0,
     device: Annotated[Device | None, typer.Option(
-        help="Where to compute (default: cuda where it is).")] = None,
+        help="Device to train on (default: cuda if available).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn the codes of a model's queries and keys, and measure what they find.
+    """Learn codes for a model's queries and keys, and measure their recall.
 
-    Layers that are done are kept in a folder beside the output until all are there: interrupted,
-    the same command goes on. The file is for 'evaluate' and 'generate' with --codes; with --layers
-    it is for 'simulate', of heads that 'capture' with the same --layers writes. The exit status is
+    Finished layers are kept in a folder beside the output until all are done, so that the same
+    command resumes after an interruption. The file is for 'evaluate' and 'generate' with --codes;
+    with --layers it is for 'simulate', on heads captured with the same --layers. The exit status is
     2 if the input is wrong.
     """
     from nearbit.quality import show_recall
@@ -114,7 +114,8 @@ def learn_codes(
                 mapping, found, made = learner.run()
             except KeyboardInterrupt:
                 print(f"nearbit: {len(chosen) - len(learner.missing)} of "
-                      f"{count(len(chosen), 'layer')} are in {folder}; the same command goes on",
+                      f"{count(len(chosen), 'layer')} are in {folder}; run the same command to "
+                      f"resume",
                       file=sys.stderr)
                 raise
             with output.write() as path:

@@ -111,12 +111,12 @@ PresetOption = Annotated[str | None, typer.Option(
     "--preset", metavar="NAME", help=(
         "A preset or a board; 'nearbit presets' and 'nearbit boards' list them."))]
 ConfigOption = Annotated[Path | None, typer.Option(
-    "--config", metavar="FILE.toml", help="A configuration of your own.")]
+    "--config", metavar="FILE.toml", help="Your own configuration.")]
 
 HeadsOption = Annotated[str | None, typer.Option(
-    "--heads", metavar="LIST", help="Which heads: 0,2 or 0-3 or 5:10 (10 not included).")]
+    "--heads", metavar="LIST", help="Heads to run: 0,2 or 0-3 or 5:10 (10 excluded).")]
 QueriesOption = Annotated[str | None, typer.Option(
-    "--queries", metavar="LIST", help="Which queries, likewise; 0:64:8 is every eighth.")]
+    "--queries", metavar="LIST", help="Queries to run, in the same form; 0:64:8 is every eighth.")]
 
 BoardOption = Annotated[str | None, typer.Option(
     "--board", metavar="BOARD", help="A board; 'nearbit boards' lists them.")]
@@ -131,23 +131,23 @@ ModelOption = Annotated[str, typer.Option(
         "BERT-like model."))]
 ModelMethodOption = Annotated[ModelMethod, typer.Option(
     "--method", help=(
-        "exact: all keys. topn: those of largest q.k. had: those of nearest sign codes, weighted "
-        "by distance. hash: those of nearest codes, weighted by exact scores."))]
+        "exact: all keys. topn: keys of largest q.k. had: keys of nearest sign codes, weighted by "
+        "distance. hash: keys of nearest codes, weighted by exact scores."))]
 CodesOption = Annotated[str | None, typer.Option(
     "--codes", metavar="FILE|KIND", help=(
         "With --method hash, the mapping of all layers to codes: a .safetensors file, or sign (the "
         "default), hadamard, random."))]
-TextOption = Annotated[Path, typer.Option("--text", metavar="FILE", help="A text, in UTF-8.")]
+TextOption = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text file.")]
 TextsOption = Annotated[list[Path], typer.Option(
-    "--text", metavar="FILE", help="A text, in UTF-8; may be given more than once.")]
+    "--text", metavar="FILE", help="UTF-8 text file; may be given more than once.")]
 TokensOption = Annotated[int | None, typer.Option(
     "--tokens", metavar="T", help=(
-        "The first T tokens of the text (default: 2048, or as many as there are)."))]
+        "Use the first T tokens of the text (default: 2048, or all if fewer)."))]
 NOption = Annotated[int, typer.Option("--n", metavar="N", help="Keys selected by distance.")]
 SinkOption = Annotated[int, typer.Option(
-    "--sink", metavar="S", help="First keys, selected always.")]
+    "--sink", metavar="S", help="Always select the first S keys.")]
 RecentOption = Annotated[int, typer.Option(
-    "--recent", metavar="R", help="Last keys, selected always.")]
+    "--recent", metavar="R", help="Always select the last R keys.")]
 
 
 def check_selection(n: int | None, sink: int | None, recent: int | None) -> None:

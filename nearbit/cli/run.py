@@ -31,38 +31,38 @@ __all__ = ["run"]
 
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
-        "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
-        "optional: qpos, causal, temperature."))],
+        "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); optional "
+        "arrays: qpos, causal, temperature."))],
     board: BoardOption = None,
     port: Annotated[str | None, typer.Option(
         metavar="PORT", help=(
-            "Serial port of the board, such as /dev/ttyUSB1, or that of a server: "
-            "rfc2217://HOST:PORT or socket://HOST:PORT."))] = None,
+            "The board's serial port, such as /dev/ttyUSB1, or a server: rfc2217://HOST:PORT or "
+            "socket://HOST:PORT."))] = None,
     is_virtual: Annotated[bool, typer.Option(
-        "--virtual", help="Simulate the bitstream itself (iCE40 HX8K), at its UART pins.")] = False,
+        "--virtual", help="Simulate the bitstream itself (iCE40 HX8K) at its UART pins.")] = False,
     is_simulated: Annotated[bool, typer.Option(
-        "--simulated", help="Simulate the design of the board, at its host link.")] = False,
+        "--simulated", help="Simulate the board's design at its host link.")] = False,
     bitstream: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="With --virtual, the bitstream (default: that of the last build).",
+        metavar="FILE", help="With --virtual, the bitstream (default: the last build's).",
         )] = None,
     config: Annotated[Path | None, typer.Option(
         "--config", metavar="FILE.toml", help=(
-            "A configuration instead of the board's preset."))] = None,
+            "Use this configuration instead of the board's preset."))] = None,
     baud: BaudOption = None,
     heads: HeadsOption = None,
     queries: QueriesOption = None,
     n: Annotated[int | None, typer.Option(
         metavar="N", help="Keys selected by distance (default: 32, or as many as fit).")] = None,
     sink: Annotated[int, typer.Option(
-        metavar="S", help="First keys, selected always.")] = 0,
+        metavar="S", help="Always select the first S keys.")] = 0,
     recent: Annotated[int, typer.Option(
-        metavar="R", help="Last keys, selected always.")] = 0,
+        metavar="R", help="Always select the last R keys.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Run attention tensors on a board; compare with golden model and exact attention.
 
-    The device says what it was built from; with --config, it must be that. The exit status is 0 if
-    every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
+    The device reports its configuration; --config must match it if given. The exit status is 0 if
+    every bit equals the golden model's, 1 if any bit differs, 2 if the input is wrong.
     """
     from nearbit.boards import baud_of
     from nearbit.report import compare, show

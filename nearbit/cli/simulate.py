@@ -51,7 +51,7 @@ def simulate(
     heads: HeadsOption = None,
     queries: QueriesOption = None,
     method: Annotated[Method, typer.Option(help=(
-        "had: weights by distance. hash: codes choose the keys, exact scores weight them."),
+        "had: weights by distance. hash: codes select the keys, exact scores weight them."),
         )] = Method.HAD,
     codes: Annotated[str | None, typer.Option(
         metavar="FILE|KIND", help=(
@@ -59,21 +59,21 @@ def simulate(
             "hadamard, random."))] = None,
     n: Annotated[int | None, typer.Option(
         metavar="N", help=(
-            "Keys selected by distance (default: 32, or as many as fit; with --method hash as "
-            "--heavy says)."))] = None,
+            "Keys selected by distance (default: 32, or as many as fit; with --method hash, see "
+            "--heavy)."))] = None,
     heavy: Annotated[float | None, typer.Option(
         metavar="SHARE", help=(
-            f"The same as a share of all keys, with --method hash (default: {DEFAULT_HEAVY})."),
+            f"With --method hash, the same as a fraction of all keys (default: {DEFAULT_HEAVY})."),
         )] = None,
     sink: Annotated[int | None, typer.Option(
-        metavar="S", help=f"First keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        metavar="S", help=f"Always select the first S keys (default: 0; hash: {DEFAULT_ALWAYS}).",
         )] = None,
     recent: Annotated[int | None, typer.Option(
-        metavar="R", help=f"Last keys, selected always (default: 0; hash: {DEFAULT_ALWAYS}).",
+        metavar="R", help=f"Always select the last R keys (default: 0; hash: {DEFAULT_ALWAYS}).",
         )] = None,
     is_dense: Annotated[bool, typer.Option(
         "--dense", help=(
-            "Select every key; with --method hash that is exact attention, in the hardware's "
+            "Select every key; with --method hash, this is exact attention in the hardware's "
             "integers."))] = False,
     shared: Annotated[bool, typer.Option(
         "--shared", help=(
@@ -81,23 +81,23 @@ def simulate(
             "distances."))] = False,
     rotate: Annotated[bool, typer.Option(
         "--rotate/--no-rotate", help=(
-            "Rotate value rows into a basis without outliers before they become integers, and "
-            "outputs back: less error. Without, integers are those of v itself."))] = True,
+            "Rotate value rows into a basis without outliers before quantization, and rotate "
+            "outputs back, which lowers the error. Without rotation, the integers are those of v "
+            "itself."))] = True,
     out: Annotated[Path | None, typer.Option(
         metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
     vcd: Annotated[Path | None, typer.Option(
         metavar="FILE.vcd", help="Write waveforms.")] = None,
     report_folder: Annotated[Path | None, typer.Option(
         "--report", metavar="DIR", help=(
-            "Write DIR/report.html: figures and plots, and which tokens each answer comes "
-            "from."))] = None,
+            "Write DIR/report.html: figures, plots, and the tokens behind each answer."))] = None,
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Run attention tensors through the hardware; compare with golden model and exact attention.
 
-    Without --preset and --config, the smallest preset that fits is taken. The exit status is 0 if
-    every bit equals the golden model's, 1 if one does not, 2 if the input is wrong.
+    Without --preset and --config, the smallest preset that fits is used. The exit status is 0 if
+    every bit equals the golden model's, 1 if any bit differs, 2 if the input is wrong.
     """
     from nearbit.report import compare
     from nearbit.tensors import Tensors

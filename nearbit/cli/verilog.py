@@ -15,35 +15,35 @@ __all__ = ["verilog"]
 
 def verilog(
     directory: Annotated[Path, typer.Option(
-        "-o", "--output", metavar="DIR", help="Where to write; made if it is not there.")],
+        "-o", "--output", metavar="DIR", help="Output folder; created if necessary.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
     interface: Annotated[Interface, typer.Option(
         help=(
-            "What it connects to: streams as they are, or for a system on chip registers on "
-            "AXI4-Lite or Wishbone, and AXI4-Stream."))] = Interface.STREAM,
+            "stream: the core's own streams. axi, wishbone: for a system on chip, registers on "
+            "AXI4-Lite or Wishbone, and data on AXI4-Stream."))] = Interface.STREAM,
     cell: Annotated[Cell | None, typer.Option(
         help=(
-            "The device for whose logic to write the XOR-popcount (default: what the "
-            "configuration says, else generic)."))] = None,
+            "The device family to optimize the XOR-popcount for (default: the configuration's "
+            "cell, else generic)."))] = None,
     name: Annotated[str, typer.Option(
         metavar="NAME", help=(
-            "Takes the place of 'nearbit' in the names of modules, files and C symbols, so that "
-            "several cores can be in one design."))] = "nearbit",
+            "Replaces 'nearbit' in the names of modules, files and C symbols, so that one design "
+            "can contain several cores."))] = "nearbit",
     no_initial: Annotated[bool, typer.Option(
         "--no-initial", help=(
-            "Registers and memories have no initial values: reset does all. For ASICs, and FPGAs "
-            "such as PolarFire."))] = False,
+            "Give registers and memories no initial values; reset initializes everything. For "
+            "ASICs, and FPGAs such as PolarFire."))] = False,
     vhdl: Annotated[bool, typer.Option(
         "--vhdl", help=(
-            "Write a VHDL component declaration, too; port names have single underscores."))
+            "Also write a VHDL component declaration; port names have single underscores."))
         ] = False,
 ) -> None:
     """Generate Verilog: DIR/nearbit.v, and DIR/nearbit.toml with the configuration.
 
-    With --interface axi or wishbone also a core file for FuseSoC, the register map, a driver in C
-    and an example; DIR/README.md lists them. The same byte for byte on each run. Without --preset
-    and --config, it is the preset 'reference'.
+    With --interface axi or wishbone, it also writes a FuseSoC core file, the register map, a C
+    driver and an example, listed in DIR/README.md. The output is reproducible byte for byte. The
+    default preset is 'reference'.
     """
     from nearbit.soc import bundle
 

@@ -613,7 +613,7 @@ class Learner:
             other = [name for name in settings if known.get(name) != settings[name]]
             raise NetworkError(
                 f"{self._folder} holds layers that were learned with other settings "
-                f"({', '.join(other)}); give the same ones to go on, or remove the folder")
+                f"({', '.join(other)}); give the same settings to resume, or remove the folder")
 
     def _part(self, layer: int) -> Path:
         return self._folder / f"layer-{layer}.safetensors"

@@ -158,7 +158,7 @@ def evaluate_decoder(network: Network, method: Method, ids: Sequence[int], *,
     def loss(attend: Attend | None) -> float:
         return float(network.losses(ids, attend, scored=count).mean())
 
-    say("the model as it is")
+    say("the unmodified model")
     exact = loss(None)
     reports = []
     for each in (method, *(replace(method, n=n) for n in sweep)):
@@ -195,7 +195,7 @@ def evaluate_encoder(network: Network, method: Method, texts: Sequence[Sequence[
     def embed(attend: Attend | None) -> NDArray[np.float32]:
         return network.embed(parts, attend).reshape(3, len(texts), -1)
 
-    say("the model as it is")
+    say("the unmodified model")
     exact = embed(None)
     reports = []
     for each in (method, *(replace(method, n=n) for n in sweep)):

@@ -191,8 +191,8 @@ def _check_files(folder: Path) -> None:
         # Of a file that may not be read, safetensors says that there is none.
         (folder / file).open("rb").close()
     if (folder / "adapter_config.json").exists():
-        raise NetworkError(f"{folder} has an adapter (adapter_config.json), which would be passed "
-                           f"over; merge it into the weights first")
+        raise NetworkError(f"{folder} has an adapter (adapter_config.json), which would be "
+                           f"ignored; merge it into the weights first")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def _check_fields(folder: Path, fields: dict[str, Any]) -> None:
     for name, value in computed.items():
         if fields.get(name, value) not in (value, None):
             raise NetworkError(f"{folder / 'config.json'} has {name} {fields[name]!r}, which "
-                               f"Transformers {transformers.__version__} passes over: it computes "
+                               f"Transformers {transformers.__version__} ignores: it computes "
                                f"{value!r}")
 
 
@@ -264,8 +264,8 @@ def _config(folder: Path, fields: dict[str, Any]) -> Any:
 def _kind(folder: Path, config: Any) -> tuple[str, Any]:
     """Decoder or encoder, and the class of Transformers that it is."""
     if config.is_encoder_decoder:
-        raise NetworkError(f"{folder} holds an encoder with a decoder ({config.model_type}); "
-                           f"decoders and encoders by themselves can be loaded")
+        raise NetworkError(f"{folder} holds an encoder with a decoder ({config.model_type}); only "
+                           f"a decoder or an encoder alone can be loaded")
     names = config.architectures or ()
     if config.model_type not in _ENCODERS or getattr(config, "is_decoder", False):
         family: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -289,7 +289,7 @@ def _check_config(folder: Path, fields: dict[str, Any], config: Any,
     code = fields.get("auto_map") or {}
     for key, own in code.items() if isinstance(code, dict) else [("AutoModel", code)]:
         if key.startswith("AutoModel") and not _has(family, str(own).rpartition(".")[2]):
-            raise NetworkError(f"{folder} holds a model of its own code ({own}), which is never "
+            raise NetworkError(f"{folder} holds a model with custom code ({own}), which is never "
                                f"run, and {config.model_type} in Transformers has no such class")
     # MPT and DBRX keep settings of the same layers in configurations of their own.
     parts = [name for name in config.sub_configs if getattr(config, name, None) is not None
@@ -374,7 +374,7 @@ def _pooling(folder: Path) -> str:
         for name in types:
             if name not in _MODULES:
                 raise NetworkError(f"{modules} has a module {name} behind the encoder, which would "
-                                   f"be passed over")
+                                   f"be ignored")
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"

@@ -316,9 +316,8 @@ def _check_calls(name: str, family: str, layers: int, calls: _Calls) -> None:
     """Refuse a model of which a layer has no attention, several, or one of another shape."""
     found = calls.shapes
     if not found:
-        raise NetworkError(f"{name} is of the family {family}, which computes its attention by "
-                           f"code of its own that nothing can stand in for; take a Llama-like or "
-                           f"BERT-like model")
+        raise NetworkError(f"{name} is of the family {family}, which computes its attention in "
+                           f"code that cannot be replaced; take a Llama-like or BERT-like model")
     missing = sorted(set(range(layers)) - set(found))
     if missing:
         raise NetworkError(f"{name} is of the family {family}, whose layer {missing[0]} has no "
@@ -533,7 +532,7 @@ class Network:
             raise NetworkError(
                 f"{self.name} is of the family {self.module.config.model_type}, whose {what} "
                 f"differ by {most:.1e} of their size from the model's own if exact attention "
-                f"stands in for its attention, so that it does more than this program knows; take "
+                f"replaces its attention, so it computes something that is not supported; take "
                 f"another model")
 
     def hidden(self, ids: torch.Tensor, attend: Attend | None = None, *,

@@ -421,9 +421,9 @@ def test_silent_device():
 
 @pytest.mark.parametrize("octets", [b"login: ", b"\x5a" * 50, bytes(range(256)) * 40])
 def test_device_of_garbage(octets):
-    with pytest.raises(DeviceError, match=r"^the script answers with what is no message of "
-                       r"Nearbit; check that this is the board's port, and at how many baud its "
-                       r"bitstream talks$"):
+    with pytest.raises(DeviceError, match=r"^the script sends data that is not a Nearbit message; "
+                       r"check that this is the board's port, and at how many baud its bitstream "
+                       r"talks$"):
         opened(Script(*[octets] * 9))
 
 
@@ -440,7 +440,7 @@ def test_replies_to_others():
 
 
 def test_echo():
-    with pytest.raises(DeviceError, match=r"^the script answers with what is no message"):
+    with pytest.raises(DeviceError, match=r"^the script sends data that is not a Nearbit message"):
         opened(Script(*[lambda octets: octets] * 9))
 
 
@@ -459,8 +459,8 @@ def test_another_configuration():
     script = Script(identified(TINY.replace(capacity=32, value_bits=7)))
     with pytest.raises(DeviceError, match=r"^the script was built from another configuration, with "
                        r"value_dim 8 instead of 4, capacity 32 instead of 64, value_bits 7 instead "
-                       r"of 8; build and flash the one that is wanted, or prepare the problem for "
-                       r"the device's$"):
+                       r"of 8; build and flash your configuration, or prepare the problem for the "
+                       r"device's$"):
         opened(script, config=TINY.replace(value_dim=4))
     assert script.closed
     with opened(Script(identified(TINY.replace(cell="ice40"))), config=TINY) as device:
@@ -489,7 +489,7 @@ def test_refused_request():
 
     with opened(Script(identified(TINY), refuse)) as device, \
             pytest.raises(DeviceError, match=r"^the script refuses a request of type RESET with "
-                          r"the status FIELD; what it is asked for is not what it was built for$"):
+                          r"the status FIELD; the request does not match its configuration$"):
         device.reset()
 
 

@@ -155,8 +155,8 @@ def failures():
             f"programmer, and flash again")
     jtag = (f"the USB chip of {title} is there, but its FPGA does not answer by JTAG ('%s'); "
             f"unplug the board for some seconds, and flash again")
-    other = (f"the FPGA of {title} is another than the one that the bitstream is for; read its "
-             f"name on the chip, and build for that board")
+    other = (f"the FPGA of {title} does not match the bitstream; read its name on the chip, and "
+             f"build for that board")
     return [
         (evn, NOT_FOUND, 2, either),
         (evn, "init..\nFailed to reset iCE FTDI USB device.\nABORT.\n", 2,
@@ -235,8 +235,8 @@ def failures():
          NO_FLASH.format("ones").replace("1BitSquared iCEBreaker", "Icepi Zero 1.3")),
         (icepi, WRITTEN.partition("\rErasing")[0] + "unlock blocks\nError: block protection is set"
          "\n       can't unlock without --unprotect-flash\nRefresh: DONE\n", 0,
-         ("the flash memory of Icepi Zero 1.3 is protected against writing; take that away with: "
-          "{} -b icepi-zero --write-flash --unprotect-flash x.bit")),
+         ("the flash memory of Icepi Zero 1.3 is write-protected; unprotect it with: {} -b "
+          "icepi-zero --write-flash --unprotect-flash x.bit")),
         (icepi, WRITTEN + "Flash is blank\n", 0,
          "the flash memory of Icepi Zero 1.3 is empty afterwards; flash again"),
         (icepi, WRITTEN.replace("Refresh: DONE", "Verification failed at 4096\nRefresh: DONE"), 0,

@@ -189,7 +189,7 @@ def test_no_server_of_rfc2217():
 
 def test_loop():
     """What is sent comes back: no device."""
-    with pytest.raises(DeviceError, match=r"^loop:// answers with what is no message of Nearbit"):
+    with pytest.raises(DeviceError, match=r"^loop:// sends data that is not a Nearbit message"):
         Device.open("loop://", timeout=0.01)
 
 
@@ -268,7 +268,7 @@ def test_write_timeout(kind):
         transport = SerialTransport(port, write_timeout=0.2)
         stack.callback(transport.close)
         size = 1 << 24
-        with pytest.raises(WriteTimeout, match=rf"^{port} has taken no byte for 0\.2 seconds, "
+        with pytest.raises(WriteTimeout, match=rf"^{port} has accepted no data for 0\.2 seconds, "
                            rf"after \d+ of {size}; reset the board or plug it in again$") as caught:
             transport.write(bytes(size))
         assert 0 < caught.value.sent < size
@@ -285,7 +285,8 @@ def test_write_timeout_of_rfc2217(monkeypatch):
 
         inner = transport._serial
         monkeypatch.setattr(inner, "_socket", type("Stuck", (), {"sendall": staticmethod(stuck)}))
-        with pytest.raises(WriteTimeout, match=r"has taken no byte for 5 seconds, after 0 of 3; "):
+        with pytest.raises(WriteTimeout, match=r"has accepted no data for 5 seconds, after 0 of "
+                                               r"3; "):
             transport.write(b"abc")
         monkeypatch.undo()
         transport.close()
@@ -300,7 +301,7 @@ def test_requests_that_were_not_sent():
             exchange.run([(Message.KEY, bytes(14))] * 1000, window=128)
         transport.close()
     found = re.fullmatch(
-        rf"{port} has taken no byte for 0\.2 seconds: ([\d,]+) bytes were sent since it was "
+        rf"{port} has accepted no data for 0\.2 seconds: ([\d,]+) bytes were sent since it was "
         r"opened, request ([\d,]+) of 1,000 \(KEY\) is the first that was not sent whole, and 0 "
         r"were answered; reset the board or plug it in again, and run again", str(caught.value))
     assert found

@@ -255,7 +255,7 @@ def test_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("a = " + "[" * 20_000, "not TOML: nested too deeply"),
     (f"key_bits = {'9' * 5000}", "not TOML: Exceeds the limit"),
-    ("#" * (1 << 20) + "#", "larger than a configuration is"),
+    ("#" * (1 << 20) + "#", "too large for a configuration file"),
 ])
 def test_texts_that_are_too_much(tmp_path, text, message):
     path = tmp_path / "large.toml"

@@ -352,7 +352,7 @@ NOT_NUMBER = "Input should be a valid number, unable to parse string as a number
 NAMED = "is empty; give it a name"
 CLOCK = "--clock is in MHz, from 0.001 to 100,000, not"
 MHZ = "--clock is in MHz, above 0 and at most 400, not"
-BOTH = "--board or --platform must be given, and not both; 'nearbit boards' lists the boards"
+BOTH = "give either --board or --platform; 'nearbit boards' lists the boards"
 ONE = "one of --port, --virtual and --simulated must be given"
 ENDINGS = "a plot's name must end in .avif, "
 
@@ -402,8 +402,8 @@ def _place(write, tmp_path, monkeypatch):
     ("simulate h.npz --config mark.toml", "mark.toml: capacity is missing; "),
     ("simulate h.npz --config wide.toml", "wide.toml: not a text file"),
     ("simulate h.npz --config h.npz", "h.npz: not a text file"),
-    ("simulate h.npz --config endless.toml", "endless.toml: larger than a configuration is"),
-    ("simulate h.npz --config /dev/zero", "/dev/zero: larger than a configuration is"),
+    ("simulate h.npz --config endless.toml", "endless.toml: too large for a configuration file"),
+    ("simulate h.npz --config /dev/zero", "/dev/zero: too large for a configuration file"),
     ("simulate h.npz --config loop", "loop: Too many levels of symbolic links"),
     (f"simulate h.npz --config {LONG}", f"{LONG}: File name too long"),
     ("simulate h.npz --config ''", f"--config {NAMED}"),

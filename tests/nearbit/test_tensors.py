@@ -256,7 +256,7 @@ def big(value, shape=(2, 3, 8), dtype=np.float64):
     ({"v": np.ones((1, 20, 8))},
      "v has 1 heads of 20 tokens and k has 2 of 20; they must be equal"),
     ({"v": np.full((2, 20, 8), 1e-100)}, (
-        "v[0] is beneath the range of float32, its largest element is 1e-100; multiply v by a "
+        "v[0] is below the range of float32: its largest element is 1e-100; multiply v by a "
         "number")),
     ({"q": np.ones((3, 3, 8))},
      "q has 3 heads, which do not split evenly among the 2 heads of k and v"),

@@ -184,8 +184,8 @@ def test_goes_on(decoder, tmp_path, monkeypatch):
     assert (whole.heads, whole.kv_heads, whole.key_heads, steps) == (8, 4, 8, [4, 4])
     assert found.nearest.shape == (8,)
     with pytest.raises(NetworkError, match=(
-            r"b holds layers that were learned with other settings \(seed\); give the same ones "
-            r"to go on, or remove the folder$")):
+            r"b holds layers that were learned with other settings \(seed\); give the same "
+            r"settings to resume, or remove the folder$")):
         _learner(decoder, second, replace(SMALL, seed=1))
 
 
@@ -259,7 +259,8 @@ def test_interrupted_command(decoder_folder, text, tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(codes, "learn_layer", interrupted)
         assert cli.main(_command(decoder_folder, out, text)) == 130
-    assert re.search(r"0 of 2 layers are in .*codes.safetensors.parts; the same command goes on",
+    assert re.search(r"0 of 2 layers are in .*codes.safetensors.parts; run the same command to "
+                     r"resume",
                      capsys.readouterr().err)
     assert not out.exists()
     assert cli.main(_command(decoder_folder, out, text)) == 0
@@ -297,7 +298,7 @@ def test_codes_of_another_model_of_the_same_shape(decoder, decoder_folder, text,
     (["--layers", "2"], "--layers: there is no 2, they are 0 to 1"),
     (["--tokens", "5000"], "was made for at most 128 tokens, not 5000"),
     (["--tokens", "120"], "fewer than the 120 that are asked for"),
-    (["--device", "tpu"], "the device must be cpu or cuda, not 'tpu'"),
+    (["--device", "tpu"], "Invalid value for '--device': 'tpu' is not one of 'cpu', 'cuda'."),
 ])
 def test_bad_options(decoder_folder, text, tmp_path, capsys, options, said):
     out = tmp_path / "codes.safetensors"

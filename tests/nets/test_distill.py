@@ -241,7 +241,7 @@ def test_command(kind, encoder_folder, decoder_folder, text, tmp_path, capsys):
     # It is not overwritten.
     capsys.readouterr()
     assert cli.main([*_command(folder, out, text), "--steps", "2"]) == 2
-    assert "made exists already; give another folder" in capsys.readouterr().err
+    assert "made already exists; give another folder" in capsys.readouterr().err
 
 
 def test_minutes(encoder_folder, text, tmp_path, capsys):

@@ -232,8 +232,8 @@ def test_relative_positions_of_an_encoder(encoder_folder, tmp_path):
     folder = _changed(encoder_folder, tmp_path / "field",
                       position_embedding_type="relative_key_query")
     with pytest.raises(NetworkError, match=(
-            r"has position_embedding_type 'relative_key_query', which Transformers [\d.]+ passes "
-            r"over: it computes 'absolute'$")):
+            r"has position_embedding_type 'relative_key_query', which Transformers [\d.]+ ignores: "
+            r"it computes 'absolute'$")):
         load(f"hf:{folder}")
     folder = _changed(encoder_folder, tmp_path / "same", position_embedding_type="absolute")
     assert load(f"hf:{folder}").kind == "encoder"
@@ -278,10 +278,10 @@ _NAMED = {"AutoConfig": "own.LlamaConfig", "AutoModelForCausalLM": "own.LlamaFor
      (r"of the type own, which Transformers [\d.]+ does not have, and the code in the folder is "
       r"never run$")),
     ({"auto_map": _OWN},
-     (r"holds a model of its own code \(own\.Model\), which is never run, and llama in "
+     (r"holds a model with custom code \(own\.Model\), which is never run, and llama in "
       r"Transformers has no such class$")),
-    ({"auto_map": "own.Model"}, r"of its own code \(own\.Model\)"),
-    ({"auto_map": {"AutoModel": ["own.Model", None]}}, r"of its own code \(\['own\.Model', None"),
+    ({"auto_map": "own.Model"}, r"with custom code \(own\.Model\)"),
+    ({"auto_map": {"AutoModel": ["own.Model", None]}}, r"with custom code \(\['own\.Model', None"),
     ({"auto_map": _NAMED}, None), # a copy of what Transformers has: its own is taken
     ({"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}}, None),
 ])
@@ -369,11 +369,11 @@ def test_pickled_weights_run_nothing(decoder, decoder_folder, tmp_path, zipped):
     ({"model_type": "bloom", "architectures": ["BloomForCausalLM"],
       "max_position_embeddings": None}, r"of the type bloom, which has no max_position_embeddings"),
     ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
-     r"holds an encoder with a decoder \(t5\); decoders and encoders by themselves"),
+     r"holds an encoder with a decoder \(t5\); only a decoder or an encoder alone"),
     ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]},
-     r"holds an encoder with a decoder \(bart\); decoders"),
+     r"holds an encoder with a decoder \(bart\); only a decoder"),
     ({"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": True},
-     r"holds an encoder with a decoder \(bart\); decoders and encoders by themselves"),
+     r"holds an encoder with a decoder \(bart\); only a decoder or an encoder alone"),
     ({"model_type": "clip", "architectures": ["CLIPModel"]}, r"type clip \(CLIPModel\); Llama-"),
     ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
       "text_config": {"num_hidden_layers": 2}, "num_hidden_layers": None},
@@ -382,7 +382,7 @@ def test_pickled_weights_run_nothing(decoder, decoder_folder, tmp_path, zipped):
      r"bert \(BertModel\); Llama-like"),
     ({"model_type": "bert", "architectures": ["BertForNothing"]}, r"bert \(BertForNothing\); Ll"),
     ({"model_type": "deepseek_v2", "norm_topk_prob": True},
-     r"has norm_topk_prob True, which Transformers [\d.]+ passes over: it computes False$"),
+     r"has norm_topk_prob True, which Transformers [\d.]+ ignores: it computes False$"),
     *(({"quantization_config": {"quant_method": method}},
        (rf"weights that are quantized \({method}\), and they are computed in float32; take the "
         rf"model's weights in float32, float16 or bfloat16$"))
@@ -453,7 +453,7 @@ def test_byte_order_marks(decoder, encoder, encoder_folder, decoder_folder, tmp_
 @pytest.mark.parametrize(("file", "fields", "said"), [
     ("modules.json", [{"type": "sentence_transformers.models.Transformer"},
                       {"type": "sentence_transformers.models.Dense"}],
-     r"modules\.json has a module Dense behind the encoder, which would be passed over$"),
+     r"modules\.json has a module Dense behind the encoder, which would be ignored$"),
     ("modules.json", {"type": 5}, r"modules\.json cannot be read: "),
     ("1_Pooling/config.json", {"pooling_mode_max_tokens": True},
      r"config\.json pools by max_tokens; mean and cls can be computed$"),

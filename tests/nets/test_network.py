@@ -27,7 +27,7 @@ from .families import DECODERS, ENCODERS, tiny
 
 TEXT = "the quick brown fox jumps over the lazy dog; and so on. "
 
-OWN_CODE = r"computes its attention by code of its own that nothing can stand in for; take a"
+OWN_CODE = r"computes its attention in code that cannot be replaced; take a"
 HYBRID = r"whose layer 0 has no attention: it is a hybrid with layers that the accelerator does not"
 
 REFUSED = {
@@ -337,7 +337,7 @@ def wrong(monkeypatch):
 
 
 DIFFERS = (r"is of the family llama, whose hidden states differ by [0-9.e-]+ of their size from "
-           r"the model's own if exact attention stands in for its attention, so that it does more ")
+           r"the model's own if exact attention replaces its attention, so it computes something ")
 
 
 @pytest.mark.parametrize("use", [
@@ -395,7 +395,7 @@ SHAPE = (4, 2, 8, 8)
 
 
 @pytest.mark.parametrize(("shapes", "said"), [
-    ({}, r"computes its attention by code of its own"),
+    ({}, r"computes its attention in code that cannot be replaced"),
     ({0: [SHAPE]}, r"whose layer 1 has no attention: it is a hybrid"),
     ({0: [SHAPE], 1: [SHAPE, SHAPE]}, r"whose layer 1 computes attention 2 times instead of once"),
     ({0: [SHAPE], 1: [SHAPE], 2: [SHAPE]}, r"has an attention of layer 2 beside its 2 layers"),

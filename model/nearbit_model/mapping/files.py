@@ -76,7 +76,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             # The checksum is looked at when the end is met.
             if stream.read(1):
-                raise ValueError("goes on after its end")
+                raise ValueError("has data beyond its end")
     except Exception as error:
         # A damaged member surfaces as almost any exception of zipfile, zlib, NumPy and ast.
         if "allow_pickle" in str(error):

@@ -47,7 +47,7 @@ class HardwareAttention:
     load_cycles
         From the first to the last load of each key head, int64 [kv_heads].
     prepared
-        The integers that went in.
+        The integer inputs.
     outcome
         All transfers with their cycles.
     scores
