@@ -59,7 +59,7 @@ MULTIPLYING = ("values", "weights", "rescorer")
 BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32)
 
 PLACED_SELECTIONS = [
-    BASE.replace(lanes=lanes, pass_lanes=lanes, selection=selection)
+    BASE.replace(lanes=lanes, refine_lanes=lanes, selection=selection)
     for lanes, selection in ((4, "histograms"), (16, "histograms"), (16, "serial"))]
 SELECTION_SEEDS = (1, 2)
 
@@ -94,7 +94,7 @@ def points(block: str) -> Iterator[Config]:
                     (16, 4, 4, 256, 256), (128, 4, 4, 1024, 32), (128, 8, 8, 8192, 256),
                     (64, 8, 8, 8192, 8192), (64, 16, 16, 4096, 256), (48, 16, 16, 1024, 32),
                     (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024)):
-                yield change(key_bits=bits, lanes=lanes, pass_lanes=wide, capacity=capacity,
+                yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                              top_n=top)
             # Those of iCE40 have no block RAM for the first of these.
             for bits, lanes, wide, capacity, top in (
@@ -102,7 +102,7 @@ def points(block: str) -> Iterator[Config]:
                     (32, 4, 4, 512, 64), (64, 2, 2, 512, 32), (32, 8, 8, 1024, 32),
                     (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256)):
                 for selection in ("histograms", "serial"):
-                    yield change(key_bits=bits, lanes=lanes, pass_lanes=wide, capacity=capacity,
+                    yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                                  top_n=top, selection=selection)
             for lanes, top in ((4, 64), (8, 4096)):
                 yield change(lanes=lanes, top_n=top, capacity=4096, rescore=Rescore(
@@ -133,7 +133,7 @@ def points(block: str) -> Iterator[Config]:
                     (8, 16, 8, 3, 16, 1024), (8, 8, 8, 4, 24, 32), (64, 8, 8, 2, 16, 4096),
                     (4, 8, 4, 6, 8, 16)):
                 yield change(value_lanes=lanes, value_bits=bits, output_fraction_bits=fraction,
-                             output_cycles=cycles, weight_bits=weight, top_n=top, capacity=4096)
+                             divider_cycles=cycles, weight_bits=weight, top_n=top, capacity=4096)
         case "rescorer":
             for head, lanes, element, capacity in (
                     (64, 1, 8, 1024), (64, 4, 8, 1024), (64, 8, 12, 4096), (64, 16, 8, 4096),
@@ -147,7 +147,7 @@ def points(block: str) -> Iterator[Config]:
                 yield change(key_bits=bits, lanes=lanes, capacity=capacity)
         case "rest":
             # The blocks that it is not are only in the way, so they are small.
-            small = {"lanes": 2, "value_lanes": 2, "output_cycles": 4}
+            small = {"lanes": 2, "value_lanes": 2, "divider_cycles": 4}
             for fields in (
                     {}, {"key_bits": 16, "capacity": 256}, {"rows": 2, "capacity": 4096},
                     {"rows": 4, "key_bits": 32}, {"rows": 3, "capacity": 65536, "tables": 3},
@@ -309,7 +309,7 @@ class Unit(wiring.Component):
         m.d.comb += change.eq(cell.o.payload ^ negate.replicate(32))
         # Minus a number is its complement and 1, which is the first carry.
         total: Any = (Cat(negate, base) + Cat(negate, change)) >> 1
-        if self._kind == "xilinx7":
+        if self._kind == "xc7":
             # The carry logic generates the change, so that the choice of the base fits into the
             # LUT of the sum; Yosys would generate the base and spend a LUT on it.
             total, carry = Signal(32), negate
@@ -354,7 +354,7 @@ def units_of_7_series() -> list[dict[str, Any]]:
     """LUT6 of the cell alone and of whole units, beside BISMO's line."""
     found = []
     for bits in (64, 256):
-        for cell in ("generic", "xilinx7"):
+        for cell in ("generic", "xc7"):
             result: dict[str, Any] = {"bits": bits, "cell": cell}
             for name, text in (
                     ("popcount", cell_verilog(BASE.replace(key_bits=bits, cell=cell), "xc7")),
@@ -573,7 +573,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
     for config in points("top_n"):
         if config.rows > 1:
             continue
-        row = [config.lanes, config.pass_lanes, config.key_bits, config.capacity, config.top_n,
+        row = [config.lanes, config.refine_lanes, config.key_bits, config.capacity, config.top_n,
                f"{config.selection}{', gapless' if config.rescore else ''}"]
         for target in ("ecp5", "ice40", "xc7"):
             result = find("top_n", target, config)
@@ -636,7 +636,7 @@ def draw(contents: dict[str, Any], path: Path) -> None:
                           for config, cost in of("score_array") if config.fan_in == 4)
             if dots:
                 array.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)
-            dots = sorted((config.pass_lanes, cost) for config, cost in of("top_n")
+            dots = sorted((config.refine_lanes, cost) for config, cost in of("top_n")
                           if config.rows == 1)
             if dots:
                 select.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)

@@ -64,7 +64,7 @@ WORKLOADS: dict[str, tuple[Config, Workload]] = {
 MANY: dict[str, tuple[dict[str, Any], int]] = {
     **{f"preset `long`, n = {n:,}": ({}, n) for n in (32, 512, 1024, 2048)},
     "the same with 2 rows": ({"rows": 2}, 2048),
-    "with 1,024 `pass_lanes`": ({"pass_lanes": 1024}, 2048),
+    "with 1,024 `refine_lanes`": ({"refine_lanes": 1024}, 2048),
     "with 32 `value_lanes`": ({"value_lanes": 32}, 2048),
 }
 

@@ -120,7 +120,7 @@ def measure_error(tensors: dict[str, Any]) -> dict[str, Any]:
     for name, rotate in (("rotated", True), ("not_rotated", False)):
         result: Attention = attention(config=config, n=N, rotate=rotate, **tensors)
         error = exact.relative_error(result.output, exact.float_form(
-            tensors["v"], result.selected, result.distances, result.prepared.temperature))
+            tensors["v"], result.selected, result.distances, result.prepared.logit_scale))
         errors[name] = {"mean_of_each_head": error.mean.tolist(), "mean": float(error.rows.mean()),
                         "maximum": float(error.rows.max())}
     return errors

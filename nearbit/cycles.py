@@ -70,18 +70,18 @@ _QUOTED = "1,024 keys of 64 bits, the top 32, 64 values"
 # What would help, by the limiting stage.
 _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
-    "refine": "more pass_lanes: more distances are read per cycle",
+    "refine": "more refine_lanes: more distances are read per cycle",
     "merge": "the selection 'counters', which does not merge",
     "select": "another selection: 'serial' has one query at a time in work",
-    "scan": "more pass_lanes: more distances are compared per cycle",
+    "scan": "more refine_lanes: more distances are compared per cycle",
     "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
     "rescore, one column": "a smaller n: one key is scored exactly per cycle already",
     "weigh": "more value_lanes: a key's value row is read in fewer columns",
     "weigh, one column": "a smaller n: one key is added up per cycle already",
-    "normalize": "fewer output_cycles: more units divide",
+    "normalize": "fewer divider_cycles: more units divide",
     "normalize, one cycle": "nothing, as one output element leaves per cycle already",
-    "banks": "more pass_lanes: each of the three selections in work ends sooner",
+    "banks": "more refine_lanes: each of the three selections in work ends sooner",
     "queues": "a larger top_n, if it is hardly more than what is selected: queues are full",
 }
 
@@ -224,7 +224,7 @@ def _relief(config: Config, stage: str) -> str:
     """Say what would make a stage faster."""
     if stage == "weigh" and config.columns == 1:
         stage = "weigh, one column"
-    elif stage == "normalize" and config.output_cycles == 1:
+    elif stage == "normalize" and config.divider_cycles == 1:
         stage = "normalize, one cycle"
     elif stage == "rescore" and config.rescore is not None and config.rescore.columns == 1:
         stage = "rescore, one column"

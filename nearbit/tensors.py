@@ -24,7 +24,7 @@ __all__ = ["TensorError", "Tensors"]
 
 
 _REQUIRED = ("q", "k", "v")
-_OPTIONAL = ("qpos", "causal", "temperature")
+_OPTIONAL = ("qpos", "causal", "logit_scale")
 
 # Where the heads come from, as `nearbit capture` writes it; nothing here depends on them.
 _ORIGIN = ("layer", "head")
@@ -59,8 +59,8 @@ class Tensors:
     qpos
         Position of each query, [queries]; a query sees keys 0 to its position. None: every query
         sees all keys.
-    temperature
-        Temperature of each head's softmax, [heads]: the file's, or what follows from all of the
+    logit_scale
+        Logit scale of each head's softmax, [heads]: the file's, or what follows from all of the
         head's q and k, so that a choice of queries has the same.
     heads
         Which heads of the file these are, ascending.
@@ -76,7 +76,7 @@ class Tensors:
     k: NDArray[np.floating]
     v: NDArray[np.floating]
     qpos: NDArray[np.int64] | None
-    temperature: NDArray[np.float64]
+    logit_scale: NDArray[np.float64]
     heads: NDArray[np.int64]
     queries: NDArray[np.int64]
     kv_heads: NDArray[np.int64]
@@ -120,7 +120,7 @@ class Tensors:
     @classmethod
     def check(cls, q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], *,
               qpos: NDArray[Any] | None = None, causal: NDArray[Any] | None = None,
-              temperature: NDArray[Any] | None = None) -> "Tensors":
+              logit_scale: NDArray[Any] | None = None) -> "Tensors":
         """Check arrays as they are in a file; :class:`TensorError` says what is wrong."""
         q, k, v = (_numbers(name, array) for name, array in (("q", q), ("k", k), ("v", v)))
         heads, queries, head_dim = q.shape
@@ -139,8 +139,8 @@ class Tensors:
         if causal is not None and _flag("causal", causal):
             positions = _positions(qpos, queries, tokens)
         return cls(q, k, v, positions,
-                   quantize.temperature(q, k) if temperature is None
-                   else _temperature(temperature, heads),
+                   quantize.logit_scale(q, k) if logit_scale is None
+                   else _logit_scale(logit_scale, heads),
                    np.arange(heads), np.arange(queries), np.arange(kv_heads))
 
     def select(self, heads: NDArray[np.int64] | None = None,
@@ -159,7 +159,7 @@ class Tensors:
         return Tensors(
             self.q[chosen][:, asked], self.k[kv_heads], self.v[kv_heads],
             None if self.qpos is None else self.qpos[asked],
-            self.temperature[chosen], self.heads[chosen], self.queries[asked],
+            self.logit_scale[chosen], self.heads[chosen], self.queries[asked],
             self.kv_heads[kv_heads])
 
 
@@ -392,13 +392,13 @@ def _positions(array: NDArray[Any] | None, queries: int, tokens: int) -> NDArray
     return array.astype(np.int64)
 
 
-def _temperature(array: NDArray[Any], heads: int) -> NDArray[np.float64]:
+def _logit_scale(array: NDArray[Any], heads: int) -> NDArray[np.float64]:
     if array.dtype.kind != "f" or array.shape != (heads,):
-        raise TensorError(f"temperature must be one float for each of the {heads} heads, "
+        raise TensorError(f"logit_scale must be one float for each of the {heads} heads, "
                           f"not {_describe(array)}")
     wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
     if len(wrong):
-        raise TensorError(f"temperature[{wrong[0]}] is {array[wrong[0]]}; it must be finite and "
+        raise TensorError(f"logit_scale[{wrong[0]}] is {array[wrong[0]]}; it must be finite and "
                           f"not negative")
     return array.astype(np.float64)
 

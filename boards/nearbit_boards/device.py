@@ -339,7 +339,7 @@ class Device:
         prepared = dataclasses.replace(
             loaded, q_codes=q_codes, counts=each.astype(np.int64), first=first, n=n, sink=sink,
             recent=recent, tables=np.resize(loaded.tables, (heads, config.key_bits + 1)),
-            temperature=np.zeros(heads), exact=exact, shared=shared)
+            logit_scale=np.zeros(heads), exact=exact, shared=shared)
         return self._run(prepared, trace, progress, loads=False)
 
     def run(self, prepared: Prepared, *, trace: bool = True,

@@ -61,7 +61,7 @@ def _cycle_bits(config: Config) -> int:
     """Bits for the cycles of any command, with much to spare."""
     exact = 0 if config.rescore is None else config.rescore.columns
     selected = config.rows * config.top_n * (config.columns + exact)
-    results = config.rows * config.value_dim * config.output_cycles
+    results = config.rows * config.value_dim * config.divider_cycles
     return (2 * (3 * config.capacity // config.lanes + selected + results + 100)).bit_length()
 
 

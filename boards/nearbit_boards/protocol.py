@@ -89,7 +89,7 @@ IDENTITY: dict[str, int] = {
     "layout_version": 1, "major": 1, "minor": 1, "patch": 1, "clock": 4,
     "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
     "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
-    "pass_lanes": 2, "output_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
+    "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
     "selection": 1,
     "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
 }

@@ -242,7 +242,7 @@ class Core(wiring.Component):
             value_lanes=config.value_lanes, value_bits=config.value_bits,
             sum_bits=accumulator.acc_bits, total_max=accumulator.total_max,
             output_fraction_bits=config.output_fraction_bits,
-            output_cycles=config.output_cycles)
+            divider_cycles=config.divider_cycles)
 
         # ---- The datapath.
         idle = Signal() # no command is in work or offered
@@ -426,7 +426,7 @@ class Core(wiring.Component):
         config = self._config
         given: dict[str, Any] = {
             "key_bits": key_bits, "lanes": config.lanes, "capacity": config.capacity,
-            "top_n": config.top_n, "pass_lanes": config.pass_lanes}
+            "top_n": config.top_n, "refine_lanes": config.refine_lanes}
         if config.selection == "counters":
             return TopN(**given, gapless=config.rescore is not None)
         return HistogramTopN(**given, overlap=config.selection == "histograms")

@@ -62,21 +62,21 @@ class Attention:
 
 def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
               sink: int = 0, recent: int = 0, causal: bool = False,
-              qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
+              qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
               rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
               shared: bool = False) -> Attention:
     """Attention with binary queries and keys (HAD, arXiv 2502.01770), bit for bit as in hardware.
 
     Each query selects the ``n`` keys whose sign codes differ from its own in the fewest bits, plus
     the first ``sink`` and last ``recent`` keys that it sees, and weights their value rows with the
-    softmax of ``temperature * (head_dim - 2 * distance)``. With ``method="hash"`` (HashAttention,
+    softmax of ``logit_scale * (head_dim - 2 * distance)``. With ``method="hash"`` (HashAttention,
     arXiv 2412.14468), codes, optionally from a ``mapping``, only select the keys, and the weights
     are the softmax of their exact ``q.k / sqrt(head_dim)``. All arithmetic is integer:
     docs/numerics.md.
 
     Parameters
     ----------
-    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate, method, mapping, shared
+    q, k, v, config, n, sink, recent, causal, qpos, logit_scale, rotate, method, mapping, shared
         As for :func:`nearbit_model.prepare.prepare`: q [heads, queries, head_dim], k [kv_heads,
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
 
@@ -90,7 +90,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
         Tensors, or numbers of keys, that do not fit each other or the configuration.
     """
     return attend(prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal,
-                          qpos=qpos, temperature=temperature, rotate=rotate, method=method,
+                          qpos=qpos, logit_scale=logit_scale, rotate=rotate, method=method,
                           mapping=mapping, shared=shared))
 
 

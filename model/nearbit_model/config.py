@@ -39,7 +39,7 @@ DECAY_BITS = 8
 """Fraction bits of an octave in the exponential's table (the same item)."""
 
 
-CELLS = ("generic", "ecp5", "ice40", "xilinx7")
+CELLS = ("generic", "ecp5", "ice40", "xc7")
 """Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
 
 SELECTIONS = ("counters", "histograms", "serial")
@@ -153,7 +153,7 @@ class Config:
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
     value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row."))
     capacity: int = field(metadata=_within(
-        1, 1 << 20, "Capacity in keys and value rows; a multiple of ``pass_lanes``."))
+        1, 1 << 20, "Capacity in keys and value rows; a multiple of ``refine_lanes``."))
     value_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of a value element, two's complement."))
     rows: int = field(default=1, metadata=_within(
@@ -171,11 +171,11 @@ class Config:
         0, 16, "Fraction bits of an output element."))
     tables: int = field(default=2, metadata=_within(
         1, 256, "Resident weight tables; scoring a GQA group in one pass takes one per head."))
-    pass_lanes: int = field(default=0, metadata=_within(
+    refine_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
                  "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
                  "value shortens the latency, not the interval."))
-    output_cycles: int = field(default=1, metadata=_within(
+    divider_cycles: int = field(default=1, metadata=_within(
         1, 32, "Cycles per output element in the normalizer; divides ``value_bits + "
                "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
                "slower."))
@@ -199,8 +199,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
-        if self.pass_lanes == 0 and type(self.pass_lanes) is int:
-            object.__setattr__(self, "pass_lanes", self.lanes)
+        if self.refine_lanes == 0 and type(self.refine_lanes) is int:
+            object.__setattr__(self, "refine_lanes", self.lanes)
         _check_ranges(self)
         if self.rescore is not None and not isinstance(self.rescore, Rescore):
             raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
@@ -211,11 +211,11 @@ class Config:
                               f"not {self.selection!r}")
         if not _is_power_of_two(self.lanes):
             raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
-        if self.pass_lanes % self.lanes or not _is_power_of_two(self.pass_lanes):
-            raise ConfigError(f"pass_lanes must be lanes ({self.lanes}) times a power of two, "
-                              f"not {self.pass_lanes}")
-        if self.capacity % self.pass_lanes:
-            raise ConfigError(f"capacity must be a multiple of pass_lanes ({self.pass_lanes}), "
+        if self.refine_lanes % self.lanes or not _is_power_of_two(self.refine_lanes):
+            raise ConfigError(f"refine_lanes must be lanes ({self.lanes}) times a power of two, "
+                              f"not {self.refine_lanes}")
+        if self.capacity % self.refine_lanes:
+            raise ConfigError(f"capacity must be a multiple of refine_lanes ({self.refine_lanes}), "
                               f"not {self.capacity}")
         if self.value_dim % self.value_lanes:
             raise ConfigError(f"value_lanes must divide value_dim ({self.value_dim}), "
@@ -223,9 +223,9 @@ class Config:
         if self.top_n > self.capacity:
             raise ConfigError(f"top_n must be at most capacity ({self.capacity}), "
                               f"not {self.top_n}")
-        if self.output_bits % self.output_cycles:
-            raise ConfigError(f"output_cycles must divide value_bits + output_fraction_bits "
-                              f"({self.output_bits}), not {self.output_cycles}")
+        if self.output_bits % self.divider_cycles:
+            raise ConfigError(f"divider_cycles must divide value_bits + output_fraction_bits "
+                              f"({self.output_bits}), not {self.divider_cycles}")
 
     @property
     def columns(self) -> int:
@@ -265,13 +265,14 @@ class Config:
     @property
     def counter_times(self) -> CounterTimes:
         """Sizes and cycles of a row's selection by counters."""
-        return CounterTimes(lanes=self.lanes, pass_lanes=self.pass_lanes, top_n=self.top_n)
+        return CounterTimes(lanes=self.lanes, refine_lanes=self.refine_lanes, top_n=self.top_n)
 
     def histogram_times(self, row: int) -> HistogramTimes:
         """Sizes and cycles of a row's selection by histograms; the last may select for all."""
         return HistogramTimes(
             key_bits=self.distance_max if row == self.rows - 1 else self.key_bits,
-            lanes=self.lanes, pass_lanes=self.pass_lanes, overlap=self.selection == "histograms")
+            lanes=self.lanes, refine_lanes=self.refine_lanes,
+            overlap=self.selection == "histograms")
 
     @property
     def exact_query_slots(self) -> int:
@@ -293,10 +294,10 @@ class Config:
     def replace(self, **changes: Any) -> "Config":
         """Return a copy with some fields changed, checked like any other.
 
-        ``pass_lanes`` follows ``lanes`` unless it is given.
+        ``refine_lanes`` follows ``lanes`` unless it is given.
         """
-        if "lanes" in changes and "pass_lanes" not in changes:
-            changes["pass_lanes"] = 0
+        if "lanes" in changes and "refine_lanes" not in changes:
+            changes["refine_lanes"] = 0
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -366,10 +367,10 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     "head32": Config(key_bits=32, value_dim=32, capacity=512, lanes=8, value_lanes=16, top_n=64),
     # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
     "reference": Config(key_bits=64, value_dim=64, capacity=1024, lanes=16, value_lanes=32,
-                        top_n=32, pass_lanes=32),
+                        top_n=32, refine_lanes=32),
     # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
-                         top_n=32, pass_lanes=16, output_cycles=4),
+                         top_n=32, refine_lanes=16, divider_cycles=4),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256),

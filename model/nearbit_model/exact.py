@@ -102,10 +102,10 @@ def weights(q: ArrayLike, k: ArrayLike, *, counts: ArrayLike | None = None
 
 
 def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.int32],
-               temperature: ArrayLike) -> NDArray[np.float64]:
+               logit_scale: ArrayLike) -> NDArray[np.float64]:
     """The method without its integers, on a selection that was made before.
 
-    Weights are the softmax of ``-2 * temperature * distance`` over the selected keys
+    Weights are the softmax of ``-2 * logit_scale * distance`` over the selected keys
     (arXiv 2502.01770), values the floats of v.
 
     Parameters
@@ -114,7 +114,7 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
         Real numbers [kv_heads, tokens, value_dim].
     selected, distances
         int64 and int32 [heads, queries, m], padded with -1.
-    temperature
+    logit_scale
         Real numbers [heads].
 
     Returns
@@ -129,7 +129,7 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
     values = real_array(v, "v")
     heads, queries, most = selected.shape
     group = group_size(heads, len(values))
-    scale = np.broadcast_to(real_array(temperature, "temperature"), (heads,))
+    scale = np.broadcast_to(real_array(logit_scale, "logit_scale"), (heads,))
     output = np.empty((heads, queries, values.shape[2]))
     block = max(1, _BLOCK // max(1, most * values.shape[2]))
     for head in range(heads):
@@ -292,7 +292,7 @@ class Measures:
 
 
 def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
-            selected: NDArray[np.int64], distances: NDArray[np.int32], temperature: ArrayLike,
+            selected: NDArray[np.int64], distances: NDArray[np.int32], logit_scale: ArrayLike,
             counts: ArrayLike | None = None, rescored: bool = False) -> Measures:
     """Measure outputs and selections against both references.
 
@@ -302,7 +302,7 @@ def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
         As for :func:`attention`.
     output
         Dequantized outputs, real numbers [heads, queries, value_dim].
-    selected, distances, temperature
+    selected, distances, logit_scale
         As for :func:`float_form`.
     rescored
         Whether the weights follow from exact scores.
@@ -312,7 +312,7 @@ def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
     Measures
     """
     form = restricted(q, k, v, selected) if rescored \
-        else float_form(v, selected, distances, temperature)
+        else float_form(v, selected, distances, logit_scale)
     return Measures(
         recall(q, k, selected, counts=counts),
         relative_error(output, attention(q, k, v, counts=counts)),

@@ -551,7 +551,7 @@ def error_bound(config: Config, selected: int) -> float:
 
     ``|output_int / 2**F - e| <= V * (3 * m - 2) / (2 * W) + 2**-(F + 1)`` with
     ``V = 2**(value_bits - 1)``, ``W = 2**weight_bits - 1``, ``F = output_fraction_bits``, and
-    ``e`` the softmax, in real numbers, of ``-2 * temperature * distance`` over the same m keys,
+    ``e`` the softmax, in real numbers, of ``-2 * logit_scale * distance`` over the same m keys,
     of the same integer elements times ``scale / 65536``. docs/numerics.md derives it.
 
     Parameters

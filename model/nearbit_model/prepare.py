@@ -49,7 +49,7 @@ class Prepared:
         uint64 [kv_heads, tokens, words]; head h uses key head h // (heads // kv_heads).
     values
         Elements [kv_heads, tokens, value_dim], scales [kv_heads, tokens], unit [kv_heads].
-    temperature
+    logit_scale
         float64 [heads], of which the tables were made.
     tables
         uint32 [heads, key_bits + 1].
@@ -69,7 +69,7 @@ class Prepared:
     q_codes: NDArray[np.uint64]
     k_codes: NDArray[np.uint64]
     values: Values
-    temperature: NDArray[np.float64]
+    logit_scale: NDArray[np.float64]
     tables: NDArray[np.uint32]
     counts: NDArray[np.int64]
     first: int
@@ -122,7 +122,7 @@ class Prepared:
 
 def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
             sink: int = 0, recent: int = 0, causal: bool = False,
-            qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
+            qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
             rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
             shared: bool = False) -> Prepared:
     """Check float tensors and turn them into the integers of the numeric contract.
@@ -149,9 +149,9 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     qpos
         Each query's position, integers [queries], 0 to tokens - 1; ignored unless ``causal``. None:
         the queries are the last tokens.
-    temperature
+    logit_scale
         Real numbers, one a head [heads] or one for all, finite and at least 0. None is
-        :func:`nearbit_model.quantize.temperature` of all of q and k as given.
+        :func:`nearbit_model.quantize.logit_scale` of all of q and k as given.
     rotate
         Whether value rows are stored in the basis of :func:`nearbit_model.quantize.rotate`, which
         lowers the largest error on real heads. Integer outputs are then in that basis as well;
@@ -224,8 +224,8 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
 
     counts = (_positions(qpos, queries, tokens) + 1 if causal
               else np.full(queries, tokens, np.int64))
-    scale = (quantize.temperature(q_array, k_array) if temperature is None
-             else _temperature(temperature, heads))
+    scale = (quantize.logit_scale(q_array, k_array) if logit_scale is None
+             else _logit_scale(logit_scale, heads))
     return Prepared(
         config, q_codes, k_codes,
         quantize.values(v_array, config.value_bits, rotated=rotate), scale,
@@ -320,14 +320,14 @@ def _positions(qpos: ArrayLike | None, queries: int, tokens: int) -> NDArray[np.
     return array.astype(np.int64)
 
 
-def _temperature(temperature: ArrayLike, heads: int) -> NDArray[np.float64]:
+def _logit_scale(logit_scale: ArrayLike, heads: int) -> NDArray[np.float64]:
     try:
-        array = quantize.real_array(temperature, "temperature")
+        array = quantize.real_array(logit_scale, "logit_scale")
     except ValueError as error:
         raise TensorError(str(error)) from None
     if array.shape not in ((), (heads,)):
-        raise TensorError(f"temperature must be one number or have shape ({heads},), one for "
+        raise TensorError(f"logit_scale must be one number or have shape ({heads},), one for "
                           f"each head of q, not {array.shape}")
     if array.min() < 0:
-        raise TensorError(f"temperature must be at least 0, not {array.min()}")
+        raise TensorError(f"logit_scale must be at least 0, not {array.min()}")
     return np.broadcast_to(array, (heads,)).astype(np.float64)

@@ -4,7 +4,7 @@ Every function here is deterministic and works on any leading axes (heads). What
 refused with a :class:`ValueError` of one sentence if it holds a NaN, an infinity or a number
 beyond float32's range, or is not made of real numbers.
 
-Codes, temperature and weights are those of Hamming Attention Distillation (HAD,
+Codes, logit_scale and weights are those of Hamming Attention Distillation (HAD,
 arXiv 2502.01770); the operands of exact scores are for HashAttention (arXiv 2412.14468).
 """
 
@@ -19,7 +19,7 @@ from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT, 
 
 
 __all__ = ["Exact", "Values", "codes", "codes_from_ints", "codes_to_ints", "exact", "outputs",
-           "rotate", "rotate_back", "temperature", "values", "weight_table"]
+           "rotate", "rotate_back", "logit_scale", "values", "weight_table"]
 
 
 WORD_BITS = 64
@@ -370,11 +370,11 @@ def _normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(steps < np.finfo(np.float64).tiny, 0, steps)
 
 
-def temperature(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
-    """HAD's temperature of each head: ``std(q) * std(k) / sqrt(head_dim)`` (arXiv 2502.01770).
+def logit_scale(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+    """HAD's logit scale of each head: ``std(q) * std(k) / sqrt(head_dim)`` (arXiv 2502.01770).
 
     The standard deviations are over all elements of the head's q and of its k, in float64. The
-    logit of a key at Hamming distance h is ``temperature * (head_dim - 2 * h)``.
+    logit of a key at Hamming distance h is ``logit_scale * (head_dim - 2 * h)``.
 
     Parameters
     ----------
@@ -408,16 +408,16 @@ def group_size(heads: int, kv_heads: int) -> int:
     return heads // kv_heads
 
 
-def weight_table(temperature: ArrayLike, key_bits: int,
+def weight_table(logit_scale: ArrayLike, key_bits: int,
                  weight_bits: int = 16) -> NDArray[np.uint32]:
     """Softmax weights by distance above the nearest selected key.
 
-    ``table[d] = rint((2**weight_bits - 1) * exp(-2 * temperature * d))``: a bit more of distance
-    lowers HAD's binary logit by ``2 * temperature`` (arXiv 2502.01770).
+    ``table[d] = rint((2**weight_bits - 1) * exp(-2 * logit_scale * d))``: a bit more of distance
+    lowers HAD's binary logit by ``2 * logit_scale`` (arXiv 2502.01770).
 
     Parameters
     ----------
-    temperature
+    logit_scale
         Real numbers of any shape [...], finite and at least 0.
     key_bits
         Bits of a code: the largest distance.
@@ -432,11 +432,11 @@ def weight_table(temperature: ArrayLike, key_bits: int,
     Raises
     ------
     ValueError
-        A temperature that is negative or not finite.
+        A logit_scale that is negative or not finite.
     """
-    scale = real_array(temperature, "temperature").astype(np.float64)
+    scale = real_array(logit_scale, "logit_scale").astype(np.float64)
     if (scale < 0).any():
-        raise ValueError(f"temperature must be at least 0, not {scale.min()}")
+        raise ValueError(f"logit_scale must be at least 0, not {scale.min()}")
     exponents = -2 * scale[..., None] * np.arange(key_bits + 1)
     weights = np.rint(((1 << weight_bits) - 1) * np.exp(exponents))
     return np.asarray(weights.astype(np.uint32))

@@ -87,13 +87,13 @@ class CounterTimes:
     """Sizes and cycles of a selection by counters (:class:`nearbit_hw.select.TopN`)."""
 
     lanes: int
-    pass_lanes: int
+    refine_lanes: int
     top_n: int
 
     @property
     def group(self) -> int:
         """Words whose summaries are examined per cycle."""
-        return max(8, self.pass_lanes // self.lanes)
+        return max(8, self.refine_lanes // self.lanes)
 
     @property
     def registers(self) -> int:
@@ -108,7 +108,7 @@ class CounterTimes:
     @property
     def refine_latency(self) -> int:
         """Cycles from the last read of refining a query to the start of emitting it."""
-        return 4 + tree_latency(self.pass_lanes) + self.registers
+        return 4 + tree_latency(self.refine_lanes) + self.registers
 
     @property
     def key_latency(self) -> int:
@@ -145,7 +145,7 @@ class HistogramTimes:
 
     key_bits: int
     lanes: int
-    pass_lanes: int
+    refine_lanes: int
     overlap: bool
 
     @property
@@ -166,7 +166,7 @@ class HistogramTimes:
     @property
     def groups(self) -> int:
         """Groups of the lanes that are scanned at once."""
-        return self.pass_lanes // self.group
+        return self.refine_lanes // self.group
 
     @property
     def steps(self) -> int:

@@ -106,7 +106,7 @@ def _digits(largest: int) -> tuple[int, int, int]:
 
 def _histograms(config: Config) -> dict[str, float]:
     """Terms of the selections by histograms, each with a name of its own."""
-    lanes, wide, name = config.lanes, config.pass_lanes, config.selection
+    lanes, wide, name = config.lanes, config.refine_lanes, config.selection
     total = {f"{name} {term}": 0.0 for term in (
         "one", "bins", "lanes", "pass lanes", "positions", "group", "groups")}
     for largest in _selected_bits(config):
@@ -127,7 +127,7 @@ def _top_n(config: Config) -> dict[str, float]:
     if config.selection != "counters":
         return _histograms(config)
     total: dict[str, float] = {}
-    lanes, wide = config.lanes, config.pass_lanes
+    lanes, wide = config.lanes, config.refine_lanes
     group = config.counter_times.group
     for largest in _selected_bits(config):
         code, coarse, fine = _digits(largest)
@@ -151,7 +151,7 @@ def _top_n(config: Config) -> dict[str, float]:
 def _histogram_memories(config: Config) -> list[tuple[int, int]]:
     found = []
     overlap = config.selection == "histograms"
-    lanes, wide = config.lanes, config.pass_lanes
+    lanes, wide = config.lanes, config.refine_lanes
     times = config.histogram_times(0)
     ratio, group, groups, banks = wide // lanes, times.group, times.groups, times.banks
     words = config.capacity // lanes
@@ -177,7 +177,7 @@ def _top_n_memories(config: Config) -> list[tuple[int, int]]:
     if config.selection != "counters":
         return _histogram_memories(config)
     found = []
-    lanes, ratio = config.lanes, config.pass_lanes // config.lanes
+    lanes, ratio = config.lanes, config.refine_lanes // config.lanes
     group = config.counter_times.group
     words = -(-config.capacity // lanes // group) * group
     bank = 1 << _bits(words - 1)
@@ -252,10 +252,10 @@ def _values_products(config: Config) -> list[tuple[int, int, int]]:
 
 
 def _normalizer(config: Config) -> dict[str, float]:
-    units = config.output_bits // config.output_cycles
+    units = config.output_bits // config.divider_cycles
     total, sums = _total_bits(config), _sum_bits(config)
     return {"one": 1, "units": units, "dividers": units * (total + 1),
-            "shared": units * config.output_bits * (config.output_cycles > 1),
+            "shared": units * config.output_bits * (config.divider_cycles > 1),
             "bits": units * config.output_bits, "total": total,
             "choice": config.value_lanes * sums, "lanes": config.value_lanes}
 
@@ -318,7 +318,7 @@ def _rest_memories(config: Config) -> list[tuple[int, int]]:
 BLOCKS: dict[str, Block] = {
     "cell": Block((), _cell, ("key_bits", "fan_in", "rows")),
     "score_array": Block(("score_array",), _score_array, ("key_bits", "rows", "lanes", "fan_in")),
-    "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "pass_lanes", "capacity",
+    "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "refine_lanes", "capacity",
                                           "top_n"), _top_n_memories),
     "weights": Block(("weights",), _weights, ("capacity", "top_n", "distance_max", "weight_bits",
                                               "score_bits"),
@@ -327,7 +327,7 @@ BLOCKS: dict[str, Block] = {
                     ("value_lanes", "value_bits", "weight_bits", "top_n", "capacity"),
                     _values_memories, _values_products),
     "normalizer": Block(("normalizer",), _normalizer, (
-        "value_lanes", "output_bits", "output_cycles", "weight_bits", "top_n")),
+        "value_lanes", "output_bits", "divider_cycles", "weight_bits", "top_n")),
     "rescorer": Block(("rescorer", "exact_key_store"), _rescorer,
                       ("rescore.lanes", "rescore.element_bits", "rescore.head_dim", "capacity"),
                       _rescorer_memories, _rescorer_products),
@@ -476,7 +476,7 @@ def model() -> dict[str, Any]:
     return found
 
 
-_CELLS = {"ecp5": "ecp5", "ice40": "ice40", "up5k": "ice40", "xc7": "xilinx7"}
+_CELLS = {"ecp5": "ecp5", "ice40": "ice40", "up5k": "ice40", "xc7": "xc7"}
 """The cell that a target has by default: all that the sweep knows."""
 
 

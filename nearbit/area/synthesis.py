@@ -69,7 +69,7 @@ DEVICES: dict[str, Device] = {
     "up5k": Device("Lattice iCE40 UltraPlus", "iCE40UP5K", "synth_ice40 -dsp -device u",
                    _ICE40.unit, _ICE40.luts, _ICE40.dsps, _ICE40.rams),
     "xc7": Device(
-        "AMD 7 series", "xc7a35t", SYNTHESIS["xilinx7"], "LUT6",
+        "AMD 7 series", "xc7a35t", SYNTHESIS["xc7"], "LUT6",
         {**{f"LUT{size}": 1 for size in range(1, 7)}, "LUT6_2": 1, "INV": 1, "RAM32M": 4,
          "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "SRL16E": 1, "SRLC32E": 1},
         {"DSP48E1": 1}, {"RAMB18E1": 1, "RAMB36E1": 2}),

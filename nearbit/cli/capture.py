@@ -46,7 +46,7 @@ def capture(
         network = load_network(model)
         from nearbit_nets import texts
         from nearbit_nets.capture import capture as capture_heads
-        from nearbit_nets.distill import temperatures
+        from nearbit_nets.distill import logit_scales
 
         ids = texts.tokens(network, text, tokens)
         chosen = [list(range(size)) if given is None else indices.parse(given, size, what).tolist()
@@ -54,9 +54,9 @@ def capture(
                                             (heads, network.heads, "--heads"))]
         bar.say("running the model")
         arrays = capture_heads(network, ids, *chosen)
-        learned = temperatures(network)
+        learned = logit_scales(network)
         if learned is not None:
-            arrays["temperature"] = learned[np.ix_(*chosen)].reshape(-1)
+            arrays["logit_scale"] = learned[np.ix_(*chosen)].reshape(-1)
         bar.say("writing")
         with output.write() as path, path.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)

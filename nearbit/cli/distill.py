@@ -51,7 +51,7 @@ def distill(
 ) -> None:
     """Distil a model to attend by the signs of its queries and keys (HAD).
 
-    'evaluate --method had' and 'capture' read the checkpoint, including the temperatures of its
+    'evaluate --method had' and 'capture' read the checkpoint, including the logit scales of its
     heads. The output folder must not exist. The exit status is 2 if the input is wrong.
     """
 
@@ -79,7 +79,7 @@ def distill(
             "stages": stages, "rounds": rounds, "seed": seed, "passages": found.passages,
             "steps": found.steps, "seconds": found.seconds, f"{measured}_before": found.before,
             measured: found.after, f"{measured}_teacher": found.teacher,
-            "temperature": found.temperature.tolist()}, indent=2))
+            "logit_scale": found.logit_scale.tolist()}, indent=2))
     else:
         print(f"{out}: {model} distilled with n {n}, {count(found.steps, 'step')} in "
               f"{found.seconds:.0f} s on {count(found.passages, 'passage')}; {measured} on others "

@@ -35,13 +35,13 @@ def load_network(name: str) -> "Network":
 def method_of(network: "Network", method: ModelMethod, codes: str | None, *, n: int, sink: int,
               recent: int) -> "GoldenMethod":
     """What stands in place of a network's attention."""
-    from nearbit_nets.distill import temperatures
+    from nearbit_nets.distill import logit_scales
     from nearbit_nets.golden import Method, codes_of
 
     return Method(
         name=str(method), n=n, sink=sink, recent=recent,
         codes=codes_of(network, codes or "sign") if method == ModelMethod.HASH else None,
-        temperature=temperatures(network) if method == ModelMethod.HAD else None)
+        logit_scale=logit_scales(network) if method == ModelMethod.HAD else None)
 
 
 def list_of(numbers: list[int]) -> str:

@@ -57,7 +57,7 @@ class Cell(StrEnum):
     GENERIC = "generic"
     ECP5 = "ecp5"
     ICE40 = "ice40"
-    XILINX7 = "xilinx7"
+    XC7 = "xc7"
 
 
 class Target(StrEnum):

@@ -32,7 +32,7 @@ __all__ = ["run"]
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
         "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); optional "
-        "arrays: qpos, causal, temperature."))],
+        "arrays: qpos, causal, logit_scale."))],
     board: BoardOption = None,
     port: Annotated[str | None, typer.Option(
         metavar="PORT", help=(
@@ -101,7 +101,7 @@ def run(
         try:
             golden = attention(
                 part.q, part.k, part.v, accelerator, n=n, sink=sink, recent=recent,
-                causal=part.causal, qpos=part.qpos, temperature=part.temperature)
+                causal=part.causal, qpos=part.qpos, logit_scale=part.logit_scale)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
         say_notes(file, tensors)

@@ -42,7 +42,7 @@ DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
         "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
-        "optional: qpos, causal, temperature. Or a .safetensors file."))],
+        "optional: qpos, causal, logit_scale. Or a .safetensors file."))],
     preset: PresetOption = None,
     config: ConfigOption = None,
     engine: Annotated[Engine, typer.Option(
@@ -139,7 +139,7 @@ def simulate(
             try:
                 prepared = prepare(
                     chosen.q, chosen.k, chosen.v, accelerator, n=n, sink=sink, recent=recent,
-                    causal=chosen.causal, qpos=chosen.qpos, temperature=chosen.temperature,
+                    causal=chosen.causal, qpos=chosen.qpos, logit_scale=chosen.logit_scale,
                     rotate=rotate, method=str(method), mapping=mapping, shared=shared)
                 golden = attend(prepared)
             except ValueError as error:

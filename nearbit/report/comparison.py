@@ -186,7 +186,7 @@ def compare(tensors: Tensors, golden: Attention, hardware: "HardwareAttention") 
         measures = exact.measure(
             tensors.q, tensors.k, tensors.v, output=hardware.output,
             selected=np.minimum(hardware.selected, tensors.tokens - 1),
-            distances=hardware.distances, temperature=prepared.temperature,
+            distances=hardware.distances, logit_scale=prepared.logit_scale,
             counts=prepared.counts, rescored=prepared.exact is not None)
     heads = []
     # Query heads that share a key head share its loading.

@@ -146,7 +146,7 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
     always = [f"the {what} {number} ({option})" for what, number, option in (
         ("first", prepared.sink, "sink"), ("last", prepared.recent, "recent")) if number]
     exactly = f", multiplies {unit.lanes} elements for exact scores" if unit else ""
-    temperature = ", ".join(f"{number:.4g}" for number in prepared.temperature)
+    logit_scale = ", ".join(f"{number:.4g}" for number in prepared.logit_scale)
     versions = ", ".join(f"{name} {version}" for name, version in (
         ("Nearbit", nearbit.__version__), ("Python", platform.python_version()),
         *((name, metadata.version(package)) for name, package in (
@@ -165,8 +165,8 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
         ("Selected keys", ", ".join([
             f"the {prepared.n} nearest of each {'group' if prepared.shared else 'query'} (n)",
             *always])),
-        *([("Softmax temperature", f"{temperature} (head by head)" if len(tensors.heads) > 1
-                                   else temperature)] if prepared.exact is None else []),
+        *([("Softmax logit_scale", f"{logit_scale} (head by head)" if len(tensors.heads) > 1
+                                   else logit_scale)] if prepared.exact is None else []),
         ("Accelerator", (f"{source}: each cycle scores {config.lanes} keys for "
                          f"{config.rows} {'query' if config.rows == 1 else 'queries'}"
                          f"{exactly} and adds up {config.value_lanes} value elements; room for "

@@ -99,7 +99,7 @@ class _Store:
     exact_keys: NDArray[Any] | None
     unit: NDArray[np.float64]
     step: NDArray[np.float64] | None
-    temperature: NDArray[np.float64]
+    logit_scale: NDArray[np.float64]
     tables: NDArray[np.uint32]
     tokens: int = 0
 
@@ -114,7 +114,7 @@ class Decoder:
     """An :class:`nearbit_nets.network.Attend` with a store for each layer.
 
     The first call for a layer, with the prompt, fixes the unit of values and the step of keys,
-    :data:`HEADROOM` times those of the prompt, and the temperature of method ``had``.
+    :data:`HEADROOM` times those of the prompt, and the logit scale of method ``had``.
 
     Parameters
     ----------
@@ -204,15 +204,15 @@ class Decoder:
             found = quantize.exact(q, k, config.rescore.element_bits)
             step = np.where(found.step > 0, HEADROOM * found.step, 1.0)
             exact_keys = np.zeros((len(k), room, k.shape[2]), found.keys.dtype)
-        given = self.method.temperature
-        temperature = quantize.temperature(q, k) if given is None \
+        given = self.method.logit_scale
+        logit_scale = quantize.logit_scale(q, k) if given is None \
             else np.asarray(given[layer], np.float64)
         elements = np.zeros((len(v), room, v.shape[2]),
                             np.int8 if config.value_bits <= 8 else np.int16)
         return _Store(
             np.zeros((len(k_codes), room, k_codes.shape[2]), np.uint64), elements,
             np.zeros((len(v), room), np.uint16), exact_keys, np.where(unit > 0, unit, 1.0), step,
-            temperature, quantize.weight_table(temperature, config.key_bits, config.weight_bits))
+            logit_scale, quantize.weight_table(logit_scale, config.key_bits, config.weight_bits))
 
     def _append(self, layer: int, store: _Store, q: NDArray[np.float32], k: NDArray[np.float32],
                 v: NDArray[np.float32], k_codes: NDArray[np.uint64]) -> Exact | None:
@@ -260,7 +260,7 @@ class Decoder:
             else (method.n, method.sink, method.recent)
         return Prepared(
             self._config, q_codes, store.k_codes[:, :tokens],
-            store.values(np.zeros(len(store.unit), np.int64)), store.temperature, store.tables,
+            store.values(np.zeros(len(store.unit), np.int64)), store.logit_scale, store.tables,
             counts, 0, n, sink, recent, operands)
 
 
@@ -272,7 +272,7 @@ def _of_head(asked: Prepared, head: int) -> Prepared:
         asked.config, asked.q_codes[head:head + 1], asked.k_codes[row:row + 1],
         Values(values.elements[row:row + 1], values.scales[row:row + 1], values.unit[row:row + 1],
                values.saturated[row:row + 1], values.rotated),
-        asked.temperature[head:head + 1], asked.tables[head:head + 1], asked.counts, asked.first,
+        asked.logit_scale[head:head + 1], asked.tables[head:head + 1], asked.counts, asked.first,
         asked.n, asked.sink, asked.recent,
         None if exact is None else Exact(
             exact.queries[head:head + 1], exact.keys[row:row + 1],

@@ -28,14 +28,14 @@ from nearbit_nets.nearest_attention import nearest_attention
 from nearbit_nets.network import Network, exact
 
 
-__all__ = ["STAGES", "TEMPERATURES", "Distilled", "Plan", "distill", "save", "temperatures"]
+__all__ = ["STAGES", "LOGIT_SCALES", "Distilled", "Plan", "distill", "save", "logit_scales"]
 
 
 STAGES = ("straight-through", "published")
 """See :class:`Plan`."""
 
-TEMPERATURES = "nearbit_temperature.npz"
-"""The file in a checkpoint's folder with the temperature of each head."""
+LOGIT_SCALES = "nearbit_logit_scale.npz"
+"""The file in a checkpoint's folder with the logit scale of each head."""
 
 # Where the published stages end, as shares of the first round; the paper gives no such shares.
 _SOFT, _SHARP = 0.3, 0.6
@@ -124,7 +124,7 @@ class Distilled:
     ----------
     network
         The student.
-    temperature
+    logit_scale
         Float64 [layers, heads], for :class:`nearbit_nets.golden.Method`.
     steps, seconds
         Steps that were made, and the time they took.
@@ -139,7 +139,7 @@ class Distilled:
     """
 
     network: Network
-    temperature: NDArray[np.float64]
+    logit_scale: NDArray[np.float64]
     steps: int
     seconds: float
     passages: int
@@ -245,7 +245,7 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     say("measuring the spread of queries and keys")
     sigma_q, sigma_k = _sigmas(network, learned, plan)
     group = network.heads // network.kv_heads
-    temperature = (sigma_q * sigma_k.repeat_interleave(group, 1) / math.sqrt(network.head_dim)
+    logit_scale = (sigma_q * sigma_k.repeat_interleave(group, 1) / math.sqrt(network.head_dim)
                    ).double().numpy()
     module = copy.deepcopy(network.module)
     if start is not None:
@@ -261,9 +261,9 @@ def distill(network: Network, texts: Sequence[str], plan: Plan, *,
     say("measuring with the golden model")
     teacher = _measure(network, network, apart, None)
     before, after = (
-        _measure(each, network, apart, Method(name="had", n=plan.n, temperature=temperature))
+        _measure(each, network, apart, Method(name="had", n=plan.n, logit_scale=logit_scale))
         for each in (network, student))
-    return Distilled(student, temperature, steps, seconds, len(learned), before, after, teacher)
+    return Distilled(student, logit_scale, steps, seconds, len(learned), before, after, teacher)
 
 
 def _check_student(student: Network, teacher: Network) -> None:
@@ -469,7 +469,7 @@ def _measure(network: Network, teacher: Network, passages: Sequence[Sequence[int
 def save(folder: Path, distilled: Distilled, plan: Plan) -> None:
     """Write a checkpoint that :func:`nearbit_nets.loading.load` takes as ``hf:FOLDER``.
 
-    Beside the weights and the tokenizer stands :data:`TEMPERATURES`: ``temperature`` float64
+    Beside the weights and the tokenizer stands :data:`LOGIT_SCALES`: ``logit_scale`` float64
     [layers * heads], layer by layer, the array of `nearbit simulate`, and ``layer`` and ``head``
     int64, which head each is of.
     """
@@ -484,28 +484,28 @@ def save(folder: Path, distilled: Distilled, plan: Plan) -> None:
             "pooling_mode_cls_token": network.pooling == "cls",
             "pooling_mode_mean_tokens": network.pooling == "mean"}, indent=2) + "\n",
             encoding="utf-8")
-    np.savez(folder / TEMPERATURES, allow_pickle=False,
-             temperature=distilled.temperature.reshape(-1),
+    np.savez(folder / LOGIT_SCALES, allow_pickle=False,
+             logit_scale=distilled.logit_scale.reshape(-1),
              layer=np.repeat(np.arange(network.layers), network.heads),
              head=np.tile(np.arange(network.heads), network.layers), n=np.array(plan.n))
 
 
-def temperatures(network: Network) -> NDArray[np.float64] | None:
+def logit_scales(network: Network) -> NDArray[np.float64] | None:
     """Those of a network from a distilled checkpoint's folder, float64 [layers, heads], or None.
 
     Raises :class:`NetworkError` if the file is damaged or of another network.
     """
-    file = Path(network.name.removeprefix("hf:")) / TEMPERATURES
+    file = Path(network.name.removeprefix("hf:")) / LOGIT_SCALES
     if not network.name.startswith("hf:") or not file.exists():
         return None
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            found = np.asarray(arrays["temperature"], np.float64)
+            found = np.asarray(arrays["logit_scale"], np.float64)
     except Exception: # a damaged archive surfaces as almost any
         raise NetworkError(f"{file} is damaged; distil the model again, or remove the file to take "
-                           f"the temperature of each text") from None
+                           f"the logit scale of each text") from None
     if found.shape != (network.layers * network.heads,) or not np.isfinite(found).all() \
             or (found < 0).any():
-        raise NetworkError(f"{file} must hold one temperature for each of the "
+        raise NetworkError(f"{file} must hold one logit scale for each of the "
                            f"{network.layers * network.heads} heads, finite and not negative")
     return found.reshape(network.layers, network.heads)

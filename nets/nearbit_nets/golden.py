@@ -52,9 +52,9 @@ class Method:
         as many keys in all, whichever they are; ``exact`` takes all.
     codes
         With method ``hash``, the mapping of the whole network (:func:`codes_of`).
-    temperature
+    logit_scale
         With method ``had``, float [layers, heads]; None is that of each text
-        (:func:`nearbit_model.quantize.temperature`).
+        (:func:`nearbit_model.quantize.logit_scale`).
     """
 
     name: str
@@ -62,7 +62,7 @@ class Method:
     sink: int = 0
     recent: int = 0
     codes: Codes | None = None
-    temperature: NDArray[np.floating] | None = None
+    logit_scale: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers, and that the method has what it needs."""
@@ -75,8 +75,8 @@ class Method:
                 raise NetworkError(f"{name} must be at least {least}, not {value}")
         if (self.codes is not None) != (self.name == "hash"):
             raise NetworkError("codes are needed with method hash, and with no other")
-        if self.temperature is not None and self.name != "had":
-            raise NetworkError("a temperature needs method had")
+        if self.logit_scale is not None and self.name != "had":
+            raise NetworkError("a logit scale needs method had")
 
     @property
     def keys(self) -> int:
@@ -247,8 +247,8 @@ class GoldenAttention:
             if method.keys > config.top_n else method.n,
             "sink": method.sink, "recent": method.recent}
         if method.codes is None:
-            if method.temperature is not None:
-                asked["temperature"] = method.temperature[layer]
+            if method.logit_scale is not None:
+                asked["logit_scale"] = method.logit_scale[layer]
             return prepare(q, k, v, config, **asked)
         kv_heads = len(k)
         mapping = method.codes.choose(range(layer * heads, (layer + 1) * heads),

@@ -29,7 +29,7 @@ SYNTHESIS = {
     "ecp5": "synth_ecp5 -nowidelut",
     "ice40": "synth_ice40",
     "up5k": "synth_ice40 -device u -dsp -spram",
-    "xilinx7": "synth_xilinx -flatten -family xc7 -nowidelut -noiopad -noclkbuf",
+    "xc7": "synth_xilinx -flatten -family xc7 -nowidelut -noiopad -noclkbuf",
 }
 """Yosys command for each target: for simulation, for boards, and to count cells."""
 
@@ -37,7 +37,7 @@ _MODELS = {
     "ecp5": ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh", "ecp5/cells_ff.vh", "ecp5/cells_sim.v"),
     "ice40": ("ice40/cells_sim.v",),
     "up5k": ("ice40/cells_sim.v",),
-    "xilinx7": ("xilinx/cells_sim.v",),
+    "xc7": ("xilinx/cells_sim.v",),
 }
 
 _MODULE = re.compile(r"^module +(\w+).*?^endmodule", re.MULTILINE | re.DOTALL)

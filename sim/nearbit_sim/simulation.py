@@ -33,7 +33,7 @@ ENGINES = ("compiled", "icarus")
 
 def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
              sink: int = 0, recent: int = 0, causal: bool = False,
-             qpos: ArrayLike | None = None, temperature: ArrayLike | None = None,
+             qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
              rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
              shared: bool = False, engine: str = "compiled", trace: bool = True,
              vcd: str | PathLike[str] | None = None,
@@ -44,7 +44,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
 
     Parameters
     ----------
-    q, k, v, config, n, sink, recent, causal, qpos, temperature, rotate, method, mapping, shared
+    q, k, v, config, n, sink, recent, causal, qpos, logit_scale, rotate, method, mapping, shared
         As for :func:`nearbit_model.prepare.prepare`: q [heads, queries, head_dim], k [kv_heads,
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
     engine
@@ -70,7 +70,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
         A missing compiler or simulator, a file that cannot be written, or hardware that hangs.
     """
     prepared = prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal, qpos=qpos,
-                       temperature=temperature, rotate=rotate, method=method, mapping=mapping,
+                       logit_scale=logit_scale, rotate=rotate, method=method, mapping=mapping,
                        shared=shared)
     return run(Plan(prepared, trace=trace), engine=engine, vcd=vcd, progress=progress)
 

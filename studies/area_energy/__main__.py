@@ -129,7 +129,7 @@ def nearbit(heads: Heads, lanes: int, *, rescore: bool) -> Subject:
     value_lanes = max(1, N * DIM // interval)
     config = Config(
         key_bits=DIM, value_dim=DIM, capacity=heads.keys, lanes=lanes, value_lanes=value_lanes,
-        top_n=N, tables=1, output_cycles=_output_cycles(interval),
+        top_n=N, tables=1, divider_cycles=_divider_cycles(interval),
         fan_in=FAN_IN, # registers as far apart as in standard attention's sums
         rescore=Rescore(head_dim=DIM, lanes=value_lanes) if rescore else None)
     prepared: Prepared = prepare(heads.q, heads.k, heads.v, config, n=N,
@@ -185,7 +185,7 @@ def nearbit(heads: Heads, lanes: int, *, rescore: bool) -> Subject:
     return Subject(lambda: Core(config), load, query, expected)
 
 
-def _output_cycles(interval: int) -> int:
+def _divider_cycles(interval: int) -> int:
     """Cycles that the divider has for an output of 16 bits."""
     return max(1, min(16, interval // DIM))
 
@@ -224,7 +224,7 @@ def standard(heads: Heads, lanes: int, *, element_bits: int, weight_bits: int) -
 
     return Subject(
         lambda: StandardAttention(capacity=heads.keys, lanes=lanes, **given,
-                                  output_cycles=_output_cycles(heads.keys // lanes)),
+                                  divider_cycles=_divider_cycles(heads.keys // lanes)),
         load, query, expected)
 
 

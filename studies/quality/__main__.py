@@ -332,7 +332,7 @@ def decoder(minutes: float | None) -> None:
                 ("true top", network, Method(name="topn", n=plan.n)),
                 ("signs, untrained", network, Method(name="had", n=plan.n)),
                 ("distilled", student.network,
-                 Method(name="had", n=plan.n, temperature=student.temperature))):
+                 Method(name="had", n=plan.n, logit_scale=student.logit_scale))):
             attend = None if method is None else GoldenAttention(measured, method)
             loss = np.mean([measured.losses(piece, attend, scored=plan.passage // 2).mean()
                             for piece in pieces])
@@ -379,7 +379,7 @@ def encoder() -> None:
             and row["student"] != "distilled"}
     for name, network, method in (
             ("distilled", student, Method(
-                name="had", n=1, temperature=distill.temperatures(student))),
+                name="had", n=1, logit_scale=distill.logit_scales(student))),
             ("signs, untrained", teacher, Method(name="had", n=1)),
             ("true top", teacher, Method(name="topn", n=1))):
         for n in PLAN.n, 16:

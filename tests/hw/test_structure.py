@@ -22,7 +22,7 @@ def test_presets(name):
                        rows_per_stage=config.rows_per_stage)
     assert array.stages == config.score_stages
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
-             "top_n": config.top_n, "pass_lanes": config.pass_lanes}
+             "top_n": config.top_n, "refine_lanes": config.refine_lanes}
     assert TopN(**sizes).times == config.counter_times
     assert TopN(**sizes).registers == config.memory_registers
     for selection in ("histograms", "serial"):

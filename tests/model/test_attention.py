@@ -52,14 +52,14 @@ def test_options_reach_the_model():
     assert rotated.prepared.values.rotated
     assert (plain.output_int != rotated.output_int).any()
     np.testing.assert_allclose(plain.output, rotated.output, atol=0.05)
-    warm = attention(q, k, v, config, n=3, temperature=[0.0, 9.0])
+    warm = attention(q, k, v, config, n=3, logit_scale=[0.0, 9.0])
     assert (warm.weights[0] == 65535).all()
     assert (warm.weights[1][warm.distances[1] > warm.distances[1, :, :1]] == 0).all()
     with pytest.raises(TensorError, match=r"^sink must be at least 0, not -1$"):
         attention(q, k, v, config, n=3, sink=-1)
 
 
-def test_heads_of_a_group_have_their_own_temperature():
+def test_heads_of_a_group_have_their_own_logit_scale():
     rng = np.random.default_rng(2)
     q = rng.normal(size=(3, 4, 8)) * np.array([0.3, 1.0, 3.0])[:, None, None]
     k, v = rng.normal(size=(1, 20, 8)), rng.normal(size=(1, 20, 8))
@@ -68,7 +68,7 @@ def test_heads_of_a_group_have_their_own_temperature():
         alone = attention(q[head:head + 1], k, v, Config.preset("tiny"), n=16)
         assert (alone.output == together.output[head]).all()
         assert (alone.weights == together.weights[head]).all()
-    assert len(np.unique(together.prepared.temperature)) == 3
+    assert len(np.unique(together.prepared.logit_scale)) == 3
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -79,7 +79,7 @@ def test_error_against_the_float_form(name):
         result = attention(file["q"], file["k"], file["v"], config, n=n, sink=sink, recent=recent,
                            causal=bool(file["causal"]), qpos=file["qpos"])
         error = exact.relative_error(result.output, exact.float_form(
-            file["v"], result.selected, result.distances, result.prepared.temperature))
+            file["v"], result.selected, result.distances, result.prepared.logit_scale))
         assert error.mean.max() < 0.007
         assert error.maximum.max() < 0.012
 
@@ -93,7 +93,7 @@ def test_bound_on_dequantized_outputs(name, rotate):
         result = attention(file["q"], file["k"], file["v"], config, n=n, rotate=rotate,
                            causal=bool(file["causal"]), qpos=file["qpos"])
         reference = exact.float_form(result.prepared.values.dequantized(), result.selected,
-                                     result.distances, result.prepared.temperature)
+                                     result.distances, result.prepared.logit_scale)
         error = result.output - reference
         bound = golden.error_bound(config, n) * result.prepared.unit
         if rotate: # then the bound is on each element in the other basis

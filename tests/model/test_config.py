@@ -20,8 +20,8 @@ RANGES = {
     "weight_bits": (2, 24),
     "output_fraction_bits": (0, 16),
     "tables": (1, 256),
-    "pass_lanes": (1, 1024),
-    "output_cycles": (1, 32),
+    "refine_lanes": (1, 1024),
+    "divider_cycles": (1, 32),
     "fan_in": (2, 64),
     "value_ports": (1, 2),
 }
@@ -71,18 +71,19 @@ def test_not_an_integer(name, value):
 @pytest.mark.parametrize("name", RANGES)
 def test_out_of_range(name):
     least, most = RANGES[name]
-    # 0 asks for the default of pass_lanes.
-    for value in (-1 if name == "pass_lanes" else least - 1, most + 1):
+    # 0 asks for the default of refine_lanes.
+    for value in (-1 if name == "refine_lanes" else least - 1, most + 1):
         with refuses(f"{name} must be from {least} to {most}, not {value}"):
             Config(**{**SMALL, name: value})
 
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"lanes": 12}, "lanes must be a power of two, not 12"),
-    ({"pass_lanes": 2}, "pass_lanes must be lanes (4) times a power of two, not 2"),
-    ({"pass_lanes": 12}, "pass_lanes must be lanes (4) times a power of two, not 12"),
-    ({"capacity": 66}, "capacity must be a multiple of pass_lanes (4), not 66"),
-    ({"capacity": 20, "pass_lanes": 8}, "capacity must be a multiple of pass_lanes (8), not 20"),
+    ({"refine_lanes": 2}, "refine_lanes must be lanes (4) times a power of two, not 2"),
+    ({"refine_lanes": 12}, "refine_lanes must be lanes (4) times a power of two, not 12"),
+    ({"capacity": 66}, "capacity must be a multiple of refine_lanes (4), not 66"),
+    ({"capacity": 20, "refine_lanes": 8},
+     "capacity must be a multiple of refine_lanes (8), not 20"),
     ({"value_lanes": 3}, "value_lanes must divide value_dim (8), not 3"),
     ({"value_lanes": 16}, "value_lanes must divide value_dim (8), not 16"),
     ({"top_n": 65}, "top_n must be at most capacity (64), not 65"),
@@ -90,10 +91,10 @@ def test_out_of_range(name):
      "selection must be one of counters, histograms, serial, not 'queue'"),
     ({"selection": None},
      "selection must be one of counters, histograms, serial, not None"),
-    ({"cell": "xc7"}, "cell must be one of generic, ecp5, ice40, xilinx7, not 'xc7'"),
-    ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xilinx7, not 4"),
-    ({"output_cycles": 3},
-     "output_cycles must divide value_bits + output_fraction_bits (16), not 3"),
+    ({"cell": "nexus"}, "cell must be one of generic, ecp5, ice40, xc7, not 'nexus'"),
+    ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xc7, not 4"),
+    ({"divider_cycles": 3},
+     "divider_cycles must divide value_bits + output_fraction_bits (16), not 3"),
 ])
 def test_rules_between_fields(changes, message):
     with refuses(message):
@@ -110,16 +111,16 @@ def test_smallest_and_largest():
 
 def test_derived():
     config = Config(**SMALL)
-    assert (config.columns, config.output_bits, config.pass_lanes) == (2, 16, 4)
+    assert (config.columns, config.output_bits, config.refine_lanes) == (2, 16, 4)
     assert config.memory_bits == 64 * (8 + 8 * 8 + 16)
 
 
 def test_replace():
-    config = Config(**SMALL, pass_lanes=8)
-    assert config.replace(top_n=3) == Config(**{**SMALL, "top_n": 3}, pass_lanes=8)
-    assert config.replace(lanes=8).pass_lanes == 8
-    assert config.replace(lanes=2).pass_lanes == 2
-    assert config.replace(lanes=2, pass_lanes=4).pass_lanes == 4
+    config = Config(**SMALL, refine_lanes=8)
+    assert config.replace(top_n=3) == Config(**{**SMALL, "top_n": 3}, refine_lanes=8)
+    assert config.replace(lanes=8).refine_lanes == 8
+    assert config.replace(lanes=2).refine_lanes == 2
+    assert config.replace(lanes=2, refine_lanes=4).refine_lanes == 4
     with refuses("lanes must be a power of two, not 3"):
         config.replace(lanes=3)
 

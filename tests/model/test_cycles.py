@@ -27,13 +27,13 @@ def test_quoted_workload():
 def random_config(rng):
     while True:
         lanes, value_lanes = 1 << rng.randint(0, 6), 1 << rng.randint(0, 5)
-        pass_lanes = lanes << rng.randint(0, 2)
-        capacity = pass_lanes * rng.randint(1, 100)
+        refine_lanes = lanes << rng.randint(0, 2)
+        capacity = refine_lanes * rng.randint(1, 100)
         try:
             return Config(key_bits=rng.randint(1, 128), value_dim=value_lanes * rng.randint(1, 4),
-                          capacity=capacity, lanes=lanes, pass_lanes=pass_lanes,
+                          capacity=capacity, lanes=lanes, refine_lanes=refine_lanes,
                           value_lanes=value_lanes, top_n=rng.randint(1, min(capacity, 100)),
-                          rows=rng.choice([1, 1, 2, 3, 5]), output_cycles=1 << rng.randint(0, 4))
+                          rows=rng.choice([1, 1, 2, 3, 5]), divider_cycles=1 << rng.randint(0, 4))
         except ConfigError:
             continue
 

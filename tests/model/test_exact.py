@@ -80,13 +80,13 @@ def test_float_form():
     counts = np.array([1, 3, 12, 7, 5])
     result = attention(q, k, v, Config(key_bits=8, value_dim=3, value_lanes=3, capacity=16,
                                        top_n=6), n=4, sink=1, causal=True, qpos=counts - 1)
-    temperature = np.array([0.1, 0.0, 1.0, 300.0])
-    form = exact.float_form(v, result.selected, result.distances, temperature)
+    logit_scale = np.array([0.1, 0.0, 1.0, 300.0])
+    form = exact.float_form(v, result.selected, result.distances, logit_scale)
     for head, query in np.ndindex(4, 5):
         valid = result.selected[head, query] >= 0
         assert valid.sum() == min(counts[query], 5)
         distances = result.distances[head, query][valid]
-        logits = -2 * temperature[head] * (distances - distances.min())
+        logits = -2 * logit_scale[head] * (distances - distances.min())
         np.testing.assert_allclose(
             form[head, query],
             brute_softmax(logits, v[head // 2][result.selected[head, query][valid]]), rtol=1e-12)
@@ -97,7 +97,7 @@ def test_blocks(monkeypatch):
     whole = attention(q, k, v, Config(key_bits=8, value_dim=3, value_lanes=3, capacity=16,
                                       top_n=6), n=4)
     options = {"output": whole.output, "selected": whole.selected, "distances": whole.distances,
-               "temperature": whole.prepared.temperature}
+               "logit_scale": whole.prepared.logit_scale}
     one = exact.measure(q, k, v, **options)
     monkeypatch.setattr(exact, "_BLOCK", 30)
     other = exact.measure(q, k, v, **options)
@@ -155,7 +155,7 @@ def test_measure():
     result = attention(q, k, v, config, n=4, causal=True)
     counts = result.prepared.counts
     measures = exact.measure(q, k, v, output=result.output, selected=result.selected,
-                             distances=result.distances, temperature=result.prepared.temperature,
+                             distances=result.distances, logit_scale=result.prepared.logit_scale,
                              counts=counts)
     assert (measures.recall == exact.recall(q, k, result.selected, counts=counts)).all()
     assert (measures.error_exact.rows == exact.relative_error(

@@ -457,26 +457,26 @@ def test_against_faiss(key_bits, n):
             assert (ours[~below] == at_last[:(~below).sum()]).all()
 
 
-def softmax_of(problem, result, temperature):
+def softmax_of(problem, result, logit_scale):
     """Attention in float64 over the same selection, integer elements and scales."""
     group = len(problem.q) // len(problem.k)
     rows = problem.values.elements * (problem.values.scales[..., None] / 65536)
     output = np.empty(result.output_int.shape)
     for head, query in np.ndindex(output.shape[:2]):
         valid = result.selected[head, query] >= 0
-        logits = -2 * temperature[head] * result.distances[head, query][valid]
+        logits = -2 * logit_scale[head] * result.distances[head, query][valid]
         weights = np.exp(logits - logits.max())
         output[head, query] = (weights / weights.sum()) @ rows[head // group][
             result.selected[head, query][valid]]
     return output
 
 
-def error_over_bound(problem, temperature):
-    problem.tables = weight_table(temperature, problem.config.key_bits,
+def error_over_bound(problem, logit_scale):
+    problem.tables = weight_table(logit_scale, problem.config.key_bits,
                                   problem.config.weight_bits)
     result = problem.attend()
     error = np.abs(result.output_int / 2.0**problem.config.output_fraction_bits
-                   - softmax_of(problem, result, temperature)).max(axis=-1)
+                   - softmax_of(problem, result, logit_scale)).max(axis=-1)
     sizes = (result.selected >= 0).sum(axis=-1)
     bounds = np.vectorize(lambda size: golden.error_bound(problem.config, int(size)))(sizes)
     return (error / bounds).max()
@@ -484,8 +484,8 @@ def error_over_bound(problem, temperature):
 
 @settings(max_examples=300)
 @given(problems(), st.floats(0, 1))
-def test_error_is_bounded(problem, temperature):
-    assert error_over_bound(problem, np.full(len(problem.q), temperature)) <= 1 + 1e-9
+def test_error_is_bounded(problem, logit_scale):
+    assert error_over_bound(problem, np.full(len(problem.q), logit_scale)) <= 1 + 1e-9
 
 
 def nearly_worst(weight, tokens, weight_bits=16):
@@ -509,8 +509,8 @@ def nearly_worst(weight, tokens, weight_bits=16):
 @pytest.mark.parametrize(("weight", "tokens", "weight_bits"), [
     (4, 32, 16), (3, 1000, 16), (9, 64, 20)])
 def test_error_bound_is_nearly_attained(weight, tokens, weight_bits):
-    problem, temperature = nearly_worst(weight, tokens, weight_bits)
-    assert 0.85 <= error_over_bound(problem, temperature) <= 1
+    problem, logit_scale = nearly_worst(weight, tokens, weight_bits)
+    assert 0.85 <= error_over_bound(problem, logit_scale) <= 1
 
 
 def test_error_bound_by_hand():

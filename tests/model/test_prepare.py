@@ -32,8 +32,8 @@ def test_what_is_prepared(rotate):
     assert (prepared.values.elements == values.elements).all()
     assert (prepared.values.scales == values.scales).all()
     assert (prepared.unit == np.repeat(values.unit, 2)).all()
-    assert (prepared.temperature == quantize.temperature(Q, K)).all()
-    assert (prepared.tables == quantize.weight_table(prepared.temperature, 6)).all()
+    assert (prepared.logit_scale == quantize.logit_scale(Q, K)).all()
+    assert (prepared.tables == quantize.weight_table(prepared.logit_scale, 6)).all()
     assert prepared.counts.tolist() == [10] * 5
     output_int = RNG.integers(-1000, 1000, size=(4, 5, 4)).astype(np.int32)
     assert (prepared.outputs(output_int) == quantize.outputs(
@@ -59,7 +59,7 @@ def test_n_by_default(top_n, sink, recent, expected):
 def test_dtypes():
     for dtype in (np.float16, np.float32, np.int32):
         prepared = prepare(Q.astype(dtype), K.astype(dtype), V.astype(dtype), CONFIG)
-        assert prepared.temperature.dtype == np.float64
+        assert prepared.logit_scale.dtype == np.float64
     assert prepare(Q.tolist(), K.tolist(), V.tolist(), CONFIG).tokens == 10
 
 
@@ -94,27 +94,27 @@ def test_wrong_positions():
             prepare(Q, K, V, CONFIG, causal=True, qpos=qpos)
 
 
-# Temperature
+# Logit scale
 
 
-def test_given_temperature():
-    assert prepare(Q, K, V, CONFIG, temperature=0.25).temperature.tolist() == [0.25] * 4
+def test_given_logit_scale():
+    assert prepare(Q, K, V, CONFIG, logit_scale=0.25).logit_scale.tolist() == [0.25] * 4
     each = [0, 0.1, 0.2, 0.3]
-    prepared = prepare(Q, K, V, CONFIG, temperature=each)
-    assert prepared.temperature.tolist() == each
+    prepared = prepare(Q, K, V, CONFIG, logit_scale=each)
+    assert prepared.logit_scale.tolist() == each
     assert (prepared.tables == quantize.weight_table(each, 6)).all()
 
 
-@pytest.mark.parametrize(("temperature", "message"), [
-    ([0.1, 0.2], ("temperature must be one number or have shape (4,), one for each head of q, "
+@pytest.mark.parametrize(("logit_scale", "message"), [
+    ([0.1, 0.2], ("logit_scale must be one number or have shape (4,), one for each head of q, "
                  "not (2,)")),
-    ([0.1, 0.2, -0.5, 0.3], "temperature must be at least 0, not -0.5"),
-    (np.nan, "temperature must be finite, but has nan at index []"),
-    ("warm", "temperature must hold real numbers, not <U4"),
+    ([0.1, 0.2, -0.5, 0.3], "logit_scale must be at least 0, not -0.5"),
+    (np.nan, "logit_scale must be finite, but has nan at index []"),
+    ("warm", "logit_scale must hold real numbers, not <U4"),
 ])
-def test_wrong_temperature(temperature, message):
+def test_wrong_logit_scale(logit_scale, message):
     with refuses(message):
-        prepare(Q, K, V, CONFIG, temperature=temperature)
+        prepare(Q, K, V, CONFIG, logit_scale=logit_scale)
 
 
 # Tensors that do not fit

@@ -34,16 +34,16 @@ def test_not_real(array, message):
         quantize.values(array)
     in_three = message.replace("[0, ", "[0, 0, ")
     with refuses(in_three.format("q")):
-        quantize.temperature(array[None], np.ones((1, 3, 2)))
+        quantize.logit_scale(array[None], np.ones((1, 3, 2)))
     with refuses(in_three.format("k")):
-        quantize.temperature(np.ones((1, 3, 2)), array[None])
+        quantize.logit_scale(np.ones((1, 3, 2)), array[None])
     with refuses(in_three.format("q")):
         quantize.exact(array[None], np.ones((1, 3, 2)))
     with refuses(in_three.format("k")):
         quantize.exact(np.ones((1, 3, 2)), array[None])
     with refuses(message.format("step")):
         quantize.exact(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=array)
-    with refuses(message.format("temperature")):
+    with refuses(message.format("logit_scale")):
         quantize.weight_table(array, 8)
     with refuses(message.format("unit")):
         quantize.values(np.ones((1, 2, 3, 4)), unit=array)
@@ -479,13 +479,13 @@ def test_exact_operands_that_are_too_large():
             quantize.exact(q, k, rotated=False)
 
 
-# Temperature and tables
+# Logit scale and tables
 
 
-def test_temperature():
+def test_logit_scale():
     rng = np.random.default_rng(7)
     q, k = rng.normal(size=(6, 10, 5)).astype(np.float16), 3 * rng.normal(size=(2, 20, 5)) + 100
-    result = quantize.temperature(q, k)
+    result = quantize.logit_scale(q, k)
     assert result.dtype == np.float64
     for head in range(6):
         exact = [[Fraction(float(x)) for x in part.ravel()] for part in (q[head], k[head // 3])]
@@ -494,33 +494,33 @@ def test_temperature():
         assert result[head] == pytest.approx(math.sqrt(variance[0] * variance[1] / 5), rel=1e-12)
 
 
-def test_temperature_of_large_float16():
+def test_logit_scale_of_large_float16():
     # Squares of these overflow float16; the sums must be float64's.
     q = np.array([[[60000, -60000]]], np.float16)
-    assert quantize.temperature(q, q) == pytest.approx(60000.0**2 / math.sqrt(2))
+    assert quantize.logit_scale(q, q) == pytest.approx(60000.0**2 / math.sqrt(2))
 
 
-def test_temperature_of_constants():
-    assert quantize.temperature(np.ones((1, 2, 4)), np.ones((1, 3, 4))).tolist() == [0]
+def test_logit_scale_of_constants():
+    assert quantize.logit_scale(np.ones((1, 2, 4)), np.ones((1, 3, 4))).tolist() == [0]
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(3, 2), (2, 3), (1, 2)])
 def test_heads_that_do_not_divide(heads, kv_heads):
     with refuses(f"kv heads ({kv_heads}) must divide heads ({heads})"):
-        quantize.temperature(np.ones((heads, 2, 4)), np.ones((kv_heads, 3, 4)))
+        quantize.logit_scale(np.ones((heads, 2, 4)), np.ones((kv_heads, 3, 4)))
 
 
 @pytest.mark.parametrize("weight_bits", [2, 8, 16, 24])
 @pytest.mark.parametrize("key_bits", [1, 8, 130])
 def test_weight_table(weight_bits, key_bits):
-    temperatures = np.array([[0.0, 1e-3], [0.7, 1e3], [3e38, 0.1]])
-    tables = quantize.weight_table(temperatures, key_bits, weight_bits)
+    logit_scales = np.array([[0.0, 1e-3], [0.7, 1e3], [3e38, 0.1]])
+    tables = quantize.weight_table(logit_scales, key_bits, weight_bits)
     assert tables.dtype == np.uint32
     assert tables.shape == (3, 2, key_bits + 1)
     most = 2**weight_bits - 1
     for index in np.ndindex(3, 2):
         for d, weight in enumerate(tables[index]):
-            real = most * math.exp(-2 * temperatures[index] * d)
+            real = most * math.exp(-2 * logit_scales[index] * d)
             assert abs(int(weight) - real) <= 0.5 + 1e-6
     assert (tables[..., 0] == most).all()
     assert (tables[0, 0] == most).all()
@@ -531,13 +531,13 @@ def test_weight_table(weight_bits, key_bits):
 def test_weight_table_rounds_to_even():
     # exp(-2 t) is exactly 1/2 of 2**2 - 1 = 3: a tie at 1.5 would need ln 2, which is not exact;
     # so close to it, both neighbours are within half a unit and a hair.
-    for temperature in (math.log(2) / 2 * (1 - 1e-9), math.log(2) / 2 * (1 + 1e-9)):
-        assert quantize.weight_table(temperature, 1, 2).tolist() == [
-            3, 2 if temperature < math.log(2) / 2 else 1]
+    for logit_scale in (math.log(2) / 2 * (1 - 1e-9), math.log(2) / 2 * (1 + 1e-9)):
+        assert quantize.weight_table(logit_scale, 1, 2).tolist() == [
+            3, 2 if logit_scale < math.log(2) / 2 else 1]
 
 
-def test_negative_temperature():
-    with refuses("temperature must be at least 0, not -0.5"):
+def test_negative_logit_scale():
+    with refuses("logit_scale must be at least 0, not -0.5"):
         quantize.weight_table([1.0, -0.5], 8)
 
 

@@ -86,7 +86,7 @@ def test_beyond(run, tmp_path):
     outcome = run("area", "--config", path, "--target", "ecp5")
     assert outcome.status == 0
     assert re.search(r"^The estimate extrapolates for score_array, top_n, key_store: lanes 256 "
-                     r"\(the sweep has 1 to 64\); pass_lanes 256 \(the sweep has 1 to 64\)\.$",
+                     r"\(the sweep has 1 to 64\); refine_lanes 256 \(the sweep has 1 to 64\)\.$",
                      outcome.out, re.MULTILINE)
     found = json.loads(run("area", "--config", path, "--json").out)
     assert found["extrapolates"]["score_array"] == {
@@ -157,7 +157,7 @@ def test_document_is_of_results(benchmark, results):
 
 def test_units_reach_the_published_line(results):
     """LUT6 of 7-series units with the parts of BISMO's, at 64 and 256 bits."""
-    units = {found["bits"]: found for found in results["units"] if found["cell"] == "xilinx7"}
+    units = {found["bits"]: found for found in results["units"] if found["cell"] == "xc7"}
     for bits in (64, 256):
         assert units[bits]["bismo"] == pytest.approx(1.17 * bits + 44, abs=0.1)
         assert units[bits]["unit"]["luteq"] <= units[bits]["bismo"]

@@ -315,8 +315,8 @@ def test_verilog(refused, tmp_path):
     assert refused("verilog", "--preset", "tiny", "-o", file / "new") == (
         f"cannot make the folder {file / 'new'}: Not a directory")
     assert refused("verilog", "--preset", "none", "-o", tmp_path).startswith("unknown preset")
-    assert refused("verilog", "--preset", "tiny", "--cell", "xc7", "-o", tmp_path) == (
-        "Invalid value for '--cell': 'xc7' is not one of 'generic', 'ecp5', 'ice40', 'xilinx7'.")
+    assert refused("verilog", "--preset", "tiny", "--cell", "nexus", "-o", tmp_path) == (
+        "Invalid value for '--cell': 'nexus' is not one of 'generic', 'ecp5', 'ice40', 'xc7'.")
 
 
 def test_message_of_one_line(refused, tmp_path):
@@ -495,7 +495,7 @@ def _place(write, tmp_path, monkeypatch):
     ("verilog -o new --interface apb", ("Invalid value for '--interface': 'apb' "
      "is not one of 'stream', 'axi', 'wishbone'.")),
     ("verilog -o new --cell ''", ("Invalid value for '--cell': '' "
-     "is not one of 'generic', 'ecp5', 'ice40', 'xilinx7'.")),
+     "is not one of 'generic', 'ecp5', 'ice40', 'xc7'.")),
     ("area --target none", ("Invalid value for '--target': 'none' "
      "is not one of 'ecp5', 'ice40', 'up5k', 'xc7'.")),
     ("area extra", "Got unexpected extra argument(s) (extra)"),

@@ -211,8 +211,8 @@ def test_every_limit():
     for limit, word, changes, keys, n in (
             ("score", "lanes", {}, 256, 4), ("emit", "n", {}, 16, 16),
             ("weigh", "value_lanes", {"value_lanes": 1}, 16, 16),
-            ("weigh", "n", {"rows": 3}, 16, 16), ("banks", "pass_lanes", {"top_n": 40}, 40, 3),
-            ("normalize", "output_cycles", {"output_cycles": 16}, 16, 1),
+            ("weigh", "n", {"rows": 3}, 16, 16), ("banks", "refine_lanes", {"top_n": 40}, 40, 3),
+            ("normalize", "divider_cycles", {"divider_cycles": 16}, 16, 1),
             ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1),
             ("rescore", "rescore.lanes", {"rescore": Rescore(head_dim=8, lanes=4)}, 16, 16)):
         config = Config(**{**small, **changes})
@@ -225,7 +225,7 @@ def test_every_limit():
     assert dict(zip(predicted.limits, predicted.relief, strict=True)).keys() == {"weigh", "rescore"}
     assert all(relief.startswith("a smaller n: ") for relief in predicted.relief)
     config = Config(key_bits=30, value_dim=1, capacity=24, rows=3, lanes=1, value_lanes=1, top_n=2,
-                    pass_lanes=4, output_cycles=1)
+                    refine_lanes=4, divider_cycles=1)
     predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=1))
     assert (predicted.limits, predicted.interval) == (("queues",), Fraction(19, 2))
 

@@ -59,7 +59,7 @@ def solve(tensors, config=None, **options):
     """Simulate, as the command does, on the preset `tiny` unless another is given."""
     hardware = nearbit.simulate(
         tensors.q, tensors.k, tensors.v, config or Config.preset("tiny"), causal=tensors.causal,
-        qpos=tensors.qpos, temperature=tensors.temperature, **options)
+        qpos=tensors.qpos, logit_scale=tensors.logit_scale, **options)
     return hardware, compare(tensors, attend(hardware.prepared), hardware)
 
 
@@ -187,7 +187,7 @@ def test_exact_scores(problem, shared):
     assert conditions["Method"].endswith("the heads of a group") is shared
     assert conditions["Codes"] == "8 bits, of a test"
     assert conditions["Keys"].endswith("8 elements of 12 bits for exact scores")
-    assert "Softmax temperature" not in conditions
+    assert "Softmax logit_scale" not in conditions
     assert "multiplies 4 elements" in conditions["Accelerator"]
     title = [*TABLE[:2], "sum ofdistances" if shared else TABLE[2], *TABLE[3:]]
     assert title in reader.rows

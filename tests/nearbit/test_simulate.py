@@ -144,9 +144,9 @@ def test_choice_is_part_of_the_whole(run, write, tmp_path):
             assert np.array_equal(part[name], whole[name][[1, 4, 5]][:, 2:5])
 
 
-def test_temperature(run, write):
-    """A file's own temperature is used: with 0 every selected key weighs the same."""
-    path = write(temperature=[0.0, 0.0])
+def test_logit_scale(run, write):
+    """A file's own logit_scale is used: with 0 every selected key weighs the same."""
+    path = write(logit_scale=[0.0, 0.0])
     out = path.with_name("out.npz")
     simulate(run, path, "--out", out)
     with np.load(out) as result:

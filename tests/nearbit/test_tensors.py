@@ -11,13 +11,13 @@ from nearbit_model import quantize
 
 
 def test_load(write):
-    path = write(qpos=[19, 0, 7], causal=True, temperature=np.array([0.1, 0.2]), note="text")
+    path = write(qpos=[19, 0, 7], causal=True, logit_scale=np.array([0.1, 0.2]), note="text")
     tensors = Tensors.load(path)
     assert (tensors.tokens, tensors.head_dim, tensors.value_dim) == (20, 8, 8)
     assert tensors.qpos is not None
     assert tensors.qpos.tolist() == [19, 0, 7]
     assert tensors.causal
-    assert tensors.temperature.tolist() == [0.1, 0.2]
+    assert tensors.logit_scale.tolist() == [0.1, 0.2]
     assert tensors.heads.tolist() == [0, 1]
     assert tensors.queries.tolist() == [0, 1, 2]
 
@@ -25,7 +25,7 @@ def test_load(write):
 def test_defaults(write):
     tensors = Tensors.load(write())
     assert not tensors.causal
-    assert tensors.temperature == pytest.approx(quantize.temperature(tensors.q, tensors.k))
+    assert tensors.logit_scale == pytest.approx(quantize.logit_scale(tensors.q, tensors.k))
 
 
 def test_positions_do_not_matter_unless_causal(write):
@@ -197,7 +197,7 @@ def test_select_keeps_groups(write):
     assert np.array_equal(chosen.q[:, 0], tensors.q[3:, 2])
     assert np.array_equal(chosen.k, tensors.k[1:])
     assert np.array_equal(chosen.v, tensors.v[1:])
-    assert np.array_equal(chosen.temperature, tensors.temperature[3:])
+    assert np.array_equal(chosen.logit_scale, tensors.logit_scale[3:])
     assert (chosen.heads.tolist(), chosen.queries.tolist()) == ([3, 4, 5], [2])
     assert chosen.select(np.array([1])).heads.tolist() == [4]
 
@@ -271,12 +271,12 @@ def big(value, shape=(2, 3, 8), dtype=np.float64):
     ({"causal": True, "qpos": [0, 1, -1]}, "qpos[2] is -1, but the keys are 0 to 19"),
     ({"causal": True, "q": np.ones((2, 21, 8))},
      "qpos is missing, and 21 queries cannot be the last of 20 tokens; add qpos, their positions"),
-    ({"temperature": [0.1]},
-     "temperature must be one float for each of the 2 heads, not an array of float64 of shape 1"),
-    ({"temperature": [0.1, -0.5]},
-     "temperature[1] is -0.5; it must be finite and not negative"),
-    ({"temperature": [np.nan, 0.1]},
-     "temperature[0] is nan; it must be finite and not negative"),
+    ({"logit_scale": [0.1]},
+     "logit_scale must be one float for each of the 2 heads, not an array of float64 of shape 1"),
+    ({"logit_scale": [0.1, -0.5]},
+     "logit_scale[1] is -0.5; it must be finite and not negative"),
+    ({"logit_scale": [np.nan, 0.1]},
+     "logit_scale[0] is nan; it must be finite and not negative"),
 ])
 def test_refused(write, arrays, message):
     path = write(**arrays)

@@ -25,7 +25,7 @@ def _method(network, name="hash", **given):
 def test_token_by_token_equals_all_at_once(decoder, name):
     """Appending and asking gives what one call with all tokens gives, bit for bit.
 
-    With the unit of values, the step of keys and the temperature fixed by the same prompt.
+    With the unit of values, the step of keys and the logit_scale fixed by the same prompt.
     """
     ids = decoder.tokens(PROMPT + " jumps")
     method = _method(decoder, name, sink=1, recent=1)

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from nearbit import cli
 from nearbit_model import quantize
 from nearbit_nets import distill as distillation
-from nearbit_nets.distill import Plan, distill, temperatures
+from nearbit_nets.distill import Plan, distill, logit_scales
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import GoldenAttention, Method
 from nearbit_nets.loading import load
@@ -45,7 +45,7 @@ def test_encoder_comes_nearer(encoder, stages, rounds, rounded, monkeypatch):
     found = distill(encoder, [_prose(0)], _plan(stages=stages, rounds=rounds))
     assert found.after > found.before + 0.01
     assert found.teacher == pytest.approx(1, abs=1e-6)
-    assert (found.steps, found.temperature.shape) == (30, (2, 4))
+    assert (found.steps, found.logit_scale.shape) == (30, (2, 4))
     # The teacher stays what it is.
     after = encoder.module.state_dict()
     assert all(torch.equal(x, after[name]) for name, x in before.items())
@@ -56,7 +56,7 @@ def test_decoder(decoder):
     """Its hidden states come nearer to the teacher's; the loss of random weights says little."""
     found = distill(decoder, [_prose(0)], _plan())
     ids = torch.tensor([decoder.tokens(_prose(1))[:40]])
-    method = Method(name="had", n=4, temperature=found.temperature)
+    method = Method(name="had", n=4, logit_scale=found.logit_scale)
     with torch.no_grad():
         wanted = decoder.hidden(ids)
         before, after = ((each.hidden(ids, GoldenAttention(each, method)) - wanted).square().mean()
@@ -75,8 +75,8 @@ def test_student_is_the_golden_models(encoder):
     counts, first = torch.full((1, 30), 27), torch.zeros((1, 30), dtype=torch.int64)
     with torch.no_grad():
         found = student(1, q, k, v, counts, first)
-    temperature = (sigma_q * sigma_k / 8 ** 0.5).numpy()
-    golden = GoldenAttention(encoder, Method(name="had", n=5, temperature=temperature))
+    logit_scale = (sigma_q * sigma_k / 8 ** 0.5).numpy()
+    golden = GoldenAttention(encoder, Method(name="had", n=5, logit_scale=logit_scale))
     expected = golden(1, q, k, v, counts, first)
     assert torch.allclose(found, expected, atol=0.03)
     assert not torch.allclose(found, golden(0, q, k, v, counts, first), atol=0.03)
@@ -104,7 +104,7 @@ def test_gradient_of_the_sign():
 
 
 def test_sigmas(encoder):
-    """Of one batch without padding they are those of the golden model's temperature."""
+    """Of one batch without padding they are those of the golden model's logit_scale."""
     passages = [encoder.tokens(_prose(i, 30))[:40] for i in range(4)]
     sigma_q, sigma_k = distillation._sigmas(encoder, passages, _plan(batch=4))
     kept = distillation._Teacher()
@@ -113,7 +113,7 @@ def test_sigmas(encoder):
     for layer in range(2):
         q, k = (x.transpose(0, 1).reshape(4, -1, 8).numpy() for x in kept.kept[layer])
         found = (sigma_q[layer] * sigma_k[layer]).numpy() / 8 ** 0.5
-        assert found == pytest.approx(quantize.temperature(q, k), rel=1e-2)
+        assert found == pytest.approx(quantize.logit_scale(q, k), rel=1e-2)
 
 
 def test_same_seed_same_weights(encoder):
@@ -217,14 +217,14 @@ def test_command(kind, encoder_folder, decoder_folder, text, tmp_path, capsys):
     assert said["steps"] == 2
     network = load(f"hf:{out}")
     assert (network.kind, network.pooling) == (kind, "mean")
-    found = temperatures(network)
+    found = logit_scales(network)
     assert found is not None
-    assert found.tolist() == said["temperature"]
+    assert found.tolist() == said["logit_scale"]
     passed = []
     original = GoldenAttention.__init__
 
     def watch(self, network, method, progress=None):
-        passed.append(method.temperature)
+        passed.append(method.logit_scale)
         original(self, network, method, progress)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -237,7 +237,7 @@ def test_command(kind, encoder_folder, decoder_folder, text, tmp_path, capsys):
     assert cli.main(["capture", "--model", f"hf:{out}", "--text", str(tmp_path / "a.txt"),
                      "--tokens", "30", "--layers", "1", "--heads", "0,2", "-o", str(heads)]) == 0
     with np.load(heads) as arrays:
-        assert arrays["temperature"].tolist() == found[1, [0, 2]].tolist()
+        assert arrays["logit_scale"].tolist() == found[1, [0, 2]].tolist()
     # It is not overwritten.
     capsys.readouterr()
     assert cli.main([*_command(folder, out, text), "--steps", "2"]) == 2
@@ -289,18 +289,18 @@ def test_too_little_memory(encoder, monkeypatch):
         distill(encoder, [_prose(0)], _plan())
 
 
-def test_bad_temperatures(encoder_folder, tmp_path):
+def test_bad_logit_scales(encoder_folder, tmp_path):
     network = load(f"hf:{encoder_folder}")
-    assert temperatures(network) is None
+    assert logit_scales(network) is None
     for content, said in ((b"x", "is damaged; distil the model again"), (None, (
-            "must hold one temperature for each of the 8 heads, finite and not negative"))):
-        file = encoder_folder / distillation.TEMPERATURES
+            "must hold one logit scale for each of the 8 heads, finite and not negative"))):
+        file = encoder_folder / distillation.LOGIT_SCALES
         try:
             if content is None:
-                np.savez(file, temperature=np.ones(3))
+                np.savez(file, logit_scale=np.ones(3))
             else:
                 file.write_bytes(content)
             with pytest.raises(NetworkError, match=said):
-                temperatures(network)
+                logit_scales(network)
         finally:
             file.unlink()

@@ -66,9 +66,9 @@ def test_had_by_the_golden_model(decoder):
     assert (GoldenAttention(decoder, method)(0, q, k, v, counts, first)[0].numpy()
             == expected.output).all()
     given = np.array([[1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4]])
-    warm = GoldenAttention(decoder, Method(name="had", n=5, temperature=given))
+    warm = GoldenAttention(decoder, Method(name="had", n=5, logit_scale=given))
     expected = attention(q[0].numpy(), k[0].numpy(), v[0].numpy(),
-                         accelerator(decoder, method, 30), n=5, causal=True, temperature=given[1])
+                         accelerator(decoder, method, 30), n=5, causal=True, logit_scale=given[1])
     assert (warm(1, q, k, v, counts, first)[0].numpy() == expected.output).all()
 
 
@@ -217,7 +217,7 @@ def test_bad_passages(encoder_folder, text, capsys, options, said):
     ({"name": "none"}, "the method must be one of exact, topn, had, hash, not 'none'"),
     ({"name": "hash"}, "codes are needed with method hash, and with no other"),
     ({"name": "hash", "recent": -1}, "recent must be at least 0, not -1"),
-    ({"name": "exact", "temperature": np.ones((2, 4))}, "a temperature needs method had"),
+    ({"name": "exact", "logit_scale": np.ones((2, 4))}, "a logit scale needs method had"),
 ])
 def test_bad_method(given, said):
     with pytest.raises(NetworkError, match=f"^{said}$"):

@@ -221,7 +221,7 @@ def test_window_by_the_golden_model(decoder, method):
     first = torch.arange(20) + 1 - counts
     given = Method(name=method, n=3, sink=1, recent=1,
                    codes=codes_of(decoder, "hadamard") if method == "hash" else None,
-                   temperature=np.full((2, 4), 0.5) if method == "had" else None)
+                   logit_scale=np.full((2, 4), 0.5) if method == "had" else None)
     attend = GoldenAttention(decoder, given)
     found = attend(1, q, k, v, counts, first)[0]
     assert (attend.keys_dense, attend.keys_touched) == (
@@ -247,7 +247,7 @@ def test_window_by_the_golden_model(decoder, method):
         expected = attention(
             q[0, :, query:query + 1].numpy(), k[0, :, part].numpy(), v[0, :, part].numpy(),
             accelerator(decoder, given, 20), n=3, sink=1, recent=1,
-            temperature=np.full(4, 0.5), **scale).output[:, 0]
+            logit_scale=np.full(4, 0.5), **scale).output[:, 0]
         # The units of values and keys are of fewer rows here.
         assert np.allclose(found[:, query], expected, atol=0.03)
 

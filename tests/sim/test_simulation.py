@@ -33,7 +33,7 @@ TINY = Config.preset("tiny")
 # Few libraries to build, and every way of packing: rows and tables against the size of a group.
 SINGLE = TINY.replace(rows=1)
 WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, rows=3, lanes=2, value_lanes=2,
-              top_n=9, weight_bits=11, output_fraction_bits=3, tables=3, output_cycles=2)
+              top_n=9, weight_bits=11, output_fraction_bits=3, tables=3, divider_cycles=2)
 
 
 @pytest.mark.parametrize(("config", "heads", "kv_heads"), [
@@ -48,8 +48,8 @@ WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, rows=3, lanes
 @pytest.mark.parametrize("options", [
     {"n": 4},
     {"n": 2, "sink": 3, "recent": 1, "causal": True, "qpos": [0, 1, 39, 7, 7]},
-    {"n": 9, "temperature": 0.3, "rotate": False},
-], ids=["plain", "causal", "temperature"])
+    {"n": 9, "logit_scale": 0.3, "rotate": False},
+], ids=["plain", "causal", "logit_scale"])
 def test_bit_exact(config, heads, kv_heads, options):
     q, k, v = tensors(config, heads, kv_heads)
     golden = attention(q, k, v, config, **options)

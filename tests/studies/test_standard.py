@@ -105,7 +105,8 @@ async def rate(dut):
     for _ in range(12):
         load.ask(given["capacity"])
     await bench.finish()
-    interval = max(given["capacity"] // given["lanes"], given["value_dim"] * given["output_cycles"])
+    interval = max(given["capacity"] // given["lanes"],
+                   given["value_dim"] * given["divider_cycles"])
     ends = bench.sink("o_result").cycles[given["value_dim"] - 1::given["value_dim"]]
     assert {b - a for a, b in pairwise(ends[4:])} == {interval}
 
@@ -130,18 +131,18 @@ async def reset_forgets(dut):
 
 GIVEN = {"capacity": 32, "lanes": 4, "head_dim": 8, "value_dim": 4, "element_bits": 8,
          "value_bits": 8, "weight_bits": 16, "scale_bits": 16, "output_fraction_bits": 8,
-         "output_cycles": 1}
+         "divider_cycles": 1}
 
 
 @pytest.mark.parametrize("changes", [
     {},
     pytest.param({"element_bits": 16, "value_bits": 16, "head_dim": 3, "value_dim": 2},
                  marks=pytest.mark.slow),
-    {"lanes": 1, "output_cycles": 8},
+    {"lanes": 1, "divider_cycles": 8},
     pytest.param({"lanes": 16, "capacity": 128, "head_dim": 9, "value_dim": 2, "value_bits": 4,
                   "weight_bits": 8}, marks=pytest.mark.slow),
     {"lanes": 2, "capacity": 6, "head_dim": 1, "value_dim": 1, "element_bits": 4, "value_bits": 3,
-     "weight_bits": 5, "scale_bits": 4, "output_fraction_bits": 0, "output_cycles": 3},
+     "weight_bits": 5, "scale_bits": 4, "output_fraction_bits": 0, "divider_cycles": 3},
 ], ids=lambda changes: "-".join(f"{name}={value}" for name, value in changes.items()) or "default")
 def test_bench(changes):
     given = {**GIVEN, **changes}

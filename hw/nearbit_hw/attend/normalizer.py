@@ -35,13 +35,13 @@ __all__ = ["Normalizer"]
 # outcome is between -Z and Z - 1 again, so an adder of that width is enough. Bits of the numerator
 # that are still to come and bits of the quotient share a shift register, `bits`.
 #
-# The n steps are shared out among n / output_cycles units, each of which takes the element over
+# The n steps are shared out among n / divider_cycles units, each of which takes the element over
 # from the unit before it, does one step per cycle, and hands it on.
 #
 # The sums stay in the input stream, unaccepted, until the last element has entered. So they need
 # no register here, and Z needs one only for the elements that are still in work afterwards. Which
 # of the two an element takes its Z from is `gone`: whether its column was accepted. That register
-# is free again when the next column is accepted, value_lanes * output_cycles cycles later; where a
+# is free again when the next column is accepted, value_lanes * divider_cycles cycles later; where a
 # division takes longer, each unit has a register for Z of its own.
 #
 # Whether everything moves is a register, `advance`, because it goes to every other one. So an
@@ -59,8 +59,8 @@ class Normalizer(wiring.Component):
 
     A column *starts* in the first cycle in which it is presented and :py:`interval` cycles have
     passed since the column before it started. Started at cycle t, its element j is presented at
-    cycle :py:`t + j * output_cycles + latency`, and it is accepted at cycle
-    :py:`t + (value_lanes - 1) * output_cycles`, all if the output is never stalled; a stall holds
+    cycle :py:`t + j * divider_cycles + latency`, and it is accepted at cycle
+    :py:`t + (value_lanes - 1) * divider_cycles`, all if the output is never stalled; a stall holds
     everything from the next cycle on, until the output is taken. Cycles do not depend on the data.
     Reset drops the elements in work.
 
@@ -78,7 +78,7 @@ class Normalizer(wiring.Component):
         Largest total. At least 1.
     output_fraction_bits : :class:`int`
         Fraction bits of an output. At least 0.
-    output_cycles : :class:`int`
+    divider_cycles : :class:`int`
         Cycles per output. Divides the bits of an output.
 
     Members
@@ -97,7 +97,7 @@ class Normalizer(wiring.Component):
     next_ready: Signal
 
     def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
-                 output_fraction_bits: int, output_cycles: int):
+                 output_fraction_bits: int, divider_cycles: int):
         for name, value in [("Value lanes", value_lanes), ("Value bits", value_bits),
                             ("Sum bits", sum_bits), ("Largest total", total_max)]:
             if not isinstance(value, int) or value < 1:
@@ -105,16 +105,16 @@ class Normalizer(wiring.Component):
         if not isinstance(output_fraction_bits, int) or output_fraction_bits < 0:
             raise TypeError(f"Output fraction bits must be a non-negative integer, "
                             f"not {output_fraction_bits!r}")
-        if (not isinstance(output_cycles, int) or output_cycles < 1
-                or (value_bits + output_fraction_bits) % output_cycles):
+        if (not isinstance(divider_cycles, int) or divider_cycles < 1
+                or (value_bits + output_fraction_bits) % divider_cycles):
             raise TypeError(f"Output cycles must be a divisor of the bits of an output, "
-                            f"not {output_cycles!r}")
+                            f"not {divider_cycles!r}")
         self._value_lanes = value_lanes
         self._value_bits = value_bits
         self._sum_bits = sum_bits
         self._total_max = total_max
         self._output_fraction_bits = output_fraction_bits
-        self._output_cycles = output_cycles
+        self._divider_cycles = divider_cycles
 
         super().__init__({
             "i": In(stream.Signature(sums_layout(
@@ -147,8 +147,8 @@ class Normalizer(wiring.Component):
         return self._output_fraction_bits
 
     @property
-    def output_cycles(self) -> int:
-        return self._output_cycles
+    def divider_cycles(self) -> int:
+        return self._divider_cycles
 
     @property
     def output_bits(self) -> int:
@@ -163,12 +163,12 @@ class Normalizer(wiring.Component):
     @property
     def interval(self) -> int:
         """Cycles from the start of one column to the start of the next."""
-        return self._value_lanes * self._output_cycles
+        return self._value_lanes * self._divider_cycles
 
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        steps, unit_steps = self.output_bits, self._output_cycles
+        steps, unit_steps = self.output_bits, self._divider_cycles
         units = steps // unit_steps
         total_bits = len(self.i.p.total)
 

@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.score.cells import ecp5, ice40, xilinx7
+from nearbit_hw.score.cells import ecp5, ice40, xc7
 from nearbit_hw.tree import sum_tree
 from nearbit_model.structure import FAN_IN, tree_latency
 
@@ -12,7 +12,7 @@ from nearbit_model.structure import FAN_IN, tree_latency
 __all__ = ["TARGETS", "XorPopcount", "operand_skew", "platform_target"]
 
 
-TARGETS = ("generic", "ecp5", "ice40", "xilinx7")
+TARGETS = ("generic", "ecp5", "ice40", "xc7")
 """Devices that the cell is written for; `generic` is for all others and for simulation."""
 
 
@@ -24,7 +24,7 @@ def platform_target(platform) -> str:
     if device.startswith("ice40"):
         return "ice40"
     if device.startswith("xc7"):
-        return "xilinx7"
+        return "xc7"
     return "generic"
 
 
@@ -152,8 +152,8 @@ class XorPopcount(wiring.Component):
             case "ice40":
                 distance = ice40.distance(m, a, b if self._operands == 2 else None,
                                           latency=self.latency, advance=advance)
-            case "xilinx7":
-                distance = xilinx7.distance(m, a, b, latency=self.latency, advance=advance)
+            case "xc7":
+                distance = xc7.distance(m, a, b, latency=self.latency, advance=advance)
             case _:
                 distance = sum_tree(m, list(a ^ b), name="sum", advance=advance,
                                     fan_in=self._fan_in)

@@ -51,7 +51,7 @@ class HistogramTopN(Selector):
     descending index, without a gap if :py:`o` is not stalled, the last one with :py:`last` set.
     Interchangeable with :class:`nearbit_hw.select.TopN`, but for its cycles.
 
-    A query whose distances come in w words, s of them per :py:`pass_lanes`, and which selects m
+    A query whose distances come in w words, s of them per :py:`refine_lanes`, and which selects m
     keys, goes through these steps, each of which starts when both the one before and the query
     before have let go. Cycles depend on w and m only.
 
@@ -87,10 +87,10 @@ class HistogramTopN(Selector):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`pass_lanes`.
+        Keys of the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
-    pass_lanes : :class:`int`
+    refine_lanes : :class:`int`
         Distances scanned per cycle: :py:`lanes` times a power of two.
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
@@ -98,9 +98,9 @@ class HistogramTopN(Selector):
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 pass_lanes: int | None = None, overlap: bool = True):
+                 refine_lanes: int | None = None, overlap: bool = True):
         super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-                         pass_lanes=pass_lanes)
+                         refine_lanes=refine_lanes)
         self._overlap = bool(overlap)
 
     @property
@@ -111,7 +111,7 @@ class HistogramTopN(Selector):
     def times(self) -> HistogramTimes:
         """Cycles of each step."""
         return HistogramTimes(key_bits=self._key_bits, lanes=self._lanes,
-                              pass_lanes=self._pass_lanes, overlap=self._overlap)
+                              refine_lanes=self._refine_lanes, overlap=self._overlap)
 
     @property
     def banks(self) -> int:
@@ -149,14 +149,14 @@ class HistogramTopN(Selector):
 
     def latency(self, *, words: int, selected: int) -> int:
         """Cycles from a query's last word to its last key, if nothing else is in work."""
-        reads = -(-words * self._lanes // self._pass_lanes)
+        reads = -(-words * self._lanes // self._refine_lanes)
         return (self.count_latency + self.merge_cycles + reads + self.scan_latency
                 + self.emit_latency + selected - 1)
 
     def elaborate(self, platform) -> Module:
         m = Module()
         sizes = Sizes(key_bits=self._key_bits, lanes=self._lanes, capacity=self._capacity,
-                      top_n=self._top_n, pass_lanes=self._pass_lanes, times=self.times)
+                      top_n=self._top_n, refine_lanes=self._refine_lanes, times=self.times)
         design: Design = Overlapped(sizes) if self._overlap else Serial(sizes)
         strobes = Strobes()
         merge = design.merge

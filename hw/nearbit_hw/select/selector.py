@@ -23,10 +23,10 @@ class Selector(wiring.Component):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`pass_lanes`.
+        Keys of the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
-    pass_lanes : :class:`int`
+    refine_lanes : :class:`int`
         Distances read again per cycle: :py:`lanes` times a power of two; by default :py:`lanes`.
 
     Members
@@ -47,16 +47,16 @@ class Selector(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 pass_lanes: int | None):
+                 refine_lanes: int | None):
         if not isinstance(key_bits, int) or key_bits < 1:
             raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
         if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
             raise TypeError(f"Lanes must be a power of two, not {lanes!r}")
-        pass_lanes = lanes if pass_lanes is None else pass_lanes
-        if (not isinstance(pass_lanes, int) or pass_lanes < lanes
-                or pass_lanes & (pass_lanes - 1)):
-            raise TypeError(f"Pass lanes must be lanes times a power of two, not {pass_lanes!r}")
-        if not isinstance(capacity, int) or capacity < 1 or capacity % pass_lanes:
+        refine_lanes = lanes if refine_lanes is None else refine_lanes
+        if (not isinstance(refine_lanes, int) or refine_lanes < lanes
+                or refine_lanes & (refine_lanes - 1)):
+            raise TypeError(f"Pass lanes must be lanes times a power of two, not {refine_lanes!r}")
+        if not isinstance(capacity, int) or capacity < 1 or capacity % refine_lanes:
             raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
                             f"not {capacity!r}")
         if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
@@ -65,7 +65,7 @@ class Selector(wiring.Component):
         self._lanes = lanes
         self._capacity = capacity
         self._top_n = top_n
-        self._pass_lanes = pass_lanes
+        self._refine_lanes = refine_lanes
 
         super().__init__({
             "i_command": In(stream.Signature(
@@ -92,5 +92,5 @@ class Selector(wiring.Component):
         return self._top_n
 
     @property
-    def pass_lanes(self) -> int:
-        return self._pass_lanes
+    def refine_lanes(self) -> int:
+        return self._refine_lanes

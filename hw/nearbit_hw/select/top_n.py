@@ -22,9 +22,9 @@ __all__ = ["TopN"]
 #           counts the keys below it. Each starts at -n, so its sign says "fewer than n". The
 #           highest coarse value with fewer than n keys below it is the threshold's coarse digit;
 #           that counter then holds minus the number of keys still wanted.
-#   refine  The bank is read again, `pass_lanes` keys per cycle, and the keys with that coarse digit
-#           are counted by their fine digit in the same way. This gives the exact threshold and the
-#           quota: how many of the keys at the threshold are taken.
+#   refine  The bank is read again, `refine_lanes` keys per cycle, and the keys with that coarse
+#           digit are counted by their fine digit in the same way. This gives the exact threshold
+#           and the quota: how many of the keys at the threshold are taken.
 #   emit    The bank is read a third time, from its end, and the keys below the threshold and the
 #           last `quota` keys at it leave, one per cycle.
 #
@@ -51,8 +51,8 @@ class TopN(Selector):
     descending index, the last one with :py:`last` set.
 
     Counting, refining and emitting overlap: three queries are in work at the same time. For a
-    query whose distances come in w words, s of them per :py:`pass_lanes`, and which selects m keys,
-    each alone takes, if :py:`o` is not stalled,
+    query whose distances come in w words, s of them per :py:`refine_lanes`, and which selects m
+    keys, each alone takes, if :py:`o` is not stalled,
 
     - count: w cycles, then :py:`count_latency`;
     - refine: ceil(w / s) cycles, then :py:`refine_latency`;
@@ -76,19 +76,19 @@ class TopN(Selector):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`pass_lanes`.
+        Keys of the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
-    pass_lanes : :class:`int`
+    refine_lanes : :class:`int`
         Distances refined per cycle: :py:`lanes` times a power of two.
     gapless : :class:`bool`
         Whether the keys of a query are presented one after another without a gap.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 pass_lanes: int | None = None, gapless: bool = False):
+                 refine_lanes: int | None = None, gapless: bool = False):
         super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-                         pass_lanes=pass_lanes)
+                         refine_lanes=refine_lanes)
         self._gapless = bool(gapless)
 
     @property
@@ -98,7 +98,7 @@ class TopN(Selector):
     @property
     def times(self) -> CounterTimes:
         """Sizes and cycles of each step."""
-        return CounterTimes(lanes=self._lanes, pass_lanes=self._pass_lanes, top_n=self._top_n)
+        return CounterTimes(lanes=self._lanes, refine_lanes=self._refine_lanes, top_n=self._top_n)
 
     @property
     def group(self) -> int:
@@ -132,7 +132,7 @@ class TopN(Selector):
     def elaborate(self, platform) -> Module:
         m = Module()
         s = Sizes(key_bits=self._key_bits, lanes=self._lanes, capacity=self._capacity,
-                  top_n=self._top_n, pass_lanes=self._pass_lanes, gapless=self._gapless,
+                  top_n=self._top_n, refine_lanes=self._refine_lanes, gapless=self._gapless,
                   times=self.times)
         banks = Banks(m, s)
 

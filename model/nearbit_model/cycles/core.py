@@ -106,7 +106,7 @@ class _Core:
                     command=self._commands, row=row, error=Error.OK, words=words,
                     selected=selection.selected, offered=offered, accepted=accepted,
                     columns=outputs, beats_per_column=config.value_lanes,
-                    beat_cycles=config.output_cycles, trace=trace, stages={**stages, **later})
+                    beat_cycles=config.divider_cycles, trace=trace, stages={**stages, **later})
                 turn = max(noted, commanded, selection.passed) + 1
             else:
                 skipped = (self._rescorer.skip(turn)

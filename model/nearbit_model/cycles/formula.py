@@ -51,7 +51,7 @@ class Steady:
 def _steady_selection(config: Config, words: int, selected: int
                       ) -> tuple[int, dict[str, Fraction]]:
     """Cycles from the acceptance of a command to the last key into the queue, and the stages'."""
-    reads = -(-words // (config.pass_lanes // config.lanes))
+    reads = -(-words // (config.refine_lanes // config.lanes))
     scored = words + score_latency(config)
     if config.selection == "counters":
         times = config.counter_times
@@ -84,7 +84,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
         Whether they are scored exactly.
     """
     selection, selecting = _steady_selection(config, words, selected)
-    column = config.value_lanes * config.output_cycles
+    column = config.value_lanes * config.divider_cycles
     beats = config.rescore.columns if config.rescore is not None and rescore else 1
     stages = {
         "score": Fraction(max(words, config.score_stages + 1)),
@@ -107,7 +107,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     replay = (handing + (selected == 1) + weights_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
               + selected + (config.columns - 1) * max(selected, column)
-              + (config.value_lanes - 1) * config.output_cycles + config.output_bits)
+              + (config.value_lanes - 1) * config.divider_cycles + config.output_bits)
     paces = [stages[name] / config.rows
              for name in ("rescore", "weigh", "normalize") if name in stages]
     following = (config.rows - 1) * int(max(paces))

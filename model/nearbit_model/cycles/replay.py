@@ -99,7 +99,7 @@ class Replay:
         self._columns = config.columns
         self._lanes = config.value_lanes
         self._steps = config.output_bits
-        self._output_cycles = config.output_cycles
+        self._divider_cycles = config.divider_cycles
         self._latency = weights_latency(scores=config.rescore is not None)
         self._weights = Pipeline()
         self._store = Pipeline()
@@ -153,12 +153,12 @@ class Replay:
                     traced = tuple(self._weights.shown(issue + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
-                self._started + (self._lanes - 1) * self._output_cycles)
+                self._started + (self._lanes - 1) * self._divider_cycles)
             outputs.append(max(self._normalizer.cycle(self._started + self._steps), turn))
             issue += keys
         self._issued = issue - 1
         self._freed.append(self._weights.cycle(issue) + 1)
-        end = outputs[-1] + (self._lanes - 1) * self._output_cycles
+        end = outputs[-1] + (self._lanes - 1) * self._divider_cycles
         return tuple(outputs), traced, {
             "weigh": Interval(first_issue, self._weights.cycle(self._issued)),
             "accumulate": Interval(first_asked, self._last_sums),
@@ -182,5 +182,5 @@ class Replay:
         self._accumulator.hold(complete, self._accepted)
         self._last_sums = self._accumulator.cycle(complete)
         self._started = max(self._normalizer.next_move(self._last_sums + 1),
-                            self._started + self._lanes * self._output_cycles)
+                            self._started + self._lanes * self._divider_cycles)
         return self._normalizer.cycle(self._started)

@@ -57,7 +57,7 @@ class TopN:
     def __init__(self, config: Config, row: int) -> None:
         """Begin as after reset."""
         self._times = config.counter_times
-        self._ratio = config.pass_lanes // config.lanes
+        self._ratio = config.refine_lanes // config.lanes
         self._gapless = config.rescore is not None
         self._score_latency = score_latency(config, row)
         self._released: deque[int] = deque([NEVER] * BANKS, maxlen=BANKS)
@@ -132,7 +132,7 @@ class HistogramTopN:
     def __init__(self, config: Config, row: int) -> None:
         """Begin as after reset."""
         self._times = config.histogram_times(row)
-        self._ratio = config.pass_lanes // config.lanes
+        self._ratio = config.refine_lanes // config.lanes
         self._score_latency = score_latency(config, row)
         times = self._times
         # All bins are cleared after reset, as often as there are halves of them.

@@ -105,7 +105,7 @@ class Plan:
         config = self._config
         beats = config.columns + (0 if config.rescore is None else config.rescore.columns)
         return _PATIENCE * (1000 + config.capacity // config.lanes + config.rows * beats
-                            * (config.top_n + config.value_lanes * config.output_cycles))
+                            * (config.top_n + config.value_lanes * config.divider_cycles))
 
     def _selected_counts(self) -> NDArray[np.int64]:
         """Keys that each answer's query selects."""

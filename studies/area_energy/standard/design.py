@@ -368,7 +368,7 @@ class StandardAttention(wiring.Component):
     Two passes over a query's keys: one makes the scores, which go into a buffer while the best one
     is found; the other weights them and sums the value rows. Consecutive queries overlap, so that a
     query of m keys, eight words or more, follows the one before after :py:`ceil(m / lanes)` cycles,
-    or :py:`value_dim * output_cycles` if that is more. A stalled output stops the second pass, and
+    or :py:`value_dim * divider_cycles` if that is more. A stalled output stops the second pass, and
     the first when the buffer is full.
 
     Keys and values are written a row at a time, while no query that reads them is in work. A query
@@ -390,7 +390,7 @@ class StandardAttention(wiring.Component):
         Bits of a weight and of a value row's scale.
     output_fraction_bits : :class:`int`
         Fraction bits of an output.
-    output_cycles : :class:`int`
+    divider_cycles : :class:`int`
         Cycles per output of the divider; divides the bits of an output.
 
     Members
@@ -412,7 +412,7 @@ class StandardAttention(wiring.Component):
 
     def __init__(self, *, capacity=1024, lanes=16, head_dim=64, value_dim=64, element_bits=8,
                  value_bits=8, weight_bits=16, scale_bits=16, output_fraction_bits=8,
-                 output_cycles=1):
+                 divider_cycles=1):
         for name, value in [("Capacity", capacity), ("Lanes", lanes),
                             ("Head dimension", head_dim), ("Value dimension", value_dim),
                             ("Element bits", element_bits), ("Value bits", value_bits),
@@ -433,7 +433,7 @@ class StandardAttention(wiring.Component):
         self._weight_bits = weight_bits
         self._scale_bits = scale_bits
         self._output_fraction_bits = output_fraction_bits
-        self._output_cycles = output_cycles
+        self._divider_cycles = divider_cycles
 
         super().__init__({
             "i_key": In(stream.Signature(data.StructLayout({
@@ -718,7 +718,7 @@ class StandardAttention(wiring.Component):
         m.submodules.normalizer = normalizer = Normalizer(
             value_lanes=self._value_dim, value_bits=self._value_bits, sum_bits=self.sum_bits,
             total_max=self.total_max, output_fraction_bits=self._output_fraction_bits,
-            output_cycles=self._output_cycles)
+            divider_cycles=self._divider_cycles)
         for element in range(self._value_dim):
             m.submodules[f"weighted_sum_{element}"] = weighted_sum = WeightedSum(
                 lanes=lanes, weight_bits=self._weight_bits, value_bits=self._value_bits,

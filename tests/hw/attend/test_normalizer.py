@@ -66,7 +66,7 @@ async def columns(dut, idle, stall):
 @cocotb.test()
 @cocotb.parametrize(kind=KINDS)
 async def cycles(dut, kind):
-    """An element every output_cycles, whatever the data, also from one column to the next."""
+    """An element every divider_cycles, whatever the data, also from one column to the next."""
     bench = Bench(dut)
     await bench.reset()
     columns = Columns(bench)
@@ -75,10 +75,10 @@ async def cycles(dut, kind):
         columns.column(kind)
     await bench.finish()
     assert bench.source("i").cycles == [
-        columns.interval * n + (columns.value_lanes - 1) * columns.output_cycles
+        columns.interval * n + (columns.value_lanes - 1) * columns.divider_cycles
         for n in range(count)]
     assert bench.sink("o").cycles == [
-        columns.latency + columns.output_cycles * n for n in range(columns.value_lanes * count)]
+        columns.latency + columns.divider_cycles * n for n in range(columns.value_lanes * count)]
 
 
 @cocotb.test()
@@ -88,10 +88,10 @@ async def sparse_columns(dut):
     await bench.reset()
     columns = Columns(bench)
     cycles = []
-    for gap in range(columns.output_cycles + 3):
+    for gap in range(columns.divider_cycles + 3):
         columns.column()
         start = bench.cycle
-        cycles += [start + columns.latency + columns.output_cycles * n
+        cycles += [start + columns.latency + columns.divider_cycles * n
                    for n in range(columns.value_lanes)]
         await bench.step(columns.interval + gap)
     await bench.finish()
@@ -159,14 +159,14 @@ def test_bench(value_lanes, value_bits, total_max, fraction_bits, cycles, spare)
     sum_bits = ((total_max << value_bits - 1) - 1).bit_length() + 1 + spare
     parameters = {"value_lanes": value_lanes, "value_bits": value_bits, "total_max": total_max,
                   "sum_bits": sum_bits, "output_fraction_bits": fraction_bits,
-                  "output_cycles": cycles}
+                  "divider_cycles": cycles}
     dut = Normalizer(**parameters)
     run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
                                                       "interval": dut.interval})
 
 
 GOOD = {"value_lanes": 4, "value_bits": 8, "sum_bits": 29, "total_max": 32 * 65535,
-        "output_fraction_bits": 4, "output_cycles": 3}
+        "output_fraction_bits": 4, "divider_cycles": 3}
 
 
 def test_properties():
@@ -192,7 +192,7 @@ def test_wrong_output_fraction_bits(value):
 
 
 @pytest.mark.parametrize("value", [0, -1, 5, 24, "8", None])
-def test_wrong_output_cycles(value):
+def test_wrong_divider_cycles(value):
     with pytest.raises(TypeError, match=rf"^Output cycles must be a divisor of the bits of an "
                                         rf"output, not {value!r}$"):
-        Normalizer(**GOOD | {"output_cycles": value})
+        Normalizer(**GOOD | {"divider_cycles": value})

@@ -28,7 +28,7 @@ def prove(gold, gate, target, latency, directory):
     ], directory)
 
 
-@pytest.mark.parametrize("target", ["ecp5", "ice40", "xilinx7"])
+@pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
 @pytest.mark.parametrize("width", [*range(1, 17)])
 def test_proof(width, target, tmp_path):
     generic = XorPopcount(width, target="generic")
@@ -78,7 +78,7 @@ def test_proof_of_skewed(width, tmp_path):
 
 @pytest.mark.parametrize(("target", "old", "new"), [
     ("ecp5", "16'h6996", "16'h6696"), ("ice40", "16'hc33c", "16'hc3c3"),
-    ("xilinx7", "64'h6996966996696996", "64'h6996966996696997")])
+    ("xc7", "64'h6996966996696996", "64'h6996966996696997")])
 def test_proof_can_fail(target, old, new, tmp_path):
     gate = generate(XorPopcount(8, target=target), "gate")
     assert old in gate
@@ -204,7 +204,7 @@ def specification(width, diagrams):
 
 @pytest.mark.parametrize(("width", "target", "skewed"), [
     (64, "generic", False), (64, "ecp5", False), (64, "ecp5", True), (32, "ice40", False),
-    (33, "ecp5", False), (33, "ice40", False), (33, "xilinx7", False),
+    (33, "ecp5", False), (33, "ice40", False), (33, "xc7", False),
 ])
 def test_full_width(width, target, skewed, tmp_path):
     """The whole function, which SAT cannot decide, is small as a decision diagram.

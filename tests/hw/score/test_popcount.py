@@ -65,7 +65,7 @@ def test_bench(width, fan_in, target):
     run(width, fan_in, target)
 
 
-@pytest.mark.parametrize("target", ["ecp5", "ice40", "xilinx7"])
+@pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
 @pytest.mark.parametrize(("width", "fan_in"), [
     *((width, 4) for width in (3, 6, 9, 31, 65, 128)), (64, 64), (128, 2),
     *(pytest.param(*shape, marks=pytest.mark.slow) for shape in (
@@ -77,7 +77,7 @@ def test_bench_of_shapes(width, fan_in, target):
     run(width, fan_in, target)
 
 
-@pytest.mark.parametrize("target", ["ecp5", "ice40", "xilinx7"])
+@pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
 @pytest.mark.parametrize(("width", "fan_in"), [(1, 4), (7, 3), (16, 4), (64, 4), (64, 2)])
 def test_netlist(width, fan_in, target):
     """The synthesized netlist, with Yosys's models of the vendor's cells."""
@@ -115,7 +115,7 @@ class Platform:
 @pytest.mark.parametrize(("platform", "target"), [
     (None, "generic"), (Platform("LFE5U-25F"), "ecp5"), (Platform("LFE5UM5G-85F"), "ecp5"),
     (Platform("iCE40HX8K"), "ice40"), (Platform("iCE40UP5K"), "ice40"),
-    (Platform("xc7a35ti"), "xilinx7"), (Platform("xcvu9p"), "generic"),
+    (Platform("xc7a35ti"), "xc7"), (Platform("xcvu9p"), "generic"),
     (Platform("LFE2-12"), "generic"),
 ])
 def test_platform(platform, target):
@@ -142,6 +142,6 @@ def test_wrong_operands(operands):
 
 @pytest.mark.parametrize("target", ["", "ECP5", "xilinx", 5])
 def test_wrong_target(target):
-    with pytest.raises(ValueError, match=rf"^Target must be one of generic, ecp5, ice40, xilinx7, "
+    with pytest.raises(ValueError, match=rf"^Target must be one of generic, ecp5, ice40, xc7, "
                                          rf"not {target!r}$"):
         XorPopcount(8, target=target)

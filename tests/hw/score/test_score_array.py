@@ -123,5 +123,5 @@ def test_wrong_cell():
     with pytest.raises(TypeError, match=r"^Fan-in must be an integer greater than 1, not 1$"):
         ScoreArray(key_bits=8, rows=1, lanes=1, fan_in=1)
     with pytest.raises(ValueError,
-                       match=r"^Target must be one of generic, ecp5, ice40, xilinx7, not 'x'$"):
+                       match=r"^Target must be one of generic, ecp5, ice40, xc7, not 'x'$"):
         ScoreArray(key_bits=8, rows=1, lanes=1, target="x")

@@ -12,7 +12,7 @@ BENCH = Path(__file__).with_name("test_top_n.py")
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
+@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes"), [
     (64, 4, 128, 16, 4),
     pytest.param(33, 4, 80, 80, 16, marks=pytest.mark.slow),
     pytest.param(63, 8, 64, 7, 8, marks=pytest.mark.slow),
@@ -24,9 +24,9 @@ BENCH = Path(__file__).with_name("test_top_n.py")
     (3, 1, 64, 9, 1), # more keys than a count can tell from each other
     (1, 1, 1, 1, 1),
 ])
-def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, overlap):
+def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap):
     dut = HistogramTopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-                        pass_lanes=pass_lanes, overlap=overlap)
+                        refine_lanes=refine_lanes, overlap=overlap)
     run_bench(dut, BENCH, parameters={
         "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
         "gapless": True, "latency": dut.latency(words=capacity // lanes, selected=top_n),
@@ -36,11 +36,11 @@ def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, overlap):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"key_bits": 0}, r"^Key bits must be a positive integer, not 0$"),
     ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
-    ({"pass_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
+    ({"refine_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
     ({"capacity": 63}, r"^Capacity must be a positive multiple of pass lanes, not 63$"),
     ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
 ])
 def test_wrong_parameter(changes, message):
-    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "pass_lanes": 4, **changes}
+    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "refine_lanes": 4, **changes}
     with pytest.raises(TypeError, match=message):
         HistogramTopN(**given)

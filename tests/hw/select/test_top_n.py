@@ -214,7 +214,7 @@ async def latency(dut):
 
 
 @pytest.mark.parametrize("gapless", [False, True])
-@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "pass_lanes"), [
+@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes"), [
     (64, 16, 256, 32, 16),
     (64, 4, 128, 16, 32),
     (33, 8, 96, 96, 16),
@@ -229,10 +229,10 @@ async def latency(dut):
     (3, 1, 13, 4, 1),
     (1, 1, 1, 1, 1),
 ])
-def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, gapless):
+def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, gapless):
     dut = TopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-               pass_lanes=pass_lanes, gapless=gapless)
-    words, reads = capacity // lanes, capacity // pass_lanes
+               refine_lanes=refine_lanes, gapless=gapless)
+    words, reads = capacity // lanes, capacity // refine_lanes
     run_bench(dut, __file__, parameters={
         "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 27,
         "gapless": gapless,
@@ -246,14 +246,14 @@ def test_bench(key_bits, lanes, capacity, top_n, pass_lanes, gapless):
     ({"key_bits": "8"}, r"^Key bits must be a positive integer, not '8'$"),
     ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
     ({"lanes": None}, r"^Lanes must be a power of two, not None$"),
-    ({"pass_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
-    ({"pass_lanes": 12}, r"^Pass lanes must be lanes times a power of two, not 12$"),
+    ({"refine_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
+    ({"refine_lanes": 12}, r"^Pass lanes must be lanes times a power of two, not 12$"),
     ({"capacity": 63}, r"^Capacity must be a positive multiple of pass lanes, not 63$"),
     ({"capacity": 0}, r"^Capacity must be a positive multiple of pass lanes, not 0$"),
     ({"top_n": 0}, r"^Top N must be from 1 to capacity, not 0$"),
     ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
 ])
 def test_wrong_parameter(changes, message):
-    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "pass_lanes": 4, **changes}
+    given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "refine_lanes": 4, **changes}
     with pytest.raises(TypeError, match=message):
         TopN(**given)

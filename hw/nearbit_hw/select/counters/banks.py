@@ -35,16 +35,16 @@ class Sizes:
         What is known of a query that is to be refined, and to be emitted.
     """
 
-    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, pass_lanes: int,
+    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, refine_lanes: int,
                  gapless: bool, times: CounterTimes):
         self.lanes = lanes
         self.capacity = capacity
         self.top_n = top_n
-        self.pass_lanes = pass_lanes
+        self.refine_lanes = refine_lanes
         self.gapless = gapless
         self.times = times
         self.registers = times.registers
-        self.group, self.ratio = times.group, pass_lanes // lanes
+        self.group, self.ratio = times.group, refine_lanes // lanes
         self.words = -(-capacity // lanes // self.group) * self.group
         self.lane_bits = len(Signal(range(lanes)))
 
@@ -57,7 +57,7 @@ class Sizes:
 
         self.item = data.StructLayout({"code": self.code_bits, "forced": 1})
         self.word_items = data.ArrayLayout(self.item, lanes)
-        self.counter_shape = range(-top_n, max(lanes, pass_lanes) + 1)
+        self.counter_shape = range(-top_n, max(lanes, refine_lanes) + 1)
         self.bank_shape = range(BANKS)
         self.word_shape = range(self.words)
         self.selected_shape = range(top_n + 1)

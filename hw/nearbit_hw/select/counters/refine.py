@@ -68,9 +68,9 @@ def read(m: Module, s: Sizes, banks: Banks, queue: StreamFifo) -> Split:
     read_last = delay_control(m, refine_step & refine_end, reading, "read_last")
     read_items: Any = delay(m, banks.refine_read.data, s.registers, "read_items")
 
-    low = Signal(s.pass_lanes, reset_less=True)  # below the coarse value, or forced
-    at = Signal(s.pass_lanes, reset_less=True)   # has the coarse value
-    fine = Signal(data.ArrayLayout(s.fine_bits, s.pass_lanes), reset_less=True)
+    low = Signal(s.refine_lanes, reset_less=True)  # below the coarse value, or forced
+    at = Signal(s.refine_lanes, reset_less=True)   # has the coarse value
+    fine = Signal(data.ArrayLayout(s.fine_bits, s.refine_lanes), reset_less=True)
     split_valid = delay_control(m, read_valid, 1, "split_valid")
     split_last = delay_control(m, read_last, 1, "split_last")
     split_first = delay(m, read_first, 1, "split_first")
@@ -98,7 +98,7 @@ def count_fine(m: Module, s: Sizes, banks: Banks, split: Split) -> StreamFifo:
     Each word leaves a summary: for each fine value, whether it has a key below it.
     """
     low, at, fine = split.low, split.at, split.fine
-    levels = tree_latency(s.pass_lanes)
+    levels = tree_latency(s.refine_lanes)
     sum_valid = delay_control(m, split.valid, levels, "sum_valid")
     sum_last = delay_control(m, split.last, levels, "sum_last")
     sum_first = delay(m, split.first, levels, "sum_first")
@@ -115,10 +115,10 @@ def count_fine(m: Module, s: Sizes, banks: Banks, split: Split) -> StreamFifo:
             m.d.comb += word_summaries[part][value].eq(found)
 
     summarize(0, list(low))
-    summarize(len(s.fine_values) + 1, [low[key] | at[key] for key in range(s.pass_lanes)])
+    summarize(len(s.fine_values) + 1, [low[key] | at[key] for key in range(s.refine_lanes)])
     for value in s.fine_values:
-        below = [at[key] & (fine[key] < value) for key in range(s.pass_lanes)]
-        summarize(value, [low[key] | below[key] for key in range(s.pass_lanes)])
+        below = [at[key] & (fine[key] < value) for key in range(s.refine_lanes)]
+        summarize(value, [low[key] | below[key] for key in range(s.refine_lanes)])
         fine_counts.append(count_below(
             m, s, below, "fine", value, valid=sum_valid, first=sum_first,
             begin=lambda total: total + sum_query.missing))

@@ -53,8 +53,8 @@ class Hits:
     def __init__(self, m: Module, design: Design, scan: Scan, found: Found):
         sizes = design.sizes
         group, groups = sizes.group, sizes.groups
-        depth = design.hit_depth(min(sizes.top_n, sizes.capacity // sizes.pass_lanes))
-        self.above_shape = range(sizes.pass_lanes - group + 1)
+        depth = design.hit_depth(min(sizes.top_n, sizes.capacity // sizes.refine_lanes))
+        self.above_shape = range(sizes.refine_lanes - group + 1)
         self.flag_layout = data.StructLayout({"below": group, "level": group})
         self.flags: Any = None
         if groups > 1:

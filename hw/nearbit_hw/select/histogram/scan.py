@@ -128,7 +128,7 @@ class Scan:
         sizes, design = self._design.sizes, self._design
         read_valid = delay_control(m, self.busy, 1, "read_valid")
         read_top = delay(m, self._top, 1, "read_top")
-        below, level = (Signal(sizes.pass_lanes, name=name, reset_less=True)
+        below, level = (Signal(sizes.refine_lanes, name=name, reset_less=True)
                         for name in ("below", "level"))
         for part in range(sizes.ratio):
             # What a bank holds beyond the last word is of an older query.
@@ -203,7 +203,7 @@ class Found:
     def __init__(self, m: Module, sizes: Sizes, scan: Scan, read_valid: Value, below: Value,
                  level: Value):
         group, groups = sizes.group, sizes.groups
-        noted_below, noted_level = (Signal(sizes.pass_lanes, name=name, reset_less=True)
+        noted_below, noted_level = (Signal(sizes.refine_lanes, name=name, reset_less=True)
                                     for name in ("noted_below", "noted_level"))
         m.d.sync += [noted_below.eq(below), noted_level.eq(level)]
         group_below, group_level = (

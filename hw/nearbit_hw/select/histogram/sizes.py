@@ -32,16 +32,16 @@ class Sizes:
         What is known of a query; positions are relative to the first word's lane 0.
     """
 
-    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, pass_lanes: int,
+    def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, refine_lanes: int,
                  times: HistogramTimes):
         self.key_bits = key_bits
         self.lanes = lanes
         self.capacity = capacity
         self.top_n = top_n
-        self.pass_lanes = pass_lanes
+        self.refine_lanes = refine_lanes
         self.times = times
 
-        self.ratio = pass_lanes // lanes
+        self.ratio = refine_lanes // lanes
         self.ratio_bits = exact_log2(self.ratio)
         self.group = times.group
         self.groups = times.groups
@@ -52,7 +52,7 @@ class Sizes:
         self.bank_bits = exact_log2(times.banks)
         self.distance_bits = len(Signal(range(key_bits + 1)))
         self.enough_bits = ceil_log2(top_n)
-        self.missing_shape = Shape.cast(range(-top_n, max(2 * pass_lanes, 2 * top_n)))
+        self.missing_shape = Shape.cast(range(-top_n, max(2 * refine_lanes, 2 * top_n)))
         self.position = range(capacity + lanes)
         self.query = data.StructLayout({
             "skip": self.lane_bits,
