@@ -14,6 +14,8 @@ from nearbit.area.fitted import (
     Block,
     Check,
     Estimate,
+    apply,
+    belongs,
     check,
     drivers,
     estimate,
@@ -25,5 +27,6 @@ from nearbit.area.fitted import (
 )
 
 
-__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "check",
-           "drivers", "estimate", "features", "model", "parts", "show", "validate"]
+__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "apply",
+           "belongs", "check", "drivers", "estimate", "features", "model", "parts", "show",
+           "validate"]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from nearbit.area.synthesis import Resources
 
 
-__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "check",
-           "drivers", "estimate", "features", "model", "parts", "show", "validate"]
+__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "apply",
+           "belongs", "check", "drivers", "estimate", "features", "model", "parts", "show",
+           "validate"]
 
 
 TARGETS = ("ecp5", "ice40", "up5k", "xc7")
