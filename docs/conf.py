@@ -32,6 +32,7 @@ autodoc_class_signature = "mixed"
 autodoc_default_options = {"ignore-module-all": True}
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
+napoleon_use_rtype = False # shapes are no names to look up
 napoleon_custom_sections = [("Members", "params_style")]
 # As in Amaranth's own documents, :py: is code.
 rst_prolog = """
