@@ -66,6 +66,8 @@ def capture(
                           "layers": chosen[0], "heads": chosen[1],
                           "causal": bool(arrays["causal"]), **shapes}, indent=2))
     else:
-        print(f"{out}: q {shapes['q']}, k and v {shapes['k']}"
+        rows = f"k and v {shapes['k']}" if shapes["k"] == shapes["v"] \
+            else f"k {shapes['k']}, v {shapes['v']}"
+        print(f"{out}: q {shapes['q']}, {rows}"
               f"{', causal' if arrays['causal'] else ''}: layers {list_of(chosen[0])}, heads "
               f"{list_of(chosen[1])} of {model} on the first {len(ids)} tokens of {text}")

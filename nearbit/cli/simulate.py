@@ -206,7 +206,7 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
 
     terminal = console()
     kv_heads = len(chosen.k)
-    groups = "" if kv_heads == len(chosen.q) else f" on {kv_heads} key heads"
+    groups = "" if kv_heads == len(chosen.q) else f" on {count(kv_heads, 'key head')}"
     terminal.print(
         f"{file}: {count(len(chosen.q), 'head')}{groups}, "
         f"{count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "

@@ -603,3 +603,16 @@ def test_distilling_with_windows(tmp_path):
             n=4, steps=2, batch=4, passage=40))
         assert found.steps == 2
         assert np.isfinite([found.before, found.after, found.teacher]).all()
+
+
+def test_values_of_another_width_to_the_hardware(text, tmp_path, capsys, monkeypatch):
+    """From a model whose keys have 24 elements and values 16, by file, to the last bit."""
+    monkeypatch.chdir(tmp_path)
+    tiny("deepseek_v3", tmp_path / "model")
+    assert cli.main(["capture", "--model", f"hf:{tmp_path / 'model'}", "--text", str(text()),
+                     "--tokens", "40", "--layers", "0", "--heads", "1", "-o", "heads.npz"]) == 0
+    assert "q [1, 40, 24], k [1, 40, 24], v [1, 40, 16], causal" in capsys.readouterr().out
+    (tmp_path / "mine.toml").write_text("key_bits = 24\nvalue_dim = 16\nvalue_lanes = 4\n"
+                                        "lanes = 4\nrefine_lanes = 4\ncapacity = 40\ntop_n = 8\n")
+    assert cli.main(["simulate", "heads.npz", "--config", "mine.toml", "--n", "4"]) == 0
+    assert "Bit-exact: the hardware's answers to all 40 queries" in capsys.readouterr().out

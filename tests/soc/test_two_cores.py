@@ -367,6 +367,6 @@ def test_command_fields_are_reset(folder):
         text = (folder / name / "registers" / "registers.md").read_text()
         kept = [register["kept"] for register in json.loads(
             (folder / name / "registers" / "registers.json").read_text())["registers"]]
-        assert any(kept) == (name == "left") == ("` *" in text) == ("with a *" in text)
+        assert any(kept) == (name == "left") == ("` *" in text) == ("marked *" in text)
     assert "the command fields keep their values" in (folder / "left" / "README.md").read_text()
     assert "the command fields are 0" in (folder / "right" / "README.md").read_text()
