@@ -114,7 +114,7 @@ lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 
 .PHONY: test
 test: .venv/.installed-dev compiler ghdl iverilog verilator lint ## all checks, and the tests but the slow ones
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 .PHONY: test-models
 test-models: .venv/.installed-models compiler ## tests of real models, small ones (PyTorch: 1 GB)

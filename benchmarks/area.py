@@ -588,7 +588,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
          if (result := find("top_n", "ecp5", config)) is not None
          for speeds in (unit["mhz_of_seeds"] for unit in result.get("placed", {}).values())])
     made["top_n"] = table(
-        ["lanes", "pass lanes", "bits", "keys", "N", "selection", "ecp5", "ice40", "xc7",
+        ["lanes", "refine lanes", "bits", "keys", "N", "selection", "ecp5", "ice40", "xc7",
          "queue, ecp5", "queue, ice40"], rows)
 
     made["errors"] = table(
@@ -612,7 +612,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
 
 
 def draw(contents: dict[str, Any], path: Path) -> None:
-    """Draw what grows with bits, with lanes and with pass lanes."""
+    """Draw what grows with bits, with lanes and with refine lanes."""
     from matplotlib.figure import Figure
 
     from nearbit.report.figures import style
@@ -649,7 +649,7 @@ def draw(contents: dict[str, Any], path: Path) -> None:
                   xscale="log", yscale="log")
         for target, price in QUEUE.items():
             select.axhline(32 * price, color=colours[target], linestyle=":", linewidth=1)
-        select.set(title="TopN (dotted: queue of 32, 1 key per cycle)", xlabel="pass lanes",
+        select.set(title="TopN (dotted: queue of 32, 1 key per cycle)", xlabel="refine lanes",
                    xscale="log", yscale="log")
         for axes in (array, select):
             for axis in (axes.xaxis, axes.yaxis):

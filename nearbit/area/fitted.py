@@ -109,14 +109,14 @@ def _histograms(config: Config) -> dict[str, float]:
     """Terms of the selections by histograms, each with a name of its own."""
     lanes, wide, name = config.lanes, config.refine_lanes, config.selection
     total = {f"{name} {term}": 0.0 for term in (
-        "one", "bins", "lanes", "pass lanes", "positions", "group", "groups")}
+        "one", "bins", "lanes", "refine lanes", "positions", "group", "groups")}
     for largest in _selected_bits(config):
         code, counter = _bits(largest), _bits(config.top_n) + 1
         for term, value in {
                 "one": 1,
                 "bins": lanes * counter,                # counters and their sum
                 "lanes": lanes,
-                "pass lanes": wide * code,              # comparisons with the threshold
+                "refine lanes": wide * code,              # comparisons with the threshold
                 "positions": _bits(config.capacity),
                 "group": config.histogram_times(0).group * code, # of which a key is emitted
                 "groups": wide > 4}.items():
@@ -140,7 +140,7 @@ def _top_n(config: Config) -> dict[str, float]:
             "counters": (coarse + fine) * counter,
             "summaries": group * (fine + 2),
             "lanes": lanes * code,                  # the word that is emitted
-            "pass lanes": wide,
+            "refine lanes": wide,
             "positions": lanes * _bits(config.capacity),
             "order": config.rescore is not None,    # keys that leave without a gap
         }

@@ -55,9 +55,10 @@ class Selector(wiring.Component):
         refine_lanes = lanes if refine_lanes is None else refine_lanes
         if (not isinstance(refine_lanes, int) or refine_lanes < lanes
                 or refine_lanes & (refine_lanes - 1)):
-            raise TypeError(f"Pass lanes must be lanes times a power of two, not {refine_lanes!r}")
+            raise TypeError("Refine lanes must be lanes times a power of two, not "
+                            f"{refine_lanes!r}")
         if not isinstance(capacity, int) or capacity < 1 or capacity % refine_lanes:
-            raise TypeError(f"Capacity must be a positive multiple of pass lanes, "
+            raise TypeError(f"Capacity must be a positive multiple of refine lanes, "
                             f"not {capacity!r}")
         if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
             raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")

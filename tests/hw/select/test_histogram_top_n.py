@@ -36,8 +36,8 @@ def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"key_bits": 0}, r"^Key bits must be a positive integer, not 0$"),
     ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
-    ({"refine_lanes": 2}, r"^Pass lanes must be lanes times a power of two, not 2$"),
-    ({"capacity": 63}, r"^Capacity must be a positive multiple of pass lanes, not 63$"),
+    ({"refine_lanes": 2}, r"^Refine lanes must be lanes times a power of two, not 2$"),
+    ({"capacity": 63}, r"^Capacity must be a positive multiple of refine lanes, not 63$"),
     ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
 ])
 def test_wrong_parameter(changes, message):
