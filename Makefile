@@ -129,6 +129,7 @@ test-slow: .venv/.installed-dev compiler ghdl iverilog verilator ## the slow tes
 docs: .venv/.installed-docs ## the site of the documents in build/docs
 	rm -rf build/docs docs/api/generated
 	$(BIN)/sphinx-build -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+	$(BIN)/sphinx-build -W -q -b doctest -d build/docs/doctrees docs build/docs/doctest
 	@echo "build/docs/html/index.html"
 
 # Five minutes; the figures are those of benchmarks/results/boards.json.

@@ -34,6 +34,12 @@ def parse(text: str, size: int, what: str) -> NDArray[np.int64]:
         How many there are to choose from.
     what
         What they are, in the plural, for the message.
+
+    Examples
+    --------
+    >>> from nearbit.indices import parse
+    >>> parse("0,4-6,-2:", 16, "heads").tolist()
+    [0, 4, 5, 6, 14, 15]
     """
     chosen: set[int] = set()
     for part in text.split(","):

@@ -349,7 +349,14 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> "Config":
-        """Look up a preset by name."""
+        """Look up a preset by name; :class:`ConfigError` if there is none.
+
+        Examples
+        --------
+        >>> from nearbit_model.config import Config
+        >>> Config.preset("reference").replace(lanes=8, refine_lanes=8).lanes
+        8
+        """
         try:
             return PRESETS[name]
         except KeyError:

@@ -227,6 +227,16 @@ def select_one(distances: ArrayLike, *, n: int, sink: int = 0,
     -------
     int64 [min(count, n + sink + recent)]
         Positions in ``distances``, in the reported order.
+
+    Examples
+    --------
+    Of equal distances the more recent key wins:
+
+    >>> from nearbit_model.golden import select_one
+    >>> select_one([5, 3, 7, 3, 3], n=2).tolist()
+    [4, 3]
+    >>> select_one([5, 3, 7, 3, 3], n=1, sink=1).tolist()
+    [4, 0]
     """
     given = _integers(distances, "distances").astype(np.int64)
     count = len(given)

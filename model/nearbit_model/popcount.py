@@ -13,6 +13,13 @@ def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """Count the positions where ``a`` and ``b`` differ, element by element.
 
     Arrays of words (``uint64``), broadcast against each other; each result is 0 to 64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nearbit_model.popcount import hamming
+    >>> hamming(np.uint64(0b1100), np.array([0b1010, 0b1100], np.uint64)).tolist()
+    [2, 0]
     """
     return np.asarray(np.bitwise_count(a ^ b))
 

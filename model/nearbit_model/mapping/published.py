@@ -128,6 +128,12 @@ def heavy_budget(tokens: int, fraction: float) -> int:
     ------
     ValueError
         Tokens or a fraction out of range.
+
+    Examples
+    --------
+    >>> from nearbit_model.mapping import heavy_budget
+    >>> heavy_budget(4096, 1 / 32)
+    128
     """
     if operator.index(tokens) < 1:
         raise ValueError(f"tokens must be at least 1, not {tokens}")
