@@ -117,7 +117,7 @@ test: .venv/.installed-dev compiler ghdl iverilog verilator lint ## all checks, 
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 .PHONY: test-models
-test-models: .venv/.installed-models compiler ## tests of real models, small ones (PyTorch: 1 GB)
+test-models: .venv/.installed-models compiler yosys ## tests of real models, small ones (PyTorch: 1 GB)
 	$(BIN)/pytest tests/nets -m "not slow"
 
 .PHONY: test-slow

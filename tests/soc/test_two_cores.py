@@ -369,4 +369,4 @@ def test_command_fields_are_reset(folder):
             (folder / name / "registers" / "registers.json").read_text())["registers"]]
         assert any(kept) == (name == "left") == ("` *" in text) == ("marked *" in text)
     assert "the command fields keep their values" in (folder / "left" / "README.md").read_text()
-    assert "the command fields are 0" in (folder / "right" / "README.md").read_text()
+    assert "the command fields become 0" in (folder / "right" / "README.md").read_text()
