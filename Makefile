@@ -147,7 +147,7 @@ boards: .venv/.installed compiler icestorm ## iCE40 bitstreams, and answers of t
 bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (minutes for each)
 	$(BIN)/python benchmarks/boards.py all
 
-# Ten minutes or so; benchmarks/README.md lists those that take longer.
+# Minutes; benchmarks/README.md lists those that take longer.
 .PHONY: bench
 bench: .venv/.installed-dev compiler iverilog ## the quick benchmarks, whose figures the documents give
 	@for name in demo cycles engines golden exact timing_diagrams; do \
