@@ -4,11 +4,13 @@ from nearbit import area
 from nearbit.cli import options
 from nearbit.soc import bundle
 from nearbit_model import config
+from nearbit_model.prepare import METHODS
 from nearbit_sim import simulation
 
 
 @pytest.mark.parametrize(("choices", "taken"), [
     (options.Engine, simulation.ENGINES),
+    (options.Method, METHODS),
     (options.Interface, bundle.INTERFACES),
     (options.Cell, config.CELLS),
     (options.Target, area.TARGETS),
