@@ -111,9 +111,16 @@ def word_layout(*, capacity: int, lanes: int) -> data.StructLayout:
     return data.StructLayout({"word": range(capacity // lanes), "last": 1})
 
 
-def code_word_layout(*, key_bits: int, lanes: int) -> data.StructLayout:
-    """Layout of a word of keys' codes, lane 0 lowest."""
-    return data.StructLayout({"codes": data.ArrayLayout(key_bits, lanes), "last": 1})
+def code_word_layout(*, key_bits: int, lanes: int, fetched: bool = False) -> data.StructLayout:
+    """Layout of a word of keys' codes, lane 0 lowest; if fetched from a memory, which may fail.
+
+    A word is :py:`failed` if it, or a word before it of the same command, could not be read.
+    """
+    return data.StructLayout({
+        "codes": data.ArrayLayout(key_bits, lanes),
+        "last": 1,
+        **({"failed": 1} if fetched else {}),
+    })
 
 
 def distance_word_layout(*, distance_max: int, lanes: int) -> data.StructLayout:
