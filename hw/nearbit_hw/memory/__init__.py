@@ -1,6 +1,7 @@
 """A cache in the system's memory: its codes are read over AXI4.
 
-:class:`CacheMap` says where they lie. :class:`CodeFetcher` has the output of
+:class:`CacheMap` says how they lie, :class:`PlaceTable` where: a :class:`HeadTable` and a
+:class:`PageTable`. :class:`CodeFetcher` has the output of
 :class:`nearbit_hw.score.KeyStore`, and reads what it gives in long bursts into a queue,
 :class:`BeatFifo`; a :class:`Watchdog` notices a memory that is silent.
 """
@@ -8,7 +9,9 @@
 from nearbit_hw.memory.beat_fifo import BeatFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
+from nearbit_hw.memory.tables import HeadTable, PageTable, PlaceTable
 from nearbit_hw.memory.watchdog import Watchdog
 
 
-__all__ = ["BeatFifo", "CacheMap", "CodeFetcher", "Lookup", "Watchdog"]
+__all__ = ["BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable", "PlaceTable",
+           "Watchdog"]

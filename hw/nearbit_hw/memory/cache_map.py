@@ -115,6 +115,28 @@ class CacheMap:
         })
 
     @property
+    def head_write_layout(self) -> data.StructLayout:
+        """Entry of a head, or that there is none."""
+        return data.StructLayout({
+            "head": range(self.heads), "set": 1, "entry": self.head_layout})
+
+    @property
+    def page_write_layout(self) -> data.StructLayout:
+        """Page in a place of a sequence's list, or that there is none."""
+        return data.StructLayout({
+            "sequence": range(self.sequences),
+            "index": range(self.listed),
+            "set": 1,
+            "page": range(self.pages),
+        })
+
+    @property
+    def tokens_layout(self) -> data.StructLayout:
+        """Number of tokens of a sequence."""
+        return data.StructLayout({
+            "sequence": range(self.sequences), "tokens": range(self.capacity + 1)})
+
+    @property
     def page_layout(self) -> data.StructLayout:
         """Place in a sequence's list; its index reaches beyond, so that what does is noticed."""
         return data.StructLayout({
