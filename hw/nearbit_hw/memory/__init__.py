@@ -1,17 +1,21 @@
-"""A cache in the system's memory: its codes are read over AXI4.
+"""A cache in the system's memory: its codes and rows are read over AXI4.
 
 :class:`CacheMap` says how they lie, :class:`PlaceTable` where: a :class:`HeadTable` and a
-:class:`PageTable`. :class:`CodeFetcher` has the output of
-:class:`nearbit_hw.score.KeyStore`, and reads what it gives in long bursts into a queue,
-:class:`BeatFifo`; a :class:`Watchdog` notices a memory that is silent.
+:class:`PageTable`. :class:`CodeFetcher` has the output of :class:`nearbit_hw.score.KeyStore`, and
+reads what it gives in long bursts into a queue, :class:`BeatFifo`. :class:`RowFetcher` reads the
+rows of selected tokens, over some of :class:`RowPort`, into a :class:`RowBuffer`. A
+:class:`Watchdog` notices a memory that is silent.
 """
 
 from nearbit_hw.memory.beat_fifo import BeatFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
+from nearbit_hw.memory.row_buffer import RowBuffer
+from nearbit_hw.memory.row_fetcher import RowFetcher
+from nearbit_hw.memory.row_port import RowPort
 from nearbit_hw.memory.tables import HeadTable, PageTable, PlaceTable
 from nearbit_hw.memory.watchdog import Watchdog
 
 
 __all__ = ["BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable", "PlaceTable",
-           "Watchdog"]
+           "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]
