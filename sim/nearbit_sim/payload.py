@@ -38,7 +38,8 @@ def ports(component: wiring.Component) -> list[Port]:
         else:
             for inner_name, inner in cast(Any, member.signature).members.items():
                 if inner.is_signature:
-                    visit(f"{name}__{inner_name}", inner, (inner.flow is wiring.In) ^ is_input,
+                    # The signature of an input is turned around already.
+                    visit(f"{name}__{inner_name}", inner, inner.flow is wiring.In,
                           tuple(inner.dimensions))
 
     for name, member in component.signature.members.items():

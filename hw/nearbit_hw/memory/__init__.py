@@ -3,13 +3,15 @@
 :class:`CacheMap` says how they lie, :class:`PlaceTable` where: a :class:`HeadTable` and a
 :class:`PageTable`. :class:`CodeFetcher` has the output of :class:`nearbit_hw.score.KeyStore`, and
 reads what it gives in long bursts into a queue, :class:`BeatFifo`. :class:`RowFetcher` reads the
-rows of selected tokens, over some of :class:`RowPort`, into a :class:`RowBuffer`. A
-:class:`Watchdog` notices a memory that is silent.
+rows of selected tokens, over some of :class:`RowPort`, into a :class:`RowBuffer`.
+:class:`ReadMerge` lets several read over one bus. A :class:`Watchdog` notices a memory that is
+silent.
 """
 
 from nearbit_hw.memory.beat_fifo import BeatFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
+from nearbit_hw.memory.read_merge import ReadMerge
 from nearbit_hw.memory.row_buffer import RowBuffer
 from nearbit_hw.memory.row_fetcher import RowFetcher
 from nearbit_hw.memory.row_port import RowPort
@@ -18,4 +20,4 @@ from nearbit_hw.memory.watchdog import Watchdog
 
 
 __all__ = ["BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable", "PlaceTable",
-           "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]
+           "ReadMerge", "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]
