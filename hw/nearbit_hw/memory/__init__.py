@@ -1,13 +1,14 @@
-"""A cache in the system's memory: its codes and rows are read over AXI4.
+"""A cache in the system's memory: its codes and rows are read and written over AXI4.
 
 :class:`CacheMap` says how they lie, :class:`PlaceTable` where: a :class:`HeadTable` and a
 :class:`PageTable`. :class:`CodeFetcher` has the output of :class:`nearbit_hw.score.KeyStore`, and
 reads what it gives in long bursts into a queue, :class:`BeatFifo`. :class:`RowFetcher` reads the
 rows of selected tokens, over some of :class:`RowPort`, into a :class:`RowBuffer`.
-:class:`ReadMerge` lets several read over one bus. A :class:`Watchdog` notices a memory that is
-silent.
+:class:`ReadMerge` lets several read over one bus. :class:`Appender` writes tokens. A
+:class:`Watchdog` notices a memory that is silent.
 """
 
+from nearbit_hw.memory.appender import Appender
 from nearbit_hw.memory.beat_fifo import BeatFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
@@ -19,5 +20,5 @@ from nearbit_hw.memory.tables import HeadTable, PageTable, PlaceTable
 from nearbit_hw.memory.watchdog import Watchdog
 
 
-__all__ = ["BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable", "PlaceTable",
-           "ReadMerge", "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]
+__all__ = ["Appender", "BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable",
+           "PlaceTable", "ReadMerge", "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]

@@ -15,7 +15,8 @@ from nearbit_hw.memory.sizes import is_power_of_two, log2
 
 
 __all__ = ["BOUNDARY_BYTES", "BURST_BEATS", "ERROR_BIT", "ReadSignature", "WriteSignature",
-           "check_bus", "connect_read_pins", "connect_write_pins", "read_pins", "write_pins"]
+           "check_bus", "connect_read_pins", "connect_write_pins", "read_pins",
+           "split_burst", "write_pins"]
 
 
 BOUNDARY_BYTES = 4096
@@ -38,6 +39,23 @@ def check_bus(*, address_bits: Any, data_bits: Any) -> None:
         raise TypeError(f"Address bits must be an integer from 13 to 64, not {address_bits!r}")
     if not is_power_of_two(data_bits) or not 8 <= data_bits <= 1024:
         raise TypeError(f"Data bits must be a power of two from 8 to 1024, not {data_bits!r}")
+
+
+def split_burst(m: Module, address: Value, *, beats: int,
+                data_bits: int) -> tuple[Value, Value, Value]:
+    """Cut beats from an address on where they cross 4 KiB, if they do.
+
+    Returns
+    -------
+    tuple
+        Beats of the first burst less one, those of the second less one, and whether there is one.
+    """
+    # Beats up to the boundary, less one; and those beyond it, less one: negative, if none are.
+    room = ~address[log2(data_bits // 8):log2(BOUNDARY_BYTES)]
+    beyond = Signal(signed(max(len(room), 8) + 2))
+    is_split = Signal()
+    m.d.comb += [beyond.eq(beats - 2 - room), is_split.eq(beyond >= 0)]
+    return Mux(is_split, room, beats - 1), beyond[:8], is_split
 
 
 class ReadSignature(wiring.Signature):

@@ -6,7 +6,14 @@ from amaranth import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.memory.axi import BOUNDARY_BYTES, BURST_BEATS, ERROR_BIT, ReadSignature, check_bus
+from nearbit_hw.memory.axi import (
+    BOUNDARY_BYTES,
+    BURST_BEATS,
+    ERROR_BIT,
+    ReadSignature,
+    check_bus,
+    split_burst,
+)
 from nearbit_hw.memory.sizes import check_positive, log2
 from nearbit_hw.memory.watchdog import Watchdog
 
@@ -261,17 +268,14 @@ always_ready=True))`
         """Put bursts on the bus."""
         ar = self.axi.ar
         low = log2(BOUNDARY_BYTES)
-        beat_bits = log2(self._data_bits // 8)
         at: Any = self.i.p.address
         address = Signal(self._address_bits, reset_less=True)
         less_one, rest = Signal(8, reset_less=True), Signal(8, reset_less=True)
         number = Signal(self._id_bits, reset_less=True)
         again = Signal()
-        # Beats up to the boundary, less one; and those beyond it, less one: negative, if none are.
-        room = ~at[beat_bits:low]
-        beyond = Signal(signed(len(room) + 2))
+        first_less_one, rest_less_one, is_split = split_burst(
+            m, at, beats=self._row_beats, data_bits=self._data_bits)
         m.d.comb += [
-            beyond.eq(self._row_beats - 2 - room),
             self.i.ready.eq(ready & (self.give_up | (~ar.valid & ~again))),
             ar.p.addr.eq(address),
             ar.p.len.eq(less_one),
@@ -289,9 +293,9 @@ always_ready=True))`
         with m.If(take & ~self.give_up):
             m.d.sync += [
                 ar.valid.eq(1),
-                again.eq(beyond >= 0),
-                less_one.eq(Mux(beyond >= 0, room, self._row_beats - 1)),
-                rest.eq(beyond),
+                again.eq(is_split),
+                less_one.eq(first_less_one),
+                rest.eq(rest_less_one),
                 address.eq(at),
                 number.eq(tail),
             ]

@@ -21,7 +21,7 @@ def _beyond(number: Value, count: int) -> Value:
 
 
 def _depth(words: int) -> int:
-    """Words of a memory that has all addresses, so that none reads what nobody wrote."""
+    """Words of a memory that has all addresses: those beyond a table are nobody else's."""
     return max(2, 1 << (words - 1).bit_length())
 
 
@@ -51,7 +51,7 @@ class HeadTable(wiring.Component):
     answer can be stalled. What is written at cycle t is found by look-ups of cycle t + 1 and later;
     a head must not be written in the cycle in which it is looked up. For :py:`depth` cycles after
     reset the table is cleared, and takes neither writes nor look-ups. Writes to heads beyond the
-    table are dropped.
+    table have no effect.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ always_ready=True))`
             write.addr.eq(Mux(clearing.done, written.head, clearing.address)),
             write.data.set.eq(clearing.done & written.set),
             write.data.entry.eq(written.entry),
-            write.en.eq(~clearing.done | (self.i_write.valid & ~_beyond(written.head, heads))),
+            write.en.eq(~clearing.done | self.i_write.valid),
             self.i.ready.eq(clearing.done),
             read.addr.eq(self.i.payload),
             self.o.p.error.eq(Mux(beyond, Lookup.RANGE,
@@ -136,7 +136,7 @@ class PageTable(wiring.Component):
     answer can be stalled. What is written at cycle t is found by look-ups of cycle t + 1 and later:
     until then the number of tokens is the former one, and a place in a list must not be looked up.
     For :py:`depth` cycles after reset the table is cleared, and takes neither writes nor look-ups;
-    then no page is set, and no sequence has a token. Writes beyond the table are dropped.
+    then no page is set, and no sequence has a token. Writes beyond the table have no effect.
 
     Nothing here compares tokens: whether a range is within a sequence is for who asks.
 
@@ -203,7 +203,7 @@ always_ready=True))`
             depth=self.depth)
         # Read without a clock: a number that is just raised then is the former one.
         counts: memory.Memory = memory.Memory(
-            shape=range(sizes.capacity + 1), depth=sizes.sequences, init=[])
+            shape=range(sizes.capacity + 1), depth=_depth(sizes.sequences), init=[])
         m.submodules.counts = counts
         write, read = lists.write_port(), lists.read_port()
         counts_write, counts_read = counts.write_port(), counts.read_port(domain="comb")
@@ -220,14 +220,11 @@ always_ready=True))`
                               clearing.address)),
             write.data.set.eq(clearing.done & page.set),
             write.data.page.eq(page.page),
-            write.en.eq(~clearing.done | (
-                self.i_page.valid & ~_beyond(page.sequence, sizes.sequences)
-                & ~_beyond(page.index, sizes.listed))),
+            write.en.eq(~clearing.done | self.i_page.valid),
             self.i_tokens.ready.eq(clearing.done),
             counts_write.addr.eq(Mux(clearing.done, tokens.sequence, clearing.address)),
             counts_write.data.eq(Mux(clearing.done, tokens.tokens, 0)),
-            counts_write.en.eq(~clearing.done | (
-                self.i_tokens.valid & ~_beyond(tokens.sequence, sizes.sequences))),
+            counts_write.en.eq(~clearing.done | self.i_tokens.valid),
             self.i.ready.eq(clearing.done),
             read.addr.eq(address(asked.sequence, asked.index[:index_bits])),
             counts_read.addr.eq(asked.sequence),

@@ -5,7 +5,7 @@ import random
 import warnings
 from collections import deque
 
-from cocotbext.axi import AxiRamRead, AxiReadBus
+from cocotbext.axi import AxiRamRead, AxiRamWrite, AxiReadBus, AxiWriteBus
 
 from nearbit_sim.stream import Bench
 
@@ -148,6 +148,79 @@ class ReadMemory:
         self.offered = burst["id"], last
 
 
+class WriteMemory:
+    """Answers the write channels of a component.
+
+    contents
+        A bytearray that is written to.
+    latency
+        Cycles from a burst's address or last beat to its answer at the earliest: from, to.
+    aw_stall, w_stall, b_idle
+        Probabilities of pauses.
+    faults
+        Responses for bursts by their address.
+    silent
+        Whether nothing is taken or answered.
+    """
+
+    def __init__(self, bench, prefix, contents, *, data_bits, latency=(1, 1), aw_stall=0.0,
+                 w_stall=0.0, b_idle=0.0, faults=None):
+        self.contents, self.bytes = contents, data_bits // 8
+        self.latency, self.aw_stall, self.w_stall = latency, aw_stall, w_stall
+        self.faults = faults or {}
+        self.silent = False
+        self.prefix = prefix
+        self.rng = random.Random(f"{bench.seed} {prefix}")
+        self.addresses, self.beats = bench.sink(f"{prefix}__aw"), bench.sink(f"{prefix}__w")
+        self.answers = bench.source(f"{prefix}__b")
+        self.answers.idle = b_idle
+        self.addresses.on_beat, self.beats.on_beat = self._take, self._write
+        self.log = []
+        """Address and beats of each burst."""
+        bench.memories.append(self)
+        self.reset()
+
+    def reset(self):
+        self.monitor = Monitor(self.prefix, 8 * self.bytes)
+        self.bursts, self.words, self.due, self.sent = deque(), [], deque(), 0
+        self.log.clear()
+
+    def _take(self, payload, cycle):
+        self.monitor.burst(payload)
+        self.log.append((payload["addr"], payload["len"] + 1))
+        self.bursts.append((payload["addr"], payload["len"] + 1))
+        self._finish(cycle)
+
+    def _write(self, payload, cycle):
+        self.words.append(payload)
+        self._finish(cycle)
+
+    def _finish(self, cycle):
+        """Write the oldest burst, if all of it is there."""
+        while self.bursts and len(self.words) >= self.bursts[0][1]:
+            address, beats = self.bursts.popleft()
+            for beat in range(beats):
+                word = self.words.pop(0)
+                self.monitor.beat(0, word["last"])
+                for byte in range(self.bytes):
+                    if word["strb"] >> byte & 1:
+                        self.contents[address + beat * self.bytes + byte] = (
+                            word["data"] >> 8 * byte & 0xff)
+            self.due.append((cycle + self.rng.randint(*self.latency), self.faults.get(address, 0)))
+
+    def act(self, cycle):
+        self.addresses.stall = 1 if self.silent else self.aw_stall
+        self.beats.stall = 1 if self.silent else self.w_stall
+        if self.due and self.due[0][0] <= cycle and not self.silent and not self.answers.pending:
+            self.answers.send({"id": 0, "resp": self.due.popleft()[1]})
+            self.sent += 1
+
+    @property
+    def owed(self):
+        """Bursts that are not answered."""
+        return len(self.log) - self.sent + self.answers.pending
+
+
 def other_memory(dut, prefix, contents, rng, pause=0.0):
     """Other people's memory, on pins of AMBA's names."""
     def pauses():
@@ -159,10 +232,27 @@ def other_memory(dut, prefix, contents, rng, pause=0.0):
     memory = AxiRamRead(AxiReadBus.from_prefix(dut, prefix), dut.clk, dut.rst,
                         size=len(contents))
     memory.log.setLevel(logging.WARNING)
-    memory.write(0, contents)
+    memory.write(0, bytes(contents))
     if pause:
         memory.ar_channel.set_pause_generator(pauses())
         memory.r_channel.set_pause_generator(pauses())
+    return memory
+
+
+def other_memory_to_write(dut, prefix, contents, rng, pause=0.0):
+    """Other people's memory, to be written to."""
+    def pauses():
+        while True:
+            yield rng.random() < pause
+
+    for channel in ("aw", "w", "b"):
+        logging.getLogger(f"cocotb.{dut._name}.{prefix}.{channel}").setLevel(logging.WARNING)
+    memory = AxiRamWrite(AxiWriteBus.from_prefix(dut, prefix), dut.clk, dut.rst,
+                         size=len(contents))
+    memory.log.setLevel(logging.WARNING)
+    memory.write(0, bytes(contents))
+    for channel in (memory.aw_channel, memory.w_channel, memory.b_channel):
+        channel.set_pause_generator(pauses())
     return memory
 
 
@@ -193,7 +283,7 @@ class Tables:
             at = -(-at // unit) * unit + unit * rng.randrange(3)
             self.heads[head] |= {"rows": at, "stride": stride}
             at += pages * parameters["page_tokens"] * stride
-        self.contents = rng.randbytes(at + 4096)
+        self.contents = bytearray(rng.randbytes(at + 4096))
         self.unset = set()
         """Heads, and pairs of sequence and index, that are not set."""
 
