@@ -254,6 +254,28 @@ async def a_late_memory_is_waited_for(dut):
 
 
 @cocotb.test()
+@cocotb.parametrize(timeout=[1, 2, 20])
+async def answers_that_come_just_when_it_is_given_up(dut, timeout):
+    fetch = Fetch(dut, timeout=timeout)
+    await fetch.start()
+    count = min(fetch.parameters["capacity"], 40)
+    expected = fetch.expected(0, 0, 0, count)
+    outcomes = set()
+    for late in range(-3, 7):
+        fetch.memory.latency = (max(1, timeout + late),) * 2
+        fetch.ask(0, 0, 0, count)
+        await fetch.bench.until(lambda: len(fetch.words.received) == len(expected))
+        for word, good in zip(fetch.words.received, expected, strict=True):
+            assert word["failed"] or word == good
+        outcomes.add(fetch.words.received[-1]["failed"])
+        await fetch.bench.until(lambda: not fetch.memory.bursts)
+        await fetch.bench.step(10)
+        assert len(fetch.words.received) == len(expected)
+        fetch.words.received.clear()
+    assert outcomes == {0, 1} if timeout > 2 else 1 in outcomes
+
+
+@cocotb.test()
 async def reset_forgets(dut):
     fetch = Fetch(dut, latency=(50, 50))
     await fetch.start()

@@ -234,6 +234,23 @@ async def a_late_memory_is_waited_for(dut):
 
 
 @cocotb.test()
+@cocotb.parametrize(timeout=[1, 20])
+async def answers_that_come_just_when_it_is_given_up(dut, timeout):
+    gather = Gather(dut, timeout=timeout, reorder=True)
+    await gather.start()
+    for late in range(-3, 7):
+        for memory in gather.memories:
+            memory.latency = (max(1, timeout + late),) * 2
+        selection = gather.selection()
+        gather.ask(selection)
+        for place, got in enumerate(await gather.take(selection, check=False)):
+            assert got["failed"] or got["data"] == gather.beat(
+                selection, *divmod(place, gather.parameters["row_beats"]))
+        await gather.bench.until(lambda: not gather.owed)
+        await gather.bench.step(30)
+
+
+@cocotb.test()
 async def reset_forgets(dut):
     gather = Gather(dut, latency=(40, 40), reorder=True)
     await gather.start()
