@@ -149,6 +149,8 @@ class Appender(wiring.Component):
         m = Module()
         sizes = self._map
         aw, w, b = self.axi.aw, self.axi.w, self.axi.b
+        answer = self.i_lookup.p
+        beat_bits = log2(sizes.data_bytes)
         code_beats = max(1, self.code_bits // sizes.data_bits)
         beats_max = max(code_beats, self._row_beats)
         m.submodules.watchdog = watchdog = Watchdog(limit=3, timeout_bits=self._timeout_bits)
@@ -172,21 +174,7 @@ class Appender(wiring.Component):
         with m.If(b.valid & b.p.resp[ERROR_BIT]):
             m.d.sync += failed.eq(1)
 
-        # ---- Where the token is.
-        answer = self.i_lookup.p
-        entry: Any = Signal(sizes.head_layout, reset_less=True)
-        place = Signal(range(sizes.pages * sizes.page_tokens), reset_less=True)
-        product = Signal(len(entry.rows), reset_less=True)
-        m.d.sync += product.eq(place * entry.stride)
-        with m.If(self.i_lookup.valid):
-            m.d.sync += [entry.eq(answer.head),
-                         place.eq(Cat(sizes.offset_of(token.token), answer.page))]
-        unit, beat_bits = log2(sizes.burst_bytes), log2(sizes.data_bytes)
-        code_place = Cat(C(0, log2(self.code_bits // 8)), place)
-        code_address = Cat(code_place[:unit], (entry.codes + code_place[unit:])[:len(entry.codes)])
-        row_address = Signal(sizes.address_bits)
-        m.d.comb += row_address.eq(Cat(C(0, log2(sizes.row_unit)),
-                                       (entry.rows + product)[:len(entry.rows)]))
+        code_address, row_address = self._addresses(m, token.token)
         first_less_one, rest_less_one, is_split = split_burst(
             m, row_address, beats=self._row_beats, data_bits=sizes.data_bits)
 
@@ -298,6 +286,28 @@ class Appender(wiring.Component):
             m.d.comb += loads.eq(1)
             m.d.sync += strobe.eq(0)
         return m
+
+    def _addresses(self, m: Module, token: Value) -> tuple[Value, Value]:
+        """Addresses of the code and the row of a token whose page was looked up.
+
+        That of the row is there two cycles after the answer.
+        """
+        answer = self.i_lookup.p
+        sizes = self._map
+        entry: Any = Signal(sizes.head_layout, reset_less=True)
+        place = Signal(range(sizes.pages * sizes.page_tokens), reset_less=True)
+        product = Signal(len(entry.rows), reset_less=True)
+        m.d.sync += product.eq(place * entry.stride)
+        with m.If(self.i_lookup.valid):
+            m.d.sync += [entry.eq(answer.head),
+                         place.eq(Cat(sizes.offset_of(token), answer.page))]
+        unit = log2(sizes.burst_bytes)
+        code_place = Cat(C(0, log2(self.code_bits // 8)), place)
+        code_address = Cat(code_place[:unit], (entry.codes + code_place[unit:])[:len(entry.codes)])
+        row_address = Signal(sizes.address_bits)
+        m.d.comb += row_address.eq(Cat(C(0, log2(sizes.row_unit)),
+                                       (entry.rows + product)[:len(entry.rows)]))
+        return code_address, row_address
 
     def _load_code(self, m: Module, code: Value, address: Value, left: Signal, word: Signal,
                    strobe: Signal) -> None:
