@@ -151,7 +151,7 @@ class CodeFetcher(wiring.Component):
     **Cycles.** One word per cycle, or a beat per cycle where a word is longer. If the memory
     answers a burst at the earliest L cycles after it was taken, the first word of a command that
     comes to an idle fetcher is presented :py:`latency + L` cycles after the command was. Bursts of
-    one command are put on the bus at least four cycles apart, those of two six cycles; commands
+    one command are put on the bus at least three cycles apart, those of two four cycles; commands
     follow each other without a gap while the queue holds more than that. They are accepted while
     fewer than :py:`commands` are in work, when the bursts of the one before are all on the bus.
 

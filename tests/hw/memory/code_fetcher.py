@@ -7,7 +7,7 @@ from memory_model import MemoryBench, ReadMemory, Tables, other_memory
 class Fetch:
     """A fetcher with its tables and memory, and what is expected of it."""
 
-    def __init__(self, dut, *, stall=0.0, idle=0.0, limit=20_000, delay=(0, 0), scattered=True,
+    def __init__(self, dut, *, stall=0.0, idle=0.0, limit=10_000, delay=(0, 0), scattered=True,
                  timeout=0, other=False, pause=0.0, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, idle=idle, limit=limit)
         self.parameters = bench.parameters
@@ -108,6 +108,23 @@ async def bursts_are_as_long_as_can_be(dut):
     assert addresses == [
         fetch.tables.code_address(0, 0, token) for token in range(
             0, capacity, beats * fetch.parameters["data_bits"] // fetch.parameters["code_bits"])]
+
+
+@cocotb.test()
+async def bursts_come_soon(dut):
+    """Three cycles apart in a command, four from one command to the next."""
+    fetch = Fetch(dut)
+    await fetch.start()
+    fetch.send((0, 0, 0, fetch.parameters["capacity"]))
+    await fetch.bench.finish()
+    cycles = list(fetch.memory.addresses.cycles)
+    if len(cycles) > 1:
+        assert cycles[1] - cycles[0] == 3
+    fetch.send((0, 0, 0, 1))
+    fetch.send((0, 0, 0, 1))
+    await fetch.bench.finish()
+    gap = fetch.memory.addresses.cycles[-1] - fetch.memory.addresses.cycles[-2]
+    assert gap == 4 or (fetch.parameters["commands"] == 1 and gap > 4)
 
 
 @cocotb.test()
