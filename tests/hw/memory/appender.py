@@ -69,6 +69,9 @@ async def tokens(dut, memory):
     append = Append(dut, **memory)
     await append.bench.reset()
     sent = [append.token() for _ in range(12)]
+    crossing = append.tables.crossing(append.parameters["row_beats"])[:6]
+    sent += [append.token() | dict(zip(("head", "sequence", "token"), place, strict=True))
+             for place in crossing]
     for token in sent:
         append.send(token)
         append.ends.expect({"failed": 0})
@@ -147,6 +150,19 @@ async def what_is_not_set_fails(dut):
         append.ends.expect({"failed": int(fails)})
         if token["raises"] and not fails:
             append.raised.expect({"sequence": token["sequence"], "tokens": token["token"] + 1})
+    await append.bench.finish()
+    assert append.tables.contents == append.expected
+
+
+@cocotb.test()
+async def a_row_that_is_late_is_no_silence(dut):
+    append = Append(dut, timeout=50)
+    await append.bench.reset()
+    append.bench.source("i_row").idle = 1
+    append.send(append.token() | {"raises": 0})
+    append.ends.expect({"failed": 0})
+    await append.bench.step(200)
+    append.bench.source("i_row").idle = 0
     await append.bench.finish()
     assert append.tables.contents == append.expected
 

@@ -302,6 +302,16 @@ class Tables:
         at = self.heads[head]
         return at["rows"] + self.place(sequence, token) * at["stride"]
 
+    def crossing(self, row_beats):
+        """Heads, sequences and tokens of the rows that cross 4 KiB, in any order."""
+        size = row_beats * self.parameters["data_bits"] // 8
+        found = [(head, sequence, token) for head in self.heads
+                 for sequence in range(self.parameters["sequences"])
+                 for token in range(self.parameters["capacity"])
+                 if self.row_address(head, sequence, token) % 4096 + size > 4096]
+        self.rng.shuffle(found)
+        return found
+
     def code_address(self, head, sequence, token):
         """Address of the beat that a token's code begins in."""
         bits, size = self.parameters["code_bits"], self.parameters["data_bits"] // 8

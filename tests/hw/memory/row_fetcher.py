@@ -95,7 +95,9 @@ MEMORIES = [
 async def selections(dut, memory):
     gather = Gather(dut, **memory)
     await gather.start()
+    crossing = gather.tables.crossing(gather.parameters["row_beats"])[:6]
     sent = [gather.selection() for _ in range(6)]
+    sent += [(head, sequence, [token]) for head, sequence, token in crossing]
     for selection in sent:
         gather.ask(selection)
     for selection in sent:
