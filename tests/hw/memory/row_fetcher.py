@@ -7,7 +7,7 @@ from memory_model import MemoryBench, ReadMemory, Tables, other_memory
 class Gather:
     """A fetcher with its tables and memories, and what is expected of it."""
 
-    def __init__(self, dut, *, stall=0.0, idle=0.0, limit=40_000, delay=(0, 0), timeout=0,
+    def __init__(self, dut, *, stall=0.0, idle=0.0, limit=15_000, delay=(0, 0), timeout=0,
                  other=False, pause=0.0, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, idle=idle, limit=limit)
         self.parameters = parameters = bench.parameters
