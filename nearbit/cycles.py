@@ -117,7 +117,7 @@ class Workload:
                                 f"n + sink + recent = {selected}; {remedy}")
 
     def commands(self, config: Config, count: int, *, full: bool = False) -> list[Command]:
-        """Commands for some queries, or for that many commands; the last one may have unused queries."""
+        """Commands for some queries, or for that many commands; the last may have unused ones."""
         used = [config.queries] * (count // config.queries)
         if count % config.queries:
             used.append(count % config.queries)
@@ -378,7 +378,8 @@ def show(config: Config, name: str, workload: Workload, predicted: Cycles, found
         + (f", {config.queries} queries per command" if config.queries > 1 else ""),
         markup=False, highlight=False, soft_wrap=True)
 
-    per_query = "" if config.queries == 1 else f"  ({_text(predicted.interval_per_query)} per query)"
+    per_query = "" if config.queries == 1 \
+        else f"  ({_text(predicted.interval_per_query)} per query)"
     rows = [["latency of a command, idle core", f"{predicted.latency:,}"],
             [f"interval{per_query}", _text(predicted.interval)],
             *([f"  {stage}", _text(cycles), f"{float(cycles / predicted.interval):.0%}",

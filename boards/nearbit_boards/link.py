@@ -101,7 +101,8 @@ class HostLink(wiring.Component):
         Bytes to the host.
     lost : :py:`In(1)`
         High for one cycle for each byte that was lost before :py:`i`.
-    o_key, o_value, o_exp_table, o_command, o_rescore_key, o_rescore_query : :py:`Out(stream.Signature(...))`
+    o_key, o_value, o_exp_table, o_command, o_rescore_key, o_rescore_query : \
+:py:`Out(stream.Signature(...))`
         To the core's streams of these names.
     i_result, i_trace : :py:`In(stream.Signature(...))`
         From the core's.
@@ -144,7 +145,8 @@ class HostLink(wiring.Component):
         self._clock = clock
         self._timeout = 1 << (timeout - 1).bit_length()
         self._layout = Layout(config)
-        rescore = {} if config.rescore is None else {"rescore_loaded": In(range(config.capacity + 1))}
+        rescore = {} if config.rescore is None else {
+            "rescore_loaded": In(range(config.capacity + 1))}
         super().__init__({
             "i": In(stream.Signature(8)),
             "o": Out(stream.Signature(8)),

@@ -48,9 +48,9 @@ __all__ = ["Activity", "Core", "Error", "core_members"]
 def core_members(config: Config) -> dict[str, wiring.Member]:
     """Members of :class:`Core`."""
     unit = config.rescore
-    exact: dict[str, wiring.Member] = {}
+    rescoring: dict[str, wiring.Member] = {}
     if unit is not None:
-        exact = {
+        rescoring = {
             "i_rescore_key": In(stream.Signature(rescore_write_layout(
                 capacity=config.capacity, beats=unit.beats, element_bits=unit.element_bits,
                 lanes=unit.lanes))),
@@ -65,7 +65,7 @@ def core_members(config: Config) -> dict[str, wiring.Member]:
         "i_exp_table": In(stream.Signature(exp_table_layout(
             exp_tables=config.exp_tables, key_bits=config.key_bits,
             weight_bits=config.weight_bits))),
-        **exact,
+        **rescoring,
         "i_command": In(stream.Signature(command_layout(
             key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
             exp_tables=config.exp_tables, rescore=unit is not None))),
@@ -120,7 +120,7 @@ class Core(wiring.Component):
     written (what counts is the highest token written). A load of a new token is taken at once. One
     of a token below that, of a weight, or of any value if the values' memory has a single port,
     waits until no command is in work or offered, so that a result never mixes old and new. Keys for
-    exact scores are loaded in the same way as values.
+    rescoring are loaded in the same way as values.
 
     **Commands.** Query r of a command attends to its :py:`queries[r].count` keys from :py:`first`
     on. The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the exp
@@ -435,7 +435,7 @@ class Core(wiring.Component):
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:
-        """Score keys exactly on their way to the weights; load these keys and the queries."""
+        """Rescore keys on their way to the weights; load these keys and the queries."""
         config = self._config
         m.submodules.rescore_key_store = rescore_key_store = RescoreKeyStore(
             capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,

@@ -166,9 +166,8 @@ class Dispatcher(wiring.Component):
 
         readable: Value = self.loaded
         if self._rescore:
-            rescore_readable = Mux(self.rescore_loaded < self.loaded, self.rescore_loaded,
-                                   self.loaded)
-            readable = Mux(command.rescore, rescore_readable, self.loaded)
+            rescorable = Mux(self.rescore_loaded < self.loaded, self.rescore_loaded, self.loaded)
+            readable = Mux(command.rescore, rescorable, self.loaded)
 
         # Whether the queries could share a selection.
         can_share = Signal()
@@ -199,7 +198,8 @@ class Dispatcher(wiring.Component):
             m.d.comb += good.eq(error == Error.OK)
             with m.If(~checked):
                 m.d.sync += [errors[query].eq(error),
-                             active[query].eq(good & (~command.shared | (query == self._queries - 1)))]
+                             active[query].eq(
+                                 good & (~command.shared | (query == self._queries - 1)))]
 
             query_last = Signal.like(last_word, name=f"last_word_{query}")
             with m.If(good):

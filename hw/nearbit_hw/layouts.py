@@ -21,7 +21,7 @@ __all__ = ["Error", "code_layout", "code_word_layout", "codes_layout", "distance
 
 
 class Error(enum.Enum, shape=3):
-    """Why a query of a command has no result: the codes of :class:`nearbit_model.structure.Error`."""
+    """Why a query has no result: the codes of :class:`nearbit_model.structure.Error`."""
 
     OK = Code.OK.value
     NO_N = Code.NO_N.value

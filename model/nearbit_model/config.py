@@ -283,7 +283,7 @@ class Config:
 
     @property
     def score_max(self) -> int:
-        """The largest absolute value of a dot-product score or of minus a distance; 0 without them."""
+        """The largest absolute value of a score, or of minus a distance; 0 without rescoring."""
         return 0 if self.rescore is None else max(self.rescore.score_max, self.distance_max)
 
     @property

@@ -490,7 +490,7 @@ def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], least: 
 
 def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
                     exp_tables: ArrayLike, config: Config) -> NDArray[Any]:
-    """Check shapes and widths of all integers that go into :func:`attend`; return the exp tables."""
+    """Check shapes and widths of the integers for :func:`attend`; return the exp tables."""
     words = -(-config.key_bits // WORD_BITS)
     for name, packed in (("q_codes", q_codes), ("k_codes", k_codes)):
         if packed.ndim != 3 or packed.shape[2] != words or 0 in packed.shape:

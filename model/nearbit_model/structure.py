@@ -212,12 +212,12 @@ RESULTS_IN_FLIGHT = 8
 those of a single key."""
 
 TRACES_IN_FLIGHT = 4
-"""Queries of which Softmax has the command and the trace is not out: at most two in its buffers, and
-two of a single key each in its pipeline, which is longer with rescoring."""
+"""Queries of which Softmax has the command and the trace is not out: at most two in its buffers,
+and two of a single key each in its pipeline, which is longer with rescoring."""
 
 RESCORE_QUERIES = 8
-"""Rescore queries held for each query of a command, so that a host may send them with their commands: as
-many commands as are in work before the values."""
+"""Rescore queries held for each query of a command, so that a host may send them with their
+commands: as many commands as are in work before the values."""
 
 RESCORER_DEPTH = 2
 """Keys whose beats are asked for, or that need none, in front of the rescorer's pipeline."""

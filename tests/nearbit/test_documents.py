@@ -72,7 +72,7 @@ def test_configuration():
 
 
 def streams(config: Config) -> dict[str, tuple[str, list[str]]]:
-    """Direction and fields of a core's streams, those of a command's queries in place of the queries."""
+    """Direction and fields of a core's streams, with a query's fields in place of the queries."""
     core = nearbit.Core(config)
     found = {}
     for name, member in core.signature.members.items():

@@ -175,7 +175,7 @@ TABLE = ["token", "selectedas", "distance(bits)", "dot-productscore", "weight",
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_rescoring(problem, shared):
-    """With the method hash: where a key comes from, its dot-product score, and the stage that made it."""
+    """With the method hash: where a key comes from, its score, and the stage that made it."""
     hardware, report = solve(problem, HASH, method="hash", n=3, sink=2, recent=1, shared=shared)
     assert report.total.bit_exact
     text = rendered(problem, hardware, report, codes="of a test")

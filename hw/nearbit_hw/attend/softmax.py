@@ -287,10 +287,11 @@ class Softmax(wiring.Component):
 
     Members
     -------
-    i_exp_table : :py:`In(stream.Signature(StructLayout({"exp_table": ..., "distance": ..., "weight": ...\
-})))`
+    i_exp_table : :py:`In(stream.Signature(StructLayout({"exp_table": ..., "distance": ..., \
+"weight": ...})))`
         An entry of an exp table; always ready. An exp table must not be written while it is in use.
-    i_command : :py:`In(stream.Signature(StructLayout({"exp_table": range(exp_tables), "trace": 1})))`
+    i_command : :py:`In(stream.Signature(StructLayout({"exp_table": range(exp_tables), \
+"trace": 1})))`
         For each selection, its exp table and whether :py:`o_trace` is wanted; with scores, also
         :py:`rescore` and :py:`multiplier`.
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1})))`

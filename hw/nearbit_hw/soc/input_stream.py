@@ -66,7 +66,8 @@ class InputStream(wiring.Component):
     -------
     i : :py:`In(stream.Signature(beat_layout(data_bits)))`
         Packets.
-    o_key, o_value, o_exp_table, o_rescore_key, o_rescore_query, o_command : :py:`Out(stream.Signature(...))`
+    o_key, o_value, o_exp_table, o_rescore_key, o_rescore_query, o_command : \
+:py:`Out(stream.Signature(...))`
         To the core's streams of these names. Of :py:`o_command`, only the codes are driven, and
         :py:`n` if it must be 0: :py:`void`.
     void : :py:`Out(1)`

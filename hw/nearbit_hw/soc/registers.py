@@ -463,8 +463,7 @@ def _command(config: Config) -> list[Register]:
     tokens_bits = _bits(max(capacity, entries))
     number_bits = max(BATCHES_MAX.bit_length(), tokens_bits)
     flags = [(Flag.TRACE, "Send traces in addition to results."),
-             (Flag.RESCORE, "Weight by dot-product scores; elements of the queries follow the "
-                            "codes."),
+             (Flag.RESCORE, "Weight by dot-product scores; the queries' elements follow."),
              (Flag.SHARED, "Make one selection for all queries.")]
 
     def register(name: str, bits: int, description: str) -> Register:

@@ -161,7 +161,7 @@ class SocCore(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from a batch's last beat in to its first query's last beat out that are not the core's."""
+        """Cycles from a batch's last beat in to its answer's last beat out, less the core's."""
         return 4 if self.config.rescore is None else 5
 
     def elaborate(self, platform) -> Module:

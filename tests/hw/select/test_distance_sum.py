@@ -25,7 +25,7 @@ class Load:
         return [self.rng.randint(least, self.key_bits) for _ in range(self.lanes)]
 
     def words(self, start, shared, gaps, *, valid=True, expect=True):
-        """Words of a command, of which the last query gets the first one at a cycle; the last one's.
+        """Words of a command, the first at a cycle for the last query; the last query's words.
 
         `gaps` are the idle cycles before each word.
         """

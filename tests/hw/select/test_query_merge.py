@@ -15,9 +15,10 @@ class Load:
 
     def __init__(self, bench):
         self.bench = bench
-        self.capacity, self.distance_max, self.queries, self.exp_tables, self.rescore, self.shared = (
-            bench.parameters[name] for name in (
-                "capacity", "distance_max", "queries", "exp_tables", "rescore", "shared"))
+        self.capacity, self.distance_max, self.queries = (
+            bench.parameters[name] for name in ("capacity", "distance_max", "queries"))
+        self.exp_tables, self.rescore, self.shared = (
+            bench.parameters[name] for name in ("exp_tables", "rescore", "shared"))
         self.sent = []
         # For each key of a selection that leaves: whether it is the last and the last query's,
         # which may be wanted again, and whether it is.
