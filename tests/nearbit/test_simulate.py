@@ -185,7 +185,7 @@ def test_vcd(run, write, tmp_path, engine):
     simulate(run, path, "--vcd", vcd, "--engine", engine)
     text = vcd.read_text()
     assert "$enddefinitions" in text
-    assert "i_query__valid" in text
+    assert "i_command__valid" in text
     assert sorted(tmp_path.iterdir()) == sorted([path, vcd])
 
 

@@ -89,7 +89,7 @@ def test_c_header(registers):
         name = register.name.replace("QUERY0_", "QUERY_")
         if register.query not in (None, 0):
             base, _, rest = register.name.partition("_")
-            assert int(base[3:]) == register.query
+            assert int(base[5:]) == register.query
             assert register.address == (found[f"{prefix}QUERY_{rest}"]
                                         + register.query * found[f"{prefix}QUERY_STRIDE"])
             continue

@@ -53,14 +53,14 @@ class Beats:
         self.bench = bench
         for name, value in bench.parameters.items():
             setattr(self, name, value)
-        self.beats = []
+        self.sent = []
         self.answered = 0
         bench.sink("o_request").expect()
         bench.sink("o_request").on_beat = self.answer
         self.due = []
 
     def answer(self, payload, cycle):
-        self.due.append((cycle + self.store_latency, self.beats[self.answered]))
+        self.due.append((cycle + self.store_latency, self.sent[self.answered]))
         self.answered += 1
 
     async def step(self, cycles=1):
@@ -72,12 +72,12 @@ class Beats:
     async def finish(self):
         while self.bench.source("i").pending or self.bench.sink("o").pending:
             await self.step()
-        assert self.answered == len(self.beats)
+        assert self.answered == len(self.sent)
         await self.bench.finish()
 
     async def reset(self):
         await self.bench.reset()
-        self.beats.clear()
+        self.sent.clear()
         self.due.clear()
         self.answered = 0
 
@@ -107,8 +107,8 @@ class Beats:
             index = self.bench.rng.randrange(self.capacity)
             self.bench.source("i").send({"index": index, "beat": beat,
                                          "weight": weights[j], "last": int(j == length - 1)})
-            self.bench.sink("o_request").expect({"row": index, "beat": beat})
-            self.beats.append({"elements": elements[j].tolist(), "scale": scales[j]})
+            self.bench.sink("o_request").expect({"token": index, "beat": beat})
+            self.sent.append({"elements": elements[j].tolist(), "scale": scales[j]})
         sums, total = accumulate(weights, elements, scales, scale_bits=self.scale_bits)
         self.bench.sink("o").expect({"sums": sums.tolist(), "total": int(total)})
 
