@@ -222,8 +222,11 @@ class Core(wiring.Component):
             fan_in=config.fan_in, rows_per_stage=config.rows_per_stage, target=config.cell)
         # The last row is the one that may select for all.
         selectors = [
-            self._selector(key_bits)
-            for key_bits in [config.key_bits] * (config.rows - 1) + [config.distance_max]
+            # The word that a command begins with is asked for in the cycle after it is accepted.
+            self._selector(key_bits, lead=1 + key_store.latency + score_array.latency
+                           + row // config.rows_per_stage)
+            for row, key_bits in enumerate(
+                [config.key_bits] * (config.rows - 1) + [config.distance_max])
         ]
         for row, selector in enumerate(selectors):
             m.submodules[f"top_n_{row}"] = selector
@@ -422,14 +425,14 @@ class Core(wiring.Component):
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
 
-    def _selector(self, key_bits: int) -> TopN | HistogramTopN:
+    def _selector(self, key_bits: int, *, lead: int) -> TopN | HistogramTopN:
         config = self._config
         given: dict[str, Any] = {
             "key_bits": key_bits, "lanes": config.lanes, "capacity": config.capacity,
             "top_n": config.top_n, "refine_lanes": config.refine_lanes}
         if config.selection == "counters":
             return TopN(**given, gapless=config.rescore is not None)
-        return HistogramTopN(**given, overlap=config.selection == "histograms")
+        return HistogramTopN(**given, overlap=config.selection == "histograms", lead=lead)
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:

@@ -15,10 +15,12 @@ import tomli_w
 from nearbit_model.errors import NearbitError
 from nearbit_model.structure import (
     EXACT_QUERIES,
+    KEY_STORE_LATENCY,
     ROWS_PER_STAGE,
     CounterTimes,
     HistogramTimes,
     memory_registers,
+    tree_latency,
 )
 
 
@@ -257,6 +259,11 @@ class Config:
         """Stages of the array that a word of keys passes."""
         return -(-self.rows // self.rows_per_stage)
 
+    def score_latency(self, row: int = 0) -> int:
+        """Cycles from asking for a word of keys to a row's distances."""
+        return (KEY_STORE_LATENCY + 1 + row // self.rows_per_stage
+                + tree_latency(self.key_bits, self.fan_in))
+
     @property
     def memory_registers(self) -> int:
         """Registers that a load and what is read of a bank pass, beside those of the memory."""
@@ -272,7 +279,7 @@ class Config:
         return HistogramTimes(
             key_bits=self.distance_max if row == self.rows - 1 else self.key_bits,
             lanes=self.lanes, refine_lanes=self.refine_lanes,
-            overlap=self.selection == "histograms")
+            overlap=self.selection == "histograms", lead=1 + self.score_latency(row))
 
     @property
     def exact_query_slots(self) -> int:

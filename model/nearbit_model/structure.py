@@ -147,11 +147,18 @@ class HistogramTimes:
     lanes: int
     refine_lanes: int
     overlap: bool
+    #: Cycles from the acceptance of a command to its first distances, at least.
+    lead: int = 2
 
     @property
     def limit(self) -> int:
-        """Queries that are counted or merged, and again that are scanned or emitted."""
+        """Queries whose bins are in use, and that are scanned or emitted, at the same time."""
         return 2 if self.overlap else 1
+
+    @property
+    def unhanded(self) -> int:
+        """Queries that are counted or merged, at the same time."""
+        return 3 if self.overlap else 1
 
     @property
     def banks(self) -> int:
@@ -179,10 +186,37 @@ class HistogramTimes:
         return 2 if self.overlap else 1
 
     @property
+    def bins(self) -> int:
+        """Bins that are read of each memory; that of the largest distance is not."""
+        return self.key_bits if self.overlap else 2 * self.key_bits
+
+    @property
+    def merge_interval(self) -> int:
+        """Cycles from the start of merging a query to that of the next one, at least."""
+        return self.bins + 1
+
+    @property
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free."""
-        levels = self.lanes.bit_length() - 1
-        return self.key_bits + 6 + levels if self.overlap else 2 * self.key_bits + 5 + levels
+        return self.bins + (6 if self.overlap else 5) + self.lanes.bit_length() - 1
+
+    @property
+    def last_kept(self) -> int:
+        """The bin that is read when the query's bins may be promised to the next but one.
+
+        Its distances cannot come before those that follow have been read.
+        """
+        return max(self.bins - 2 - self.lead, 0)
+
+    @property
+    def free_latency(self) -> int:
+        """Cycles from the start of merging a query until its bins are promised, with overlap."""
+        return 1 + self.last_kept
+
+    @property
+    def clear_cycles(self) -> int:
+        """Cycles from reset until all bins are cleared; they are merged as if of queries."""
+        return self.merge_cycles + (self.limit - 1) * self.merge_interval
 
     @property
     def scan_gap(self) -> int:

@@ -8,6 +8,7 @@ from nearbit_hw.score import ScoreArray
 from nearbit_hw.select import HistogramTopN, TopN
 from nearbit_model import PRESETS
 from nearbit_model.cycles import Error as ModelError
+from nearbit_model.structure import KEY_STORE_LATENCY
 
 
 def test_error_codes():
@@ -27,5 +28,6 @@ def test_presets(name):
     assert TopN(**sizes).registers == config.memory_registers
     for selection in ("histograms", "serial"):
         other = config.replace(selection=selection)
-        assert (HistogramTopN(**sizes, overlap=selection == "histograms").times
+        lead = 1 + KEY_STORE_LATENCY + array.latency + config.score_stages - 1
+        assert (HistogramTopN(**sizes, overlap=selection == "histograms", lead=lead).times
                 == other.histogram_times(config.rows - 1))

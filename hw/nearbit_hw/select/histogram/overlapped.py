@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.histogram.count import Counter, Marks
 from nearbit_hw.select.histogram.design import Design
-from nearbit_hw.select.histogram.merge import add_lanes
+from nearbit_hw.select.histogram.merge import Merged, add_lanes
 from nearbit_hw.select.histogram.sizes import Strobes
 
 
@@ -18,6 +18,8 @@ __all__ = ["Overlapped"]
 
 class Overlapped(Design):
     """A query is counted while the one before is merged, and scanned while the one before leaves.
+
+    A query is read while the one before is summed and searched for its threshold.
 
     A lane has two memories of bins, and words go to the one and the other in turn. One port of a
     memory counts while the other merges the query before, in the other half; the ports never meet,
@@ -38,8 +40,11 @@ class Overlapped(Design):
 
     def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
         """One waits in `waiting` while the query before it is still counted."""
+        times, merge = self.sizes.times, self.merge
         room = Signal()
-        m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
+        m.d.comb += room.eq((merge.uncleared != times.limit) & (merge.unhanded != times.unhanded)
+                            & ~((merge.unhanded == times.banks - times.limit)
+                                & (strobes.late == times.limit)))
         waiting: Any = Signal(self.sizes.query, reset_less=True)
         waiting_valid, counted_valid = Signal(), Signal()
         m.d.comb += [
@@ -123,37 +128,58 @@ class Overlapped(Design):
         return self.merge.busy
 
     def frees(self, strobes: Strobes) -> Value:
-        return strobes.hand
+        """The bins are promised while the last ones are still read."""
+        return self.merge.busy & (self.merge.bin == self.sizes.times.last_kept)
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
-                    ) -> tuple[Value, Value]:
-        """The next query may be counted before this one is merged, and is `pending` then."""
-        merge, word, word_bits = self.merge, marks.word, self.sizes.word_bits
-        pending = Signal()
-        pending_missing, pending_word, pending_first = (
-            Signal.like(value, name=name, reset_less=True) for value, name in (
-                (merge.missing, "pending_missing"), (word, "pending_word"),
-                (word, "pending_first")))
-        merge_word = Signal(word_bits, reset_less=True)
-        merge_first = Signal(word_bits, reset_less=True)
-        settled_missing = delay(m, counted.missing, 1, "settled_missing")
-        settled_word = delay(m, word, 1, "settled_word")
-        settled_first = delay(m, counted.first_word, 1, "settled_first")
+                    ) -> Merged:
+        """The next query may be counted before this one is merged, and is `pending` then.
+
+        What is known of a query follows its bins: `pending` until they are read, `read` until the
+        first one is summed, `found` with the search, and `ready` to be handed over. As long as one
+        is ready, the outcome of the next one stays with the search; the one after does not start.
+        """
+        merge, limit = self.merge, self.sizes.times.limit
+        query: Any = data.StructLayout({
+            "missing": self.sizes.missing_shape, "last": self.sizes.word_bits,
+            "first": self.sizes.word_bits})
+        queries: list[Any] = [Signal(query, name=f"{name}_query", reset_less=True)
+                              for name in ("settled", "pending", "read", "ready")]
+        settled, pending, read, ready = queries
+        found_last, found_first = (
+            Signal(self.sizes.word_bits, name=name, reset_less=True)
+            for name in ("found_last", "found_first"))
+        threshold = Signal.like(merge.threshold, name="ready_threshold", reset_less=True)
+        is_pending, is_found = Signal(), Signal()
+        m.d.sync += [settled.missing.eq(counted.missing), settled.last.eq(marks.word),
+                     settled.first.eq(counted.first_word)]
         m.d.comb += strobes.merge_start.eq(
-            (pending | (merge.boot != 0)) & (~merge.merging | strobes.hand))
+            (is_pending | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit))
         with m.If(strobes.merge_start):
-            m.d.sync += [
-                merge.threshold.eq(0), merge.found.eq(0), merge.missing.eq(pending_missing),
-                merge_word.eq(pending_word), merge_first.eq(pending_first),
-            ]
-            with m.If(merge.boot == 0):
-                m.d.sync += pending.eq(0)
+            m.d.sync += read.eq(pending)
         with m.If(merge.settled):
+            m.d.sync += [is_pending.eq(1), pending.eq(settled)]
+        with m.Elif(strobes.merge_start & (merge.boot == 0)):
+            m.d.sync += is_pending.eq(0)
+
+        # The outcome leaves the search, at the latest, when the next bins arrive there.
+        keep = Signal()
+        m.d.comb += keep.eq((merge.merged | is_found) & ~strobes.merge_ready)
+        with m.If(delay_control(m, strobes.merge_start, merge.level + 1, "search_start")):
+            m.d.sync += [merge.threshold.eq(0), merge.found.eq(0), merge.missing.eq(read.missing),
+                         found_last.eq(read.last), found_first.eq(read.first)]
+        with m.If(keep):
             m.d.sync += [
-                pending.eq(1), pending_missing.eq(settled_missing),
-                pending_word.eq(settled_word), pending_first.eq(settled_first),
-            ]
-        return merge_word, merge_first
+                is_found.eq(0), strobes.merge_ready.eq(1), threshold.eq(merge.threshold),
+                ready.missing.eq(merge.missing), ready.last.eq(found_last),
+                ready.first.eq(found_first)]
+        with m.Else():
+            with m.If(merge.merged):
+                m.d.sync += is_found.eq(1)
+            with m.If(strobes.hand):
+                m.d.sync += strobes.merge_ready.eq(0)
+        return Merged(threshold=threshold, missing=ready.missing, last=ready.last,
+                      first=ready.first)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
         """A mark of its own for what is out costs a bit, and saves logic."""
