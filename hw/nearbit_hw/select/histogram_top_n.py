@@ -73,8 +73,8 @@ class HistogramTopN(Selector):
     before is presented. Its first distances must not come before :py:`lead` cycles later. Queries
     that follow each other without a pause are
     max(w, merge_interval, ceil(w / s) + scan_gap, m + emit_latency - 2) cycles apart with
-    :py:`overlap`, if that lets a command be taken in time; see :py:`interval`. After reset, the bins
-    are cleared before the first command is taken.
+    :py:`overlap`, if that lets a command be taken in time; see :py:`interval`. After reset, the
+    bins are cleared before the first command is taken.
 
     Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
     iCE40); otherwise any will do.
