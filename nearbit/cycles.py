@@ -81,7 +81,7 @@ _RELIEF = {
     "weigh, one column": "a smaller n: one key is added up per cycle already",
     "normalize": "fewer divider_cycles: more units divide",
     "normalize, one cycle": "nothing, as one output element leaves per cycle already",
-    "banks": "more refine_lanes: each of the three selections in work ends sooner",
+    "banks": "more refine_lanes: each of the selections in work ends sooner",
     "queues": "a larger top_n, if it is hardly more than what is selected: queues are full",
 }
 

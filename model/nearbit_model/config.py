@@ -176,7 +176,7 @@ class Config:
     refine_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
                  "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
-                 "value shortens the latency, not the interval."))
+                 "value shortens the latency, hardly the interval."))
     divider_cycles: int = field(default=1, metadata=_within(
         1, 32, "Cycles per output element in the normalizer; divides ``value_bits + "
                "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
@@ -188,11 +188,11 @@ class Config:
         1, 2, "With 1, the value rows are in a memory that either reads or writes in a cycle, such "
               "as an iCE40 UltraPlus SPRAM, and a row is accepted only while no command is in "
               "flight."))
-    selection: str = field(default="counters", metadata={
-        "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the "
-                "fastest. ``histograms`` takes less than half the logic, and two block RAMs with "
-                "two full ports (unlike iCE40's) per lane and row. ``serial`` takes even less "
-                "logic and one block RAM per lane and row, and selects for one query at a time."})
+    selection: str = field(default="histograms", metadata={
+        "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``histograms`` takes "
+                "two block RAMs with two full ports (unlike iCE40's) per lane and row. ``serial`` "
+                "takes one of any kind per lane and row, and selects for one query at a time. "
+                "``counters`` takes few block RAMs and two to three times the logic."})
     cell: str | None = field(default=None, metadata={
         "says": "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or "
                 "the generic one without a platform. Cycles and values are the same for all."})
@@ -374,6 +374,7 @@ class Config:
 _document(Config)
 
 
+# From 32 lanes on, block RAM for histograms is short beside the stores (docs/decisions/0010).
 PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # For tests: every dimension small, several rows.
     "tiny": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16),
@@ -384,29 +385,31 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
                         top_n=32, refine_lanes=32),
     # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
-                         top_n=32, refine_lanes=16, divider_cycles=4),
+                         top_n=32, refine_lanes=16, divider_cycles=4, selection="serial"),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
-                     top_n=256),
+                     top_n=256, selection="counters"),
     # A GQA group of three query heads on one key head (SmolLM2), in one pass over the keys.
     "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32, value_lanes=64,
-                   top_n=256, tables=3),
+                   top_n=256, tables=3, selection="counters"),
     # HashAttention on decoders with 64-element heads; up to all keys can be selected and rescored.
     "hash64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
-                     top_n=4096, rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
+                     top_n=4096, selection="counters",
+                     rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
     # The same for a GQA group of three, each head for itself or all with one selection.
     "hash64gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32,
-                         value_lanes=64, top_n=4096,
+                         value_lanes=64, top_n=4096, selection="counters",
                          rescore=Rescore(head_dim=64, lanes=64, element_bits=12, shared=True)),
     # Decoders with 128-element heads.
     "head128": Config(key_bits=128, value_dim=128, capacity=8192, lanes=32, value_lanes=64,
-                      top_n=256),
+                      top_n=256, selection="counters"),
     # HashAttention as published: heads of 128 elements ranked by learned codes of 32 bits.
     "hash128": Config(key_bits=32, value_dim=128, capacity=8192, lanes=64, value_lanes=128,
-                      top_n=8192, rescore=Rescore(head_dim=128, lanes=128, element_bits=12)),
+                      top_n=8192, selection="counters",
+                      rescore=Rescore(head_dim=128, lanes=128, element_bits=12)),
     # Long contexts; larger than any board, for simulation.
     "long": Config(key_bits=64, value_dim=64, capacity=65536, lanes=64, value_lanes=64,
-                   top_n=2048),
+                   top_n=2048, selection="counters"),
 })
 """Named configurations, smallest first."""
 

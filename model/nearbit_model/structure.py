@@ -11,10 +11,10 @@ from enum import IntEnum
 
 __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
            "EMIT_LATENCY", "EMIT_WASTE", "EXACT_KEY_STORE_LATENCY", "EXACT_QUERIES", "FAN_IN",
-           "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "ROWS_PER_STAGE",
-           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS", "CounterTimes", "Error",
-           "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
-           "weights_latency"]
+           "KEY_STORE_LATENCY", "PART_FAN_IN", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT",
+           "ROWS_PER_STAGE", "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS",
+           "CounterTimes", "Error", "HistogramTimes", "memory_registers", "rescorer_latency",
+           "tree_latency", "weights_latency"]
 
 
 class Error(IntEnum):
@@ -139,6 +139,10 @@ class CounterTimes:
                 + 4 * self.registers)
 
 
+PART_FAN_IN = 16
+"""Lanes that are added between two registers when the parts of the bins are counted."""
+
+
 @dataclass(frozen=True)
 class HistogramTimes:
     """Sizes and cycles of a selection by histograms (:class:`nearbit_hw.select.HistogramTopN`)."""
@@ -181,13 +185,33 @@ class HistogramTimes:
         return self.groups.bit_length() - 1
 
     @property
+    def parts(self) -> int:
+        """Parts of the bins, of which the one with the threshold is found by counting.
+
+        That is worth its logic where a query shall be quick, so if more is scanned than is counted.
+        """
+        part = self.key_bits // 4
+        whole = self.key_bits % 4 == 0 and part & (part - 1) == 0
+        return 4 if self.overlap and whole and self.refine_lanes > self.lanes else 1
+
+    @property
+    def part_bins(self) -> int:
+        """Bins that are searched for the threshold."""
+        return self.bins // self.parts
+
+    @property
+    def settle_latency(self) -> int:
+        """Cycles from a query's last word until it can be merged."""
+        return 1 if self.parts == 1 else 2 + tree_latency(self.lanes, PART_FAN_IN)
+
+    @property
     def count_latency(self) -> int:
-        """Cycles from a query's last word to the start of merging it."""
-        return 2 if self.overlap else 1
+        """Cycles from a query's last word to the start of merging it; that is counted by then."""
+        return self.settle_latency + int(self.overlap and self.parts == 1)
 
     @property
     def bins(self) -> int:
-        """Bins that are read of each memory; that of the largest distance is not."""
+        """Bins that are read and cleared of each memory; that of the largest distance is not."""
         return self.key_bits if self.overlap else 2 * self.key_bits
 
     @property
@@ -198,7 +222,7 @@ class HistogramTimes:
     @property
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free."""
-        return self.bins + (6 if self.overlap else 5) + self.lanes.bit_length() - 1
+        return self.part_bins + (6 if self.overlap else 5) + self.lanes.bit_length() - 1
 
     @property
     def last_kept(self) -> int:
@@ -216,7 +240,7 @@ class HistogramTimes:
     @property
     def clear_cycles(self) -> int:
         """Cycles from reset until all bins are cleared; they are merged as if of queries."""
-        return self.merge_cycles + (self.limit - 1) * self.merge_interval
+        return (self.limit - 1) * self.merge_interval + max(self.merge_cycles, self.bins) + 1
 
     @property
     def scan_gap(self) -> int:

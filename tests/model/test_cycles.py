@@ -17,7 +17,7 @@ QUOTED = Command(counts=(1024,), n=32)
 def test_quoted_workload():
     formula = steady(REFERENCE, words=64, selected=32)
     assert formula.latency <= 300
-    assert formula.interval == 64
+    assert formula.interval == 65
     timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 100)])
     first, *_, before, last = timeline.answers
     assert first.end - first.offered + 1 == formula.latency
@@ -63,12 +63,12 @@ def test_stages():
     timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 10)])
     for answer in timeline.answers:
         stages = list(answer.stages.values())
-        assert list(answer.stages) == ["score", "refine", "emit", "weigh", "accumulate",
+        assert list(answer.stages) == ["score", "merge", "scan", "emit", "weigh", "accumulate",
                                        "normalize"]
         assert all(before.start < after.start for before, after in pairwise(stages))
         assert stages[-1].end == answer.end
     for one, other in pairwise(timeline.answers):
-        for stage in ("refine", "weigh"):
+        for stage in ("scan", "weigh"):
             assert one.stages[stage].end < other.stages[stage].start
 
 

@@ -254,6 +254,8 @@ OTHERS = {
         "tiny": SMALL["tiny"], "tight": SMALL["tight"], "one": SMALL["one"], "rows": SMALL["rows"],
         "exact": SMALL["exact"], "shared": SMALL["shared"],
         "wide": SMALL["wide"].replace(refine_lanes=16),
+        "parted": Config(key_bits=16, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20,
+                         refine_lanes=4),
         "short": Config(key_bits=3, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20),
     }.items()}
 
@@ -288,7 +290,8 @@ def test_random_programs(name):
 
 
 @pytest.mark.parametrize("name", [
-    "histograms exact", "serial rows", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    "histograms exact", "histograms parted", "serial rows",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in (
         "histograms tiny", "histograms wide", "serial tight", "serial shared"))])
 def test_random_programs_of_other_selections(name):
     check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)

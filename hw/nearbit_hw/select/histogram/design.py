@@ -8,6 +8,7 @@ from amaranth.lib import data
 
 from nearbit_hw.select.histogram.count import Marks
 from nearbit_hw.select.histogram.merge import Merge, Merged
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
@@ -70,8 +71,8 @@ class Design(ABC):
         """Tell whether a query's bins are free again."""
 
     @abstractmethod
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
-                    ) -> Merged:
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any) -> Merged:
         """Start to merge, and tell when that is done; gives what is handed over then."""
 
     @abstractmethod
