@@ -94,8 +94,8 @@ def measure(kept: dict[str, Any], *, again: bool) -> dict[str, Any]:
 
 def tables(found: dict[str, Any]) -> str:
     """Both tables of the decision."""
-    lines = ["| preset | selection | latency | interval | block RAMs of the core | LUT4 + 2 x CCU2C "
-             "of a row's selection |", "|---|---|--:|--:|--:|--:|"]
+    lines = ["| preset | selection | latency | interval | block RAMs | logic of a selection |",
+             "|---|---|--:|--:|--:|--:|"]
     for name, point in found["presets"].items():
         used = PRESETS[name.split()[0]].selection == point["selection"]
         mark = "**" if used else ""

@@ -136,7 +136,10 @@ class Workload:
 
     def phases(self, config: Config, latency: int) -> list[Phase]:
         """Load, ask one command of an idle core, then all queries back to back."""
-        return [load(config, self.keys), self.ask(config, 1, full=True),
+        # An idle core has cleared its histograms.
+        cleared = 0 if config.selection == "counters" else max(
+            config.histogram_times(row).clear_cycles for row in range(config.rows))
+        return [load(config, self.keys), self.ask(config, 1, full=True, delay=cleared),
                 self.ask(config, self.queries, delay=latency)]
 
 
@@ -301,7 +304,8 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
     hardware = core_engine(config, engine)
     program = Program(hardware.ports)
     rng = np.random.default_rng(_SEED)
-    for phase in workload.phases(config, predicted.latency):
+    phases = workload.phases(config, predicted.latency)
+    for phase in phases:
         program.add(_inputs(config, phase, rng), delay=phase.delay)
     timeline = predicted.timeline
     program.expect({"o_result": len(timeline.results)})
@@ -309,7 +313,8 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
 
     beats = outcome.outputs["o_result"]
     ends = beats.cycles[beats.payloads["last"] == 1][config.rows - 1::config.rows].tolist()
-    offered = 1 + max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
+    loaded = max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
+    offered = loaded + 1 + phases[1].delay
     commands = ends[1:]
     # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
     half = len(commands) // 2
