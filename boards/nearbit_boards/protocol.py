@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nearbit_model.config import CELLS, SELECTIONS, Config, ConfigError, Rescore
+from nearbit_model.config import CELLS, NORMALIZERS, SELECTIONS, Config, ConfigError, Rescore
 from nearbit_model.transfers.payload import Bits, Port, Shape, Struct
 from nearbit_model.transfers.streams import core_ports
 
@@ -89,13 +89,14 @@ IDENTITY: dict[str, int] = {
     "layout_version": 1, "major": 1, "minor": 1, "patch": 1, "clock": 4,
     "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
     "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
-    "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
-    "selection": 1,
+    "refine_lanes": 2, "normalizer": 1, "divider_cycles": 1, "fan_in": 1, "value_ports": 1,
+    "cell": 1, "selection": 1,
     "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
 }
 """Fields of an identity with their bytes, in order."""
 
-_CHOICES: dict[str, tuple[str | None, ...]] = {"cell": (None, *CELLS), "selection": SELECTIONS}
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "cell": (None, *CELLS), "normalizer": NORMALIZERS, "selection": SELECTIONS}
 
 
 def crc(data: bytes) -> int:

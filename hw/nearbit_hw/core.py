@@ -7,8 +7,10 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.attend.exact_key_store import ExactKeyStore
 from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
@@ -238,11 +240,7 @@ class Core(wiring.Component):
             capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
             scale_bits=SCALE_BITS, top_n=config.top_n)
-        m.submodules.normalizer = normalizer = Normalizer(
-            value_lanes=config.value_lanes, value_bits=config.value_bits,
-            sum_bits=accumulator.acc_bits, total_max=accumulator.total_max,
-            output_fraction_bits=config.output_fraction_bits,
-            divider_cycles=config.divider_cycles)
+        m.submodules.normalizer = normalizer = self._normalizer(accumulator)
 
         # ---- The datapath.
         idle = Signal() # no command is in work or offered
@@ -421,6 +419,16 @@ class Core(wiring.Component):
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
+
+    def _normalizer(self, accumulator: ValueAccumulator) -> Normalizer:
+        config = self._config
+        given: dict[str, int] = {
+            "value_lanes": config.value_lanes, "value_bits": config.value_bits,
+            "sum_bits": accumulator.acc_bits, "total_max": accumulator.total_max,
+            "output_fraction_bits": config.output_fraction_bits}
+        if config.normalizer == "divider":
+            return DividingNormalizer(**given, divider_cycles=config.divider_cycles)
+        return ReciprocalNormalizer(**given)
 
     def _selector(self, key_bits: int) -> TopN | HistogramTopN:
         config = self._config

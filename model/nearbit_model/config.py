@@ -18,12 +18,13 @@ from nearbit_model.structure import (
     ROWS_PER_STAGE,
     CounterTimes,
     HistogramTimes,
+    ReciprocalTimes,
     memory_registers,
 )
 
 
-__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
-           "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
+__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "NORMALIZERS", "PRESETS",
+           "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -44,6 +45,9 @@ CELLS = ("generic", "ecp5", "ice40", "xc7")
 
 SELECTIONS = ("counters", "histograms", "serial")
 """Ways to find the nearest keys: counting in logic, or in block RAM, overlapping queries or not."""
+
+NORMALIZERS = ("reciprocal", "divider")
+"""Ways to divide by the sum of weights: by multipliers, or in logic."""
 
 _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
@@ -175,8 +179,13 @@ class Config:
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
                  "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
                  "value shortens the latency, not the interval."))
+    normalizer: str = field(default="reciprocal", metadata={
+        "says": "One of :data:`NORMALIZERS`: how sums are divided by the sum of weights; outputs "
+                "are the same. ``reciprocal`` gives an output element per cycle and, for up to 16 "
+                "bits of it, takes six multipliers and one block RAM. ``divider`` takes neither; "
+                "it is for devices without multipliers (iCE40 HX)."})
     divider_cycles: int = field(default=1, metadata=_within(
-        1, 32, "Cycles per output element in the normalizer; divides ``value_bits + "
+        1, 32, "Cycles per output element of a ``divider``; divides ``value_bits + "
                "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
                "slower."))
     fan_in: int = field(default=4, metadata=_within(
@@ -223,6 +232,12 @@ class Config:
         if self.top_n > self.capacity:
             raise ConfigError(f"top_n must be at most capacity ({self.capacity}), "
                               f"not {self.top_n}")
+        if self.normalizer not in NORMALIZERS:
+            raise ConfigError(f"normalizer must be one of {', '.join(NORMALIZERS)}, "
+                              f"not {self.normalizer!r}")
+        if self.normalizer != "divider" and self.divider_cycles != 1:
+            raise ConfigError(f"divider_cycles must be 1 unless normalizer is divider, "
+                              f"not {self.divider_cycles}")
         if self.output_bits % self.divider_cycles:
             raise ConfigError(f"divider_cycles must divide value_bits + output_fraction_bits "
                               f"({self.output_bits}), not {self.divider_cycles}")
@@ -236,6 +251,23 @@ class Config:
     def output_bits(self) -> int:
         """Bits of an output element, two's complement."""
         return self.value_bits + self.output_fraction_bits
+
+    @property
+    def total_max(self) -> int:
+        """The largest sum of weights."""
+        return self.top_n * ((1 << self.weight_bits) - 1)
+
+    @property
+    def reciprocal_times(self) -> ReciprocalTimes:
+        """Widths and cycles of a division by the reciprocal."""
+        return ReciprocalTimes(total_bits=self.total_max.bit_length(),
+                               output_bits=self.output_bits)
+
+    @property
+    def normalizer_latency(self) -> int:
+        """Cycles from a sum's turn in the normalizer to its output."""
+        return (self.output_bits if self.normalizer == "divider"
+                else self.reciprocal_times.latency)
 
     @property
     def distance_max(self) -> int:
@@ -377,7 +409,7 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
                         top_n=32, refine_lanes=32),
     # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
-                         top_n=32, refine_lanes=16, divider_cycles=4),
+                         top_n=32, refine_lanes=16, normalizer="divider", divider_cycles=4),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256),

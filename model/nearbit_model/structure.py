@@ -12,9 +12,9 @@ from enum import IntEnum
 __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
            "EMIT_LATENCY", "EMIT_WASTE", "EXACT_KEY_STORE_LATENCY", "EXACT_QUERIES", "FAN_IN",
            "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "ROWS_PER_STAGE",
-           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS", "CounterTimes", "Error",
-           "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
-           "weights_latency"]
+           "SHIFT_STEP", "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS",
+           "CounterTimes", "Error", "HistogramTimes", "ReciprocalTimes", "memory_registers",
+           "rescorer_latency", "tree_latency", "weights_latency"]
 
 
 class Error(IntEnum):
@@ -251,3 +251,81 @@ ACCUMULATOR_LATENCY = 4
 
 ACCUMULATOR_DEPTH = 3
 """Weights that wait for their beats of values."""
+
+
+# ---- Division by the reciprocal.
+
+SHIFT_STEP = 16
+"""Places by which a total is shifted at once; what is left is a product with a power of two."""
+
+
+@dataclass(frozen=True)
+class ReciprocalTimes:
+    """Widths and cycles of a division by the reciprocal
+    (:class:`nearbit_hw.attend.ReciprocalNormalizer`).
+
+    Parameters
+    ----------
+    total_bits
+        Bits of the divisor.
+    output_bits
+        Bits of the quotient.
+    index_most
+        The most bits that the table of reciprocals is looked up by; 9 fill a block RAM.
+    """
+
+    total_bits: int
+    output_bits: int
+    index_most: int = 9
+
+    @property
+    def bits(self) -> int:
+        """Bits of the reciprocal."""
+        return self.output_bits + 2
+
+    @property
+    def factor_bits(self) -> int:
+        """The most bits of a normalized sum that are multiplied by the reciprocal."""
+        return self.output_bits + 2
+
+    @property
+    def shift_steps(self) -> int:
+        """Steps of 16 places in which a total is normalized."""
+        return (self.total_bits - 1) // SHIFT_STEP
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of a normalized total, after its leading 1, that the table is looked up by."""
+        most = min(-(-self.bits // 2), self.index_most)
+        return min(most, self.total_bits - 1)
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of a reciprocal from the table and its slope."""
+        if self.index_bits == self.total_bits - 1:
+            return self.bits
+        return min(self.bits, 2 * self.index_bits)
+
+    @property
+    def slope_bits(self) -> int:
+        """Bits of a normalized total, after the index, that the slope is multiplied by."""
+        return min(self.total_bits - 1 - self.index_bits, self.table_bits + 3 - self.index_bits)
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether a step of Newton's method follows the table."""
+        return self.table_bits < self.bits
+
+    @property
+    def reciprocal_latency(self) -> int:
+        """Cycles from a total to its reciprocal.
+
+        Steps of the shift, the power of two, its product; two for the table, two for its slope;
+        three for Newton's step.
+        """
+        return self.shift_steps + 6 + 3 * self.is_refined
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a sum to its quotient: two products, rounding, comparison, correction."""
+        return self.reciprocal_latency + 5

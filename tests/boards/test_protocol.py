@@ -28,7 +28,7 @@ from nearbit_boards.protocol import (
     state_fields,
 )
 from nearbit_boards.simulated import SimulatedTransport
-from nearbit_model.config import CELLS, PRESETS, SELECTIONS, Config, Rescore
+from nearbit_model.config import CELLS, NORMALIZERS, PRESETS, SELECTIONS, Config, Rescore
 
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "host-link.md").read_text("utf-8")
@@ -82,8 +82,9 @@ def test_documented_fields():
     assert f"these are version {LAYOUT_VERSION}" in identity
     for number, cell in enumerate(CELLS, 1):
         assert f"{number} {cell}" in identity
-    for number, selection in enumerate(SELECTIONS):
-        assert f"{number} {selection}" in identity
+    for choices in (NORMALIZERS, SELECTIONS):
+        for number, choice in enumerate(choices):
+            assert f"{number} {choice}" in identity
     exact = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
                    rescore=Rescore(head_dim=4, lanes=2))
     assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(exact))
@@ -166,7 +167,7 @@ def test_crc():
 
 @pytest.mark.parametrize("config", [
     *PRESETS.values(),
-    TINY.replace(cell="ecp5", fan_in=7, divider_cycles=4),
+    TINY.replace(cell="ecp5", fan_in=7, normalizer="divider", divider_cycles=4),
 ], ids=lambda config: f"{config.key_bits}x{config.capacity}")
 def test_identity(config):
     octets = identity_bytes(config, (1, 22, 255), 48_000_000)

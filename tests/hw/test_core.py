@@ -498,7 +498,7 @@ async def cycles_do_not_depend_on_data(dut):
 @pytest.mark.parametrize(("config", "steps"), [
     (Config.preset("tiny"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
-            tables=3, refine_lanes=4, divider_cycles=2), 30),
+            tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2), 30),
     pytest.param(Config(
         key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
         value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8, marks=pytest.mark.slow),
@@ -506,7 +506,8 @@ async def cycles_do_not_depend_on_data(dut):
             tables=2), 10),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
-            value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 20),
+            value_bits=16, weight_bits=24, output_fraction_bits=16,
+            normalizer="divider", divider_cycles=32), 20),
     (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
     (Config.preset("tiny").replace(selection="histograms", refine_lanes=8), 20),
     (Config.preset("tiny").replace(selection="serial", value_ports=1), 20),

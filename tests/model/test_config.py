@@ -32,7 +32,7 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert {*RANGES, "selection", "cell", "rescore"} == {
+    assert {*RANGES, "selection", "normalizer", "cell", "rescore"} == {
         field.name for field in dataclasses.fields(Config)}
 
 
@@ -93,7 +93,10 @@ def test_out_of_range(name):
      "selection must be one of counters, histograms, serial, not None"),
     ({"cell": "nexus"}, "cell must be one of generic, ecp5, ice40, xc7, not 'nexus'"),
     ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xc7, not 4"),
-    ({"divider_cycles": 3},
+    ({"normalizer": "divide"}, "normalizer must be one of reciprocal, divider, not 'divide'"),
+    ({"normalizer": None}, "normalizer must be one of reciprocal, divider, not None"),
+    ({"divider_cycles": 2}, "divider_cycles must be 1 unless normalizer is divider, not 2"),
+    ({"normalizer": "divider", "divider_cycles": 3},
      "divider_cycles must divide value_bits + output_fraction_bits (16), not 3"),
 ])
 def test_rules_between_fields(changes, message):
@@ -105,7 +108,7 @@ def test_smallest_and_largest():
     one = Config(key_bits=1, value_dim=1, capacity=1, value_bits=2, rows=1, lanes=1, value_lanes=1,
                  top_n=1, weight_bits=2, output_fraction_bits=0, tables=1)
     assert (one.columns, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
-    most = Config(**{name: most for name, (_, most) in RANGES.items()})
+    most = Config(**{name: most for name, (_, most) in RANGES.items()}, normalizer="divider")
     assert (most.columns, most.output_bits) == (1, 32)
 
 

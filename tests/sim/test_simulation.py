@@ -33,7 +33,8 @@ TINY = Config.preset("tiny")
 # Few libraries to build, and every way of packing: rows and tables against the size of a group.
 SINGLE = TINY.replace(rows=1)
 WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, rows=3, lanes=2, value_lanes=2,
-              top_n=9, weight_bits=11, output_fraction_bits=3, tables=3, divider_cycles=2)
+              top_n=9, weight_bits=11, output_fraction_bits=3, tables=3,
+              normalizer="divider", divider_cycles=2)
 
 
 @pytest.mark.parametrize(("config", "heads", "kv_heads"), [

@@ -107,9 +107,10 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     replay = (handing + (selected == 1) + weights_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
               + selected + (config.columns - 1) * max(selected, column)
-              + (config.value_lanes - 1) * config.divider_cycles + config.output_bits)
+              + (config.value_lanes - 1) * config.divider_cycles + config.normalizer_latency)
     paces = [stages[name] / config.rows
              for name in ("rescore", "weigh", "normalize") if name in stages]
-    following = (config.rows - 1) * int(max(paces))
+    # Two buffers take three cycles for two rows of a single key and a single column.
+    following = int((config.rows - 1) * max(*paces, Fraction(3, 2) if paces[-2] == 1 else 1))
     return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
                   limit=next(name for name, cycles in stages.items() if cycles == interval))

@@ -19,10 +19,11 @@ CONFIGS = [
     (TINY, 64),
     (TINY.replace(rows=1), 32),
     (Config(key_bits=70, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
-            tables=3, refine_lanes=4, divider_cycles=2), 64),
+            tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2), 64),
     (TINY.replace(rows=3, rescore=Rescore(head_dim=8, lanes=4, element_bits=10, shared=True)), 32),
     (Config(key_bits=5, value_dim=9, capacity=13, rows=2, lanes=1, value_lanes=9, top_n=3,
-            value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 64),
+            value_bits=16, weight_bits=24, output_fraction_bits=16,
+            normalizer="divider", divider_cycles=32), 64),
 ]
 NUMBERS = range(len(CONFIGS))
 
