@@ -307,9 +307,15 @@ class ReciprocalTimes:
         return min(self.bits, 2 * self.index_bits)
 
     @property
+    def guard_bits(self) -> int:
+        """Bits that the table has behind the lowest of a reciprocal."""
+        return 3
+
+    @property
     def slope_bits(self) -> int:
         """Bits of a normalized total, after the index, that the slope is multiplied by."""
-        return min(self.total_bits - 1 - self.index_bits, self.table_bits + 3 - self.index_bits)
+        return min(self.total_bits - 1 - self.index_bits,
+                   self.table_bits + 3 - self.index_bits)
 
     @property
     def is_refined(self) -> bool:

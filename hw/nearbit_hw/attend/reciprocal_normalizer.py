@@ -50,19 +50,16 @@ _LANES = 16
 _FACTOR_BITS = 18
 """Bits of a multiplier's input; those of ECP5 and the 7 series have as many."""
 
-_GUARD_BITS = 3
-"""Bits that the table has behind the lowest of a reciprocal."""
-
 
 def reciprocal_table(times: ReciprocalTimes) -> list[dict[str, int]]:
     """Reciprocals of sections of the normalized totals.
 
-    A section begins at :py:`1 + i / 2**index_bits`. In units of a reciprocal's bit in front of
-    :py:`_GUARD_BITS` more, ``offset`` is the reciprocal at its beginning, less 1 and rounded to
-    nearest when the guard bits are dropped, and ``slope`` what it loses until its end. A chord is
-    above the curve; half of the most that it is is taken away.
+    Section i begins at :py:`1 + i / 2**index_bits`. In units of the last of the guard bits,
+    ``offset`` is the reciprocal there less 1, and half a unit of the reciprocal more, so that it is
+    rounded when the guard bits are dropped; ``slope`` is what it loses until the section's end. A
+    chord is above the curve: half of the most by which it is is taken away.
     """
-    one = 1 << times.table_bits + _GUARD_BITS
+    one = 1 << times.table_bits + times.guard_bits
     sections = 1 << times.index_bits
 
     def curve(place: Fraction) -> Fraction:
@@ -72,7 +69,7 @@ def reciprocal_table(times: ReciprocalTimes) -> list[dict[str, int]]:
     for index in range(sections):
         begin, middle, end = (curve(index + Fraction(half, 2)) for half in range(3))
         above = ((begin + end) / 2 - middle) / 2 if times.slope_bits else 0
-        table.append({"offset": round(begin - above) - one + (1 << _GUARD_BITS - 1),
+        table.append({"offset": round(begin - above) - one + (1 << times.guard_bits - 1),
                       "slope": round(begin - end)})
     return table
 
@@ -129,7 +126,20 @@ class ReciprocalNormalizer(Normalizer):
     totals of up to 22 take six multipliers of 18 bits and a block RAM of 512 words.
 
     Reference: :func:`nearbit_model.golden.normalize`.
+
+    Raises
+    ------
+    ValueError
+        If an output has more than 32 bits.
     """
+
+    def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
+                 output_fraction_bits: int):
+        super().__init__(value_lanes=value_lanes, value_bits=value_bits, sum_bits=sum_bits,
+                         total_max=total_max, output_fraction_bits=output_fraction_bits)
+        # One step of Newton's method gives no more.
+        if self.output_bits > 32:
+            raise ValueError(f"Bits of an output must be at most 32, not {self.output_bits!r}")
 
     @property
     def times(self) -> ReciprocalTimes:
@@ -219,7 +229,7 @@ class ReciprocalNormalizer(Normalizer):
         rest = normal[bits - 1 - times.index_bits - times.slope_bits:bits - 1 - times.index_bits]
         content = reciprocal_table(times)
         shape: Any = data.StructLayout({
-            "offset": signed(times.table_bits + _GUARD_BITS),
+            "offset": signed(times.table_bits + times.guard_bits),
             "slope": range(max(entry["slope"] for entry in content) + 1)})
         entry: Any = Signal(shape, reset_less=True)
         if times.index_bits:
@@ -230,15 +240,15 @@ class ReciprocalNormalizer(Normalizer):
             with m.If(stages.advance):
                 m.d.sync += entry.eq(read.data)
         else:
-            m.d.comb += entry.eq(Const(content[0], shape))
+            m.d.comb += [entry[name].eq(value) for name, value in content[0].items()]
         loss: Value = Const(0)
         if times.slope_bits:
             loss = stages.register(
                 (entry.slope * stages.delay(rest, 2, "rest"))[times.slope_bits:], "loss")
         offset = stages.register(entry.offset, "offset")
-        found = Signal(signed(times.table_bits + _GUARD_BITS))
+        found = Signal(signed(times.table_bits + times.guard_bits))
         m.d.comb += found.eq(offset - loss)
-        reciprocal: Value = stages.register(found[_GUARD_BITS:].as_signed(), "reciprocal")
+        reciprocal: Value = stages.register(found[times.guard_bits:].as_signed(), "reciprocal")
         if times.is_refined:
             reciprocal = self._refine(stages, reciprocal, stages.carry(
                 normal, since=stage, until=stage + 4, name="normal"))

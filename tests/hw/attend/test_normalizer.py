@@ -221,6 +221,11 @@ def test_wrong_output_fraction_bits(value):
         ReciprocalNormalizer(**GOOD | {"output_fraction_bits": value})
 
 
+def test_too_wide_for_the_reciprocal():
+    with pytest.raises(ValueError, match=r"^Bits of an output must be at most 32, not 33$"):
+        ReciprocalNormalizer(**GOOD | {"output_fraction_bits": 25})
+
+
 @pytest.mark.parametrize("value", [0, -1, 5, 24, "8", None])
 def test_wrong_divider_cycles(value):
     with pytest.raises(TypeError, match=rf"^Output cycles must be a divisor of the bits of an "
