@@ -112,6 +112,10 @@ class Normalizer(wiring.Component):
         """Bits of an output."""
         return self._value_bits + self._output_fraction_bits
 
+    @abstractmethod
+    def elaborate(self, platform) -> Module:
+        """Build it."""
+
     @property
     @abstractmethod
     def output_cycles(self) -> int:
