@@ -214,8 +214,8 @@ class Board:
     def check(self) -> None:
         """Raise :class:`BoardError` for what cannot be made.
 
-        That is clock or baud, a board without a UART or with pins that are used twice, or a
-        selection that needs other block RAM.
+        That is clock or baud, a board without a UART or with pins that are used twice, a selection
+        that needs other block RAM, or a normalizer that needs multipliers.
         """
         from nearbit_boards.pll import PllError, find_pll
         from nearbit_boards.uart import divisor
@@ -223,6 +223,9 @@ class Board:
         if self.config.selection == "histograms" and self.device.family == "ice40":
             raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
                              f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
+        if self.config.normalizer == "reciprocal" and self.device.family == "ice40":
+            raise BoardError(f"{self.name}: the normalizer 'reciprocal' needs multipliers of 18 "
+                             f"bits, which iCE40 does not have; take 'divider'")
         platform = self.claim()
         for led in (self.activity, self.error):
             if led is not None and not can_light(platform, led):

@@ -299,7 +299,7 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
                                  ("DSPs", used.dsps, device.dsps)):
         if is_used > there:
             raise BuildError(f"the design needs {is_used} {kind} and {board.part} has {there}; "
-                             f"take fewer lanes or value_lanes, or more divider_cycles")
+                             f"take fewer lanes or value_lanes, or a divider with more cycles")
 
 
 def _read_report(folder: Path, device: Device, clock: int, luts: int

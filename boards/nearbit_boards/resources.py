@@ -124,14 +124,16 @@ def check_memories(found: Iterable[Memory], device: Device, part: str, what: str
 def dsps(config: Config, device: Device) -> int:
     """Count the multipliers that a configuration implies.
 
-    One for each value lane and one for the weights; with exact scores one for each of their lanes,
-    and those that scale a score. On an iCE40 UltraPlus, what does not fit its eight is made of
-    logic; devices without multipliers have none.
+    One for each value lane, one for the weights, and the reciprocal's; with exact scores one for
+    each of their lanes, and those that scale a score. On an iCE40 UltraPlus, what does not fit its
+    eight is made of logic; devices without multipliers have none.
     """
     if not device.dsps:
         return 0
     products = [(config.weight_bits + 1, config.value_bits)] * config.value_lanes
     products.append((config.weight_bits, SCALE_BITS))
+    if config.normalizer == "reciprocal":
+        products += config.reciprocal_times.products(config.value_bits)
     return sum(_tiles(*product, device) for product in products)
 
 

@@ -322,6 +322,26 @@ class ReciprocalTimes:
         """Whether a step of Newton's method follows the table."""
         return self.table_bits < self.bits
 
+    def products(self, value_bits: int) -> list[tuple[int, int]]:
+        """Bits of the factors of each product, for sums of values of so many bits.
+
+        The shifts of a sum and of a total, the slope, the estimate, and the product back with the
+        lower bits of the total; Newton's step has two more.
+        """
+        width, power = value_bits + self.total_bits, min(SHIFT_STEP, self.total_bits)
+        # A remainder of up to four bits is shifted, and one of up to six multiplied, in logic.
+        shifted = self.total_bits - self.total_bits % 18 * (self.total_bits % 18 <= 4)
+        found = [(width, power), (shifted, power), (min(self.factor_bits, width), self.bits),
+                 (self.bits, min(self.total_bits, 17))]
+        if self.total_bits > 23:
+            found.append((self.total_bits - 15, self.total_bits - 17))
+        if self.slope_bits:
+            found.append((self.slope_bits, self.table_bits + 3 - self.index_bits))
+        if self.is_refined:
+            found += [(self.table_bits + 1, self.total_bits),
+                      (self.table_bits + 1, self.total_bits + 2)]
+        return found
+
     @property
     def reciprocal_latency(self) -> int:
         """Cycles from a total to its reciprocal.

@@ -227,6 +227,17 @@ def test_selection_without_its_memory(tmp_path, capsys):
     assert not folder.exists()
 
 
+def test_normalizer_without_multipliers(tmp_path, capsys):
+    path = tmp_path / "reciprocal.toml"
+    path.write_text(TINY.replace(normalizer="reciprocal", divider_cycles=1).to_toml())
+    folder = tmp_path / "out"
+    assert said(capsys, "build", "--board", "icebreaker", "--config", str(path), "-o",
+                str(folder)) == (
+        2, ("icebreaker: the normalizer 'reciprocal' needs multipliers of 18 bits, which iCE40 "
+            "does not have; take 'divider'"))
+    assert not folder.exists()
+
+
 def test_missing_tool(tiny, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ICE40", "/nowhere/nextpnr")
     assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o",

@@ -508,6 +508,8 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16,
             normalizer="divider", divider_cycles=32), 20),
+    (Config(key_bits=5, value_dim=2, capacity=13, lanes=1, value_lanes=2, top_n=1,
+            value_bits=16, weight_bits=24, output_fraction_bits=16), 10),
     (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
     (Config.preset("tiny").replace(selection="histograms", refine_lanes=8), 20),
     (Config.preset("tiny").replace(selection="serial", value_ports=1), 20),
@@ -529,7 +531,7 @@ async def cycles_do_not_depend_on_data(dut):
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(
         capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
-], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "exact-tiny", "histograms",
+], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "fine", "exact-tiny", "histograms",
         "serial", "exact-odd",
         "exact-rows", "exact-one", "shared", "shared-one", "shared-long", "exact-rows-long",
         "reference", "exact-reference"])
