@@ -14,7 +14,7 @@ __all__ = ["Normalizer", "hold_output"]
 
 
 class Normalizer(wiring.Component):
-    """Weighted means: the sums of a column, one after another, divided by the total.
+    """Weighted means: the sums of a beat, one after another, divided by the total.
 
     Element j of the output is :py:`floor((sums[j] * 2**F + floor(total / 2)) / total)`, F the
     fraction bits: an exact division, rounded to the nearest, ties upward. It is defined for
@@ -22,8 +22,8 @@ class Normalizer(wiring.Component):
     2**(value_bits - 1) * total - total / 2**(F + 1)`, which includes all weighted means of
     elements of :py:`value_bits` bits.
 
-    A column *starts* in the first cycle in which it is presented and :py:`interval` cycles have
-    passed since the column before it started. Started at cycle t, its element j is presented at
+    A beat *starts* in the first cycle in which it is presented and :py:`interval` cycles have
+    passed since the beat before it started. Started at cycle t, its element j is presented at
     cycle :py:`t + j * output_cycles + latency`, and it is accepted at cycle
     :py:`t + (value_lanes - 1) * output_cycles`, all if the output is never stalled; a stall holds
     everything from the next cycle on, until the output is taken. Cycles do not depend on the data.
@@ -37,7 +37,7 @@ class Normalizer(wiring.Component):
     Parameters
     ----------
     value_lanes : :class:`int`
-        Elements of a column. At least 1.
+        Elements of a beat. At least 1.
     value_bits : :class:`int`
         Bits of an element of the values that were summed. At least 1.
     sum_bits : :class:`int`
@@ -50,9 +50,9 @@ class Normalizer(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"sums": ..., "total": range(total_max + 1)})))`
-        Sums of a column, and the total.
+        Sums of a beat, and the total.
     o : :py:`Out(stream.Signature(StructLayout({"output": ..., "last": 1})))`
-        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a column's
+        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a beat's
         last one.
     next_ready : :py:`Out(1)`
         What :py:`i.ready` will be in the next cycle.
@@ -119,7 +119,7 @@ class Normalizer(wiring.Component):
     @property
     @abstractmethod
     def output_cycles(self) -> int:
-        """Cycles from one element of a column to the next."""
+        """Cycles from one element of a beat to the next."""
 
     @property
     @abstractmethod
@@ -128,7 +128,7 @@ class Normalizer(wiring.Component):
 
     @property
     def interval(self) -> int:
-        """Cycles from the start of one column to the start of the next."""
+        """Cycles from the start of one beat to the start of the next."""
         return self._value_lanes * self.output_cycles
 
 
