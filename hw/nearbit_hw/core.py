@@ -32,7 +32,7 @@ from nearbit_hw.select.histogram_top_n import HistogramTopN
 from nearbit_hw.select.row_merge import RowMerge
 from nearbit_hw.select.selection_repeat import SelectionRepeat
 from nearbit_hw.select.top_n import TopN
-from nearbit_hw.stream_fifo import StreamFifo, queue
+from nearbit_hw.stream_fifo import StreamFifo, queue, register
 from nearbit_model.config import SCALE_BITS, Config, Rescore
 from nearbit_model.structure import (
     COMMANDS_IN_FLIGHT,
@@ -250,7 +250,8 @@ class Core(wiring.Component):
         m.submodules.order = order = StreamFifo(
             dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
         queue(m, dispatcher.o_order, order.i)
-        queue(m, order.o, row_merge.i_order)
+        # What reads an order decides whether keys move; it must not wait for the memory as well.
+        register(m, order.o, row_merge.i_order, "order")
         wiring.connect(m, dispatcher.o_words, key_store.i)
         wiring.connect(m, dispatcher.o_query, score_array.i_query)
         wiring.connect(m, key_store.o, score_array.i)
@@ -333,9 +334,8 @@ class Core(wiring.Component):
         tables_loaded = Signal(config.tables)
         new_key, new_value = Signal(), Signal()
         key_write, value_write = key_store.i_write, value_store.i_write
-        if config.memory_registers:
-            # So many memories are spread over the device, and no command reads so soon.
-            key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+        # No command reads so soon.
+        key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
         m.d.comb += [
             new_key.eq(self.i_key.p.row >= keys_loaded),
             self.i_key.ready.eq(idle | new_key),
@@ -349,25 +349,27 @@ class Core(wiring.Component):
             weights.i_table.valid.eq(self.i_table.valid & idle),
             weights.i_table.payload.eq(self.i_table.payload),
         ]
-        next_keys, next_values = Signal.like(keys_loaded), Signal.like(values_loaded)
-        # The rows with both key and value, in a register of its own: commands are checked by it.
-        loaded = Signal.like(keys_loaded)
-        m.d.comb += [next_keys.eq(keys_loaded), next_values.eq(values_loaded)]
-        with m.If(key_write.valid & new_key):
-            m.d.comb += next_keys.eq(self.i_key.p.row + 1)
-        with m.If(value_write.valid & new_value
-                  & (self.i_value.p.column == config.columns - 1)):
-            m.d.comb += next_values.eq(self.i_value.p.row + 1)
-        m.d.sync += [
-            keys_loaded.eq(next_keys),
-            values_loaded.eq(next_values),
-            loaded.eq(Mux(next_keys < next_values, next_keys, next_values)),
+        # Which of the two are behind is a register: commands are checked by that count. It is known
+        # from what was there before, not from the counts that come of a load.
+        values_ahead = Signal()
+        key_row, value_row = self.i_key.p.row, self.i_value.p.row
+        next_key, next_value = Signal(), Signal()
+        m.d.comb += [
+            next_key.eq(key_write.valid & new_key),
+            next_value.eq(value_write.valid & new_value
+                          & (self.i_value.p.column == config.columns - 1)),
         ]
+        with m.If(next_key):
+            m.d.sync += [keys_loaded.eq(key_row + 1), values_ahead.eq(key_row < values_loaded)]
+        with m.If(next_value):
+            m.d.sync += [values_loaded.eq(value_row + 1), values_ahead.eq(keys_loaded <= value_row)]
+        with m.If(next_key & next_value):
+            m.d.sync += values_ahead.eq(key_row <= value_row)
         with m.If(weights.i_table.valid & (self.i_table.p.distance == 0)):
             m.d.sync += tables_loaded.bit_select(self.i_table.p.table, 1).eq(
                 self.i_table.p.weight != 0)
         m.d.comb += [
-            dispatcher.loaded.eq(loaded),
+            dispatcher.loaded.eq(Mux(values_ahead, keys_loaded, values_loaded)),
             dispatcher.tables_loaded.eq(tables_loaded),
         ]
 
@@ -450,13 +452,14 @@ class Core(wiring.Component):
 
         exact_loaded = Signal(range(config.capacity + 1))
         new_exact = Signal()
+        exact_write = _registered(m, exact_key_store.i_write)
         m.d.comb += [
             new_exact.eq(self.i_exact_key.p.row >= exact_loaded),
             self.i_exact_key.ready.eq(idle | new_exact),
-            exact_key_store.i_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
-            exact_key_store.i_write.payload.eq(self.i_exact_key.payload),
+            exact_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
+            exact_write.payload.eq(self.i_exact_key.payload),
             loaded.eq(exact_loaded),
         ]
-        with m.If(exact_key_store.i_write.valid & new_exact
+        with m.If(exact_write.valid & new_exact
                   & (self.i_exact_key.p.column == unit.columns - 1)):
             m.d.sync += exact_loaded.eq(self.i_exact_key.p.row + 1)

@@ -18,7 +18,6 @@ from nearbit_model.structure import (
     ROWS_PER_STAGE,
     CounterTimes,
     HistogramTimes,
-    memory_registers,
 )
 
 
@@ -256,11 +255,6 @@ class Config:
     def score_stages(self) -> int:
         """Stages of the array that a word of keys passes."""
         return -(-self.rows // self.rows_per_stage)
-
-    @property
-    def memory_registers(self) -> int:
-        """Registers that a load and what is read of a bank pass, beside those of the memory."""
-        return memory_registers(self.lanes)
 
     @property
     def counter_times(self) -> CounterTimes:

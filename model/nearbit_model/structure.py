@@ -13,7 +13,7 @@ __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLI
            "EMIT_LATENCY", "EMIT_WASTE", "EXACT_KEY_STORE_LATENCY", "EXACT_QUERIES", "FAN_IN",
            "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "ROWS_PER_STAGE",
            "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS", "CounterTimes", "Error",
-           "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
+           "HistogramTimes", "rescorer_latency", "tree_latency",
            "weights_latency"]
 
 
@@ -63,13 +63,8 @@ ROWS_PER_STAGE = 4
 # ---- Selection.
 
 REGISTERED_LANES = 16
-"""Lanes above which the memories are spread over a device. What is read of the banks is registered
-then before it is compared, a key between the choice of it and the queue of keys, and a load."""
-
-
-def memory_registers(lanes: int) -> int:
-    """Registers behind a memory of so many lanes, beside its own."""
-    return int(lanes > REGISTERED_LANES)
+"""Lanes above which the banks are spread over a device. What is read of them is registered then
+before it is compared, and a key between the choice of it and the queue of keys."""
 
 
 BANKS = 3
@@ -98,7 +93,7 @@ class CounterTimes:
     @property
     def registers(self) -> int:
         """Registers behind each bank and in front of the queue of keys."""
-        return memory_registers(self.lanes)
+        return int(self.lanes > REGISTERED_LANES)
 
     @property
     def count_latency(self) -> int:
@@ -205,7 +200,8 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their rows; three are in the selection."""
+"""Commands that wait for the merging of their rows, beside the one whose rows are merged; three are
+in the selection."""
 
 RESULTS_IN_FLIGHT = 8
 """Rows whose selection is made and whose result is not out; no unit holds more than two, but for

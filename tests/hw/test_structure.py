@@ -24,7 +24,6 @@ def test_presets(name):
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
     assert TopN(**sizes).times == config.counter_times
-    assert TopN(**sizes).registers == config.memory_registers
     for selection in ("histograms", "serial"):
         other = config.replace(selection=selection)
         assert (HistogramTopN(**sizes, overlap=selection == "histograms").times

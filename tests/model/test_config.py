@@ -47,10 +47,8 @@ def test_documentation_has_all_fields_and_their_ranges():
 
 
 @pytest.mark.parametrize(("changes", "properties"), [
-    ({}, {"score_stages": 1, "memory_registers": 0, "exact_query_slots": 8, "score_max": 0}),
+    ({}, {"score_stages": 1, "exact_query_slots": 8, "score_max": 0}),
     ({"rows": 5}, {"score_stages": 2, "exact_query_slots": 64}),
-    ({"lanes": 16}, {"memory_registers": 0}),
-    ({"lanes": 32}, {"memory_registers": 1}),
     ({"rows": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
      {"score_stages": 3, "exact_query_slots": 32, "score_max": 8 << 14}),
     ({"key_bits": 1000, "rescore": Rescore(head_dim=1, lanes=1, element_bits=2)},

@@ -36,7 +36,7 @@ class _Core:
         self._free = NEVER  # the command before may be followed by another
         # RowMerge
         self._merge_turn = NEVER
-        self._merged = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
+        self._ordered = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
         # Results
         self._given = deque([NEVER] * RESULTS_IN_FLIGHT, maxlen=RESULTS_IN_FLIGHT)
         self._commands = 0
@@ -66,7 +66,7 @@ class _Core:
         selecting = good[-1:] if command.shared else good
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
-        announced = max(offered + 1, self._merged[0] + 1)
+        announced = max(offered + 1, self._ordered[0] + 1)
         claims = [self._selectors[row].claim(offered + 1) for row in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
@@ -81,8 +81,10 @@ class _Core:
                 selections[row] = self._selectors[row].select(
                     accepted + words, words, min(command.selected_most, command.counts[row]))
 
-        # ---- RowMerge: the rows in turns.
-        turn = max(self._merge_turn, announced + 1)
+        # ---- RowMerge: the rows in turns. The order leaves its queue when the one before is done.
+        ordered = max(self._merge_turn - 1, announced + 1)
+        self._ordered.append(ordered)
+        turn = ordered + 1
         for row in rows:
             noted = max(turn, self._given[0] + 1)
             # A result leaves when it is noted and the one before is out.
@@ -119,7 +121,6 @@ class _Core:
             self.answers.append(answer)
             self._given.append(answer.end)
         self._merge_turn = turn
-        self._merged.append(turn - 1)
         self._loads.occupy(offered, self._given[-1])
         self._commands += 1
         return accepted
