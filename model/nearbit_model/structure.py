@@ -245,5 +245,5 @@ VALUE_STORE_LATENCY = 2
 ACCUMULATOR_LATENCY = 4
 """Cycles from the beat of a column's last key to its sums: two products, two sums."""
 
-ACCUMULATOR_DEPTH = 3
-"""Weights that wait for their beats of values."""
+ACCUMULATOR_DEPTH = 2
+"""Weights that wait for their beats of values, beside the next one."""
