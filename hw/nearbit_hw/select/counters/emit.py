@@ -243,7 +243,8 @@ class Emit:
         key_write, key_read = key_queue.write_port(), key_queue.read_port()
         # Whether a key is the last one decides what the units behind do next, so it is not in block
         # RAM, which answers late in the cycle.
-        m.submodules.lasts = lasts = memory.Memory(shape=1, depth=s.times.key_depth, init=[])
+        lasts: Any = memory.Memory(shape=1, depth=s.times.key_depth, init=[])
+        m.submodules.lasts = lasts
         last_write, last_read = lasts.write_port(), lasts.read_port(domain="comb")
         final = Signal()
         m.d.comb += [
