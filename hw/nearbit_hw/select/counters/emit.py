@@ -149,10 +149,12 @@ class Emit:
             with m.If(scan == 0):
                 m.d.sync += self._scan_valid.eq(0)
 
-        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`).
+        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`), and those
+        # that were fetched, apart: what comes from the memory passes as few gates as can be.
         sure, maybe = Signal(s.group, reset_less=True), Signal(s.group, reset_less=True)
+        done = Signal(s.group, name="hits_done", reset_less=True)
         hits = Signal(s.group)
-        m.d.comb += hits.eq(sure | (maybe & self._quota_left.replicate(s.group)))
+        m.d.comb += hits.eq((sure | (maybe & self._quota_left.replicate(s.group))) & ~done)
         last_hit = _last(m, hits, "hit")
         m.d.comb += row_move.eq(
             ~self._hits_valid | ~last_hit.any | (~last_hit.others & self._fetch_move))
@@ -161,13 +163,14 @@ class Emit:
         at_digit = Signal(1 << s.fine_bits, reset_less=True)
         m.d.sync += at_digit.eq(1 << self.query.threshold[:s.fine_bits])
         with m.If(row_move):
-            m.d.sync += [self._hits_valid.eq(self._row_valid), self._hits_group.eq(row_group)]
+            m.d.sync += [self._hits_valid.eq(self._row_valid), self._hits_group.eq(row_group),
+                         done.eq(0)]
             for index in range(s.group):
                 bits = summary_read.data[index].as_value()
                 m.d.sync += [sure[index].eq((bits[:-1] & at_digit).any()),
                              maybe[index].eq((bits[1:] & at_digit).any())]
         with m.Elif(self._fetch_move):
-            m.d.sync += [sure.eq(sure & ~last_hit.flag), maybe.eq(maybe & ~last_hit.flag)]
+            m.d.sync += done.eq(done | last_hit.flag)
         return last_hit
 
     def fetch_word(self, m: Module, last_hit: Any) -> tuple[Any, ...]:
@@ -215,13 +218,14 @@ class Emit:
         word = Signal(s.word_shape, reset_less=True)
         codes: Any = Signal(data.ArrayLayout(s.code_bits, s.lanes), reset_less=True)
         farther, level = Signal(s.lanes, reset_less=True), Signal(s.lanes, reset_less=True)
+        done = Signal(s.lanes, name="keys_done", reset_less=True)
         keys = Signal(s.lanes)
         may_emit, emit_move = Signal(), Signal()
-        m.d.comb += keys.eq(~farther | (level & self._quota_left.replicate(s.lanes)))
+        m.d.comb += keys.eq((~farther | (level & self._quota_left.replicate(s.lanes))) & ~done)
         key = _last(m, keys, "key")
         m.d.comb += self._word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
         with m.If(self._word_move):
-            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word)]
+            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word), done.eq(0)]
             for lane in range(s.lanes):
                 source = found_items[lane]
                 # The memory answers late in the cycle: nothing follows the carry of one comparison,
@@ -234,7 +238,7 @@ class Emit:
                     level[lane].eq(pairs.all() & ~source.forced),
                 ]
         with m.Elif(emit_move):
-            m.d.sync += [farther.eq(farther | key.flag), level.eq(level & ~key.flag)]
+            m.d.sync += done.eq(done | key.flag)
 
         m.submodules.keys = key_queue = block_ram(
             shape=data.StructLayout({name: o.payload.shape()[name].shape
