@@ -248,7 +248,7 @@ class Core(wiring.Component):
         idle = Signal() # no command is in work or offered
 
         m.submodules.order = order = StreamFifo(
-            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
+            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT - 1)
         queue(m, dispatcher.o_order, order.i)
         # What reads an order decides whether keys move; it must not wait for the memory as well.
         register(m, order.o, row_merge.i_order, "order")

@@ -36,7 +36,7 @@ class _Core:
         self._free = NEVER  # the command before may be followed by another
         # RowMerge
         self._merge_turn = NEVER
-        self._ordered = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
+        self._ordered = deque([NEVER] * (COMMANDS_IN_FLIGHT - 1), maxlen=COMMANDS_IN_FLIGHT - 1)
         # Results
         self._given = deque([NEVER] * RESULTS_IN_FLIGHT, maxlen=RESULTS_IN_FLIGHT)
         self._commands = 0
