@@ -202,7 +202,7 @@ class Dispatcher(wiring.Component):
             beyond: Value = _exceeds(m, [command.first, fields.count], self.loaded, f"end_{query}")
             if self._rescore:
                 beyond |= command.rescore & _exceeds(
-                    m, [command.first, fields.count], self.rescore_loaded, f"exact_end_{query}")
+                    m, [command.first, fields.count], self.rescore_loaded, f"rescore_end_{query}")
             with m.If(command.n == 0):
                 m.d.comb += error.eq(Error.NO_N)
             with m.Elif(too_many):
@@ -300,7 +300,7 @@ class Dispatcher(wiring.Component):
         return m
 
     def _longest(self, last_words: Any, active: Signal) -> Value:
-        """Give the highest last word of the queries that have one; of a single query it is its own."""
+        """Give the highest last word of the queries that have one; a single query's is its own."""
         if self._queries == 1:
             return last_words[0]
         words: list[Value] = [last_words[query] & active[query].replicate(len(last_words[query]))

@@ -200,8 +200,8 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their queries, of which one is in a register; three
-are in the selection."""
+"""Commands between their start and the merging of their queries, of which one is in a register;
+three are in the selection."""
 
 RESULTS_IN_FLIGHT = 8
 """Queries whose selection is made and whose result is not out; no unit holds more than two, but for
