@@ -66,7 +66,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from nearbit_hw.verilog import generate
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["BenchError", "run_bench"]
@@ -94,7 +94,7 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
         What the tests find in ``bench.parameters``; anything JSON can hold.
     verilog
         Text to simulate instead of the component's own, with a top module of any name: a netlist
-        or a mutant. The component then only says which streams there are.
+        or a mutant. Of the component only the streams are read then.
     test_filter
         Regular expression of the names of the tests to run; all by default.
     timeout
@@ -107,7 +107,6 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
     if verilog is None:
         verilog, top = generate(component, _TOP), _TOP
     else:
-        mark_used(component)
         top = _top(verilog)
 
     kept = os.environ.get("NEARBIT_BENCH_DIR")

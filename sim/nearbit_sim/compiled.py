@@ -26,7 +26,7 @@ from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Pro
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
@@ -373,7 +373,8 @@ class CompiledEngine:
     component
         What to simulate.
     verilog
-        Text to simulate instead of the component's own, with a top module ``dut``.
+        Text to simulate instead of the component's own, with a top module ``dut``. Of the component
+        only the streams are read then.
     started
         Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
     """
@@ -389,7 +390,6 @@ class CompiledEngine:
         self._outputs = [port for port in self._ports if not port.is_input]
         # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
         self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
-        mark_used(component)
         self._glue = _glue(self._inputs, self._outputs, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
         self._build_seconds = time.perf_counter() - started

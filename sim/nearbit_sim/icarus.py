@@ -19,7 +19,7 @@ from nearbit_hw.verilog import generate
 from nearbit_model.transfers.payload import Port
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["IcarusEngine"]
@@ -46,7 +46,8 @@ class IcarusEngine:
     component
         What to simulate.
     verilog
-        Text to simulate instead of the component's own, with a top module ``dut``.
+        Text to simulate instead of the component's own, with a top module ``dut``. Of the component
+        only the streams are read then.
     started
         Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
     """
@@ -62,7 +63,6 @@ class IcarusEngine:
         started = time.perf_counter() if started is None else started
         self._ports = ports(component)
         self._verilog = generate(component, _TOP) if verilog is None else verilog
-        mark_used(component)
         self._build_seconds = time.perf_counter() - started
 
     @property
