@@ -155,9 +155,10 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
         finally:
             seconds[name] = round(time.perf_counter() - started, 1)
 
+    # Yosys would write zeros word by word, and no word is read before it is written.
     verilog = stage("generate", "generating Verilog", lambda: generate(
         BoardTop(board.config, clock=board.clock, baud=board.baud, version=version),
-        _ACCELERATOR))
+        _ACCELERATOR, initial="given"))
     found = resources.memories(verilog)
     resources.check_memories(found, device, part, f"the configuration for {board.name}")
     commands = _prepare(board, verilog, folder, seed)
@@ -210,18 +211,6 @@ def _read_json(path: Path) -> Any:
                          f"see whether the disk is full") from None
 
 
-_STORE = re.compile(r"^module \\?\S*_store\b.*?^endmodule", re.MULTILINE | re.DOTALL)
-_ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | re.DOTALL)
-
-
-def _without_zeros(verilog: str) -> str:
-    """Leave open what stores hold at the start: Yosys writes zeros word by word.
-
-    No row of a store is read before it is loaded.
-    """
-    return _STORE.sub(lambda store: _ZEROS.sub("", store[0]), verilog)
-
-
 def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, list[str]]:
     """Write the files of a build, and return each program's arguments.
 
@@ -231,7 +220,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
     """
     device = board.device
     platform = board.new_platform()
-    platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
+    platform.add_file(f"{_ACCELERATOR}.v", verilog)
     target, placement = device.family, _PLACEMENT[device.family]
     before = ""
     if board.part == "iCE40UP5K":
