@@ -5,18 +5,17 @@ numbers and lengths from here, and its field orders from the streams of the core
 """
 
 import binascii
-import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nearbit_model.config import CELLS, SELECTIONS, Config, ConfigError, Rescore
+from nearbit_model.config import Config, ConfigError
 from nearbit_model.transfers.payload import Bits, Port, Shape, Struct
 from nearbit_model.transfers.streams import core_ports
 
 
-__all__ = ["IDENTITY", "LAYOUT_VERSION", "PAYLOAD_MAX", "REPLY_SYNC", "REQUEST_SYNC", "STREAMS",
+__all__ = ["IDENTITY", "LAYOUT", "PAYLOAD_MAX", "REPLY_SYNC", "REQUEST_SYNC", "STREAMS",
            "Block", "Layout", "Identity", "Message", "Parser", "ProtocolError", "Reply", "State",
            "Status", "crc", "identity_bytes", "reply", "request", "state_fields"]
 
@@ -29,9 +28,6 @@ REPLY_SYNC = 0x5A
 
 PAYLOAD_MAX = 255
 """Bytes of the longest payload of a request: its length is one byte."""
-
-LAYOUT_VERSION = 1
-"""First byte of an identity: which fields follow."""
 
 
 class ProtocolError(ValueError):
@@ -85,22 +81,32 @@ class Block(enum.IntEnum):
 CYCLES_BYTES = 3
 """Bytes of the counter of cycles."""
 
-IDENTITY: dict[str, int] = {
-    "layout_version": 1, "major": 1, "minor": 1, "patch": 1, "clock": 4,
-    "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
-    "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
-    "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
-    "selection": 1,
-    "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
-}
-"""Fields of an identity with their bytes, in order."""
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {"cell": (None, *CELLS), "selection": SELECTIONS}
-
 
 def crc(data: bytes) -> int:
     """CRC-16/IBM-3740 (polynomial 0x1021, initially 0xFFFF, most significant bit first)."""
     return binascii.crc_hqx(data, 0xFFFF)
+
+
+def _octets(width: int) -> int:
+    return max(1, -(-width // 8))
+
+
+def _field_bytes(known: Mapping[str, Any]) -> int:
+    largest: int = known["range"][-1] if "range" in known else len(known["choices"]) - 1
+    return _octets(largest.bit_length())
+
+
+_FIXED = {"size": 1, "major": 1, "minor": 1, "patch": 1, "layout": 2}
+"""What an identity begins with in every release."""
+
+IDENTITY: dict[str, int] = {
+    **_FIXED, "clock": 4,
+    **{name: _field_bytes(known) for name, known in Config.leaf_metadata().items()}}
+"""Fields of an identity with their bytes, in order; the last are those of a configuration."""
+
+LAYOUT = crc(repr([(name, size, Config.leaf_metadata().get(name, {}).get("choices"))
+                   for name, size in IDENTITY.items()]).encode())
+"""The identity's ``layout``: changes with the names, bytes and choices of the fields."""
 
 
 def request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
@@ -136,45 +142,24 @@ class Identity:
     @classmethod
     def from_bytes(cls, octets: bytes) -> "Identity":
         """Read the bytes of an identity block; :class:`ProtocolError` if they are none."""
-        if octets[:1] != bytes([LAYOUT_VERSION]):
-            raise ProtocolError(f"the identity has layout version {octets[0] if octets else None}, "
-                                f"and this release of Nearbit knows {LAYOUT_VERSION} only")
-        if len(octets) != sum(IDENTITY.values()):
-            raise ProtocolError(f"an identity has {sum(IDENTITY.values())} bytes, "
-                                f"not {len(octets)}")
+        if len(octets) < sum(_FIXED.values()) or octets[0] != len(octets):
+            raise ProtocolError(f"{len(octets)} bytes are no identity")
         fields = dict(_cut(octets, IDENTITY))
         version = ".".join(str(fields[part]) for part in ("major", "minor", "patch"))
-        unit = {name.removeprefix("rescore."): value for name, value in fields.items()
-                if name.startswith("rescore.")}
-        plain: dict[str, Any] = {field.name: fields[field.name]
-                                 for field in dataclasses.fields(Config) if field.name in fields}
-        for name, choices in _CHOICES.items():
-            if plain[name] >= len(choices):
-                raise ProtocolError(f"the identity has {name} {plain[name]}, and this release of "
-                                    f"Nearbit knows those up to {len(choices) - 1}")
-            plain[name] = choices[plain[name]]
+        if fields["layout"] != LAYOUT or len(octets) != sum(IDENTITY.values()):
+            raise ProtocolError(f"it was built with Nearbit {version}, whose configurations have "
+                                f"other fields than those of this release; build and flash it "
+                                f"with this release")
         try:
-            if unit["head_dim"]:
-                plain["rescore"] = Rescore(
-                    head_dim=unit["head_dim"], lanes=unit["lanes"],
-                    element_bits=unit["element_bits"], shared=bool(unit["shared"]))
-            return cls(Config(**plain), version, fields["clock"])
+            return cls(Config.from_numbers(fields), version, fields["clock"])
         except ConfigError as error:
             raise ProtocolError(f"the identity is of no configuration: {error}") from None
 
 
 def identity_bytes(config: Config, version: tuple[int, int, int], clock: int) -> bytes:
     """Bytes of an identity block."""
-    unit = config.rescore
-    fields = {"layout_version": LAYOUT_VERSION, "major": version[0], "minor": version[1],
-              "patch": version[2], "clock": clock}
-    for name in IDENTITY:
-        if name.startswith("rescore."):
-            fields[name] = 0 if unit is None else int(getattr(unit, name[len("rescore."):]))
-        elif name in _CHOICES:
-            fields[name] = _CHOICES[name].index(getattr(config, name))
-        elif name not in fields:
-            fields[name] = getattr(config, name)
+    fields = {"size": sum(IDENTITY.values()), "major": version[0], "minor": version[1],
+              "patch": version[2], "layout": LAYOUT, "clock": clock, **config.to_numbers()}
     return b"".join(fields[name].to_bytes(size, "little") for name, size in IDENTITY.items())
 
 
@@ -217,10 +202,6 @@ def state_fields(config: Config) -> dict[str, int]:
     """Fields of a state with their bytes, in order."""
     exact = {} if config.rescore is None else {"exact_loaded": 3, "exact_beats": 2}
     return {"rejected": 1, "lost": 1, "loaded": 3, "tables": -(-config.tables // 8), **exact}
-
-
-def _octets(width: int) -> int:
-    return max(1, -(-width // 8))
 
 
 class Layout:
@@ -302,7 +283,9 @@ class Layout:
         return State(**dict(_cut(octets, state_fields(self.config))))
 
     def block(self, tag: int) -> int | None:
-        """Bytes of a block after its tag; None if there is no such block."""
+        """Bytes of a block after its tag; None if there is no such block or, as of an identity, if
+        its first byte says so.
+        """
         if Block.ERROR < tag < 2 * Block.ERROR:
             return 0
         return self._blocks.get(tag, _COMMON.get(tag))
@@ -312,8 +295,7 @@ _REMEDIES = {Message.QUERY: "fewer rows", Message.KEY: "fewer key_bits",
              Message.VALUE: "fewer value_lanes", Message.TABLE: "fewer weight_bits",
              Message.EXACT_KEY: "fewer rescore.lanes", Message.EXACT_QUERY: "fewer rescore.lanes"}
 
-_COMMON: dict[int, int] = {Block.END: 0, Block.IDENTITY: sum(IDENTITY.values()),
-                           Block.CYCLES: CYCLES_BYTES}
+_COMMON: dict[int, int] = {Block.END: 0, Block.CYCLES: CYCLES_BYTES}
 
 
 @dataclass(frozen=True)
@@ -388,6 +370,9 @@ class Parser:
         return replies
 
     def _size(self, tag: int) -> int | None:
+        if tag == Block.IDENTITY:
+            # It says so in its first byte, which may not have come yet.
+            return next(iter(self._buffer[self._position + 1:self._position + 2]), 1)
         if self.layout is not None:
             return self.layout.block(tag)
         return _COMMON.get(tag)

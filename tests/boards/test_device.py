@@ -469,10 +469,12 @@ def test_another_configuration():
             device.run(prepare(*tensors(SMALL, heads=1, tokens=4, queries=1), SMALL, n=1))
 
 
-def test_unknown_layout_version():
-    block = bytes([Block.IDENTITY, 9, *identity_bytes(TINY, (1, 2, 3), 1)[1:]])
-    with pytest.raises(DeviceError, match=r"^the script cannot be used: the identity has layout "
-                       r"version 9, and this release of Nearbit knows 1 only$"):
+def test_other_fields():
+    octets = identity_bytes(TINY, (1, 2, 3), 1)
+    block = bytes([Block.IDENTITY, len(octets) + 1, *octets[1:], 0])
+    with pytest.raises(DeviceError, match=r"^the script cannot be used: it was built with Nearbit "
+                       r"1\.2\.3, whose configurations have other fields than those of this "
+                       r"release; build and flash it with this release$"):
         opened(Script(lambda octets: reply(Status.OK, octets[2], block)))
 
 
