@@ -147,9 +147,9 @@ class Rescore:
     """The unit that scores selected keys exactly (HashAttention, arXiv 2412.14468)."""
 
     head_dim: int = field(metadata=_within(
-        1, 1024, "Elements of the queries and keys that it multiplies."))
+        1, 1024, "Elements of an exact query or key."))
     lanes: int = field(metadata=_within(
-        1, 1024, "Elements multiplied per cycle; divides ``head_dim``."))
+        1, 1024, "Elements loaded and multiplied per cycle; divides ``head_dim``."))
     element_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of an element, two's complement."))
     shared: bool = field(default=False, metadata=_one_of(
@@ -187,7 +187,7 @@ class Config:
     """
 
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
-    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row."))
+    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row and of a result."))
     capacity: int = field(metadata=_within(
         1, 1 << 20, "Capacity in keys and value rows; a multiple of ``refine_lanes``."))
     value_bits: int = field(default=8, metadata=_within(
@@ -198,7 +198,7 @@ class Config:
     lanes: int = field(default=16, metadata=_within(
         1, 256, "Keys scored per cycle by each row; a power of two."))
     value_lanes: int = field(default=32, metadata=_within(
-        1, 1024, "Value elements accumulated per cycle; divides ``value_dim``."))
+        1, 1024, "Value elements loaded and accumulated per cycle; divides ``value_dim``."))
     top_n: int = field(default=32, metadata=_within(
         1, 1 << 20, "Maximum number of keys that a command can select (n + sink + recent); at most "
                     "``capacity``."))

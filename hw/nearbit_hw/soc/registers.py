@@ -4,6 +4,7 @@ Plain Python without Amaranth objects. The hardware is built from it, and so are
 C header, JSON and SystemRDL exports of :mod:`nearbit`.
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -347,9 +348,19 @@ def _bits(largest: int) -> int:
     return max(1, largest.bit_length())
 
 
+def _plain(says: str) -> str:
+    """A field's documentation without markup; what a driver can read has the name it reads."""
+    def name(match: re.Match[str]) -> str:
+        upper = match[1].upper()
+        is_read = upper in Address.__members__ or f"rescore.{match[1]}" in Config.leaf_metadata()
+        return upper if is_read else match[1]
+
+    return re.sub("``(.*?)``", name, says)
+
+
 def _constants(config: Config, data_bits: int, version: tuple[int, int, int], result_bits: int,
                trace_bits: int) -> list[Register]:
-    unit = config.rescore
+    known, numbers = config.leaf_metadata(), config.to_numbers()
 
     def register(name: str, description: str, fields: list[tuple[str, int, int, int, str]]
                  ) -> Register:
@@ -361,6 +372,10 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
     def number(name: str, value: int, description: str) -> Register:
         return register(name, description, [(name, 0, 32, value, description)])
 
+    def of_unit(name: str, lowest: int, bits: int) -> tuple[str, int, int, int, str]:
+        full = f"rescore.{name}"
+        return name.upper(), lowest, bits, numbers[full], _plain(known[full]["says"])
+
     major, minor, patch = version
     return [
         number("ID", IDENTITY, 'Identification: "NEAR".'),
@@ -369,9 +384,9 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("MINOR", 8, 8, minor, "Minor version."),
             ("MAJOR", 16, 8, major, "Major version.")]),
         register("CAPABILITIES", "Features of this core.", [
-            ("RESCORE", 0, 1, int(unit is not None), "The unit for exact scores is present."),
-            ("SHARED", 1, 1, int(unit is not None and unit.shared),
-             "Rows can share a selection."),
+            ("RESCORE", 0, 1, int(config.rescore is not None),
+             "The unit for exact scores is present."),
+            of_unit("shared", 1, 1),
             ("APPEND_VALUES", 2, 1, int(config.value_ports > 1),
              "Value rows can be appended while queries are in flight; if 0, only when idle."),
             ("REVISION", 8, 8, REVISION, "Revision of this interface."),
@@ -380,22 +395,13 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("DATA_BITS", 0, 16, data_bits, "Bits per beat of s_axis and m_axis_result."),
             ("RESULT_BITS", 16, 8, result_bits, "Bits per element in m_axis_result."),
             ("TRACE_BITS", 24, 8, trace_bits, "Bits per beat of m_axis_trace.")]),
-        number("KEY_BITS", config.key_bits, "Bits per code."),
-        number("VALUE_DIM", config.value_dim, "Elements per value row and per result."),
-        number("VALUE_BITS", config.value_bits, "Bits per value element."),
-        number("VALUE_LANES", config.value_lanes, "Elements per unit of a value row."),
-        number("CAPACITY", config.capacity, "Capacity in keys and value rows."),
-        number("ROWS", config.rows, "Rows per query."),
-        number("LANES", config.lanes, "Keys scored per cycle by each row."),
-        number("TOP_N", config.top_n, "Maximum number of keys that a query can select."),
-        number("WEIGHT_BITS", config.weight_bits, "Bits per weight."),
-        number("OUTPUT_FRACTION_BITS", config.output_fraction_bits,
-               "Fraction bits per result element."),
-        number("TABLES", config.tables, "Number of weight tables."),
+        # Those fields of the configuration that a driver needs have an address.
+        *(number(address.name, numbers[address.name.lower()],
+                 _plain(known[address.name.lower()]["says"]))
+          for address in Address if address.name.lower() in known),
         register("RESCORE", "The unit for exact scores; 0 if absent.", [
-            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements per exact key."),
-            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements per unit of an exact key."),
-            ("ELEMENT_BITS", 24, 8, unit.element_bits if unit else 0, "Bits per element.")]),
+            of_unit("head_dim", 0, 12), of_unit("lanes", 12, 12),
+            of_unit("element_bits", 24, 8)]),
     ]
 
 
