@@ -1,7 +1,7 @@
 """The host link's messages: their numbers, and how bytes become messages and back.
 
-What docs/host-link.md describes byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
-numbers and lengths from here, and its field orders from the streams of the core.
+docs/host-link.md describes them byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
+numbers and lengths from here, and the order of fields from the core's streams.
 """
 
 import binascii
@@ -31,7 +31,7 @@ PAYLOAD_MAX = 255
 
 
 class ProtocolError(ValueError):
-    """Bytes that the protocol does not allow, or a configuration that it cannot carry."""
+    """Bytes that violate the protocol, or a configuration that it cannot carry."""
 
 
 class Message(enum.IntEnum):
@@ -55,7 +55,7 @@ STREAMS = {Message.QUERY: "i_query", Message.KEY: "i_key", Message.VALUE: "i_val
 
 
 class Status(enum.IntEnum):
-    """What became of a request. All but the first are without effect on what is loaded."""
+    """Outcome of a request. With any other than OK, the request had no effect."""
 
     OK = 0
     CRC = 1
@@ -67,7 +67,7 @@ class Status(enum.IntEnum):
 
 
 class Block(enum.IntEnum):
-    """Tag of a part of a reply; ``ERROR + e`` is a row's error e of the core, without bytes."""
+    """Tag of a block of a reply; ``ERROR + e`` is error e of the core for a row, without bytes."""
 
     END = 0
     IDENTITY = 1
@@ -116,23 +116,23 @@ def request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
 
 
 def reply(status: int, sequence: int, blocks: bytes = b"") -> bytes:
-    """All bytes of a reply, of its blocks with their tags but for the last."""
+    """All bytes of a reply, given its blocks with their tags, without the last block."""
     body = bytes([sequence, status]) + blocks + bytes([Block.END])
     return bytes([REPLY_SYNC]) + body + crc(body).to_bytes(2, "big")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a device says of itself.
+    """How a device identifies itself.
 
     Parameters
     ----------
     config
-        What it was built from.
+        Its configuration.
     version
         Release of Nearbit that it was built with, such as ``0.1.0``.
     clock
-        Its cycles in a second.
+        Its clock frequency in Hz.
     """
 
     config: Config
@@ -141,7 +141,7 @@ class Identity:
 
     @classmethod
     def from_bytes(cls, octets: bytes) -> "Identity":
-        """Read the bytes of an identity block; :class:`ProtocolError` if they are none."""
+        """Read the bytes of an identity block; :class:`ProtocolError` if they are not valid."""
         if len(octets) < sum(_FIXED.values()) or octets[0] != len(octets):
             raise ProtocolError(f"{len(octets)} bytes are no identity")
         fields = dict(_cut(octets, IDENTITY))
@@ -172,22 +172,22 @@ def _cut(octets: bytes, fields: Mapping[str, int]) -> Iterator[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class State:
-    """What a device answers to a request for its status.
+    """A device's answer to a request for its status.
 
     Parameters
     ----------
     rejected
         Requests answered with an error, modulo 256.
     lost
-        Requests before which bytes were lost that belong to no answered request, modulo 256.
+        Requests preceded by lost bytes or by bytes of no request, modulo 256.
     loaded
-        Rows from 0 that commands may read: keys and values are there.
+        Number of rows, from row 0, whose key and value are loaded.
     tables
-        Weight tables that may be used, bit t for table t.
+        Weight tables that are loaded, bit t for table t.
     exact_loaded
-        Rows from 0 that may be rescored, as far as their exact keys go; 0 without the unit.
+        Number of rows, from row 0, whose exact key is loaded; 0 without the unit.
     exact_beats
-        Beats of exact queries that wait for their command; 0 without the unit.
+        Beats of exact queries waiting for their command; 0 without the unit.
     """
 
     rejected: int
@@ -300,12 +300,12 @@ _COMMON: dict[int, int] = {Block.END: 0, Block.CYCLES: CYCLES_BYTES}
 
 @dataclass(frozen=True)
 class Reply:
-    """What a device answered.
+    """A reply of a device.
 
     Parameters
     ----------
     status
-        What became of the request.
+        Outcome of the request.
     sequence
         Its sequence number.
     blocks
@@ -317,7 +317,7 @@ class Reply:
     blocks: tuple[tuple[int, bytes], ...] = ()
 
     def only(self, tag: Block) -> bytes:
-        """Return the bytes of the one block that there is; :class:`ProtocolError` if another."""
+        """Return the bytes of the only block; :class:`ProtocolError` unless it has this tag."""
         if len(self.blocks) != 1 or self.blocks[0][0] != tag:
             raise ProtocolError(f"the reply should have the block {tag.name}, and has "
                                 f"{[block for block, _ in self.blocks]}")
@@ -325,13 +325,13 @@ class Reply:
 
 
 class Parser:
-    """Finds replies in bytes. What is no reply is passed over, byte by byte.
+    """Finds replies in a stream of bytes, and skips all other bytes.
 
     Parameters
     ----------
     layout
-        Sizes of the blocks; None while the configuration is not known, and then blocks that depend
-        on it are no part of a reply.
+        Sizes of the blocks; None while the configuration is unknown: replies with blocks that
+        depend on it are then skipped.
     """
 
     def __init__(self, layout: Layout | None = None) -> None:
@@ -352,7 +352,7 @@ class Parser:
         self._restart()
 
     def feed(self, octets: bytes) -> list[Reply]:
-        """Take bytes, and return the replies that they complete."""
+        """Add bytes, and return the replies that they complete."""
         self._buffer += octets
         replies: list[Reply] = []
         while True:
@@ -362,7 +362,7 @@ class Parser:
             replies.append(found)
 
     def flush(self) -> list[Reply]:
-        """Give up what is incomplete: no more bytes will come. Returns replies hidden in it."""
+        """Discard an incomplete reply, as no more bytes will come; return any replies inside it."""
         replies: list[Reply] = []
         while self._buffer:
             self._skip(1)

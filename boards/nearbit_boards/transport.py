@@ -1,4 +1,4 @@
-"""Ways to a device's bytes: what all have in common, and serial ports.
+"""Transports of a device's bytes: what they have in common, and serial ports.
 
 Simulated devices are in :mod:`nearbit_boards.simulated`.
 """
@@ -26,16 +26,16 @@ class DeviceError(NearbitError, RuntimeError):
 
 
 class WriteTimeout(DeviceError):
-    """A device that takes no bytes any more.
+    """A device that no longer accepts bytes.
 
     Parameters
     ----------
     name
         What to call the device.
     seconds
-        For how long it has taken none.
+        How long it has accepted none.
     sent, total
-        Bytes that were certainly sent, of how many.
+        Bytes that were certainly sent, and all bytes.
     """
 
     def __init__(self, name: str, seconds: float, sent: int, total: int) -> None:
@@ -68,7 +68,7 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""
         ...
 
 
@@ -99,7 +99,7 @@ class SerialTransport:
     baud
         Bits in a second: what the device was built with.
     write_timeout
-        Seconds after which a port that takes no bytes is given up.
+        Seconds without an accepted byte after which :class:`WriteTimeout` is raised.
 
     Raises
     ------

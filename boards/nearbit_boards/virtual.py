@@ -95,8 +95,8 @@ def _clock(chip: Chip, constraints: Path) -> float:
 class VirtualTransport(PinTransport):
     """A bitstream for an iCE40 HX, simulated bit by bit of the UART.
 
-    The chip starts as after configuration: its design makes its own reset. The PLL has locked at
-    once, and its output is what is simulated; how fast it is follows from the bitstream's dividers
+    The chip starts as it does after configuration, and its design generates its own reset. The PLL
+    locks at once; only its output is simulated, at the frequency given by the bitstream's dividers
     and the constraint file's clock.
 
     Parameters
@@ -118,7 +118,7 @@ class VirtualTransport(PinTransport):
 
     def __init__(self, bitstream: Path, baud: int, *,
                  progress: Callable[[str], None] | None = None) -> None:
-        """Make the chip of its bitstream and switch it on."""
+        """Build the chip from its bitstream and power it up."""
         say = progress or (lambda doing: None)
         constraints = bitstream.with_suffix(".pcf")
         say("reading the bitstream back")

@@ -76,7 +76,7 @@ _TOP = "dut"
 
 
 class BenchError(AssertionError):
-    """A cocotb test failed, or there was none; the message is what the simulator said."""
+    """A cocotb test failed, or none ran; the message is the simulator's output."""
 
 
 def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
@@ -91,14 +91,14 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
     module
         File with the cocotb tests, usually ``__file__``.
     parameters
-        What the tests find in ``bench.parameters``; anything JSON can hold.
+        Contents of ``bench.parameters`` in the tests; anything JSON can hold.
     verilog
         Text to simulate instead of the component's own, with a top module of any name: a netlist
-        or a mutant. Of the component only the streams are read then.
+        or a mutant. Only the streams of the component are then used.
     test_filter
         Regular expression of the names of the tests to run; all by default.
     timeout
-        Seconds after which the simulator is ended.
+        Seconds after which the simulator is terminated.
     """
     __tracebackhide__ = True
     module = Path(module).resolve()
@@ -121,7 +121,7 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
 
 
 def _top(verilog: str) -> str:
-    """Name the module that no other one instantiates; it comes first in generated text."""
+    """Name the module that no other instantiates; it comes first in generated text."""
     match = re.search(r"^\s*module\s+(\w+)", verilog, re.MULTILINE)
     if match is None:
         raise ValueError("there is no module in the Verilog text")
