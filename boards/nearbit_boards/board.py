@@ -199,8 +199,8 @@ class Board:
         try:
             platform.lookup("uart")
         except ResourceError:
-            raise BoardError(f"{self.platform} has no UART (a resource named uart), by which the "
-                             f"host could talk to it") from None
+            raise BoardError(f"{self.platform} has no UART (a resource named uart) for the host "
+                             f"link") from None
         try:
             platform.request(platform.default_clk, dir="-")
             uart = platform.request("uart", 0, dir="-")

@@ -190,8 +190,8 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     try:
         stage("packing", "writing the bitstream", run("pack"))
         if not bitstream.is_file() or not _is_whole(bitstream.read_bytes()):
-            raise BuildError(f"the bitstream {bitstream} is not written to its end, though no "
-                             f"program says so; see whether the disk is full")
+            raise BuildError(f"the bitstream {bitstream} is incomplete, though no program "
+                             f"reported an error; check whether the disk is full")
         results[1].write_text(board.config.to_toml(), encoding="utf-8", newline="\n")
         results[2].write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8",
                               newline="\n")
@@ -207,8 +207,8 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        raise BuildError(f"the file {path} is not written to its end, though no program says so; "
-                         f"see whether the disk is full") from None
+        raise BuildError(f"the file {path} is incomplete, though no program reported an error; "
+                         f"check whether the disk is full") from None
 
 
 def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, list[str]]:
@@ -300,7 +300,7 @@ def _read_report(folder: Path, device: Device, clock: int, luts: int
     speeds = [entry["achieved"] for entry in report["fmax"].values()
               if abs(entry["constraint"] / (clock / 1e6) - 1) < 0.01]
     if not speeds:
-        raise BuildError(f"the timing analysis knows no clock of {clock / 1e6:g} MHz")
+        raise BuildError(f"the timing report has no clock of {clock / 1e6:g} MHz")
     slowest = max((path["path"] for path in report["critical_paths"]
                    if "<async>" not in (path["from"], path["to"])),
                   key=lambda steps: sum(step["delay"] for step in steps))

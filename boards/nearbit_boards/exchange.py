@@ -174,11 +174,11 @@ class Exchange:
                                   f"damaged each time ({reply.status.name}); check the cable")
             if self.parser.skipped:
                 raise DeviceError(f"{self.transport.name} sends data that is not a Nearbit "
-                                  f"message; check that this is the board's port, and at how many "
-                                  f"baud its bitstream talks{self._at_baud()}")
+                                  f"message; check that this is the board's port, and the baud "
+                                  f"rate of its bitstream{self._at_baud()}")
             raise DeviceError(f"{self.transport.name} does not answer, though it was asked "
                               f"{tried}; check that the board has its bitstream, that this is its "
-                              f"port, and at how many baud it talks{self._at_baud()}")
+                              f"port, and its baud rate{self._at_baud()}")
         again.append(index)
 
     def _at_baud(self) -> str:

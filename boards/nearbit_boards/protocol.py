@@ -143,7 +143,7 @@ class Identity:
     def from_bytes(cls, octets: bytes) -> "Identity":
         """Read the bytes of an identity block; :class:`ProtocolError` if they are not valid."""
         if len(octets) < sum(_FIXED.values()) or octets[0] != len(octets):
-            raise ProtocolError(f"{len(octets)} bytes are no identity")
+            raise ProtocolError(f"an identity cannot have {len(octets)} bytes")
         fields = dict(_cut(octets, IDENTITY))
         version = ".".join(str(fields[part]) for part in ("major", "minor", "patch"))
         if fields["layout"] != LAYOUT or len(octets) != sum(IDENTITY.values()):
@@ -153,7 +153,7 @@ class Identity:
         try:
             return cls(Config.from_numbers(fields), version, fields["clock"])
         except ConfigError as error:
-            raise ProtocolError(f"the identity is of no configuration: {error}") from None
+            raise ProtocolError(f"the identity describes no valid configuration: {error}") from None
 
 
 def identity_bytes(config: Config, version: tuple[int, int, int], clock: int) -> bytes:

@@ -30,7 +30,7 @@ def split_command(given: str | None, source: str) -> list[str]:
     try:
         return shlex.split(given or "")
     except ValueError as error:
-        raise BoardError(f"{source} is no command, {given!r}: {str(error).lower()}") from None
+        raise BoardError(f"{source} is not a command, {given!r}: {str(error).lower()}") from None
 
 
 def ended_by(status: int) -> str:

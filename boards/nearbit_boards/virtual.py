@@ -38,7 +38,7 @@ def netlist(bitstream: Path, constraints: Path) -> str:
     part = device_of(bitstream)
     if part is None or not part.startswith("iCE40HX"):
         raise BoardError(f"{bitstream} is {f'for {part}' if part else 'no bitstream'}; the virtual "
-                         f"board is made of those for an iCE40 HX, such as of ice40-hx8k-b-evn")
+                         f"board runs those for an iCE40 HX, such as that of ice40-hx8k-b-evn")
     if not constraints.is_file():
         raise BoardError(f"there is no constraint file {constraints} beside the bitstream, which "
                          f"names the pins")
@@ -77,8 +77,7 @@ def _pin(chip_pins: list[str], name: str, bitstream: Path) -> str:
     """Find a pin of the UART by the name that it has from the platform."""
     found = [pin for pin in chip_pins if re.fullmatch(rf"uart_0__{name}(__io)?", pin)]
     if len(found) != 1:
-        raise BoardError(f"{bitstream} has no pin uart_0__{name}, by which the host could talk to "
-                         f"it")
+        raise BoardError(f"{bitstream} has no pin uart_0__{name} for the host link")
     return found[0]
 
 
@@ -87,7 +86,7 @@ def _clock(chip: Chip, constraints: Path) -> float:
     found = re.search(rf"^set_frequency {re.escape(chip.clock)} ([\d.]+)$",
                       constraints.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        raise BoardError(f"{constraints} does not say how fast the clock pin {chip.clock} is")
+        raise BoardError(f"{constraints} does not give the frequency of the clock pin {chip.clock}")
     reference = float(found[1]) * 1e6
     return reference if chip.pll is None else chip.pll.output(reference)
 

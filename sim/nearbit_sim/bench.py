@@ -155,7 +155,7 @@ def _run(directory: Path, verilog: str, top: str, module: Path, description: dic
                      waves=waves, build_args=["-Wall"], timescale=("1ns", "1ns"), log_file=log)
     said = log.read_text(encoding="utf-8", errors="replace")
     if said.strip() or not (directory / "sim.vvp").exists():
-        raise BenchError(f"Icarus does not take the Verilog:\n{said}")
+        raise BenchError(f"Icarus rejects the Verilog:\n{said}")
 
     environment = {
         "NEARBIT_BENCH": str(settings),

@@ -368,7 +368,7 @@ def test_serial_port():
         transport.close()
         with pytest.raises(DeviceError, match=rf"^{port} does not answer, though it was asked 2 "
                            r"times; check that the board has its bitstream, that this is its port, "
-                           r"and at how many baud it talks \(this is 115200\)$"):
+                           r"and its baud rate \(this is 115200\)$"):
             Device.open(port, baud=115_200, timeout=0.01, retries=1)
 
 
@@ -378,7 +378,7 @@ def test_no_port(tmp_path):
         Device.open("/dev/ttyNONE")
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(DeviceError, match=rf"^{re.escape(str(file))} is no serial port$"):
+    with pytest.raises(DeviceError, match=rf"^{re.escape(str(file))} is not a serial port$"):
         Device.open(str(file))
 
 
@@ -387,7 +387,7 @@ def test_port_that_vanishes():
         transport = SerialTransport(port)
         os.close(transport._serial.fd)
         for act in (lambda: transport.write(b"a"), lambda: transport.read(0.01)):
-            with pytest.raises(DeviceError, match=rf"^{port} has gone while it was in use; check "
+            with pytest.raises(DeviceError, match=rf"^{port} disappeared during use; check "
                                r"the cable and plug the board in again$"):
                 act()
         transport._serial.fd = None
@@ -414,7 +414,7 @@ def test_silent_device():
     script = Script()
     with pytest.raises(DeviceError, match=r"^the script does not answer, though it was asked 4 "
                        r"times; check that the board has its bitstream, that this is its port, and "
-                       r"at how many baud it talks$"):
+                       r"its baud rate$"):
         opened(script)
     assert script.closed
 
@@ -422,8 +422,8 @@ def test_silent_device():
 @pytest.mark.parametrize("octets", [b"login: ", b"\x5a" * 50, bytes(range(256)) * 40])
 def test_device_of_garbage(octets):
     with pytest.raises(DeviceError, match=r"^the script sends data that is not a Nearbit message; "
-                       r"check that this is the board's port, and at how many baud its bitstream "
-                       r"talks$"):
+                       r"check that this is the board's port, and the baud rate of its "
+                       r"bitstream$"):
         opened(Script(*[octets] * 9))
 
 

@@ -220,15 +220,17 @@ def test_foreign_identity():
 
 
 @pytest.mark.parametrize(("octets", "message"), [
-    (b"", "0 bytes are no identity"),
-    (b"\x02\x01", "2 bytes are no identity"),
-    (identity_bytes(TINY, (1, 2, 3), 1)[:-1], r"\d+ bytes are no identity"),
+    (b"", "an identity cannot have 0 bytes"),
+    (b"\x02\x01", "an identity cannot have 2 bytes"),
+    (identity_bytes(TINY, (1, 2, 3), 1)[:-1], r"an identity cannot have \d+ bytes"),
     (identity_with(cell=9),
-     "the identity is of no configuration: the number of cell must be from 0 to 4, not 9"),
+     ("the identity describes no valid configuration: "
+      "the number of cell must be from 0 to 4, not 9")),
     (identity_with(rescore_lanes=1),
-     "the identity is of no configuration: rescore.head_dim must be from 1 to 1024, not 0"),
+     ("the identity describes no valid configuration: "
+      "rescore.head_dim must be from 1 to 1024, not 0")),
     (identity_with(key_bits=0),
-     "the identity is of no configuration: key_bits must be from 1 to 1024, not 0"),
+     "the identity describes no valid configuration: key_bits must be from 1 to 1024, not 0"),
 ])
 def test_wrong_identity(octets, message):
     with pytest.raises(ProtocolError, match=f"^{message}$"):
