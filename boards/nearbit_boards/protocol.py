@@ -40,17 +40,17 @@ class Message(enum.IntEnum):
     IDENTIFY = 1
     STATUS = 2
     RESET = 3
-    QUERY = 4
+    COMMAND = 4
     KEY = 5
     VALUE = 6
-    TABLE = 7
-    EXACT_KEY = 8
-    EXACT_QUERY = 9
+    EXP_TABLE = 7
+    RESCORE_KEY = 8
+    RESCORE_QUERY = 9
 
 
-STREAMS = {Message.QUERY: "i_query", Message.KEY: "i_key", Message.VALUE: "i_value",
-           Message.TABLE: "i_table", Message.EXACT_KEY: "i_exact_key",
-           Message.EXACT_QUERY: "i_exact_query"}
+STREAMS = {Message.COMMAND: "i_command", Message.KEY: "i_key", Message.VALUE: "i_value",
+           Message.EXP_TABLE: "i_exp_table", Message.RESCORE_KEY: "i_rescore_key",
+           Message.RESCORE_QUERY: "i_rescore_query"}
 """Stream of the core that a message's payload goes to."""
 
 
@@ -67,7 +67,7 @@ class Status(enum.IntEnum):
 
 
 class Block(enum.IntEnum):
-    """Tag of a block of a reply; ``ERROR + e`` is error e of the core for a row, without bytes."""
+    """Tag of a block of a reply; ``ERROR + e`` is error e of the core for a query, without bytes."""
 
     END = 0
     IDENTITY = 1
@@ -181,27 +181,28 @@ class State:
     lost
         Requests preceded by lost bytes or by bytes of no request, modulo 256.
     loaded
-        Number of rows, from row 0, whose key and value are loaded.
-    tables
-        Weight tables that are loaded, bit t for table t.
-    exact_loaded
-        Number of rows, from row 0, whose exact key is loaded; 0 without the unit.
-    exact_beats
-        Beats of exact queries waiting for their command; 0 without the unit.
+        Number of queries, from query 0, whose key and value are loaded.
+    exp_tables
+        Exp tables that are loaded, bit t for exp table t.
+    rescore_loaded
+        Number of queries, from query 0, whose rescore key is loaded; 0 without the unit.
+    rescore_beats
+        Beats of rescore queries waiting for their command; 0 without the unit.
     """
 
     rejected: int
     lost: int
     loaded: int
-    tables: int
-    exact_loaded: int = 0
-    exact_beats: int = 0
+    exp_tables: int
+    rescore_loaded: int = 0
+    rescore_beats: int = 0
 
 
 def state_fields(config: Config) -> dict[str, int]:
     """Fields of a state with their bytes, in order."""
-    exact = {} if config.rescore is None else {"exact_loaded": 3, "exact_beats": 2}
-    return {"rejected": 1, "lost": 1, "loaded": 3, "tables": -(-config.tables // 8), **exact}
+    rescore = {} if config.rescore is None else {"rescore_loaded": 3, "rescore_beats": 2}
+    return {"rejected": 1, "lost": 1, "loaded": 3, "exp_tables": -(-config.exp_tables // 8),
+            **rescore}
 
 
 class Layout:
@@ -231,9 +232,9 @@ class Layout:
                 self.shapes[kind] = by_name[name].shape
         unit = config.rescore
         if unit is not None:
-            beats = Bits((config.rows * unit.columns - 1).bit_length())
-            elements = self.shapes[Message.EXACT_QUERY]
-            self.shapes[Message.EXACT_QUERY] = Struct(
+            beats = Bits((config.queries * unit.beats - 1).bit_length())
+            elements = self.shapes[Message.RESCORE_QUERY]
+            self.shapes[Message.RESCORE_QUERY] = Struct(
                 beats.width + elements.width,
                 (("beat", 0, beats), ("elements", beats.width, elements)))
         self.kinds: tuple[Message, ...] = tuple(
@@ -270,9 +271,9 @@ class Layout:
     def reply_bytes(self) -> int:
         """Bytes of the longest reply."""
         config = self.config
-        row = 1 + self._blocks[Block.RESULT] + config.top_n * (1 + self.trace_bytes)
+        query = 1 + self._blocks[Block.RESULT] + config.top_n * (1 + self.trace_bytes)
         others = sum(IDENTITY.values()) + self._blocks[Block.STATE] + 16
-        return config.rows * row + others
+        return config.queries * query + others
 
     def payload(self, kind: Message, fields: Any) -> bytes:
         """Pack the fields of one message; :class:`ValueError` if one is out of range."""
@@ -291,9 +292,10 @@ class Layout:
         return self._blocks.get(tag, _COMMON.get(tag))
 
 
-_REMEDIES = {Message.QUERY: "fewer rows", Message.KEY: "fewer key_bits",
-             Message.VALUE: "fewer value_lanes", Message.TABLE: "fewer weight_bits",
-             Message.EXACT_KEY: "fewer rescore.lanes", Message.EXACT_QUERY: "fewer rescore.lanes"}
+_REMEDIES = {Message.COMMAND: "fewer queries", Message.KEY: "fewer key_bits",
+             Message.VALUE: "fewer value_lanes", Message.EXP_TABLE: "fewer weight_bits",
+             Message.RESCORE_KEY: "fewer rescore.lanes",
+             Message.RESCORE_QUERY: "fewer rescore.lanes"}
 
 _COMMON: dict[int, int] = {Block.END: 0, Block.CYCLES: CYCLES_BYTES}
 
