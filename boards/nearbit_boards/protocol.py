@@ -67,7 +67,7 @@ class Status(enum.IntEnum):
 
 
 class Block(enum.IntEnum):
-    """Tag of a block of a reply; ``ERROR + e`` is error e of the core for a query, without bytes."""
+    """Tag of a block of a reply; ``ERROR + e``, without bytes, is a query's error e."""
 
     END = 0
     IDENTITY = 1

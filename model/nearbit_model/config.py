@@ -154,8 +154,7 @@ class Rescore:
         2, 16, "Bits of an element, two's complement."))
     shared: bool = field(default=False, metadata=_one_of(
         (False, True), "Whether a command may have one selection for all its queries, by the sum "
-                       "of "
-                       "their distances (the query heads of a GQA group)."))
+                       "of their distances (the query heads of a GQA group)."))
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
@@ -223,15 +222,13 @@ class Config:
         1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
               "such "
               "as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no command "
-              "is in "
-              "flight."))
+              "is in flight."))
     selection: str = field(default="counters", metadata=_one_of(
         SELECTIONS,
         "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the fastest. "
         "``histograms`` takes less than half the logic, and two block RAMs with two full ports "
         "(unlike iCE40's) per lane and query. ``serial`` takes even less logic and one block RAM "
-        "per "
-        "lane and query, and selects for one query at a time."))
+        "per lane and query, and selects for one query at a time."))
     cell: str | None = field(default=None, metadata=_one_of(
         (None, *CELLS),
         "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or the "
