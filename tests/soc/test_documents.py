@@ -52,7 +52,7 @@ def test_errors_and_counters():
 
 def test_latency():
     text = " ".join((DOCS / "soc.md").read_text().split())
-    found = re.search(r"adds latency only: (\d) cycles .*?, (\d) with the unit", text)
+    found = re.search(r"adds latency only: (\d) cycles .*?, (\d) with the rescoring unit", text)
     assert found is not None
     for name, cycles in zip(("reference", "hash64"), found.groups(), strict=True):
         assert SocCore(Config.preset(name)).latency == int(cycles)

@@ -486,8 +486,7 @@ def _command(config: Config) -> list[Register]:
     registers = [
         register("TOKEN", tokens_bits,
                  "First token of a load, or first distance of LOAD_EXP_TABLE. Counts up as tokens "
-                 "are "
-                 "received: after an error, it is the token that is incomplete."),
+                 "are received: after an error, it is the token that is incomplete."),
         register("NUMBER", number_bits,
                  f"Number of tokens, of weights (LOAD_EXP_TABLE) or of batches, in {number_bits} "
                  f"bits. "
@@ -576,8 +575,7 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
     packets.append(Packet(
         name="RESULT", port="m_axis_result", bits=data_bits,
         description="For each query of each batch, in order: a header, then its elements. A query "
-                    "with "
-                    "an error is a header only. tlast on the query's last beat.",
+                    "with an error is a header only. tlast on the query's last beat.",
         fields=(field("QUERY", 0, 8, "Query of the batch."),
                 field("ERROR", 8, 8, "0, or the core's error code."),
                 field("ELEMENTS", 16, 16, "Number of elements that follow: VALUE_DIM, or 0.")),
