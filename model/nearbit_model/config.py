@@ -220,8 +220,8 @@ class Config:
                "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
         1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
-              "such as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no command "
-              "is in flight."))
+              "such as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no "
+              "command is in flight."))
     selection: str = field(default="counters", metadata=_one_of(
         SELECTIONS,
         "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the fastest. "
