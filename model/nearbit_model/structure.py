@@ -13,8 +13,8 @@ __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLI
            "EMIT_LATENCY", "EMIT_WASTE", "RESCORE_KEY_STORE_LATENCY", "RESCORE_QUERIES", "FAN_IN",
            "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "QUERIES_PER_STAGE",
            "SHIFT_STEP", "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "SOFTMAX_BUFFERS",
-           "CounterTimes", "Error", "HistogramTimes", "ReciprocalTimes", "memory_registers",
-           "rescorer_latency", "tree_latency", "softmax_latency"]
+           "CounterTimes", "Error", "HistogramTimes", "ReciprocalTimes", "rescorer_latency",
+           "tree_latency", "softmax_latency"]
 
 
 class Error(IntEnum):
@@ -63,13 +63,8 @@ QUERIES_PER_STAGE = 4
 # ---- Selection.
 
 REGISTERED_LANES = 16
-"""Lanes above which the memories are spread over a device. What is read of the banks is registered
-then before it is compared, a key between the choice of it and the queue of keys, and a load."""
-
-
-def memory_registers(lanes: int) -> int:
-    """Registers behind a memory of so many lanes, beside its own."""
-    return int(lanes > REGISTERED_LANES)
+"""Lanes above which the banks are spread over a device. What is read of them is registered then
+before it is compared, and a key between the choice of it and the queue of keys."""
 
 
 BANKS = 3
@@ -98,7 +93,7 @@ class CounterTimes:
     @property
     def registers(self) -> int:
         """Registers behind each bank and in front of the queue of keys."""
-        return memory_registers(self.lanes)
+        return int(self.lanes > REGISTERED_LANES)
 
     @property
     def count_latency(self) -> int:
@@ -205,7 +200,8 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their queries; three are in the selection."""
+"""Commands between their start and the merging of their queries, of which one is in a register;
+three are in the selection."""
 
 RESULTS_IN_FLIGHT = 8
 """Queries whose selection is made and whose result is not out; no unit holds more than two, but for
@@ -249,8 +245,8 @@ VALUE_STORE_LATENCY = 2
 ACCUMULATOR_LATENCY = 4
 """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
 
-ACCUMULATOR_DEPTH = 3
-"""Weights that wait for their beats of values."""
+ACCUMULATOR_DEPTH = 2
+"""Weights that wait for their beats of values, beside the next one."""
 
 
 # ---- Division by the reciprocal.

@@ -25,9 +25,8 @@ def test_presets(name):
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
     assert TopN(**sizes).times == config.counter_times
-    assert TopN(**sizes).registers == config.memory_registers
     sums = ValueAccumulator(
-        capacity=config.capacity, columns=config.beats, value_lanes=config.value_lanes,
+        capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
         value_bits=config.value_bits, weight_bits=config.weight_bits, top_n=config.top_n)
     assert sums.total_max == config.total_max
     given = {"value_lanes": config.value_lanes, "value_bits": config.value_bits,

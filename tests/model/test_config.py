@@ -47,10 +47,8 @@ def test_documentation_has_all_fields_and_their_ranges():
 
 
 @pytest.mark.parametrize(("changes", "properties"), [
-    ({}, {"score_stages": 1, "memory_registers": 0, "rescore_query_slots": 8, "score_max": 0}),
+    ({}, {"score_stages": 1, "rescore_query_slots": 8, "score_max": 0}),
     ({"queries": 5}, {"score_stages": 2, "rescore_query_slots": 64}),
-    ({"lanes": 16}, {"memory_registers": 0}),
-    ({"lanes": 32}, {"memory_registers": 1}),
     ({"queries": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
      {"score_stages": 3, "rescore_query_slots": 32, "score_max": 8 << 14}),
     ({"key_bits": 1000, "rescore": Rescore(head_dim=1, lanes=1, element_bits=2)},
@@ -235,6 +233,29 @@ def test_rescore_out_of_range(name):
             Rescore(**{**RESCORE, name: value})
     with refuses(f"rescore.{name} must be an integer, not '4'"):
         Rescore(**{**RESCORE, name: "4"})
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_numbers(config):
+    numbers = config.to_numbers()
+    assert Config.from_numbers(numbers) == config
+    assert list(numbers) == list(Config.leaf_metadata())
+    assert numbers["key_bits"] == config.key_bits
+    unit = config.rescore
+    assert [numbers[f"rescore.{name}"] for name in ("head_dim", "lanes", "element_bits")] == \
+        ([0] * 3 if unit is None else [unit.head_dim, unit.lanes, unit.element_bits])
+    with refuses("the number of cell must be from 0 to 4, not 5"):
+        Config.from_numbers({**numbers, "cell": 5})
+
+
+def test_metadata():
+    """Every field says what it is, and what it may be; its default may be chosen."""
+    for name, known in Config.leaf_metadata().items():
+        assert known["says"], name
+        assert ("range" in known) != ("choices" in known), name
+    for known in dataclasses.fields(Config):
+        if "choices" in known.metadata and known.default is not dataclasses.MISSING:
+            assert known.default in known.metadata["choices"]
 
 
 def test_wrong_rescore():

@@ -38,8 +38,8 @@ __all__ = ["DividingNormalizer"]
 #
 # The sums stay in the input stream, unaccepted, until the last element has entered. So they need
 # no register here, and Z needs one only for the elements that are still in work afterwards. Which
-# of the two an element takes its Z from is `gone`: whether its column was accepted. That register
-# is free again when the next column is accepted, value_lanes * divider_cycles cycles later; where a
+# of the two an element takes its Z from is `gone`: whether its beat was accepted. That register
+# is free again when the next beat is accepted, value_lanes * divider_cycles cycles later; where a
 # division takes longer, each unit has a register for Z of its own.
 
 class DividingNormalizer(Normalizer):
@@ -72,7 +72,7 @@ class DividingNormalizer(Normalizer):
 
     @property
     def output_cycles(self) -> int:
-        """Cycles from one element of a column to the next."""
+        """Cycles from one element of a beat to the next."""
         return self._divider_cycles
 
     @property
@@ -125,7 +125,7 @@ class DividingNormalizer(Normalizer):
                 m.d.comb += element.eq(ahead)
 
         # ---- Step 0. Its outcome has the bits of floor(Z / 2) as its lowest F. These are the same
-        # for all elements of a column, so a pipeline of single steps takes them from Z when they
+        # for all elements of a beat, so a pipeline of single steps takes them from Z when they
         # are due, and `bits` begins with only the `carried` bits above them.
         fraction_bits = self._output_fraction_bits
         half = Cat(self.i.p.total[1:], Const(0, fraction_bits))

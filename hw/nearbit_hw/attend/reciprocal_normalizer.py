@@ -19,7 +19,7 @@ __all__ = ["ReciprocalNormalizer", "reciprocal_table"]
 # How it works
 # ------------
 # With Z the total, a a sum, F the fraction bits and n the bits of an output, the quotient is
-# q = floor((a * 2**F + floor(Z / 2)) / Z). All elements of a column have one Z, so they are
+# q = floor((a * 2**F + floor(Z / 2)) / Z). All elements of a beat have one Z, so they are
 # multiplied by its reciprocal. What that leaves to one unit is decided by multiplying back. The
 # proof is in docs/numerics.md.
 #
@@ -39,10 +39,10 @@ __all__ = ["ReciprocalNormalizer", "reciprocal_table"]
 # Decide: one more is right if and only if (2 * estimate + 1) * Z is not more than a * 2**(F + 1).
 # Their difference is between -2 * Z and 2 * Z, so of both only total_bits + 2 bits count.
 #
-# Z is the same for a whole column. What is made of it, in stages of its own, is right again in each
+# Z is the same for a whole beat. What is made of it, in stages of its own, is right again in each
 # cycle in which an element enters, so that it accompanies this element through the pipeline. Where
-# it has to wait for the element, a register holds it for all of the column: it is loaded when
-# element 0 comes, and the next column's comes value_lanes cycles later at the earliest.
+# it has to wait for the element, a register holds it for all of the beat: it is loaded when
+# element 0 comes, and the next beat's comes value_lanes cycles later at the earliest.
 
 _LANES = 16
 """Lanes joined between two registers: two levels of 4-input LUTs."""
@@ -85,7 +85,7 @@ class _Stages:
         self.m = m
         self.advance = advance
         self._lanes = lanes
-        # Bit k: the first element of a column is in stage k.
+        # Bit k: the first element of a beat is in stage k.
         self._firsts = Cat(first, self.delay_each(first, depth, "first"))
 
     def register(self, value: Value, name: str) -> Signal:
@@ -107,7 +107,7 @@ class _Stages:
         return [value, *self.delay_each(value, stages, name)][-1]
 
     def carry(self, value: Value, *, since: int, until: int, name: str) -> Value:
-        """What is the same for all elements of a column, from one stage to a later one."""
+        """What is the same for all elements of a beat, from one stage to a later one."""
         hops = -(-(until - since) // self._lanes)
         for hop in range(hops):
             stage = until - (hops - 1 - hop) * self._lanes
@@ -148,7 +148,7 @@ class ReciprocalNormalizer(Normalizer):
 
     @property
     def output_cycles(self) -> int:
-        """Cycles from one element of a column to the next."""
+        """Cycles from one element of a beat to the next."""
         return 1
 
     @property

@@ -204,9 +204,9 @@ async def every_quotient(dut):
         sums = list(range(-limit * total, (limit - 1) * total + 1))
         sums += sums[:-len(sums) % lanes]
         for start in range(0, len(sums), lanes):
-            column = sums[start:start + lanes]
-            bench.source("i").send({"sums": column, "total": total})
-            outputs = normalize(np.array(column), np.array(total), fraction_bits).tolist()
+            beat = sums[start:start + lanes]
+            bench.source("i").send({"sums": beat, "total": total})
+            outputs = normalize(np.array(beat), np.array(total), fraction_bits).tolist()
             for j, output in enumerate(outputs):
                 bench.sink("o").expect({"output": output, "last": int(j == lanes - 1)})
     await bench.finish()
