@@ -217,9 +217,9 @@ class Config:
     normalizer: str = field(default="reciprocal", metadata=_one_of(
         NORMALIZERS,
         "One of :data:`NORMALIZERS`: how sums are divided by the sum of weights; outputs are the "
-        "same. ``reciprocal`` gives an output element per cycle and, for up to 16 bits of it, takes "
-        "six multipliers and one block RAM. ``divider`` takes neither; it is for devices without "
-        "multipliers (iCE40 HX)."))
+        "same. ``reciprocal`` gives an output element per cycle and, for up to 16 bits of it, "
+        "takes six multipliers and one block RAM. ``divider`` takes neither; it is for devices "
+        "without multipliers (iCE40 HX)."))
     divider_cycles: int = field(default=1, metadata=_within(
         1, 32, "Cycles per output element of a ``divider``; divides ``value_bits + "
                "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
