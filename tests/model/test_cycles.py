@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from nearbit_model.config import SELECTIONS, Config, ConfigError
+from nearbit_model.config import NORMALIZERS, SELECTIONS, Config, ConfigError
 from nearbit_model.cycles import Command, Error, Phase, load, predict, steady
 
 
@@ -34,9 +34,22 @@ def random_config(rng):
                           capacity=capacity, lanes=lanes, refine_lanes=refine_lanes,
                           value_lanes=value_lanes, top_n=rng.randint(1, min(capacity, 100)),
                           queries=rng.choice([1, 1, 2, 3, 5]),
-                          divider_cycles=1 << rng.randint(0, 4))
+                          divider_cycles=(cycles := 1 << rng.randint(0, 4)),
+                          normalizer="divider" if cycles > 1 else "reciprocal")
         except ConfigError:
             continue
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("queries", [1, 2, 3, 4, 5])
+def test_formula_of_single_keys(queries, normalizer):
+    """Queries of one key and one column follow each other as fast as buffers are free."""
+    config = Config(key_bits=19, value_dim=1, capacity=264, queries=queries, lanes=2, value_lanes=1,
+                    top_n=3, normalizer=normalizer)
+    command = Command(counts=(144,) * queries, n=1)
+    answers = predict(config, [load(config, 264), Phase(commands=[command], delay=1000)]).answers
+    formula = steady(config, words=72, selected=1)
+    assert answers[-1].end - answers[0].offered + 1 == formula.latency
 
 
 def test_formulas():

@@ -47,13 +47,13 @@ def test_clock(run):
     options = ("cycles", "--keys", 1024, "--clock", 48)
     outcome = run(*options)
     assert re.search(r"^ +cycles +at 48 MHz +share *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^latency .* 298 +6\.208 us *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^latency .* 294 +6\.125 us *$", outcome.out, re.MULTILINE)
     assert re.search(r"^interval +65 +1\.354 us *$", outcome.out, re.MULTILINE)
     assert re.search(r"^queries per second +738,462 *$", outcome.out, re.MULTILINE)
     assert re.search(r"^  merge +65 +100% +<- limits *$", outcome.out, re.MULTILINE)
     figures = json.loads(run(*options, "--json").out)
     assert figures["clock_mhz"] == 48
-    assert figures["latency_seconds"] == pytest.approx(298 / 48e6, rel=1e-12)
+    assert figures["latency_seconds"] == pytest.approx(294 / 48e6, rel=1e-12)
     assert figures["interval_seconds"] == pytest.approx(65 / 48e6, rel=1e-12)
     assert figures["queries_per_second"] == pytest.approx(48e6 / 65, rel=1e-12)
 
@@ -213,7 +213,8 @@ def test_every_limit():
             ("score", "lanes", {}, 256, 4), ("emit", "n", {}, 16, 16),
             ("weigh", "value_lanes", {"value_lanes": 1}, 16, 16),
             ("weigh", "n", {"queries": 3}, 16, 16), ("banks", "refine_lanes", {"top_n": 40}, 40, 3),
-            ("normalize", "divider_cycles", {"divider_cycles": 16}, 16, 1),
+            ("normalize", "divider_cycles", {"normalizer": "divider", "divider_cycles": 16},
+             16, 1),
             ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1),
             ("rescore", "rescore.lanes", {"rescore": Rescore(head_dim=8, lanes=4)}, 16, 16)):
         config = Config(**{**small, **changes})
@@ -234,7 +235,8 @@ def test_every_limit():
         assert predicted.limits[0] == limit, (limit, predicted.stages)
     config = Config(key_bits=30, value_dim=1, capacity=24, queries=3, lanes=1, value_lanes=1,
                     top_n=2,
-                    refine_lanes=4, divider_cycles=1, selection="counters")
+                    refine_lanes=4, normalizer="divider", divider_cycles=1,
+                    selection="counters")
     predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=1))
     assert (predicted.limits, predicted.interval) == (("queues",), Fraction(19, 2))
 
