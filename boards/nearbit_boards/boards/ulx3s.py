@@ -17,7 +17,7 @@ _SMALL = Config(key_bits=64, value_dim=64, capacity=1024, lanes=8, value_lanes=1
                 cell="ecp5")
 _MIDDLE = Config(key_bits=64, value_dim=64, capacity=2048, lanes=16, value_lanes=16, top_n=32,
                  normalizer="divider", divider_cycles=2, selection="counters",
-                cell="ecp5")
+                 cell="ecp5")
 _LARGE = Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=32, top_n=32,
                 normalizer="divider", divider_cycles=2, selection="counters",
                 cell="ecp5")
