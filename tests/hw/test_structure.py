@@ -18,8 +18,8 @@ def test_error_codes():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name):
     config = PRESETS[name]
-    array = ScoreArray(key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
-                       rows_per_stage=config.rows_per_stage)
+    array = ScoreArray(key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
+                       queries_per_stage=config.queries_per_stage)
     assert array.stages == config.score_stages
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
@@ -28,4 +28,4 @@ def test_presets(name):
     for selection in ("histograms", "serial"):
         other = config.replace(selection=selection)
         assert (HistogramTopN(**sizes, overlap=selection == "histograms").times
-                == other.histogram_times(config.rows - 1))
+                == other.histogram_times(config.queries - 1))

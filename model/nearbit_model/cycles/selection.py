@@ -12,15 +12,15 @@ from nearbit_model.structure import BANKS, KEY_STORE_LATENCY, tree_latency
 __all__ = ["HistogramTopN", "Selection", "TopN", "score_latency"]
 
 
-def score_latency(config: Config, row: int = 0) -> int:
-    """Cycles from asking for a word to a row's distances."""
-    return (KEY_STORE_LATENCY + 1 + row // config.rows_per_stage
+def score_latency(config: Config, query: int = 0) -> int:
+    """Cycles from asking for a word to a query's distances."""
+    return (KEY_STORE_LATENCY + 1 + query // config.queries_per_stage
             + tree_latency(config.key_bits, config.fan_in))
 
 
 @dataclass
 class Selection:
-    """A query in a row's selection."""
+    """A query in its selection."""
 
     selected: int
     emit: int      # emitting starts
@@ -29,7 +29,7 @@ class Selection:
     last: int = 0  # and takes the last one
     each: list[int] = field(default_factory=list) # when it takes each, if not one per cycle
     latency: int = 2 # from the queue of keys to the next unit
-    passed: int = 0 # the last key is taken for the last time so far, if rows share the selection
+    passed: int = 0 # the last key is taken for the last time so far, if queries share the selection
 
     @property
     def first_shown(self) -> int:
@@ -52,14 +52,14 @@ class Selection:
 
 
 class TopN:
-    """A row's selection: banks, the queue in front of counting, refining, emitting."""
+    """A query's selection: banks, the queue in front of counting, refining, emitting."""
 
-    def __init__(self, config: Config, row: int) -> None:
+    def __init__(self, config: Config, query: int) -> None:
         """Begin as after reset."""
         self._times = config.counter_times
         self._ratio = config.refine_lanes // config.lanes
         self._gapless = config.rescore is not None
-        self._score_latency = score_latency(config, row)
+        self._score_latency = score_latency(config, query)
         self._released: deque[int] = deque([NEVER] * BANKS, maxlen=BANKS)
         self._counting = NEVER # the command before goes from waiting to counting
         self._counted = NEVER  # its last word arrives
@@ -127,13 +127,13 @@ class TopN:
 
 
 class HistogramTopN:
-    """A row's selection by histograms: counting, merging, scanning, emitting."""
+    """A query's selection by histograms: counting, merging, scanning, emitting."""
 
-    def __init__(self, config: Config, row: int) -> None:
+    def __init__(self, config: Config, query: int) -> None:
         """Begin as after reset."""
-        self._times = config.histogram_times(row)
+        self._times = config.histogram_times(query)
         self._ratio = config.refine_lanes // config.lanes
-        self._score_latency = score_latency(config, row)
+        self._score_latency = score_latency(config, query)
         times = self._times
         # All bins are cleared after reset, as often as there are halves of them.
         cleared = times.limit * times.merge_cycles
