@@ -234,6 +234,29 @@ def test_rescore_out_of_range(name):
         Rescore(**{**RESCORE, name: "4"})
 
 
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_numbers(config):
+    numbers = config.to_numbers()
+    assert Config.from_numbers(numbers) == config
+    assert list(numbers) == list(Config.leaf_metadata())
+    assert numbers["key_bits"] == config.key_bits
+    unit = config.rescore
+    assert [numbers[f"rescore.{name}"] for name in ("head_dim", "lanes", "element_bits")] == \
+        ([0] * 3 if unit is None else [unit.head_dim, unit.lanes, unit.element_bits])
+    with refuses("the number of cell must be from 0 to 4, not 5"):
+        Config.from_numbers({**numbers, "cell": 5})
+
+
+def test_metadata():
+    """Every field says what it is, and what it may be; its default may be chosen."""
+    for name, known in Config.leaf_metadata().items():
+        assert known["says"], name
+        assert ("range" in known) != ("choices" in known), name
+    for known in dataclasses.fields(Config):
+        if "choices" in known.metadata and known.default is not dataclasses.MISSING:
+            assert known.default in known.metadata["choices"]
+
+
 def test_wrong_rescore():
     with refuses("rescore.lanes must divide rescore.head_dim (16), not 3"):
         Rescore(head_dim=16, lanes=3)

@@ -137,6 +137,37 @@ def test_map_has_no_overlaps(config):
         assert ends <= (32 if described in found.registers else described.bits)
 
 
+# What the C driver reads, and the bits that it reads it from.
+PLAIN = ("key_bits", "value_dim", "value_bits", "value_lanes", "capacity", "rows", "lanes", "top_n",
+         "weight_bits", "output_fraction_bits", "tables")
+OF_UNIT = {"head_dim": "RESCORE", "lanes": "RESCORE", "element_bits": "RESCORE",
+           "shared": "CAPABILITIES"}
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_map_has_the_configuration(config):
+    """A constant has its field's value and documentation, and room for all of the field's range."""
+    found = register_map(config, 128)
+    for name in PLAIN:
+        register = found.register(name.upper())
+        assert (register.reset, register.bits) == (getattr(config, name), 32)
+        says = Config.leaf_metadata()[name]["says"]
+        assert register.description.lower() == says.replace("``", "").lower()
+    for name, inside in OF_UNIT.items():
+        field, = (field for field in found.register(inside).fields if field.name == name.upper())
+        assert field.reset == (0 if config.rescore is None else getattr(config.rescore, name))
+        known = Config.leaf_metadata()[f"rescore.{name}"]
+        assert known.get("range", range(2))[-1] < 1 << field.bits
+
+
+def test_map_names_registers():
+    """Where a description names another constant, it is by the name of its register."""
+    found = register_map(PRESETS["tiny"], 128)
+    assert found.register("TOP_N").description.endswith("; at most CAPACITY.")
+    assert found.register("CAPACITY").description.endswith("; a multiple of refine_lanes.")
+    assert found.register("RESCORE").fields[1].description.endswith("; divides HEAD_DIM.")
+
+
 def test_observing_changes_no_port():
     texts = []
     for observed in (False, True):
