@@ -20,7 +20,7 @@ from nearbit_model.config import PRESETS, Config, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {"cell", "score_array", "top_n", "weights", "values", "divider", "key_store", "rest"}
+NAMES = {"cell", "score_array", "top_n", "softmax", "values", "divider", "key_store", "rest"}
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def cells_of(component, target):
     pytest.param("xc7", "DSP48E1", marks=pytest.mark.slow)])
 def test_multipliers(target, multiplier):
     """One for each lane and one for the scale; one for each element of a rescore key."""
-    accumulator = ValueAccumulator(capacity=64, columns=2, value_lanes=2, value_bits=8,
+    accumulator = ValueAccumulator(capacity=64, beats=2, value_lanes=2, value_bits=8,
                                    weight_bits=16, top_n=8)
     assert cells_of(accumulator, target)[multiplier] == 3
     rescorer = Rescorer(capacity=64, distance_max=8, head_dim=4, lanes=2, element_bits=8,

@@ -350,7 +350,7 @@ def test_long_context(benchmark):
 
 
 def test_documents(benchmark):
-    tables = benchmark.exp_tables(json.loads(benchmark.RESULTS.read_text(encoding="utf-8")))
+    tables = benchmark.tables(json.loads(benchmark.RESULTS.read_text(encoding="utf-8")))
     for document, names in benchmark.DOCUMENTS.items():
         text = document.read_text(encoding="utf-8")
         for name in names:

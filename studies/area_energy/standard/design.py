@@ -54,7 +54,7 @@ def product_sum(a, b, count, width):
             rows.append(Cat(Const(0, place), row))
             correction -= inverted << place # -x is ~x - 1, for each single bit
         # Product by product: Amaranth's time grows with the depth of an expression.
-        products.append(sum(tokens[1:], tokens[0]))
+        products.append(sum(rows[1:], rows[0]))
     return sum(products[1:], products[0]) + Const(correction % (1 << width), width)
 
 
