@@ -29,7 +29,7 @@ def presets(
         return
     fields = ("key_bits", "value_dim", "capacity", "queries", "lanes", "value_lanes", "top_n",
               "exp_tables")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("preset", style="bold")
     for field in (*fields, "memory KiB", "rescoring"):
         table.add_column(field, justify="right")

@@ -3,11 +3,13 @@
 
 import pytest
 
+from nearbit_hw.attend import DividingNormalizer, ReciprocalNormalizer, ValueAccumulator
 from nearbit_hw.layouts import Error
 from nearbit_hw.score import ScoreArray
 from nearbit_hw.select import HistogramTopN, TopN
 from nearbit_model import PRESETS
 from nearbit_model.cycles import Error as ModelError
+from nearbit_model.structure import KEY_STORE_LATENCY
 
 
 def test_error_codes():
@@ -24,8 +26,21 @@ def test_presets(name):
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
     assert TopN(**sizes).times == config.counter_times
-    assert TopN(**sizes).registers == config.memory_registers
+    sums = ValueAccumulator(
+        capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
+        value_bits=config.value_bits, weight_bits=config.weight_bits, top_n=config.top_n)
+    assert sums.total_max == config.total_max
+    given = {"value_lanes": config.value_lanes, "value_bits": config.value_bits,
+             "sum_bits": sums.acc_bits, "total_max": sums.total_max,
+             "output_fraction_bits": config.output_fraction_bits}
+    divided = config.replace(normalizer="divider")
+    assert DividingNormalizer(**given, divider_cycles=divided.divider_cycles).latency \
+        == divided.normalizer_latency
+    multiplied = config.replace(normalizer="reciprocal", divider_cycles=1)
+    assert ReciprocalNormalizer(**given).latency == multiplied.normalizer_latency
+    assert ReciprocalNormalizer(**given).times == multiplied.reciprocal_times
     for selection in ("histograms", "serial"):
         other = config.replace(selection=selection)
-        assert (HistogramTopN(**sizes, overlap=selection == "histograms").times
+        lead = 1 + KEY_STORE_LATENCY + array.latency + config.score_stages - 1
+        assert (HistogramTopN(**sizes, overlap=selection == "histograms", lead=lead).times
                 == other.histogram_times(config.queries - 1))

@@ -22,7 +22,7 @@ TINY = PRESETS["tiny"]
 def tokens(prepared, start, stop):
     values = prepared.values
     return SimpleNamespace(
-        k_codes=prepared.k_codes[0, start:stop], rescore_keys=None, tables=prepared.exp_tables,
+        k_codes=prepared.k_codes[0, start:stop], rescore_keys=None, exp_tables=prepared.exp_tables,
         values=Values(values.elements[0, start:stop], values.scales[0, start:stop],
                       values.unit[0], rotated=values.rotated))
 

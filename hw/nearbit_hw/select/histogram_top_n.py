@@ -1,5 +1,6 @@
 """Selection of the nearest keys by histograms in block RAM."""
 
+from fractions import Fraction
 from typing import Any
 
 from amaranth import *
@@ -10,6 +11,7 @@ from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.emit import Emit, Hits
 from nearbit_hw.select.histogram.merge import any_of
 from nearbit_hw.select.histogram.overlapped import Overlapped
+from nearbit_hw.select.histogram.parts import find_part
 from nearbit_hw.select.histogram.scan import Bank, Found, Scan
 from nearbit_hw.select.histogram.serial import Serial
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
@@ -29,6 +31,9 @@ __all__ = ["HistogramTopN"]
 #           bin that brings the sum to n is the threshold; what the bins below lack of n is the
 #           quota: how many of the keys at the threshold are taken. The bin of the largest distance
 #           is never read, and so need not be cleared: if no other is the threshold, it is.
+#           Where a query shall be quick, keys are also counted by the highest two bits of their
+#           distance, in logic, as they come: that tells which quarter of the bins has the
+#           threshold, and only that one is searched. The others are cleared afterwards.
 #   scan    The bank is read from its end and compared with the threshold. Words with a selected key
 #           are noted in a list of `hits`.
 #   emit    When the scan has ended, the keys in the list leave, one per cycle.
@@ -55,9 +60,10 @@ class HistogramTopN(Selector):
     keys, goes through these steps, each of which starts when both the one before and the query
     before have let go. Cycles depend on w and m only.
 
-    - merge: starts :py:`count_latency` cycles after the last word, or in the cycle in which the
-      query before is handed over. :py:`merge_cycles` later it is handed to the scan, or as soon as
-      that can start.
+    - merge: starts :py:`count_latency` cycles after the last word, at least
+      :py:`merge_interval` cycles after that of the query before started, and after the one before
+      that is handed over. :py:`merge_cycles` later it is handed to the scan, or as soon as that can
+      start.
     - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
       :py:`scan_gap` cycles after the last read, while at most one other query is scanned or
       emitted.
@@ -65,13 +71,14 @@ class HistogramTopN(Selector):
       cycle before the last key of the query before is presented. The first key is presented
       :py:`emit_latency` cycles later, the others in the cycles after.
 
-    With :py:`overlap`, a command is taken when no other waits to be counted and at most one query
-    is not handed over; otherwise, from the cycle on in which the last key of the query before is
-    presented. It must be accepted at least two cycles before its first distances. Queries that
-    follow each other without a pause are
-    max(w, merge_cycles, ceil(w / s) + scan_gap, m + emit_latency - 1) cycles apart with
-    :py:`overlap`, as long as the commands come early enough. After reset, the bins are cleared
-    before the first command is taken.
+    With :py:`overlap`, a command is taken when no other waits to be counted, at most three queries
+    are in work and at most two not handed over, and all but one of them have been merged for
+    :py:`free_latency` cycles; otherwise, from the cycle on in which the last key of the query
+    before is presented. Its first distances must not come before :py:`lead` cycles later. Queries
+    that follow each other without a pause are
+    max(w, merge_interval, ceil(w / s) + scan_gap, m + emit_latency - 2) cycles apart with
+    :py:`overlap`, if that lets a command be taken in time; see :py:`interval`. After reset, the
+    bins are cleared before the first command is taken.
 
     Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
     iCE40); otherwise any will do.
@@ -95,23 +102,33 @@ class HistogramTopN(Selector):
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
         before is emitted; otherwise one query is in work at a time.
+    lead : :class:`int`
+        Cycles from the acceptance of a command to its first distances, at least. At least 2.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 refine_lanes: int | None = None, overlap: bool = True):
+                 refine_lanes: int | None = None, overlap: bool = True, lead: int = 2):
         super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
                          refine_lanes=refine_lanes)
+        if not isinstance(lead, int) or lead < 2:
+            raise TypeError(f"Lead must be an integer greater than 1, not {lead!r}")
         self._overlap = bool(overlap)
+        self._lead = lead
 
     @property
     def overlap(self) -> bool:
         return self._overlap
 
     @property
+    def lead(self) -> int:
+        return self._lead
+
+    @property
     def times(self) -> HistogramTimes:
         """Cycles of each step."""
         return HistogramTimes(key_bits=self._key_bits, lanes=self._lanes,
-                              refine_lanes=self._refine_lanes, overlap=self._overlap)
+                              refine_lanes=self._refine_lanes, overlap=self._overlap,
+                              lead=self._lead)
 
     @property
     def banks(self) -> int:
@@ -119,13 +136,38 @@ class HistogramTopN(Selector):
         return self.times.banks
 
     @property
+    def parts(self) -> int:
+        """Parts of the bins, of which only the one with the threshold is searched.
+
+        4 if :py:`refine_lanes` exceed :py:`lanes`, and :py:`key_bits` are 4 times a power of two;
+        with :py:`overlap` only.
+        """
+        return self.times.parts
+
+    @property
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free.
 
-        :py:`key_bits + 6 + log2(lanes)` with :py:`overlap`, else
+        :py:`key_bits / parts + 6 + log2(lanes)` with :py:`overlap`, else
         :py:`2 * key_bits + 5 + log2(lanes)`.
         """
         return self.times.merge_cycles
+
+    @property
+    def merge_interval(self) -> int:
+        """Cycles from the start of merging a query to that of the next one, at least.
+
+        :py:`key_bits + 1` with :py:`overlap`.
+        """
+        return self.times.merge_interval
+
+    @property
+    def free_latency(self) -> int:
+        """Cycles from the start of merging a query until its bins are promised, with overlap.
+
+        :py:`max(key_bits - 1 - lead, 1)`.
+        """
+        return self.times.free_latency
 
     @property
     def count_latency(self) -> int:
@@ -153,12 +195,27 @@ class HistogramTopN(Selector):
         return (self.count_latency + self.merge_cycles + reads + self.scan_latency
                 + self.emit_latency + selected - 1)
 
+    def interval(self, *, words: int, selected: int) -> Fraction:
+        """Cycles from one query to the next if none pauses; if their commands wait to be taken."""
+        times = self.times
+        reads = -(-words * self._lanes // self._refine_lanes)
+        merged = self._lead + words - 1 + self.count_latency # from the acceptance of its command
+        handed = merged + self.merge_cycles
+        left = handed + reads + self.scan_latency + self.emit_latency + selected - 2
+        together = Fraction(left + 1, self.banks)
+        if not self._overlap:
+            return together
+        return max(together, Fraction(handed + 1, times.unhanded),
+                   Fraction(merged + self.free_latency + 1, times.limit),
+                   *map(Fraction, (words, self.merge_interval, reads + self.scan_gap,
+                                   selected + self.emit_latency - 2)))
+
     def elaborate(self, platform) -> Module:
         m = Module()
         sizes = Sizes(key_bits=self._key_bits, lanes=self._lanes, capacity=self._capacity,
                       top_n=self._top_n, refine_lanes=self._refine_lanes, times=self.times)
         design: Design = Overlapped(sizes) if self._overlap else Serial(sizes)
-        strobes = Strobes()
+        strobes = Strobes(self.times)
         merge = design.merge
 
         # ---- Commands.
@@ -171,9 +228,11 @@ class HistogramTopN(Selector):
 
         # ---- Count.
         marks = mark(m, sizes, strobes, self.i.p.last, counted=counted, loaded=loaded)
-        merge.settled = delay_control(m, strobes.finish, 1, "settled")
-        counts, stored = design.count(
-            m, strobes, marks, [self.i.p.distances[lane] for lane in range(self._lanes)])
+        merge.settled = delay_control(m, strobes.finish, self.times.settle_latency, "settled")
+        distances = [self.i.p.distances[lane] for lane in range(self._lanes)]
+        counts, stored = design.count(m, strobes, marks, distances)
+        part = find_part(m, sizes, strobes, marks, distances, last=self.i.p.last,
+                         missing=counted.missing)
 
         # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
         # or a part of it, is `enough`.
@@ -181,21 +240,21 @@ class HistogramTopN(Selector):
         total = Signal(sizes.enough_bits, name="small", reset_less=True)
         m.d.sync += total.eq(small)
         enough = any_of(m, many, "many")
-        merge.search(m, strobes, small=total, many=enough[0] if enough else Const(0),
+        merge.search(m, sizes, strobes, small=total, many=enough[0] if enough else Const(0),
                      level=level + 1, is_whole=design.is_whole(), frees=design.frees(strobes))
-        last, first = design.start_merge(m, strobes, marks, asked=asked, counted=counted)
+        merged = design.start_merge(m, strobes, marks, part, asked=asked, counted=counted)
 
         # ---- Scan.
         bank = Bank(m, design)
         bank.write(m, strobes, marks, stored)
         scan = Scan(design, bank)
-        scan.control(m, strobes, last=last, first=first)
+        scan.control(m, strobes, merged)
         found = Found(m, sizes, scan, *scan.compare(m))
         hits = Hits(m, design, scan, found)
 
         # ---- Emit.
         emit = Emit(design, scan, hits)
-        emit.control(m, strobes, found)
+        emit.control(m, strobes, found, merged)
         emit.next_hit(m)
         emit.next_key(m, emit.next_group(m, stored, self.o), self.o)
 

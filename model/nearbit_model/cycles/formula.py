@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from nearbit_model.config import Config
-from nearbit_model.cycles.selection import score_latency
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
     BANKS,
@@ -36,8 +35,8 @@ class Steady:
         For each stage, the cycles that a command takes of it: ``score``, ``refine``, ``emit``,
         ``rescore`` (if the core has rescoring), ``weigh`` (ValueAccumulator is as fast),
         ``normalize``. And ``banks``, no stage but the time
-        from the start of a command to the end of its selection, by 3: so many of them are in work
-        at the same time.
+        from the start of a command to the end of its selection, by 3, or by 4 with histograms, as
+        so many of them are in work at the same time; only three of the four are counted or merged.
     limit
         The first of the slowest.
     """
@@ -52,7 +51,7 @@ def _steady_selection(config: Config, words: int, selected: int
                       ) -> tuple[int, dict[str, Fraction]]:
     """Cycles from the acceptance of a command to the last key into the queue, and the stages'."""
     reads = -(-words // (config.refine_lanes // config.lanes))
-    scored = words + score_latency(config)
+    scored = words + config.score_latency()
     if config.selection == "counters":
         times = config.counter_times
         emitted = times.emit_cycles(words=words, selected=selected) - times.key_latency
@@ -61,14 +60,18 @@ def _steady_selection(config: Config, words: int, selected: int
     histogram = config.histogram_times(config.queries - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
-    stages = {"merge": histogram.merge_cycles, "scan": reads + histogram.scan_gap,
-              "emit": histogram.emit_latency + selected - 1}
+    # From the acceptance of a command until its last key is presented.
+    whole = merged + reads + emitted + config.score_stages + (config.queries - 1) * selected
     if not histogram.overlap:
-        # One query at a time, from the acceptance of its command until its last key is presented.
-        stages = {"select": merged + reads + emitted + config.score_stages
-                  + (config.queries - 1) * selected}
-    return (merged + reads + emitted - 1,
-            {name: Fraction(cycles) for name, cycles in stages.items()})
+        return merged + reads + emitted - 1, {"select": Fraction(whole)}
+    freed = scored + histogram.count_latency + histogram.free_latency + config.score_stages
+    return merged + reads + emitted - 1, {
+        "merge": max(Fraction(histogram.merge_interval), Fraction(freed, histogram.limit)),
+        "scan": Fraction(reads + histogram.scan_gap),
+        "emit": Fraction(histogram.emit_latency + selected - 2),
+        # The last key leaves the queue of commands, too.
+        "banks": max(Fraction(whole + 1, histogram.banks),
+                     Fraction(merged + config.score_stages, histogram.unhanded))}
 
 
 def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
@@ -107,9 +110,10 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     replay = (handing + (selected == 1) + softmax_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
               + selected + (config.beats - 1) * max(selected, beat)
-              + (config.value_lanes - 1) * config.divider_cycles + config.output_bits)
+              + (config.value_lanes - 1) * config.divider_cycles + config.normalizer_latency)
     paces = [stages[name] / config.queries
              for name in ("rescore", "weigh", "normalize") if name in stages]
-    following = (config.queries - 1) * int(max(paces))
+    # Two buffers take three cycles for two queries of a single key and a single beat.
+    following = int((config.queries - 1) * max(*paces, Fraction(3, 2) if paces[-2] == 1 else 1))
     return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
                   limit=next(name for name, cycles in stages.items() if cycles == interval))

@@ -6,16 +6,10 @@ from dataclasses import dataclass, field
 from nearbit_model.config import Config
 from nearbit_model.cycles.pipeline import NEVER
 from nearbit_model.cycles.shapes import Interval
-from nearbit_model.structure import BANKS, KEY_STORE_LATENCY, tree_latency
+from nearbit_model.structure import BANKS
 
 
-__all__ = ["HistogramTopN", "Selection", "TopN", "score_latency"]
-
-
-def score_latency(config: Config, query: int = 0) -> int:
-    """Cycles from asking for a word to a query's distances."""
-    return (KEY_STORE_LATENCY + 1 + query // config.queries_per_stage
-            + tree_latency(config.key_bits, config.fan_in))
+__all__ = ["HistogramTopN", "Selection", "TopN"]
 
 
 @dataclass
@@ -59,7 +53,7 @@ class TopN:
         self._times = config.counter_times
         self._ratio = config.refine_lanes // config.lanes
         self._gapless = config.rescore is not None
-        self._score_latency = score_latency(config, query)
+        self._score_latency = config.score_latency(query)
         self._released: deque[int] = deque([NEVER] * BANKS, maxlen=BANKS)
         self._counting = NEVER # the command before goes from waiting to counting
         self._counted = NEVER  # its last word arrives
@@ -133,24 +127,26 @@ class HistogramTopN:
         """Begin as after reset."""
         self._times = config.histogram_times(query)
         self._ratio = config.refine_lanes // config.lanes
-        self._score_latency = score_latency(config, query)
+        self._score_latency = config.score_latency(query)
         times = self._times
-        # All bins are cleared after reset, as often as there are halves of them.
-        cleared = times.limit * times.merge_cycles
-        self._handed: deque[int] = deque([cleared] * times.limit, maxlen=times.limit)
-        self._selections: deque[Selection] = deque(maxlen=times.limit)
+        self._merges: deque[int] = deque([NEVER] * times.limit, maxlen=times.limit) # starts
+        # As if a query was handed over when all bins are cleared after reset.
+        self._handed: deque[int] = deque(
+            [times.clear_cycles] * times.unhanded, maxlen=times.unhanded)
+        self._selections: deque[Selection] = deque(maxlen=times.banks)
         self._counting = NEVER # the command before goes from waiting to counting
         self._counted = NEVER  # its last word arrives
         self._scanned = NEVER  # the last read of the scan before
 
     def claim(self, earliest: int) -> int:
         """When a command is taken: bins are free, and no other command waits."""
+        times = self._times
         claimed = max(earliest, self._handed[0] + 1)
-        if self._times.overlap:
-            claimed = max(claimed, self._counting + 1)
+        if len(self._selections) == times.banks:
+            claimed = max(claimed, self._selections[0].released + 1)
+        if times.overlap:
+            claimed = max(claimed, self._merges[0] + times.free_latency + 1, self._counting + 1)
             self._counting = max(claimed + 1, self._counted)
-        elif self._selections:
-            claimed = max(claimed, self._selections[-1].released + 1)
         return claimed
 
     def select(self, last_word: int, words: int, selected: int) -> tuple[Selection,
@@ -162,10 +158,11 @@ class HistogramTopN:
 
         merge = self._counted + times.count_latency
         if times.overlap:
-            merge = max(merge, self._handed[-1])
+            merge = max(merge, self._merges[-1] + times.merge_interval, self._handed[-2] + 1)
         handed = max(merge + times.merge_cycles, self._scanned + times.scan_gap)
-        if len(self._selections) == times.limit:
-            handed = max(handed, self._selections[0].released + 1)
+        if len(self._selections) >= times.limit:
+            handed = max(handed, self._selections[-times.limit].released + 1)
+        self._merges.append(merge)
         self._handed.append(handed)
         self._scanned = handed + -(-words // self._ratio)
 

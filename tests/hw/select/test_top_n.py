@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 import random
+from fractions import Fraction
 
 import cocotb
 import pytest
@@ -17,6 +18,7 @@ class Load:
         self.bench = bench
         self.key_bits, self.lanes, self.capacity, self.top_n = (
             bench.parameters[name] for name in ("key_bits", "lanes", "capacity", "top_n"))
+        self.lead = bench.parameters.get("lead", 2)
         self.taken = 0
         self.waiting = []
 
@@ -87,11 +89,11 @@ class Load:
                 "last": int(index == chosen[-1])})
 
     async def run(self, before_step=lambda: None):
-        """Words of a query enter two cycles after its command was taken, at the earliest."""
+        """Words of a query enter `lead` cycles after its command was taken, at the earliest."""
         while self.waiting or self.bench.sink("o").pending:
             accepted = self.bench.source("i_command").cycles
             if (self.waiting and len(accepted) > self.taken
-                    and self.bench.cycle >= accepted[self.taken] + 2):
+                    and self.bench.cycle >= accepted[self.taken] + self.lead):
                 self.bench.source("i").send(*self.waiting.pop(0))
                 self.taken += 1
             else:
@@ -211,6 +213,23 @@ async def latency(dut):
             == bench.parameters["latency"])
 
 
+@cocotb.test()
+async def interval(dut):
+    """Queries that wait for nothing but each other."""
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    shape = {"first": 0, "count": load.capacity, "n": load.top_n, "sink": 0, "recent": 0}
+    for _ in range(30):
+        distances = load.distances(shape, "random", bench.rng)
+        load.send(shape, distances, bench.rng)
+        load.expect(shape, distances)
+    await load.run()
+    sink = bench.sink("o")
+    ends = [cycle for key, cycle in zip(sink.received, sink.cycles, strict=True) if key["last"]]
+    assert Fraction(ends[29] - ends[17], 12) == Fraction(bench.parameters["interval"])
+
+
 @pytest.mark.parametrize("gapless", [False, True])
 @pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes"), [
     (64, 16, 256, 32, 16),
@@ -236,7 +255,7 @@ def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, gapless):
         "gapless": gapless,
         "latency": dut.count_latency + reads - 1 + dut.refine_latency
         + dut.emit_cycles(words=words, selected=top_n),
-    }, test_filter=None if gapless else r"^(?!.*\bgaps$)")
+    }, test_filter=r"^(?!.*\binterval$)" if gapless else r"^(?!.*\b(gaps|interval)$)")
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -456,25 +456,25 @@ class Host:
         self.words += max([0, *((command["first"] % lanes + query["count"] - 1) // lanes + 1
                                 for query, error in zip(command["queries"], errors, strict=True)
                                 if not error)])
-        elements = [value[0] for value in self.values[:store]]
+        vectors = [value[0] for value in self.values[:store]]
         scales = [value[1] for value in self.values[:store]]
         rescored = bool(self.unit and command["rescore"])
         if rescored:
             # Rescore keys are for the tokens that have them.
             held = min(store, self.loaded["rescore"])
-            known, elements, scales = known[:held], elements[:held], scales[:held]
+            known, vectors, scales = known[:held], vectors[:held], scales[:held]
         shared = None
         if command["shared"] and not errors[0]:
             ones = [[1] * (config.key_bits + 1)] * config.queries
             result = attend(
                 np.array([codes_from_ints([code], config.key_bits) for code in codes]),
                 codes_from_ints(known, config.key_bits)[None],
-                Values(np.array([elements]), np.array([scales])), ones, config=config,
+                Values(np.array([vectors]), np.array([scales])), ones, config=config,
                 counts=command["queries"][0]["count"], first=command["first"], n=command["n"],
                 sink=command["sink"], recent=command["recent"], shared=True,
-                rescore=RescoreOperands(np.array(elements)[:, None],
-                                        np.array([self.rescore[:len(known)]]),
-                            np.array([[query["multiplier"]] for query in command["queries"]])))
+                rescore=RescoreOperands(
+                    np.array(elements)[:, None], np.array([self.rescore[:len(known)]]),
+                    np.array([[query["multiplier"]] for query in command["queries"]])))
             shared = [Result(result.output_int[query, 0], result.selected[query, 0],
                              result.distances[query, 0], result.weights[query, 0],
                              result.scores[query, 0]) for query in range(config.queries)]
@@ -485,13 +485,13 @@ class Host:
                     self.error = SocError.QUERY
                 continue
             golden = shared[index] if shared else attend_one(
-                codes[index], known, elements, scales,
+                codes[index], known, vectors, scales,
                 self.exp_tables.get(query["exp_table"], [1] * (config.key_bits + 1)), config=config,
                 count=query["count"], first=command["first"], n=command["n"], sink=command["sink"],
                 recent=command["recent"],
-                rescore=RescoreOperands(np.array([[elements[index]]]),
-                                        np.array([self.rescore[:len(known)]]),
-                            np.array([[query["multiplier"]]])) if rescored else None)
+                rescore=RescoreOperands(
+                    np.array([[elements[index]]]), np.array([self.rescore[:len(known)]]),
+                    np.array([[query["multiplier"]]])) if rescored else None)
             self.expected_results.append([
                 self.header(index, 0),
                 *self.beats(golden.output_int.tolist(), self.map.result_bits)])
@@ -522,8 +522,9 @@ class Host:
             "rescore": rng.randrange(2) if self.unit else 0, "shared": 0,
             "queries": [{"count": rng.randint(1, store - first),
                          "exp_table": rng.choice([*self.exp_tables]),
-                      "multiplier": rng.choice([0, rng.randrange(1 << 32), rng.randrange(1 << 20)])}
-                     for _ in range(config.queries)]}
+                         "multiplier": rng.choice([0, rng.randrange(1 << 32),
+                                                   rng.randrange(1 << 20)])}
+                        for _ in range(config.queries)]}
         if self.unit and self.unit.shared and command["rescore"] and rng.random() < 0.5:
             command["shared"] = 1
             for query in command["queries"]:

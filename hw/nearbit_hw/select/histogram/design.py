@@ -7,7 +7,8 @@ from amaranth import *
 from amaranth.lib import data
 
 from nearbit_hw.select.histogram.count import Marks
-from nearbit_hw.select.histogram.merge import Merge
+from nearbit_hw.select.histogram.merge import Merge, Merged
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
@@ -70,9 +71,9 @@ class Design(ABC):
         """Tell whether a query's bins are free again."""
 
     @abstractmethod
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
-                    ) -> tuple[Value, Value]:
-        """Start to merge; gives the number of the query's last word, and that of its first."""
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any) -> Merged:
+        """Start to merge, and tell when that is done; gives what is handed over then."""
 
     @abstractmethod
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:

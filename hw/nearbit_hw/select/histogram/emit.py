@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from nearbit_hw.pipeline import delay_control
 from nearbit_hw.ram import block_ram
 from nearbit_hw.select.histogram.design import Design
+from nearbit_hw.select.histogram.merge import Merged
 from nearbit_hw.select.histogram.scan import Found, Scan
 from nearbit_hw.select.histogram.sizes import Strobes
 
@@ -147,7 +148,7 @@ class Emit:
         self.group_move = Signal()
         self.distances: Any = None
 
-    def control(self, m: Module, strobes: Strobes, found: Found) -> None:
+    def control(self, m: Module, strobes: Strobes, found: Found, merged: Merged) -> None:
         """Start with a scanned query."""
         scan = self.scan
         ended_scan = delay_control(m, found.last, 1, "ended_scan")
@@ -156,7 +157,7 @@ class Emit:
             m, ended=ended_scan, produce=self.hits.produce, first=scan.first,
             is_free=~self._busy | self._done, take=self._take)
         with m.If(strobes.scan_start):
-            m.d.sync += scan.missing.eq(self._design.merge.missing)
+            m.d.sync += scan.missing.eq(merged.missing)
         with m.If(self._take):
             m.d.sync += [self._busy.eq(1), self._end.eq(end), self.first.eq(first)]
         with m.Elif(self._done):

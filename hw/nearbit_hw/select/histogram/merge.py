@@ -1,5 +1,6 @@
 """Merge: the bins in ascending order, summed over the lanes, until there are enough keys."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth import *
@@ -8,22 +9,42 @@ from nearbit_hw.pipeline import delay_control
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
-__all__ = ["Merge", "add_lanes", "add_pair", "any_of"]
+__all__ = ["Merge", "Merged", "add_lanes", "add_pair", "any_of"]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What is handed over of a query that is merged.
+
+    Its threshold, minus the keys that the bins below lack, and the numbers of its last and its
+    first word.
+    """
+
+    threshold: Signal
+    missing: Signal
+    last: Signal
+    first: Signal
 
 
 class Merge:
-    """The query that is merged.
+    """Queries that are merged: one is read, and the one before may still be summed, or wait.
 
     Attributes
     ----------
-    unmerged
-        Queries that were taken and need their bins still.
+    uncleared, unhanded
+        Queries that were taken and need their bins still, and that are not handed over.
+    level
+        Registers from a bin that was read to its sum.
     bins
-        Bins that are read of each lane's memories, one after another.
+        Bins that are read and cleared of each lane's memories, one after another.
     bin, busy
         The one that is read, if any is.
-    merging
-        From the start of merging a query until it is handed over.
+    merges
+        Queries whose merging started and that are not handed over.
+    read_end
+        The last bin is read.
+    merged
+        The outcome is in `missing` and `threshold`.
     real
         No more is to be cleared after reset, when all bins are, as if queries had been counted.
     boot
@@ -36,11 +57,15 @@ class Merge:
 
     def __init__(self, sizes: Sizes, *, bins: int):
         limit = sizes.times.limit
-        self.unmerged = Signal(range(limit + 1), init=limit)
+        self.uncleared = Signal(range(limit + 1), init=limit)
+        self.unhanded = Signal(range(sizes.times.unhanded + 1))
+        self.level = 0
         self.bins = bins
         self.bin = Signal(range(bins), name="bin_")
         self.busy = Signal(name="bin_busy")
-        self.merging = Signal()
+        self.merges = Signal(range(limit + 1))
+        self.read_end = Signal()
+        self.merged: Value = Const(0)
         self.real = Signal(name="merge_real")
         self.boot = Signal(range(limit + 1), init=limit)
         self.settled: Value = Const(0)
@@ -48,8 +73,8 @@ class Merge:
         self.threshold = Signal(sizes.distance_bits, reset_less=True)
         self.found = Signal(reset_less=True)
 
-    def search(self, m: Module, strobes: Strobes, *, small: Value, many: Value, level: int,
-               is_whole: Value, frees: Value) -> None:
+    def search(self, m: Module, sizes: Sizes, strobes: Strobes, *, small: Value, many: Value,
+               level: int, is_whole: Value, frees: Value) -> None:
         """Look for the threshold: the first bin that brings the sum to what is missing.
 
         Parameters
@@ -63,10 +88,12 @@ class Merge:
         frees
             Whether a query's bins are free again.
         """
+        self.level = level
         add = delay_control(m, is_whole, level + 1, "add")
-        merge_end = Signal()
-        m.d.comb += merge_end.eq(self.busy & (self.bin == self.bins - 1))
-        merged = delay_control(m, merge_end, level + 2, "merged")
+        m.d.comb += self.read_end.eq(self.busy & (self.bin == self.bins - 1))
+        # The bins that follow are only cleared.
+        searched = self.busy & (self.bin == sizes.times.part_bins - 1)
+        self.merged = delay_control(m, searched, level + 2, "merged")
         less = Signal.like(self.missing, name="less")
         m.d.comb += less.eq(self.missing + small)
         with m.If(add & ~self.found):
@@ -74,22 +101,22 @@ class Merge:
                 m.d.sync += self.found.eq(1)
             with m.Else():
                 m.d.sync += [self.missing.eq(less), self.threshold.eq(self.threshold + 1)]
-        with m.If(merge_end):
+        with m.If(self.read_end):
             m.d.sync += [self.busy.eq(0), self.bin.eq(0)]
         with m.Elif(self.busy):
             m.d.sync += self.bin.eq(self.bin + 1)
-        with m.If(merged):
-            m.d.sync += strobes.merge_ready.eq(1)
-        with m.If(strobes.hand):
-            m.d.sync += [strobes.merge_ready.eq(0), self.merging.eq(0)]
+        m.d.sync += [
+            self.merges.eq(self.merges + strobes.merge_start - strobes.hand),
+            self.unhanded.eq(self.unhanded + strobes.claim - strobes.scan_start),
+        ]
         with m.If(strobes.merge_start):
-            m.d.sync += [self.merging.eq(1), self.busy.eq(1)]
+            m.d.sync += self.busy.eq(1)
             with m.If(self.boot != 0):
                 m.d.sync += self.boot.eq(self.boot - 1)
         with m.If(self.real):
-            m.d.sync += self.unmerged.eq(self.unmerged + strobes.claim - frees)
-        with m.Elif(strobes.hand & (self.boot == 0)):
-            m.d.sync += [self.unmerged.eq(0), self.real.eq(1)]
+            m.d.sync += self.uncleared.eq(self.uncleared + strobes.claim - frees)
+        with m.Elif((self.boot == 0) & (self.merges == 0) & ~self.busy):
+            m.d.sync += [self.uncleared.eq(0), self.real.eq(1)]
 
 
 def add_pair(m: Module, sizes: Sizes, terms: list[Value], name: str

@@ -9,8 +9,9 @@ from amaranth.utils import ceil_log2
 from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.histogram.count import Counter, Marks
 from nearbit_hw.select.histogram.design import Design
-from nearbit_hw.select.histogram.merge import add_lanes
-from nearbit_hw.select.histogram.sizes import Strobes
+from nearbit_hw.select.histogram.merge import Merged, add_lanes
+from nearbit_hw.select.histogram.parts import Part
+from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
 __all__ = ["Overlapped"]
@@ -19,10 +20,17 @@ __all__ = ["Overlapped"]
 class Overlapped(Design):
     """A query is counted while the one before is merged, and scanned while the one before leaves.
 
+    A query is read while the one before is summed and searched for its threshold. If the part with
+    the threshold is known by then, its bins are read first, and the others only to be cleared.
+
     A lane has two memories of bins, and words go to the one and the other in turn. One port of a
     memory counts while the other merges the query before, in the other half; the ports never meet,
     as their addresses differ in a bit that is the inverse of the other's.
     """
+
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self._read_part = Signal(2) # known when bins are cleared after reset
 
     @property
     def bins(self) -> int:
@@ -38,8 +46,11 @@ class Overlapped(Design):
 
     def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
         """One waits in `waiting` while the query before it is still counted."""
+        times, merge = self.sizes.times, self.merge
         room = Signal()
-        m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
+        m.d.comb += room.eq((merge.uncleared != times.limit) & (merge.unhanded != times.unhanded)
+                            & ~((merge.unhanded == times.banks - times.limit)
+                                & (strobes.late == times.limit)))
         waiting: Any = Signal(self.sizes.query, reset_less=True)
         waiting_valid, counted_valid = Signal(), Signal()
         m.d.comb += [
@@ -67,6 +78,10 @@ class Overlapped(Design):
         counts: list[Any] = []
         with m.If(strobes.arrive):
             m.d.sync += turn.eq(~turn)
+        # The part with the threshold comes first.
+        merge_bin: Value = Cat(merge.bin, Const(0, distance_bits - len(merge.bin)))
+        if self.sizes.times.parts > 1:
+            merge_bin ^= self._first_bin()
         count_bank, merge_bank = Signal(), Signal()
         with m.If(strobes.finish):
             m.d.sync += count_bank.eq(~count_bank)
@@ -105,8 +120,7 @@ class Overlapped(Design):
                     count_write.addr.eq(Cat(address, own_bank)),
                     count_write.data.eq(counter.add_one(m, count_read.data)),
                     count_write.en.eq(write[lane]),
-                    merge_read.addr.eq(Cat(merge.bin[:distance_bits],
-                                           Const(0, distance_bits - len(merge.bin)), ~own_bank)),
+                    merge_read.addr.eq(Cat(merge_bin[:distance_bits], ~own_bank)),
                     clear.addr.eq(merge_read.addr),
                     clear.data.eq(counter.cleared),
                     clear.en.eq(merge.busy),
@@ -119,41 +133,80 @@ class Overlapped(Design):
         counts = [delay(m, count, 1, f"count_{index}") for index, count in enumerate(counts)]
         return add_lanes(m, self.sizes, counts, 1)
 
+    def _first_bin(self) -> Value:
+        """Give the first bin of the part that is searched."""
+        return Cat(Const(0, self.sizes.times.part_bins.bit_length() - 1), self._read_part)
+
     def is_whole(self) -> Value:
-        return self.merge.busy
+        """Bins of other parts are only cleared."""
+        return self.merge.busy & (self.merge.bin < self.sizes.times.part_bins)
 
     def frees(self, strobes: Strobes) -> Value:
-        return strobes.hand
+        """The bins are promised while the last ones are still read."""
+        return self.merge.busy & (self.merge.bin == self.sizes.times.last_kept)
 
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
-                    ) -> tuple[Value, Value]:
-        """The next query may be counted before this one is merged, and is `pending` then."""
-        merge, word, word_bits = self.merge, marks.word, self.sizes.word_bits
-        pending = Signal()
-        pending_missing, pending_word, pending_first = (
-            Signal.like(value, name=name, reset_less=True) for value, name in (
-                (merge.missing, "pending_missing"), (word, "pending_word"),
-                (word, "pending_first")))
-        merge_word = Signal(word_bits, reset_less=True)
-        merge_first = Signal(word_bits, reset_less=True)
-        settled_missing = delay(m, counted.missing, 1, "settled_missing")
-        settled_word = delay(m, word, 1, "settled_word")
-        settled_first = delay(m, counted.first_word, 1, "settled_first")
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any) -> Merged:
+        """The next query may be counted before this one is merged, and is `pending` then.
+
+        What is known of a query follows its bins: `pending` until they are read, `read` until the
+        first one is summed, `found` with the search, and `ready` to be handed over. As long as one
+        is ready, the outcome of the next one stays with the search; the one after does not start.
+        """
+        merge, limit = self.merge, self.sizes.times.limit
+        query: Any = data.StructLayout({
+            "missing": self.sizes.missing_shape, "last": self.sizes.word_bits,
+            "first": self.sizes.word_bits})
+        queries: list[Any] = [Signal(query, name=f"{name}_query", reset_less=True)
+                              for name in ("pending", "read", "ready")]
+        pending, read, ready = queries
+        pending_part = Signal.like(self._read_part, name="pending_part")
+        threshold_start = self._first_bin() if self.sizes.times.parts > 1 else Const(0)
+        latency = self.sizes.times.settle_latency
+        settled_last = delay(m, marks.word, latency, "settled_last")
+        settled_first = delay(m, counted.first_word, latency, "settled_first")
+        found_last, found_first = (
+            Signal(self.sizes.word_bits, name=name, reset_less=True)
+            for name in ("found_last", "found_first"))
+        threshold = Signal.like(merge.threshold, name="ready_threshold", reset_less=True)
+        is_pending, is_found, early = Signal(), Signal(), Signal()
+        if self.sizes.times.parts > 1:
+            # The last word is counted long before the part is known.
+            m.d.comb += early.eq(merge.settled & ~is_pending)
         m.d.comb += strobes.merge_start.eq(
-            (pending | (merge.boot != 0)) & (~merge.merging | strobes.hand))
+            (is_pending | early | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit))
+        started_early = delay_control(m, strobes.merge_start & early, 1, "started_early")
         with m.If(strobes.merge_start):
-            m.d.sync += [
-                merge.threshold.eq(0), merge.found.eq(0), merge.missing.eq(pending_missing),
-                merge_word.eq(pending_word), merge_first.eq(pending_first),
-            ]
-            with m.If(merge.boot == 0):
-                m.d.sync += pending.eq(0)
+            m.d.sync += self._read_part.eq(Mux(early, part.number, pending_part))
+        with m.If((strobes.merge_start & ~early) | started_early):
+            m.d.sync += read.eq(pending)
         with m.If(merge.settled):
             m.d.sync += [
-                pending.eq(1), pending_missing.eq(settled_missing),
-                pending_word.eq(settled_word), pending_first.eq(settled_first),
-            ]
-        return merge_word, merge_first
+                is_pending.eq(~(strobes.merge_start & early)), pending_part.eq(part.number),
+                pending.missing.eq(part.missing), pending.last.eq(settled_last),
+                pending.first.eq(settled_first)]
+        with m.Elif(strobes.merge_start & (merge.boot == 0)):
+            m.d.sync += is_pending.eq(0)
+
+        # The outcome leaves the search, at the latest, when the next bins arrive there.
+        keep = Signal()
+        m.d.comb += keep.eq((merge.merged | is_found) & ~strobes.merge_ready)
+        with m.If(delay_control(m, strobes.merge_start, merge.level + 1, "search_start")):
+            m.d.sync += [merge.threshold.eq(threshold_start), merge.found.eq(0),
+                         merge.missing.eq(read.missing), found_last.eq(read.last),
+                         found_first.eq(read.first)]
+        with m.If(keep):
+            m.d.sync += [
+                is_found.eq(0), strobes.merge_ready.eq(1), threshold.eq(merge.threshold),
+                ready.missing.eq(merge.missing), ready.last.eq(found_last),
+                ready.first.eq(found_first)]
+        with m.Else():
+            with m.If(merge.merged):
+                m.d.sync += is_found.eq(1)
+            with m.If(strobes.hand):
+                m.d.sync += strobes.merge_ready.eq(0)
+        return Merged(threshold=threshold, missing=ready.missing, last=ready.last,
+                      first=ready.first)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
         """A mark of its own for what is out costs a bit, and saves logic."""

@@ -9,6 +9,7 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.ram import block_ram
 from nearbit_hw.select.histogram.count import Marks
 from nearbit_hw.select.histogram.design import Design
+from nearbit_hw.select.histogram.merge import Merged
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
@@ -91,26 +92,24 @@ class Scan:
         self._bank = Signal(sizes.bank_bits, name="scan_bank")
         self.number = Signal(sizes.bank_bits, name="scanned_bank")
 
-    def control(self, m: Module, strobes: Strobes, *, last: Value, first: Value) -> None:
-        """Start with a merged query, of which the last and the first word are given; read."""
-        sizes, merge = self._design.sizes, self._design.merge
-        limit = sizes.times.limit
-        late = Signal(range(limit + 1)) # queries scanned and emitted
+    def control(self, m: Module, strobes: Strobes, merged: Merged) -> None:
+        """Start with a merged query; read."""
+        sizes, merge, late = self._design.sizes, self._design.merge, strobes.late
         # Values of the query before are in use for some cycles more.
         scan_rest = Signal(sizes.times.scan_gap - 1)
         m.d.comb += [
             self.end.eq(self.busy & (self.word == 0)),
             strobes.scan_start.eq(strobes.merge_ready & merge.real & ~self.busy & ~scan_rest.any()
-                                  & (late != limit)),
+                                  & (late != sizes.times.limit)),
             strobes.hand.eq(strobes.scan_start | (strobes.merge_ready & ~merge.real)),
         ]
         m.d.sync += [late.eq(late + strobes.scan_start - strobes.release),
                      scan_rest.eq(Cat(self.end, scan_rest))]
         with m.If(strobes.scan_start):
             m.d.sync += [
-                self.busy.eq(1), self.word.eq(last[sizes.ratio_bits:]),
-                self._part.eq(last[:sizes.ratio_bits]), self._top.eq(1),
-                self.first.eq(first), self.threshold.eq(merge.threshold),
+                self.busy.eq(1), self.word.eq(merged.last[sizes.ratio_bits:]),
+                self._part.eq(merged.last[:sizes.ratio_bits]), self._top.eq(1),
+                self.first.eq(merged.first), self.threshold.eq(merged.threshold),
                 self._bank.eq(self._bank + 1),
             ]
         with m.Elif(self.busy):

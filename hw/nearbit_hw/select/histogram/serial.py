@@ -10,7 +10,8 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.ram import block_ram
 from nearbit_hw.select.histogram.count import Counter, Marks
 from nearbit_hw.select.histogram.design import Design
-from nearbit_hw.select.histogram.merge import add_lanes, add_pair, any_of
+from nearbit_hw.select.histogram.merge import Merged, add_lanes, add_pair, any_of
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Strobes
 
 
@@ -39,7 +40,7 @@ class Serial(Design):
     def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
         """A query is counted as soon as its command is taken."""
         room = Signal()
-        m.d.comb += room.eq(self.merge.unmerged != self.sizes.times.limit)
+        m.d.comb += room.eq(self.merge.uncleared != self.sizes.times.limit)
         m.d.comb += [ready.eq(room), strobes.load.eq(strobes.claim)]
         return asked
 
@@ -90,16 +91,21 @@ class Serial(Design):
     def frees(self, strobes: Strobes) -> Value:
         return strobes.release
 
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any
-                    ) -> tuple[Value, Value]:
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any) -> Merged:
         """What is merged is what was counted last."""
         merge = self.merge
         m.d.comb += strobes.merge_start.eq(
-            merge.settled | ((merge.boot != 0) & ~merge.merging))
+            merge.settled | ((merge.boot != 0) & (merge.merges == 0)))
         with m.If(strobes.claim):
             m.d.sync += [merge.threshold.eq(0), merge.found.eq(0),
                          merge.missing.eq(asked.missing)]
-        return marks.word, counted.first_word
+        with m.If(merge.merged):
+            m.d.sync += strobes.merge_ready.eq(1)
+        with m.Elif(strobes.hand):
+            m.d.sync += strobes.merge_ready.eq(0)
+        return Merged(threshold=merge.threshold, missing=merge.missing, last=marks.word,
+                      first=counted.first_word)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
         """Memory comes first: what is out has a code that is no distance, of few zeros."""

@@ -87,11 +87,14 @@ class Strobes:
         A merged query goes to the scan, which needs its bins no more.
     scan_start
         It begins to be scanned. Other than with :py:`hand`, there is no more to clear after reset.
+    late
+        Queries that are scanned and emitted.
     release
         The last key of a query leaves; the oldest bank is free again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times: HistogramTimes) -> None:
+        self.late = Signal(range(times.limit + 1))
         self.claim = Signal()
         self.release = Signal()
         self.hand = Signal()
