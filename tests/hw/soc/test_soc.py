@@ -139,8 +139,8 @@ def test_map_has_no_overlaps(config):
 
 
 # What the C driver reads, and the bits that it reads it from.
-PLAIN = ("key_bits", "value_dim", "value_bits", "value_lanes", "capacity", "queries", "lanes", "top_n",
-         "weight_bits", "output_fraction_bits", "exp_tables")
+PLAIN = ("key_bits", "value_dim", "value_bits", "value_lanes", "capacity", "queries", "lanes",
+         "top_n", "weight_bits", "output_fraction_bits", "exp_tables")
 OF_UNIT = {"head_dim": "RESCORE", "lanes": "RESCORE", "element_bits": "RESCORE",
            "shared": "CAPABILITIES"}
 
