@@ -37,6 +37,12 @@ class Dispatcher(wiring.Component):
     codes later, :py:`rows + 1` cycles after the acceptance, if its words come through a KeyStore:
     then it is at least max(w, rows + 1) cycles. Reset drops the command in work.
 
+    With :py:`block`, the words of a command are sent in blocks of so many keys, the last one
+    shorter. From the cycle of a block's first word on, the next block is announced to
+    :py:`o_block` of each row that selects; its words follow the block's last one without a gap, or
+    in the cycle after the last row takes it. The next command's :py:`o_select` waits for the
+    announcement of the last block.
+
     Parameters
     ----------
     key_bits, capacity, rows, lanes, top_n, tables : :class:`int`
@@ -45,6 +51,8 @@ class Dispatcher(wiring.Component):
         Whether there is a unit for exact scores.
     shared : :class:`bool`
         Whether rows may share a selection.
+    block : :class:`int`
+        Keys of a block, a power of two and a multiple of :py:`lanes`; 0, if there are no blocks.
 
     Members
     -------
@@ -60,6 +68,9 @@ class Dispatcher(wiring.Component):
         For each command, what is to be known of it later.
     o_select : :py:`Out(stream.Signature(...)).array(rows)`
         Commands for each row's :class:`nearbit_hw.select.TopN`.
+    o_block : :py:`Out(stream.Signature(StructLayout({}))).array(rows)`
+        Blocks after the first one, for each row's :class:`nearbit_hw.select.HistogramTopN`, if
+        there are any.
     o_query : :py:`Out(stream.Signature(...))`
         Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
@@ -72,11 +83,12 @@ class Dispatcher(wiring.Component):
     tables_loaded: Signal
     o_order: stream.Interface
     o_select: list[stream.Interface]
+    o_block: list[stream.Interface]
     o_query: stream.Interface
     o_words: stream.Interface
 
     def __init__(self, *, key_bits: int, capacity: int, rows: int, lanes: int, top_n: int,
-                 tables: int, rescore: bool = False, shared: bool = False):
+                 tables: int, rescore: bool = False, shared: bool = False, block: int = 0):
         for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Rows", rows),
                             ("Top N", top_n), ("Tables", tables)]:
             if not isinstance(value, int) or value < 1:
@@ -87,6 +99,9 @@ class Dispatcher(wiring.Component):
             raise ValueError(f"Capacity must be a multiple of lanes, not {capacity!r}")
         if top_n > capacity:
             raise ValueError(f"Top N must be at most capacity, not {top_n!r}")
+        if not isinstance(block, int) or block < 0 or block & (block - 1) or block % lanes:
+            raise TypeError("A block must be a power of two and a multiple of lanes, or 0, "
+                            f"not {block!r}")
         self._key_bits = key_bits
         self._capacity = capacity
         self._rows = rows
@@ -95,6 +110,7 @@ class Dispatcher(wiring.Component):
         self._tables = tables
         self._rescore = bool(rescore)
         self._shared = bool(shared)
+        self._block = block
 
         super().__init__({
             "i": In(stream.Signature(query_layout(
@@ -107,6 +123,8 @@ class Dispatcher(wiring.Component):
                 rows=rows, tables=tables, rescore=rescore, shared=shared))),
             "o_select": Out(stream.Signature(select_layout(
                 capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(rows),
+            **({"o_block": Out(stream.Signature(data.StructLayout({}))).array(rows)}
+               if block else {}),
             "o_query": Out(stream.Signature(codes_layout(key_bits=key_bits, rows=rows))),
             "o_words": Out(stream.Signature(word_layout(capacity=capacity, lanes=lanes))),
         })
@@ -142,6 +160,10 @@ class Dispatcher(wiring.Component):
     @property
     def shared(self) -> bool:
         return self._shared
+
+    @property
+    def block(self) -> int:
+        return self._block
 
     @property
     def latency(self) -> int:
@@ -215,9 +237,11 @@ class Dispatcher(wiring.Component):
         concerned = Cat(1, active)
         taken = Signal(len(receivers))
         takes = Signal(len(receivers))
+        more_blocks = Signal() # the command whose words are sent has blocks to be announced
         for index, receiver in enumerate(receivers):
             m.d.comb += [
-                receiver.valid.eq(checked & concerned[index] & ~taken[index]),
+                receiver.valid.eq(checked & concerned[index] & ~taken[index]
+                                  & ~(more_blocks & (index > 0))),
                 takes[index].eq(receiver.valid & receiver.ready),
             ]
         m.d.sync += taken.eq(Mux(fire, 0, taken | takes))
@@ -249,17 +273,18 @@ class Dispatcher(wiring.Component):
         word = Signal(word_shape, reset_less=True)
         words_left = Signal.like(last_word, reset_less=True)
         words_end, query_end = Signal(), Signal()
+        paused = Signal()     # the next block is to be taken
         m.d.comb += [
-            self.o_words.valid.eq(busy),
+            self.o_words.valid.eq(busy & ~paused),
             self.o_words.p.word.eq(word),
             self.o_words.p.last.eq(words_left == 0),
             self.o_query.valid.eq(query_busy),
-            words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last)),
+            words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last & ~paused)),
             query_end.eq(~query_busy | self.o_query.ready),
             fire.eq(checked & ((taken | takes | ~concerned).all()) & words_end & query_end),
             self.i.ready.eq(fire),
         ]
-        with m.If(busy & self.o_words.ready):
+        with m.If(busy & ~paused & self.o_words.ready):
             m.d.sync += [word.eq(word + 1), words_left.eq(words_left - 1)]
         with m.If(words_end):
             m.d.sync += busy.eq(0)
@@ -277,5 +302,38 @@ class Dispatcher(wiring.Component):
             ]
             for row in range(self._rows):
                 m.d.sync += codes.codes[row].eq(command.rows[row].code)
+        if self._block:
+            self._announce_blocks(m, fire=fire, last_word=last_word, active=codes.active,
+                                  busy=busy, paused=paused, more=more_blocks)
 
         return m
+
+    def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Signal, active: Value,
+                         busy: Signal, paused: Signal, more: Signal) -> None:
+        """Announce the blocks after the first one; drive `more`, and `paused` while one waits."""
+        word_bits = exact_log2(self._block // self._lanes)
+        blocks_left = Signal(max(len(last_word) - word_bits, 1), reset_less=True)
+        word = Signal(word_bits, name="block_word", reset_less=True)
+        taken, takes = (Signal(self._rows, name=f"block_{name}") for name in ("taken", "takes"))
+        ends, begins = Signal(name="block_ends"), Signal(name="block_begins")
+        sends = self.o_words.valid & self.o_words.ready
+        m.d.comb += [
+            more.eq(busy & (blocks_left != 0)),
+            ends.eq(sends & word.all() & more),
+            begins.eq((ends | paused) & (taken | takes | ~active).all()),
+        ]
+        for row, receiver in enumerate(self.o_block):
+            m.d.comb += [
+                receiver.valid.eq(more & active[row] & ~taken[row]),
+                takes[row].eq(receiver.valid & receiver.ready),
+            ]
+        m.d.sync += [
+            paused.eq((ends | paused) & ~begins),
+            taken.eq(Mux(begins, 0, taken | takes)),
+        ]
+        with m.If(sends):
+            m.d.sync += word.eq(word + 1)
+        with m.If(begins):
+            m.d.sync += blocks_left.eq(blocks_left - 1)
+        with m.If(fire):
+            m.d.sync += [word.eq(0), blocks_left.eq(last_word[word_bits:])]

@@ -17,6 +17,7 @@ class Load:
             bench.parameters[name] for name in ("rows", "lanes", "capacity", "top_n", "tables"))
         self.rescore, self.shared = bench.parameters["rescore"], bench.parameters["shared"]
         self.receivers = ["o_order", *(f"o_select__{row}" for row in range(self.rows))]
+        self.block_words = bench.parameters["block"] // self.lanes
         self.sent = []
         self.set_loaded(self.capacity if loaded is None else loaded,
                         (1 << self.tables) - 1 if tables_loaded is None else tables_loaded,
@@ -133,6 +134,8 @@ class Load:
                                           "active": sum(1 << row for row in good)})
             bench.sink("o_words").expect(*(
                 {"word": word, "last": int(word == words[-1])} for word in words))
+            for row in good if self.block_words else []:
+                bench.sink(f"o_block__{row}").expect(*[{}] * ((len(words) - 1) // self.block_words))
         self.sent.append((good, len(words)))
 
     def check_cycles(self, *, unstalled):
@@ -141,6 +144,8 @@ class Load:
                                for name in ("o_order", "o_query", "o_words"))
         selects = [iter(self.bench.sink(f"o_select__{row}").cycles) for row in range(self.rows)]
         accepted = iter(self.bench.source("i").cycles)
+        blocks = [iter(self.bench.sink(f"o_block__{row}").cycles) if self.block_words else None
+                  for row in range(self.rows)]
         before, busy = -2, -1
         for good, length in self.sent:
             announced = [next(order), *(next(selects[row]) for row in good)]
@@ -155,6 +160,14 @@ class Load:
                 if unstalled:
                     assert taken == now + 1
                     assert moved == list(range(now + 1, now + 1 + length))
+                size = self.block_words or length
+                for start in range(size, length, size):
+                    block = [next(blocks[row]) for row in good]
+                    assert moved[start] > max(block)
+                    # The block before began no later than its first word moved.
+                    assert min(block) > (moved[start - size - 1] if start > size else now)
+                    if unstalled:
+                        assert block == [moved[start - size]] * len(good)
                 busy = max(taken, moved[-1])
 
 
@@ -315,6 +328,32 @@ async def late_receivers(dut):
 
 
 @cocotb.test()
+async def blocks_wait_for_the_slowest_row(dut):
+    """Words pause at a block that a row does not take; the next command is not announced."""
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    size, words = load.block_words, load.capacity // load.lanes
+    if not size or words <= size:
+        return
+    rows = range(load.rows)
+    for _ in rows:
+        load.ask(load.plain(load.capacity))
+    load.ask(load.plain(1))
+    for row in rows:
+        slow = bench.sink(f"o_block__{row}")
+        slow.stall = 1
+        await bench.step(2 * words)
+        assert len(bench.sink("o_words").cycles) == row * words + size
+        assert len(bench.sink("o_select__0").cycles) == row + 1
+        slow.stall = 0
+        await bench.until(lambda slow=slow, row=row:
+                          len(slow.cycles) == (row + 1) * ((words - 1) // size))
+    await bench.finish()
+    load.check_cycles(unstalled=False)
+
+
+@cocotb.test()
 async def other_rows_do_not_hold_up_a_shared_selection(dut):
     bench = Bench(dut)
     await bench.reset()
@@ -351,23 +390,28 @@ async def reset_forgets(dut):
 
 
 @pytest.mark.parametrize(
-    ("key_bits", "capacity", "rows", "lanes", "top_n", "tables", "rescore", "shared"), [
-        (1, 1, 1, 1, 1, 1, False, False),
-        (8, 64, 2, 4, 16, 2, False, False),
-        (64, 256, 8, 16, 32, 9, False, False),
-        (3, 13, 3, 1, 13, 3, False, False),
-        (5, 30, 1, 2, 7, 5, False, False),
-        (9, 8, 2, 8, 3, 1, False, False),
-        (8, 64, 2, 4, 16, 2, True, False),
-        (8, 64, 2, 4, 16, 2, True, True),
-        (3, 13, 3, 1, 13, 3, True, True),
-        (5, 30, 1, 2, 7, 5, True, True),
-        (1, 1, 4, 1, 1, 1, True, True),
-        (7, 16, 5, 4, 9, 2, False, True),
+    ("key_bits", "capacity", "rows", "lanes", "top_n", "tables", "rescore", "shared", "block"), [
+        (1, 1, 1, 1, 1, 1, False, False, 0),
+        (8, 64, 2, 4, 16, 2, False, False, 0),
+        (64, 256, 8, 16, 32, 9, False, False, 0),
+        (3, 13, 3, 1, 13, 3, False, False, 0),
+        (5, 30, 1, 2, 7, 5, False, False, 0),
+        (9, 8, 2, 8, 3, 1, False, False, 0),
+        (8, 64, 2, 4, 16, 2, True, False, 0),
+        (8, 64, 2, 4, 16, 2, True, True, 0),
+        (3, 13, 3, 1, 13, 3, True, True, 0),
+        (5, 30, 1, 2, 7, 5, True, True, 0),
+        (1, 1, 4, 1, 1, 1, True, True, 0),
+        (7, 16, 5, 4, 9, 2, False, True, 0),
+        (8, 64, 2, 4, 16, 2, True, True, 16),
+        (3, 13, 3, 1, 13, 3, False, False, 4),
+        (5, 30, 1, 2, 7, 5, False, False, 2),
+        (8, 64, 1, 1, 16, 2, False, False, 32),
     ])
-def test_bench(key_bits, capacity, rows, lanes, top_n, tables, rescore, shared):
+def test_bench(key_bits, capacity, rows, lanes, top_n, tables, rescore, shared, block):
     given = {"key_bits": key_bits, "capacity": capacity, "rows": rows, "lanes": lanes,
-             "top_n": top_n, "tables": tables, "rescore": rescore, "shared": shared}
+             "top_n": top_n, "tables": tables, "rescore": rescore, "shared": shared,
+             "block": block}
     dut = Dispatcher(**given)
     run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
 
@@ -375,17 +419,19 @@ def test_bench(key_bits, capacity, rows, lanes, top_n, tables, rescore, shared):
 GIVEN = {"key_bits": 8, "capacity": 64, "rows": 2, "lanes": 4, "top_n": 16, "tables": 3}
 
 
-@pytest.mark.parametrize(("rescore", "shared"), [(False, False), (True, False), (True, True)])
-def test_properties(rescore, shared):
-    given = {**GIVEN, "rescore": rescore, "shared": shared}
+@pytest.mark.parametrize(("rescore", "shared", "block"), [
+    (False, False, 0), (True, False, 8), (True, True, 0)])
+def test_properties(rescore, shared, block):
+    given = {**GIVEN, "rescore": rescore, "shared": shared, "block": block}
     dut = Dispatcher(**given)
     assert {name: getattr(dut, name) for name in given} == given
+    assert hasattr(dut, "o_block") == (block > 0)
     assert hasattr(dut, "exact_loaded") == rescore
 
 
 def test_neither_unit_by_default():
     dut = Dispatcher(**GIVEN)
-    assert (dut.rescore, dut.shared) == (False, False)
+    assert (dut.rescore, dut.shared, dut.block) == (False, False, 0)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
@@ -401,6 +447,13 @@ def test_wrong_parameter(name, text, value):
 def test_wrong_lanes(lanes):
     with pytest.raises(TypeError, match=rf"^Lanes must be a power of two, not {lanes!r}$"):
         Dispatcher(**{**GIVEN, "lanes": lanes})
+
+
+@pytest.mark.parametrize("block", [-4, 2, 6, 12, 8.0, "8", None])
+def test_wrong_block(block):
+    with pytest.raises(TypeError, match=r"^A block must be a power of two and a multiple of lanes, "
+                                        rf"or 0, not {block!r}$"):
+        Dispatcher(**{**GIVEN, "block": block})
 
 
 def test_wrong_size():
