@@ -90,7 +90,7 @@ IDENTITY: dict[str, int] = {
     "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
     "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
     "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
-    "selection": 1,
+    "selection": 1, "selection_block": 3,
     "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
 }
 """Fields of an identity with their bytes, in order."""

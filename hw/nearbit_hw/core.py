@@ -216,7 +216,7 @@ class Core(wiring.Component):
         m.submodules.dispatcher = dispatcher = Dispatcher(
             key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
             lanes=config.lanes, top_n=config.top_n, tables=config.tables,
-            rescore=unit is not None, shared=shared)
+            rescore=unit is not None, shared=shared, block=config.selection_block)
         m.submodules.score_array = score_array = ScoreArray(
             key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
             fan_in=config.fan_in, rows_per_stage=config.rows_per_stage, target=config.cell)
@@ -296,6 +296,10 @@ class Core(wiring.Component):
                 activity.select_waits.eq(row_merge.o.valid & ~row_merge.o.ready),
                 activity.value_waits.eq(weights.o.valid & ~weights.o.ready),
             ]
+            if config.selection_block:
+                with m.If(~words.valid & Cat(block.valid & ~block.ready
+                                             for block in dispatcher.o_block).any()):
+                    m.d.comb += activity.score_waits.eq(1)
 
         return m
 
@@ -306,6 +310,8 @@ class Core(wiring.Component):
         shared = config.rescore is not None and config.rescore.shared
         for row, selector in enumerate(selectors):
             _join(m, dispatcher.o_select[row], selector.i_command)
+            if config.selection_block:
+                wiring.connect(m, dispatcher.o_block[row], selector.i_block)
             words, keys = score_array.o[row], selector.o
             if shared and row == config.rows - 1:
                 # The row that may select for all.
@@ -432,7 +438,8 @@ class Core(wiring.Component):
             "top_n": config.top_n, "refine_lanes": config.refine_lanes}
         if config.selection == "counters":
             return TopN(**given, gapless=config.rescore is not None)
-        return HistogramTopN(**given, overlap=config.selection == "histograms", lead=lead)
+        return HistogramTopN(**given, overlap=config.selection == "histograms", lead=lead,
+                             block=config.selection_block)
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:

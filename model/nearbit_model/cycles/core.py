@@ -34,6 +34,7 @@ class _Core:
         self._replay = Replay(config)
         # Dispatcher
         self._free = NEVER  # the command before may be followed by another
+        self._announced = NEVER # its last block is announced
         # RowMerge
         self._merge_turn = NEVER
         self._merged = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
@@ -67,7 +68,8 @@ class _Core:
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
         announced = max(offered + 1, self._merged[0] + 1)
-        claims = [self._selectors[row].claim(offered + 1) for row in selecting]
+        earliest = max(offered, self._announced) + 1
+        claims = [self._selectors[row].claim(earliest) for row in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
         selections: dict[int, tuple[Selection, dict[str, Interval]]] = {}
@@ -76,10 +78,14 @@ class _Core:
             words = -(-(skip + max(command.counts[row] for row in good)) // config.lanes)
             # The words go out in the cycles after. The score array takes the first word two cycles
             # after the command is accepted, and the codes when that word is in its last stage.
-            self._free = accepted + max(words, config.score_stages + 1)
-            for row in selecting:
-                selections[row] = self._selectors[row].select(
-                    accepted + words, words, min(command.selected_most, command.counts[row]))
+            last_word = accepted + words
+            if config.selection_block:
+                last_word = self._blocks(command, selecting, accepted, words, selections)
+            else:
+                for row in selecting:
+                    selections[row] = self._selectors[row].select(
+                        last_word, words, command.survivors(row, command.counts[row]))
+            self._free = max(last_word, accepted + config.score_stages + 1)
 
         # ---- RowMerge: the rows in turns.
         turn = max(self._merge_turn, announced + 1)
@@ -123,6 +129,38 @@ class _Core:
         self._loads.occupy(offered, self._given[-1])
         self._commands += 1
         return accepted
+
+
+    def _blocks(self, command: Command, rows: list[int], accepted: int, words: int,
+                selections: dict[int, tuple[Selection, dict[str, Interval]]]) -> int:
+        """Select block by block; gives when the last word is asked for.
+
+        A block is announced with the first word of the one before, and begins when that has ended
+        and all rows have taken it.
+        """
+        config = self._config
+        size = config.selection_block // config.lanes
+        skip = command.first % config.lanes
+        begins, last_word = accepted, accepted
+        survivors = dict.fromkeys(rows, 0)
+        for start in range(0, words, size):
+            if start:
+                begins = max(last_word, *(
+                    self._selectors[row].claim(begins + 1) for row in rows))
+                self._announced = begins
+            end = min(start + size, words)
+            last_word = begins + end - start
+            for row in rows:
+                selected = command.survivors(row, end * config.lanes - skip)
+                selector = self._selectors[row]
+                assert isinstance(selector, HistogramTopN)
+                selection, stages = selector.select(
+                    last_word, end - start, selected, survivors=survivors[row],
+                    final=end == words)
+                scored = Interval(accepted + 1, stages["score"].end)
+                selections[row] = selection, {**stages, "score": scored}
+                survivors[row] = selected
+        return last_word
 
 
 def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
