@@ -78,15 +78,15 @@ def points(block: str) -> Iterator[Config]:
                 yield change(key_bits=bits)
             for bits in (16, 32, 64, 128):
                 yield change(key_bits=bits, fan_in=2)
-                yield change(key_bits=bits, rows=2)
+                yield change(key_bits=bits, queries=2)
         case "score_array":
-            for bits, lanes, rows in ((16, 1, 1), (16, 8, 1), (32, 2, 1), (32, 8, 1), (64, 1, 1),
-                                      (64, 4, 2), (128, 2, 1), (128, 8, 1), (48, 4, 1),
-                                      (32, 4, 3), (16, 8, 4), (64, 4, 6), (32, 64, 1),
-                                      (64, 32, 1)):
-                yield change(key_bits=bits, lanes=lanes, rows=rows)
-            for bits, lanes, rows in ((64, 4, 1), (32, 8, 2), (64, 16, 1)):
-                yield change(key_bits=bits, lanes=lanes, rows=rows, fan_in=2)
+            for bits, lanes, queries in ((16, 1, 1), (16, 8, 1), (32, 2, 1), (32, 8, 1), (64, 1, 1),
+                                         (64, 4, 2), (128, 2, 1), (128, 8, 1), (48, 4, 1),
+                                         (32, 4, 3), (16, 8, 4), (64, 4, 6), (32, 64, 1),
+                                         (64, 32, 1)):
+                yield change(key_bits=bits, lanes=lanes, queries=queries)
+            for bits, lanes, queries in ((64, 4, 1), (32, 8, 2), (64, 16, 1)):
+                yield change(key_bits=bits, lanes=lanes, queries=queries, fan_in=2)
         case "top_n":
             for bits, lanes, wide, capacity, top in (
                     (64, 1, 1, 512, 32), (64, 4, 4, 1024, 32), (64, 2, 8, 2048, 64),
@@ -149,21 +149,23 @@ def points(block: str) -> Iterator[Config]:
             # The blocks that it is not are only in the way, so they are small.
             small = {"lanes": 2, "value_lanes": 2, "divider_cycles": 4}
             for fields in (
-                    {}, {"key_bits": 16, "capacity": 256}, {"rows": 2, "capacity": 4096},
-                    {"rows": 4, "key_bits": 32}, {"rows": 3, "capacity": 65536, "tables": 3},
-                    {"rows": 8, "key_bits": 16, "tables": 8},
+                    {}, {"key_bits": 16, "capacity": 256}, {"queries": 2, "capacity": 4096},
+                    {"queries": 4, "key_bits": 32},
+                    {"queries": 3, "capacity": 65536, "exp_tables": 3},
+                    {"queries": 8, "key_bits": 16, "exp_tables": 8},
                     {"key_bits": 128, "capacity": 8192},
                     {"rescore": Rescore(head_dim=8, lanes=2)},
-                    {"rows": 3, "rescore": Rescore(head_dim=8, lanes=2)},
-                    {"rows": 3, "rescore": Rescore(head_dim=8, lanes=2, shared=True)},
-                    {"rows": 2, "lanes": 8, "rescore": Rescore(head_dim=8, lanes=2, shared=True)}):
+                    {"queries": 3, "rescore": Rescore(head_dim=8, lanes=2)},
+                    {"queries": 3, "rescore": Rescore(head_dim=8, lanes=2, shared=True)},
+                    {"queries": 2, "lanes": 8,
+                     "rescore": Rescore(head_dim=8, lanes=2, shared=True)}):
                 yield change(**{**small, **fields})
 
 
 def texts(block: str, config: Config, target: str) -> dict[str, tuple[str, list[str]]]:
     """Verilog of a block's units, and the modules in it that are others'.
 
-    Of equal units of several rows there is one only: which ones are equal shows in the text.
+    Of equal units of several queries there is one only: which ones are equal shows in the text.
     """
     if block == "cell":
         return {"cell": (cell_verilog(config, target), [])}
@@ -571,7 +573,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
 
     rows = []
     for config in points("top_n"):
-        if config.rows > 1:
+        if config.queries > 1:
             continue
         row = [config.lanes, config.refine_lanes, config.key_bits, config.capacity, config.top_n,
                f"{config.selection}{', gapless' if config.rescore else ''}"]
@@ -632,12 +634,12 @@ def draw(contents: dict[str, Any], path: Path) -> None:
                           if config.fan_in == 4)
             if dots:
                 cell.plot(*zip(*dots, strict=True), "o-", color=colour, label=target, markersize=3)
-            dots = sorted((config.rows * config.lanes, cost / config.key_bits)
+            dots = sorted((config.queries * config.lanes, cost / config.key_bits)
                           for config, cost in of("score_array") if config.fan_in == 4)
             if dots:
                 array.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)
             dots = sorted((config.refine_lanes, cost) for config, cost in of("top_n")
-                          if config.rows == 1)
+                          if config.queries == 1)
             if dots:
                 select.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3)
         widths = [8, 256]
@@ -645,7 +647,8 @@ def draw(contents: dict[str, Any], path: Path) -> None:
                   label="BISMO, whole unit")
         cell.set(title="One cell", xlabel="bits of a code", ylabel="LUT4, logic cells or LUT6")
         cell.legend(frameon=False)
-        array.set(title="Score array", xlabel="lanes of all rows", ylabel="for each bit of a code",
+        array.set(title="Score array", xlabel="lanes of all queries",
+                  ylabel="for each bit of a code",
                   xscale="log", yscale="log")
         for target, price in QUEUE.items():
             select.axhline(32 * price, color=colours[target], linestyle=":", linewidth=1)

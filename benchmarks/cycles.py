@@ -50,7 +50,7 @@ SEED = 1
 WORKLOADS: dict[str, tuple[Config, Workload]] = {
     "reference": (Config.preset("reference"), Workload(keys=1024, queries=64, n=32)),
     "icebreaker": (Config.preset("icebreaker"), Workload(keys=1024, queries=64, n=32)),
-    "exact scores": (Config.preset("reference").replace(
+    "rescoring": (Config.preset("reference").replace(
         rescore=Rescore(head_dim=64, lanes=32, element_bits=12)),
         Workload(keys=1024, queries=64, n=32)),
     "64 lanes": (Config.preset("long").replace(capacity=8192, top_n=32),
@@ -63,7 +63,7 @@ WORKLOADS: dict[str, tuple[Config, Workload]] = {
 # Many keys selected: changes to the workload "long", and n. These are predicted.
 MANY: dict[str, tuple[dict[str, Any], int]] = {
     **{f"preset `long`, n = {n:,}": ({}, n) for n in (32, 512, 1024, 2048)},
-    "the same with 2 rows": ({"rows": 2}, 2048),
+    "the same with 2 queries": ({"queries": 2}, 2048),
     "with 1,024 `refine_lanes`": ({"refine_lanes": 1024}, 2048),
     "with 32 `value_lanes`": ({"value_lanes": 32}, 2048),
 }
@@ -213,9 +213,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         row("", "interval", "latency", "top 32 found", "simulation"), "|---|--:|--:|--:|---|",
         *(row(f"preset `{name}`", runs[name]["interval"], runs[name]["latency"], "all",
               equal(name)) for name in ("reference", "icebreaker")),
-        row(f"`reference` with exact scores, {runs['exact scores']['config']['rescore']['lanes']} "
-            f"of 64 elements per cycle", runs["exact scores"]["interval"],
-            runs["exact scores"]["latency"], "all", equal("exact scores")),
+        row(f"`reference` with rescoring, {runs['rescoring']['config']['rescore']['lanes']} "
+            f"of 64 elements per cycle", runs["rescoring"]["interval"],
+            runs["rescoring"]["latency"], "all", equal("rescoring")),
         row("CAMformer, as published", 327, 721, "97.4 %", ""),
         row(f"SpAtten's quick-select, {select['comparators']} comparators, "
             f"the selection alone", f"{select['mean']} on average, {select['worst']} at worst",
@@ -224,7 +224,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             f"{select['mean_with_overhead']} on average, {select['worst_with_overhead']} at worst",
             "", "all", ""),
     ]
-    stages = list(runs["exact scores"]["stages"])
+    stages = list(runs["rescoring"]["stages"])
     shares = [
         row("", "keys", "n", "interval", *stages), "|---|" + "--:|" * (len(stages) + 3),
         *(row(name, *(runs[name][field] for field in ("keys", "n", "interval")),
@@ -234,10 +234,10 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     gqa = [
         row("", "keys", "interval", "queries per command", "commands per token", "cycles per token",
             "simulation"), "|---|--:|--:|--:|--:|--:|---|"]
-    for name, rows in (("head64", 1), ("gqa3", 3)):
-        commands = HEADS // rows
-        gqa.append(row(f"preset `{name}`, {rows} row{'s' if rows > 1 else ''}",
-                       runs[name]["keys"], runs[name]["interval"], rows, commands,
+    for name, queries in (("head64", 1), ("gqa3", 3)):
+        commands = HEADS // queries
+        gqa.append(row(f"preset `{name}`, {queries} {'queries' if queries > 1 else 'query'}",
+                       runs[name]["keys"], runs[name]["interval"], queries, commands,
                        commands * runs[name]["interval"], equal(name)))
     long = [row("", "words", "interval", "interval / words", "latency", "simulation"),
             "|---|--:|--:|--:|--:|---|"]

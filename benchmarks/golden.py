@@ -30,7 +30,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from nearbit_model import exact, golden
+from nearbit_model import golden, reference
 from nearbit_model.attention import Attention, attention
 from nearbit_model.config import Config, fitting_preset
 from nearbit_model.prepare import prepare
@@ -119,10 +119,11 @@ def measure_error(tensors: dict[str, Any]) -> dict[str, Any]:
     errors: dict[str, Any] = {"n": N}
     for name, rotate in (("rotated", True), ("not_rotated", False)):
         result: Attention = attention(config=config, n=N, rotate=rotate, **tensors)
-        error = exact.relative_error(result.output, exact.float_form(
+        error = reference.relative_error(result.output, reference.float_form(
             tensors["v"], result.selected, result.distances, result.prepared.logit_scale))
-        errors[name] = {"mean_of_each_head": error.mean.tolist(), "mean": float(error.rows.mean()),
-                        "maximum": float(error.rows.max())}
+        errors[name] = {"mean_of_each_head": error.mean.tolist(),
+                        "mean": float(error.queries.mean()),
+                        "maximum": float(error.queries.max())}
     return errors
 
 

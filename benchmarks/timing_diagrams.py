@@ -121,8 +121,8 @@ class Bench:
             await self.transfer("s_axis_t", data=beat, last=int(index == len(beats) - 1))
 
     async def load(self, command: Command, beats: Sequence[int], number: int) -> None:
-        """Load something from row 0 on."""
-        await self.write(Address.ROW, 0)
+        """Load something from token 0 on."""
+        await self.write(Address.TOKEN, 0)
         await self.write(Address.NUMBER, number)
         await self.write(Address.COMMAND, command)
         await self.packet(beats)
@@ -184,11 +184,11 @@ async def axi(bench: Bench) -> None:
     for _ in range(TOKENS):
         beats += [0x4000, *(int(word) for word in rng.integers(0, 1 << 32, 2))]
     await bench.load(Command.LOAD_VALUES, beats, TOKENS)
-    await bench.load(Command.LOAD_TABLE, [0xffff >> distance for distance in range(9)], 9)
+    await bench.load(Command.LOAD_EXP_TABLE, [0xffff >> distance for distance in range(9)], 9)
     for address, value in ((Address.FIRST, 0), (Address.N, 3), (Address.SINK, 0),
-                           (Address.RECENT, 0), (Address.FLAGS, 1), (Address.ROW_COUNT, TOKENS),
-                           (Address.ROW_TABLE, 0), (Address.ROW_COUNT + 16, 0),
-                           (Address.ROW_TABLE + 16, 0), (Address.IRQ_ENABLE, 1),
+                           (Address.RECENT, 0), (Address.FLAGS, 1), (Address.QUERY_COUNT, TOKENS),
+                           (Address.QUERY_EXP_TABLE, 0), (Address.QUERY_COUNT + 16, 0),
+                           (Address.QUERY_EXP_TABLE + 16, 0), (Address.IRQ_ENABLE, 1),
                            (Address.IRQ_STATUS, 3), (Address.NUMBER, 1)):
         await bench.write(address, value)
     bench.mark("query")
@@ -198,7 +198,7 @@ async def axi(bench: Bench) -> None:
     is_held = False
     while True:
         sample = await bench.tick()
-        # The sink pauses once, in the middle of the row.
+        # The sink pauses once, in the middle of the query's answer.
         if sample["m_axis_result_tvalid"] and not is_held:
             is_held = True
             bench.set(m_axis_result_tready=0)
@@ -315,14 +315,14 @@ def sources() -> dict[str, str]:
     """Simulate, and give the text of each diagram."""
     bench = Bench(SocCore(CONFIG))
     bench.run(axi)
-    # The first packet is of keys, the last one of the codes of a query.
+    # The first packet is of keys, the last one of the codes of a batch.
     query = bench.marks["query"]
     bench.label("s_axis", lambda place, _: f"key {place}")
     for labels in bench.labels[query:]:
         if "s_axis_tdata" in labels:
             labels["s_axis_tdata"] = labels["s_axis_tdata"].replace("key", "code")
     bench.label("m_axis_result", lambda place, data: (
-        (f"row {data & 0xff}" + (f", error {data >> 8 & 0xff}" if data >> 8 & 0xff else ""))
+        (f"query {data & 0xff}" + (f", error {data >> 8 & 0xff}" if data >> 8 & 0xff else ""))
         if place == 0 else f"{4 * place - 4} to {4 * place - 1}"))
     bench.label("m_axis_trace", lambda _, data: f"key {data & 0xffffff}")
     other = Bench(SocCore(CONFIG, bus="wishbone"))

@@ -2,9 +2,9 @@
 
 Queries and keys are reduced to binary codes. For each query, the accelerator computes the Hamming
 distance to every key, selects exactly the N nearest keys, and sums only their values, weighted by
-an integer softmax: of the distances (Hamming Attention Distillation, arXiv 2502.01770), or of exact
-scores of the selected keys (HashAttention, arXiv 2412.14468). The hardware equals the golden model
-bit for bit.
+an integer softmax: of the distances (Hamming Attention Distillation, arXiv 2502.01770), or of the
+dot products with the selected keys (HashAttention, arXiv 2412.14468). The hardware equals the
+golden model bit for bit.
 
 ===================  ==========================================================================
 :class:`Config`      An accelerator: its widths and sizes, from a preset, TOML or Python.

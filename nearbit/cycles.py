@@ -76,11 +76,11 @@ _RELIEF = {
                      "than scoring it",
     "select": "another selection: 'serial' has one query at a time in work",
     "scan": "more refine_lanes: more distances are compared per cycle",
-    "emit": "a smaller n, or several rows: a row lists one selected key per cycle",
+    "emit": "a smaller n, or several queries: each lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
-    "rescore, one column": "a smaller n: one key is scored exactly per cycle already",
-    "weigh": "more value_lanes: a key's value row is read in fewer columns",
-    "weigh, one column": "a smaller n: one key is added up per cycle already",
+    "rescore, one beat": "a smaller n: one key is scored exactly per cycle already",
+    "weigh": "more value_lanes: a key's value vector is read in fewer beats",
+    "weigh, one beat": "a smaller n: one key is added up per cycle already",
     "normalize": "fewer divider_cycles: more units divide",
     "normalize, one cycle": "nothing, as one output element leaves per cycle already",
     "banks": "more refine_lanes: each of the three selections in work ends sooner",
@@ -90,7 +90,7 @@ _RELIEF = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Queries over the first ``keys`` keys; with exact scores, if the configuration has them."""
+    """Queries over the first ``keys`` keys; with rescoring, if the configuration has them."""
 
     keys: int
     queries: int
@@ -119,21 +119,21 @@ class Workload:
                                 f"n + sink + recent = {selected}; {remedy}")
 
     def commands(self, config: Config, count: int, *, full: bool = False) -> list[Command]:
-        """Commands for some queries, or for that many commands; what is left of rows is unused."""
-        used = [config.rows] * (count // config.rows)
-        if count % config.rows:
-            used.append(count % config.rows)
+        """Commands for some queries, or for that many commands; the last may have unused ones."""
+        used = [config.queries] * (count // config.queries)
+        if count % config.queries:
+            used.append(count % config.queries)
         if full:
-            used = [config.rows] * count
-        return [Command(counts=(self.keys,) * rows + (0,) * (config.rows - rows), n=self.n,
+            used = [config.queries] * count
+        return [Command(counts=(self.keys,) * queries + (0,) * (config.queries - queries), n=self.n,
                         sink=self.sink, recent=self.recent, rescore=config.rescore is not None)
-                for rows in used]
+                for queries in used]
 
     def ask(self, config: Config, count: int, *, full: bool = False, delay: int = 0) -> Phase:
         """Ask the commands of :meth:`commands`."""
         commands = self.commands(config, count, full=full)
-        columns = 0 if config.rescore is None else config.rescore.columns
-        return Phase(commands=commands, exact_queries=len(commands) * config.rows * columns,
+        beats = 0 if config.rescore is None else config.rescore.beats
+        return Phase(commands=commands, rescore_queries=len(commands) * config.queries * beats,
                      delay=delay)
 
     def phases(self, config: Config, latency: int) -> list[Phase]:
@@ -153,7 +153,7 @@ class Cycles:
     interval
         Cycles from one command to the next in the long run.
     interval_per_query
-        The same for each query: a command asks one with each row.
+        The same for each query: a command asks several.
     stages
         Cycles that a command takes of each stage.
     limits
@@ -208,7 +208,7 @@ def measure(config: Config, workload: Workload) -> Cycles:
     # The formulas know all stages but not the waits for room in queues between them.
     answers = predict(config, [load(config, workload.keys), workload.ask(
         config, _STEADY_COMMANDS, full=True)]).answers
-    ends = [answer.end for answer in answers[config.rows - 1::config.rows]]
+    ends = [answer.end for answer in answers[config.queries - 1::config.queries]]
     half = _STEADY_COMMANDS // 2
     interval = Fraction(ends[-1] - ends[-1 - half], half)
     stages = dict(formula.stages)
@@ -216,7 +216,7 @@ def measure(config: Config, workload: Workload) -> Cycles:
         stages["queues"] = interval
     limits = tuple(stage for stage, cycles in stages.items() if cycles == interval)
     return Cycles(
-        latency=formula.latency, interval=interval, interval_per_query=interval / config.rows,
+        latency=formula.latency, interval=interval, interval_per_query=interval / config.queries,
         stages=stages, limits=limits,
         relief=tuple(_relief(config, stage) for stage in limits),
         timeline=predict(config, workload.phases(config, formula.latency)))
@@ -224,14 +224,14 @@ def measure(config: Config, workload: Workload) -> Cycles:
 
 def _relief(config: Config, stage: str) -> str:
     """Say what would make a stage faster."""
-    if stage == "weigh" and config.columns == 1:
-        stage = "weigh, one column"
+    if stage == "weigh" and config.beats == 1:
+        stage = "weigh, one beat"
     elif stage == "normalize" and config.divider_cycles == 1:
         stage = "normalize, one cycle"
     elif stage == "merge" and config.selection_block:
         stage = "merge, blocks"
-    elif stage == "rescore" and config.rescore is not None and config.rescore.columns == 1:
-        stage = "rescore, one column"
+    elif stage == "rescore" and config.rescore is not None and config.rescore.beats == 1:
+        stage = "rescore, one beat"
     return _RELIEF[stage]
 
 
@@ -280,8 +280,9 @@ def differences(predicted: Timeline, found: "Outcome") -> list[str]:
 
     With a trace, if the simulation has one; outputs first, then the inputs of each phase.
     """
-    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
-             "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
+    names = {"i_key": "keys", "i_value": "values", "i_exp_table": "exp_tables",
+             "i_command": "commands",
+             "i_rescore_key": "rescore_keys", "i_rescore_query": "rescore_queries"}
     different = [name for name, cycles in (("o_result", predicted.results),
                                            ("o_trace", predicted.trace))
                  if found.outputs[name].cycles.tolist() != cycles]
@@ -312,7 +313,7 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
     outcome = hardware.run(program, patience=100 * predicted.latency, progress=progress)
 
     beats = outcome.outputs["o_result"]
-    ends = beats.cycles[beats.payloads["last"] == 1][config.rows - 1::config.rows].tolist()
+    ends = beats.cycles[beats.payloads["last"] == 1][config.queries - 1::config.queries].tolist()
     offered = 1 + max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
     commands = ends[1:]
     # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
@@ -340,20 +341,20 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
         return rng.integers(-1 << bits - 1, 1 << bits - 1, size=(count, lanes))
 
     unit = config.rescore
-    if unit is not None and phase.exact_keys:
-        rows, columns = np.array(phase.exact_keys).T
-        inputs["i_exact_key"] = {"row": rows, "column": columns, "elements": elements(
-            len(rows), unit.lanes, unit.element_bits)}
-    if unit is not None and phase.exact_queries:
-        inputs["i_exact_query"] = elements(phase.exact_queries, unit.lanes, unit.element_bits)
+    if unit is not None and phase.rescore_keys:
+        tokens, beats = np.array(phase.rescore_keys).T
+        inputs["i_rescore_key"] = {"token": tokens, "beat": beats, "elements": elements(
+            len(tokens), unit.lanes, unit.element_bits)}
+    if unit is not None and phase.rescore_queries:
+        inputs["i_rescore_query"] = elements(phase.rescore_queries, unit.lanes, unit.element_bits)
     if phase.keys:
-        inputs["i_key"] = {"row": np.array(phase.keys), "code": codes(len(phase.keys))}
-        rows, columns = np.array(phase.values).T
+        inputs["i_key"] = {"token": np.array(phase.keys), "code": codes(len(phase.keys))}
+        tokens, beats = np.array(phase.values).T
         inputs["i_value"] = {
-            "row": rows, "column": columns, "scale": rows * 0 + 0xffff,
-            "elements": elements(len(rows), config.value_lanes, config.value_bits)}
-        tables, distances, weights = np.array(phase.tables).T
-        inputs["i_table"] = {"table": tables, "distance": distances, "weight": weights}
+            "token": tokens, "beat": beats, "scale": tokens * 0 + 0xffff,
+            "elements": elements(len(tokens), config.value_lanes, config.value_bits)}
+        exp_tables, distances, weights = np.array(phase.exp_tables).T
+        inputs["i_exp_table"] = {"exp_table": exp_tables, "distance": distances, "weight": weights}
     if phase.commands:
         def every(name: str) -> Any:
             return np.array([getattr(command, name) for command in phase.commands])
@@ -361,10 +362,11 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
         counts = every("counts")
         scales = {} if unit is None else {
             "multiplier": rng.integers(0, 1 << MULTIPLIER_BITS, size=counts.shape)}
-        inputs["i_query"] = {
+        inputs["i_command"] = {
             **{name: every(name) for name in ("first", "n", "sink", "recent")},
             **{name: every(name).astype(int) for name in ("trace", "rescore", "shared")},
-            "rows": {"code": codes(*counts.shape), "count": counts, "table": counts * 0, **scales}}
+            "queries": {"code": codes(*counts.shape), "count": counts, "exp_table": counts * 0,
+                        **scales}}
     return inputs
 
 
@@ -376,11 +378,12 @@ def show(config: Config, name: str, workload: Workload, predicted: Cycles, found
     console.print(
         f"{name}: {workload.keys:,} keys of {config.key_bits} bits, n {workload.n}{sinks}, "
         f"{config.value_dim} values"
-        + (f", exact scores of {config.rescore.head_dim} elements" if config.rescore else "")
-        + (f", {config.rows} queries per command" if config.rows > 1 else ""),
+        + (f", rescoring of {config.rescore.head_dim} elements" if config.rescore else "")
+        + (f", {config.queries} queries per command" if config.queries > 1 else ""),
         markup=False, highlight=False, soft_wrap=True)
 
-    per_query = "" if config.rows == 1 else f"  ({_text(predicted.interval_per_query)} per query)"
+    per_query = "" if config.queries == 1 \
+        else f"  ({_text(predicted.interval_per_query)} per query)"
     rows = [["latency of a command, idle core", f"{predicted.latency:,}"],
             [f"interval{per_query}", _text(predicted.interval)],
             *([f"  {stage}", _text(cycles), f"{float(cycles / predicted.interval):.0%}",

@@ -33,11 +33,11 @@ def show(reports: Sequence[Any], title: str, console: "Console") -> None:
     if "loss" in first:
         what = f"the last {first['scored']} of {first['tokens']} tokens"
         columns = {"loss": "loss", "perplexity": "perplexity", "loss_topn": "with true top",
-                   "loss_exact": "baseline"}
+                   "loss_reference": "baseline"}
     else:
         what = f"{first['passages']} passages, {first['tokens']} tokens"
         columns = {"cosine": "cosine", "cosine_topn": "with true top", "retrieval": "retrieval",
-                   "retrieval_topn": "with true top", "retrieval_exact": "baseline"}
+                   "retrieval_topn": "with true top", "retrieval_reference": "baseline"}
     console.print(f"{title}: {what}\n", soft_wrap=True, highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("n", "sink", "recent", *columns.values(), "keys read", "bytes read", "seconds"):
@@ -77,7 +77,7 @@ def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
         if rows[0][f"{what}_topn"] is not None:
             axes.plot(keys, [row[f"{what}_topn"] for row in rows], "s--", color=_ORANGE,
                       label="keys of largest q·k")
-        axes.axhline(rows[0].get("loss_exact", 1.0), color=_GREY, linestyle=":",
+        axes.axhline(rows[0].get("loss_reference", 1.0), color=_GREY, linestyle=":",
                      label="the unmodified model")
         axes.set_xscale("log", base=2)
         axes.set_xticks(keys)

@@ -99,7 +99,7 @@ class Tensors:
 
     @property
     def value_dim(self) -> int:
-        """Elements of a value row."""
+        """Elements of a value vector."""
         return int(self.v.shape[2])
 
     @classmethod

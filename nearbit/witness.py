@@ -49,21 +49,22 @@ class HardwareHead:
         self.cycles = 0
         """Cycles that the core worked on commands."""
 
-    def append(self, rows: Any) -> None:
-        """Load rows behind those that are there."""
+    def append(self, tokens: Any) -> None:
+        """Load tokens behind those that are there."""
         if self._is_loaded:
-            self._device.append(rows.k_codes, rows.values, exact_keys=rows.exact_keys)
+            self._device.append(tokens.k_codes, tokens.values, rescore_keys=tokens.rescore_keys)
         else:
-            self._device.load(rows.k_codes, rows.values, rows.tables, exact_keys=rows.exact_keys)
+            self._device.load(tokens.k_codes, tokens.values, tokens.exp_tables,
+                              rescore_keys=tokens.rescore_keys)
             self._is_loaded = True
 
     def ask(self, asked: Prepared, golden: Attention) -> NDArray[np.int32]:
         """Ask the device, and compare: outputs, selected keys, distances, weights, scores."""
-        exact = asked.exact
+        rescore = asked.rescore
         found = self._device.attend(
             asked.q_codes, counts=asked.counts, first=asked.first, n=asked.n, sink=asked.sink,
-            recent=asked.recent, exact_queries=None if exact is None else exact.queries,
-            multipliers=None if exact is None else exact.multipliers).result
+            recent=asked.recent, rescore_queries=None if rescore is None else rescore.queries,
+            multipliers=None if rescore is None else rescore.multipliers).result
         self.answers += asked.queries
         self.cycles += found.cycles
         wrong = [elements.any(axis=(0, 2)) for elements in differing(found, golden).values()]

@@ -217,7 +217,7 @@ _ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | 
 def _without_zeros(verilog: str) -> str:
     """Leave open what stores hold at the start: Yosys writes zeros word by word.
 
-    No row of a store is read before it is loaded.
+    No token of a store is read before it is loaded.
     """
     return _STORE.sub(lambda store: _ZEROS.sub("", store[0]), verilog)
 

@@ -25,11 +25,11 @@ from nearbit_boards.transport import DeviceError, SerialTransport, Transport
 from nearbit_model.config import Config
 from nearbit_model.golden import check_command
 from nearbit_model.prepare import Prepared, prepare
-from nearbit_model.quantize import Exact, Values
+from nearbit_model.quantize import RescoreOperands, Values
 from nearbit_model.structure import Error
 from nearbit_model.transfers.attention import HardwareAttention
 from nearbit_model.transfers.payload import Words
-from nearbit_model.transfers.plan import Plan, row_loads, table_loads
+from nearbit_model.transfers.plan import Plan, exp_table_loads, token_loads
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Phase, Program, Progress
 
 
@@ -203,9 +203,9 @@ class Device:
         self._loaded = None
         self._exchange.one(Message.RESET)
 
-    def load(self, k_codes: NDArray[np.uint64], values: Values, tables: ArrayLike, *,
-             exact_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
-        """Load the keys and values of one key head from row 0 on, in place of all that is loaded.
+    def load(self, k_codes: NDArray[np.uint64], values: Values, exp_tables: ArrayLike, *,
+             rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
+        """Load the keys and values of one key head from token 0 on, in place of all that is loaded.
 
         Parameters
         ----------
@@ -214,11 +214,11 @@ class Device:
         values
             Elements [tokens, value_dim], scales [tokens], unit [] (:func:`quantize.values
             <nearbit_model.quantize.values>` of one head).
-        tables
-            Weight tables of the heads that will ask, integers [heads, key_bits + 1], heads at most
-            ``tables``; for exact scores they are not looked at.
-        exact_keys
-            Elements for exact scores [tokens, head_dim]; None without them.
+        exp_tables
+            Exp tables of the heads that will ask, integers [heads, key_bits + 1], heads at most
+            ``exp_tables``; for rescoring they are not looked at.
+        rescore_keys
+            Elements for rescoring [tokens, head_dim]; None without them.
         progress
             Called now and then with the cycles that were computed, the requests that were
             answered, and all requests.
@@ -231,40 +231,41 @@ class Device:
             A device that does not answer.
         """
         config = self.config
-        table = np.asarray(tables)
-        if table.ndim != 2 or table.shape[1] != config.key_bits + 1 \
-                or not 1 <= len(table) <= config.tables:
-            raise ValueError(f"tables must be [heads, {config.key_bits + 1}] with 1 to "
-                             f"{config.tables} heads, not shape {table.shape}")
-        _check_rows(config, 0, k_codes, values, exact_keys)
-        prepared = _problem(config, k_codes, values, table.astype(np.uint32), exact_keys)
-        loads = row_loads(config, k_codes, values.elements, values.scales, exact_keys)
+        exp_table = np.asarray(exp_tables)
+        if exp_table.ndim != 2 or exp_table.shape[1] != config.key_bits + 1 \
+                or not 1 <= len(exp_table) <= config.exp_tables:
+            raise ValueError(f"exp_tables must be [heads, {config.key_bits + 1}] with 1 to "
+                             f"{config.exp_tables} heads, not shape {exp_table.shape}")
+        _check_tokens(config, 0, k_codes, values, rescore_keys)
+        prepared = _problem(config, k_codes, values, exp_table.astype(np.uint32), rescore_keys)
+        loads = token_loads(config, k_codes, values.elements, values.scales, rescore_keys)
         self.reset()
-        self._load(loads if exact_keys is not None else {**loads, **table_loads(prepared.tables)},
+        self._load(loads if rescore_keys is not None else {**loads,
+                                                           **exp_table_loads(prepared.exp_tables)},
                    progress)
         self._loaded = prepared
 
     def append(self, k_codes: NDArray[np.uint64], values: Values, *,
-               exact_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
+               rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
         """Load more keys and values behind those that are loaded.
 
         Parameters
         ----------
-        k_codes, values, exact_keys, progress
-            As for :meth:`load`; ``values.unit`` must be that of the rows before.
+        k_codes, values, rescore_keys, progress
+            As for :meth:`load`; ``values.unit`` must be that of the tokens before.
 
         Raises
         ------
         ValueError
-            Arrays that do not fit, more rows than there is room for, or another unit.
+            Arrays that do not fit, more tokens than there is room for, or another unit.
         DeviceError
             A device that does not answer, or nothing loaded to append to.
         """
         before = self._need_loaded()
         tokens = before.tokens
-        _check_rows(self.config, tokens, k_codes, values, exact_keys)
-        if (exact_keys is None) != (before.exact is None):
-            raise ValueError("exact_keys must be given for all rows or for none")
+        _check_tokens(self.config, tokens, k_codes, values, rescore_keys)
+        if (rescore_keys is None) != (before.rescore is None):
+            raise ValueError("rescore_keys must be given for all tokens or for none")
         if not np.array_equal(values.unit, before.values.unit[0]) \
                 or values.rotated != before.values.rotated:
             raise ValueError(f"values must have the unit and rotation of those that are loaded "
@@ -272,17 +273,17 @@ class Device:
         joined = Values(np.concatenate([before.values.elements[0], values.elements]),
                         np.concatenate([before.values.scales[0], values.scales]), values.unit,
                         values.saturated, values.rotated)
-        exact = None if before.exact is None or exact_keys is None else \
-            np.concatenate([before.exact.keys[0], exact_keys])
+        rescore = None if before.rescore is None or rescore_keys is None else \
+            np.concatenate([before.rescore.keys[0], rescore_keys])
         prepared = _problem(self.config, np.concatenate([before.k_codes[0], k_codes]), joined,
-                            before.tables, exact)
-        self._load(row_loads(self.config, k_codes, values.elements, values.scales, exact_keys,
-                             first=tokens), progress)
+                            before.exp_tables, rescore)
+        self._load(token_loads(self.config, k_codes, values.elements, values.scales, rescore_keys,
+                               first=tokens), progress)
         self._loaded = prepared
 
     def attend(self, q_codes: NDArray[np.uint64], *, counts: ArrayLike | None = None,
                first: int = 0, n: int, sink: int = 0, recent: int = 0, trace: bool = True,
-               exact_queries: NDArray[Any] | None = None,
+               rescore_queries: NDArray[Any] | None = None,
                multipliers: NDArray[np.uint32] | None = None, shared: bool = False,
                progress: Progress | None = None) -> Run:
         """Ask with queries of the heads that share the key head that is loaded.
@@ -292,15 +293,15 @@ class Device:
         Parameters
         ----------
         q_codes
-            uint64 [heads, queries, words]; head h uses table h.
+            uint64 [heads, queries, words]; head h uses exp table h.
         counts
             Keys that each query sees from ``first`` on, integers [queries]; None is all.
         first, n, sink, recent
             First key of the range; nearest, first and last keys to select.
         trace
             Whether to ask for the selected keys, their distances and weights.
-        exact_queries, multipliers
-            For exact scores: elements [heads, queries, head_dim], uint32 [heads, queries].
+        rescore_queries, multipliers
+            For rescoring: elements [heads, queries, head_dim], uint32 [heads, queries].
         shared
             Whether the heads share a selection.
         progress
@@ -326,20 +327,21 @@ class Device:
         if first < 0 or each.min() < 1 or first + each.max() > loaded.tokens:
             raise ValueError(f"counts must be from 1 to {loaded.tokens - first}, the keys that are "
                              f"loaded from first ({first}) on, not {each.min()} to {each.max()}")
-        exact = None
-        if loaded.exact is not None:
-            if exact_queries is None or multipliers is None:
-                raise ValueError("exact_queries and multipliers are needed: exact keys are loaded")
-            exact = Exact(exact_queries, loaded.exact.keys, multipliers)
-        elif exact_queries is not None or shared:
-            raise ValueError("exact scores need exact keys, and none are loaded")
-        elif heads > len(loaded.tables):
-            raise ValueError(f"q_codes must have at most as many heads as tables are loaded "
-                             f"({len(loaded.tables)}), not {heads}")
+        rescore = None
+        if loaded.rescore is not None:
+            if rescore_queries is None or multipliers is None:
+                raise ValueError("rescore_queries and multipliers are needed: rescore keys are "
+                                 "loaded")
+            rescore = RescoreOperands(rescore_queries, loaded.rescore.keys, multipliers)
+        elif rescore_queries is not None or shared:
+            raise ValueError("rescoring needs rescore keys, and none are loaded")
+        elif heads > len(loaded.exp_tables):
+            raise ValueError(f"q_codes must have at most as many heads as exp_tables are loaded "
+                             f"({len(loaded.exp_tables)}), not {heads}")
         prepared = dataclasses.replace(
             loaded, q_codes=q_codes, counts=each.astype(np.int64), first=first, n=n, sink=sink,
-            recent=recent, tables=np.resize(loaded.tables, (heads, config.key_bits + 1)),
-            logit_scale=np.zeros(heads), exact=exact, shared=shared)
+            recent=recent, exp_tables=np.resize(loaded.exp_tables, (heads, config.key_bits + 1)),
+            logit_scale=np.zeros(heads), rescore=rescore, shared=shared)
         return self._run(prepared, trace, progress, loads=False)
 
     def run(self, prepared: Prepared, *, trace: bool = True,
@@ -400,7 +402,7 @@ class Device:
                    received, repeated)
 
     def _load(self, loads: dict[str, Any], progress: Progress | None) -> None:
-        """Pack and load rows and tables."""
+        """Pack and load tokens and exp tables."""
         program = Program(self._layout.ports)
         program.add(loads)
         self._push(program.phases[0], None if progress is None else
@@ -420,39 +422,39 @@ class Device:
 
     def _ask(self, phase: Phase, answered: Callable[[int], None]) -> list[Reply]:
         """Ask all the commands of a phase."""
-        commands = self._payloads(Message.QUERY, phase.inputs["i_query"])
-        if "i_exact_query" not in phase.inputs:
-            return self._exchange.run([(Message.QUERY, payload) for payload in commands],
+        commands = self._payloads(Message.COMMAND, phase.inputs["i_command"])
+        if "i_rescore_query" not in phase.inputs:
+            return self._exchange.run([(Message.COMMAND, payload) for payload in commands],
                                       window=_QUERIES, answered=answered)
         replies: list[Reply] = []
-        beats = phase.inputs["i_exact_query"]
+        beats = phase.inputs["i_rescore_query"]
         each = len(beats) // len(commands)
         for index, payload in enumerate(commands):
-            replies.append(self._ask_exact(beats[index * each:(index + 1) * each], payload))
+            replies.append(self._ask_rescored(beats[index * each:(index + 1) * each], payload))
             answered((index + 1) * (each + 1))
         return replies
 
-    def _ask_exact(self, beats: Words, command: bytes) -> Reply:
-        """Ask one command with its exact queries, which the device takes in order and once.
+    def _ask_rescored(self, beats: Words, command: bytes) -> Reply:
+        """Ask one command with its rescore queries, which the device takes in order and once.
 
         What it has of them says where to go on after a failure.
         """
-        shape = self._layout.shapes[Message.EXACT_QUERY]
+        shape = self._layout.shapes[Message.RESCORE_QUERY]
         place = shape.width - self._elements_width
         requests = []
-        for number, row in enumerate(beats):
-            bits = int.from_bytes(row.astype("<u8").tobytes(), "little") << place | number
-            requests.append((Message.EXACT_QUERY,
-                             bits.to_bytes(self._layout.length(Message.EXACT_QUERY), "little")))
-        requests.append((Message.QUERY, command))
+        for number, beat in enumerate(beats):
+            bits = int.from_bytes(beat.astype("<u8").tobytes(), "little") << place | number
+            requests.append((Message.RESCORE_QUERY,
+                             bits.to_bytes(self._layout.length(Message.RESCORE_QUERY), "little")))
+        requests.append((Message.COMMAND, command))
         start = 0
         for _ in range(self._exchange.retries + 1):
             try:
                 return self._exchange.run(requests[start:], window=_LOADS, once=True)[-1]
             except Incomplete:
                 self._exchange.repeated += 1
-                start = min(self._state().exact_beats, len(beats))
-        raise DeviceError(f"{self._exchange.transport.name} does not answer a query with exact "
+                start = min(self._state().rescore_beats, len(beats))
+        raise DeviceError(f"{self._exchange.transport.name} does not answer a command with rescore "
                           f"scores, though it was asked {self._exchange.retries + 1} times")
 
     @property
@@ -472,9 +474,9 @@ def _check_config(name: str, has: Config, wanted: Config) -> None:
                           f"the problem for the device's")
 
 
-def _check_rows(config: Config, before: int, k_codes: NDArray[np.uint64], values: Values,
-                exact_keys: NDArray[Any] | None) -> None:
-    """Refuse rows that do not fit each other or the device, behind some others."""
+def _check_tokens(config: Config, before: int, k_codes: NDArray[np.uint64], values: Values,
+                  rescore_keys: NDArray[Any] | None) -> None:
+    """Refuse tokens that do not fit each other or the device, behind some others."""
     words = -(-config.key_bits // 64)
     if k_codes.ndim != 2 or k_codes.shape[1] != words or len(k_codes) == 0:
         raise ValueError(f"k_codes must be [tokens, {words}] with at least one token, not shape "
@@ -485,29 +487,31 @@ def _check_rows(config: Config, before: int, k_codes: NDArray[np.uint64], values
                          f"scales of shape {(tokens,)}, not {values.elements.shape} and "
                          f"{values.scales.shape}")
     if before + tokens > config.capacity:
-        raise ValueError(f"k_codes must have at most {config.capacity - before} rows, as the "
+        raise ValueError(f"k_codes must have at most {config.capacity - before} tokens, as the "
                          f"device's capacity is {config.capacity}"
                          + (f" and {before} are loaded" if before else "") + f", not {tokens}")
-    if exact_keys is not None:
+    if rescore_keys is not None:
         if config.rescore is None:
-            raise ValueError("exact_keys cannot be loaded: the device has no unit for exact scores")
-        if exact_keys.shape != (tokens, config.rescore.head_dim):
-            raise ValueError(f"exact_keys must have shape {(tokens, config.rescore.head_dim)}, not "
-                             f"{exact_keys.shape}")
+            raise ValueError("rescore_keys cannot be loaded: the device has no rescoring unit")
+        if rescore_keys.shape != (tokens, config.rescore.head_dim):
+            raise ValueError(f"rescore_keys must have shape {(tokens, config.rescore.head_dim)}, "
+                             f"not "
+                             f"{rescore_keys.shape}")
 
 
 def _problem(config: Config, k_codes: NDArray[np.uint64], values: Values,
-             tables: NDArray[np.uint32], exact_keys: NDArray[Any] | None) -> Prepared:
-    """Make a problem of rows, with a query for each table that is never asked."""
-    heads = len(tables)
+             exp_tables: NDArray[np.uint32], rescore_keys: NDArray[Any] | None) -> Prepared:
+    """Make a problem of tokens, with a query for each exp table that is never asked."""
+    heads = len(exp_tables)
     stacked = Values(values.elements[None], values.scales[None], np.reshape(values.unit, 1),
                      np.reshape(values.saturated, 1), values.rotated)
-    exact = None
-    if exact_keys is not None:
-        exact = Exact(np.zeros((heads, 1, exact_keys.shape[1]), exact_keys.dtype),
-                      exact_keys[None], np.zeros((heads, 1), np.uint32))
+    rescore = None
+    if rescore_keys is not None:
+        rescore = RescoreOperands(np.zeros((heads, 1, rescore_keys.shape[1]), rescore_keys.dtype),
+                                  rescore_keys[None], np.zeros((heads, 1), np.uint32))
     return Prepared(config, np.zeros((heads, 1, k_codes.shape[1]), np.uint64), k_codes[None],
-                    stacked, np.zeros(heads), tables, np.array([len(k_codes)]), 0, 1, 0, 0, exact)
+                    stacked, np.zeros(heads), exp_tables, np.array([len(k_codes)]), 0, 1, 0, 0,
+                    rescore)
 
 
 @dataclass
@@ -532,13 +536,13 @@ class _Recorder:
         """Run all phases."""
         accepted = []
         for phase in self.program.phases:
-            accepted.append(self._ask(phase) if "i_query" in phase.inputs else self._load(phase))
+            accepted.append(self._ask(phase) if "i_command" in phase.inputs else self._load(phase))
             self._done += sum(map(len, phase.inputs.values()))
         layout = self.device._layout
         ports = {port.name: port for port in layout.ports}
         fields = {name: np.concatenate([part[name] for part in self._results])
-                  for name in ("row", "error", "output", "last")}
-        words = ports["o_result"].pack(fields, len(fields["row"]))
+                  for name in ("query", "error", "output", "last")}
+        words = ports["o_result"].pack(fields, len(fields["query"]))
         traces = np.zeros((len(self._traces), ports["o_trace"].words * 8), np.uint8)
         if self._traces:
             traces[:, :layout.trace_bytes] = np.frombuffer(
@@ -576,7 +580,7 @@ class _Recorder:
         """Take the beats of a command's reply, and count its cycles."""
         layout = self.device._layout
         config = layout.config
-        row, cycles, traces = 0, 0, 0
+        query, cycles, traces = 0, 0, 0
         size = layout.element_bytes
         for tag, octets in reply.blocks:
             if tag == Block.TRACE:
@@ -593,16 +597,16 @@ class _Recorder:
                 error = Error.OK.value if tag == Block.RESULT else tag - Block.ERROR
                 last = np.zeros(len(output), np.int64)
                 last[-1] = 1
-                self._results.append({"row": np.full(len(output), row),
+                self._results.append({"query": np.full(len(output), query),
                                       "error": np.full(len(output), error), "output": output,
                                       "last": last})
-                row += 1
-        if row != config.rows or cycles == 0:
-            raise DeviceError(f"{self.device._exchange.transport.name} answers a query for "
-                              f"{config.rows} rows with {row}; its bitstream is broken")
+                query += 1
+        if query != config.queries or cycles == 0:
+            raise DeviceError(f"{self.device._exchange.transport.name} answers a command of "
+                              f"{config.queries} queries with {query}; its bitstream is broken")
         self.computed += cycles
         self._now += cycles
         ended = self._now - 1
-        rows = self._results[len(self._results) - row:]
-        self._result_cycles += [ended] * sum(len(part["row"]) for part in rows)
+        answers = self._results[len(self._results) - query:]
+        self._result_cycles += [ended] * sum(len(part["query"]) for part in answers)
         self._trace_cycles += [ended] * traces

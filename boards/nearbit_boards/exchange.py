@@ -25,8 +25,8 @@ class Exchange:
     """Sends requests and gives their replies back in order.
 
     Requests are numbered. One that is not answered in time, or was damaged, is sent again with the
-    same number and the same bytes: loads name their rows and queries change nothing, so it makes no
-    difference whether the device had understood it before.
+    same number and the same bytes: loads name their tokens and queries change nothing, so it makes
+    no difference whether the device had understood it before.
 
     Parameters
     ----------

@@ -38,10 +38,10 @@ def _members(config: Config) -> dict[str, wiring.Member]:
 def _beyond(kind: Message, fields: Any) -> list[Value]:
     """List conditions under which fields of a message are out of range.
 
-    Of a query only its tables: the core itself says what else is wrong.
+    Of a command only its exp tables: the core itself says what else is wrong.
     """
-    if kind == Message.QUERY:
-        return [wrong for row in fields.rows for wrong in _beyond_range(row, ["table"])]
+    if kind == Message.COMMAND:
+        return [wrong for query in fields.queries for wrong in _beyond_range(query, ["exp_table"])]
     return _beyond_range(fields, [name for name, _ in fields.shape()])
 
 
@@ -59,9 +59,9 @@ def _octets(bits: Value, count: int) -> list[Value]:
 
 def _cycle_bits(config: Config) -> int:
     """Bits for the cycles of any command, with much to spare."""
-    exact = 0 if config.rescore is None else config.rescore.columns
-    selected = config.rows * config.top_n * (config.columns + exact)
-    results = config.rows * config.value_dim * config.divider_cycles
+    rescore_beats = 0 if config.rescore is None else config.rescore.beats
+    selected = config.queries * config.top_n * (config.beats + rescore_beats)
+    results = config.queries * config.value_dim * config.divider_cycles
     return (2 * (3 * config.capacity // config.lanes + selected + results + 100)).bit_length()
 
 
@@ -75,7 +75,7 @@ class HostLink(wiring.Component):
     sequence number is only counted.
 
     A request may come while the reply to the one before is on its way. Its first byte is taken
-    when the one before is handed over: a load when the core takes it, a query when the core takes
+    when the one before is handed over: a load when the core takes it, a command when the core takes
     the command. It is answered when the reply before has been sent.
 
     One byte is taken per cycle, none in the four cycles after a request or more until it is handed
@@ -101,13 +101,14 @@ class HostLink(wiring.Component):
         Bytes to the host.
     lost : :py:`In(1)`
         High for one cycle for each byte that was lost before :py:`i`.
-    o_key, o_value, o_table, o_query, o_exact_key, o_exact_query : :py:`Out(stream.Signature(...))`
+    o_key, o_value, o_exp_table, o_command, o_rescore_key, o_rescore_query : \
+:py:`Out(stream.Signature(...))`
         To the core's streams of these names.
     i_result, i_trace : :py:`In(stream.Signature(...))`
         From the core's.
     reset_core : :py:`Out(1)`
         High for one cycle to reset the core.
-    loaded, tables_loaded, exact_loaded : :py:`In(...)`
+    loaded, exp_tables_loaded, rescore_loaded : :py:`In(...)`
         What the core has, as in :class:`nearbit_hw.dispatcher.Dispatcher`; only told to the host.
     activity : :py:`Out(1)`
         High while a request is being received or answered.
@@ -118,13 +119,13 @@ class HostLink(wiring.Component):
     i: stream.Interface
     o: stream.Interface
     lost: Signal
-    o_query: stream.Interface
+    o_command: stream.Interface
     i_result: stream.Interface
     i_trace: stream.Interface
     reset_core: Signal
     loaded: Signal
-    tables_loaded: Signal
-    exact_loaded: Signal
+    exp_tables_loaded: Signal
+    rescore_loaded: Signal
     activity: Signal
     error: Signal
 
@@ -144,7 +145,8 @@ class HostLink(wiring.Component):
         self._clock = clock
         self._timeout = 1 << (timeout - 1).bit_length()
         self._layout = Layout(config)
-        exact = {} if config.rescore is None else {"exact_loaded": In(range(config.capacity + 1))}
+        rescore = {} if config.rescore is None else {
+            "rescore_loaded": In(range(config.capacity + 1))}
         super().__init__({
             "i": In(stream.Signature(8)),
             "o": Out(stream.Signature(8)),
@@ -152,8 +154,8 @@ class HostLink(wiring.Component):
             **_members(config),
             "reset_core": Out(1),
             "loaded": In(range(config.capacity + 1)),
-            "tables_loaded": In(config.tables),
-            **exact,
+            "exp_tables_loaded": In(config.exp_tables),
+            **rescore,
             "activity": Out(1),
             "error": Out(1),
         })
@@ -194,8 +196,8 @@ class HostLink(wiring.Component):
         parts = {kind: request.payload[8 * (self.payload_bytes - self._layout.length(kind)):]
                  for kind in self._layout.shapes}
 
-        # Beats of exact queries that the core has for the next command.
-        exact_beats = Signal(range(1 if unit is None else config.rows * unit.columns + 1))
+        # Beats of rescore queries that the core has for the next command.
+        rescore_beats = Signal(range(1 if unit is None else config.queries * unit.beats + 1))
         order_error, repeated = Signal(), Signal()
 
         # ---- Taking up, once no reply is being sent.
@@ -219,27 +221,27 @@ class HostLink(wiring.Component):
             port = getattr(self, "o" + STREAMS[kind][1:])
             offered = act & (request.kind == kind)
             bits: Value = part
-            if kind == Message.EXACT_QUERY:
+            if kind == Message.RESCORE_QUERY:
                 assert unit is not None
-                beats = config.rows * unit.columns
+                beats = config.queries * unit.beats
                 beat = part[:(beats - 1).bit_length()]
                 bits = part[len(beat):]
                 offered &= ~repeated
-                ahead, missing = beat > exact_beats, exact_beats != beats
+                ahead, missing = beat > rescore_beats, rescore_beats != beats
                 with m.If(request.kind == kind):
-                    m.d.comb += [order_error.eq(ahead), repeated.eq(beat < exact_beats)]
-                with m.If((request.kind == Message.QUERY) & self.o_query.p.rescore):
+                    m.d.comb += [order_error.eq(ahead), repeated.eq(beat < rescore_beats)]
+                with m.If((request.kind == Message.COMMAND) & self.o_command.p.rescore):
                     m.d.comb += order_error.eq(missing)
                 with m.If(port.valid & port.ready):
-                    m.d.sync += exact_beats.eq(exact_beats + 1)
-                with m.If(self.o_query.valid & self.o_query.ready & self.o_query.p.rescore):
-                    m.d.sync += exact_beats.eq(0)
+                    m.d.sync += rescore_beats.eq(rescore_beats + 1)
+                with m.If(self.o_command.valid & self.o_command.ready & self.o_command.p.rescore):
+                    m.d.sync += rescore_beats.eq(0)
             width = port.payload.shape().size
             m.d.comb += [port.payload.as_value().eq(bits[:width]), port.valid.eq(offered)]
             with m.If(port.valid & ~port.ready):
                 m.d.comb += take.eq(0)
             wrong = [bits[width:].any()]
-            if kind != Message.EXACT_QUERY:
+            if kind != Message.RESCORE_QUERY:
                 wrong += _beyond(kind, port.payload)
             with m.If(request.kind == kind):
                 m.d.comb += beyond.eq(Cat(wrong).any())
@@ -257,13 +259,13 @@ class HostLink(wiring.Component):
         with m.If(gap | (take & (verdict != Status.OK))):
             m.d.sync += self.error.eq(1)
         with m.If(self.reset_core):
-            m.d.sync += [rejected.eq(0), lost.eq(0), self.error.eq(0), exact_beats.eq(0)]
+            m.d.sync += [rejected.eq(0), lost.eq(0), self.error.eq(0), rescore_beats.eq(0)]
 
         # ---- Answering.
         state: dict[str, Value] = {"rejected": rejected, "lost": lost, "loaded": self.loaded,
-                                   "tables": self.tables_loaded}
+                                   "exp_tables": self.exp_tables_loaded}
         if unit is not None:
-            state |= {"exact_loaded": self.exact_loaded, "exact_beats": exact_beats}
+            state |= {"rescore_loaded": self.rescore_loaded, "rescore_beats": rescore_beats}
         octets = [octet for name, size in fields.items() for octet in _octets(state[name], size)]
         self._answer(m, request, take, verdict, free, octets)
         m.d.comb += self.activity.eq(request.busy | ~free)
@@ -281,7 +283,7 @@ class HostLink(wiring.Component):
         blocks = [Block.END, Block.IDENTITY, Block.STATE, Block.RESULT, Block.TRACE, Block.CYCLES]
         header = max(blocks) + 1
         block = Signal(range(header + 1), reset_less=True)
-        # What is to come after the block, END or one that answers; RESULT stands for all rows.
+        # What is to come after the block, END or one that answers; RESULT stands for all queries.
         following = Signal.like(block)
         result, trace = self.i_result, self.i_trace
 
@@ -305,7 +307,7 @@ class HostLink(wiring.Component):
         # lower one up.
         contents[Block.END] = [checker.crc[8:], checker.crc[8:]]
 
-        failed = Signal() # the row's result is an error
+        failed = Signal() # the query's result is an error
         sent, last = Signal(), Signal()
         m.d.comb += [sent.eq(self.o.valid & self.o.ready), checker.data.eq(self.o.payload),
                      checker.valid.eq(sent)]
@@ -322,18 +324,18 @@ class HostLink(wiring.Component):
         with m.If(failed):
             m.d.comb += tag_byte.eq(result.p.error.as_value() | Block.ERROR.value)
 
-        row = Signal(range(config.rows))
-        row_done = Signal()
+        query = Signal(range(config.queries))
+        query_done = Signal()
         with m.FSM():
             with m.State("Free"):
                 m.d.comb += [free.eq(1), begin.eq(1)]
-                m.d.sync += [index.eq(0), block.eq(header), row.eq(0), following.eq(Block.END)]
+                m.d.sync += [index.eq(0), block.eq(header), query.eq(0), following.eq(Block.END)]
                 with m.If(take):
                     m.d.sync += status.eq(verdict)
                     with m.If(verdict == Status.OK):
                         for kind, name in ((Message.IDENTIFY, Block.IDENTITY),
                                            (Message.STATUS, Block.STATE),
-                                           (Message.QUERY, Block.RESULT)):
+                                           (Message.COMMAND, Block.RESULT)):
                             with m.If(request.kind == kind):
                                 m.d.sync += following.eq(name)
                     m.next = "Data"
@@ -353,7 +355,7 @@ class HostLink(wiring.Component):
                 with m.If(self.o.ready):
                     m.next = "Data"
                     with m.If(failed):
-                        m.d.comb += [result.ready.eq(1), row_done.eq(1)]
+                        m.d.comb += [result.ready.eq(1), query_done.eq(1)]
                         m.next = "Next"
             with m.State("Data"):
                 m.d.comb += [self.o.valid.eq((block != Block.RESULT) | result.valid),
@@ -372,12 +374,12 @@ class HostLink(wiring.Component):
                             with m.Case(Block.END):
                                 m.next = "Free"
                             with m.Case(Block.RESULT):
-                                m.d.comb += row_done.eq(result.p.last)
+                                m.d.comb += query_done.eq(result.p.last)
                                 with m.If(~result.p.last):
                                     m.next = "Data"
-        with m.If(row_done):
-            m.d.sync += row.eq(row + 1)
-            with m.If(row == config.rows - 1):
+        with m.If(query_done):
+            m.d.sync += query.eq(query + 1)
+            with m.If(query == config.queries - 1):
                 m.d.sync += following.eq(Block.CYCLES)
 
         # The sequence number is needed until the header is out.
@@ -385,7 +387,7 @@ class HostLink(wiring.Component):
 
         # Cycles in which the core works on a command and does not wait for the link.
         asked = Signal()
-        m.d.comb += asked.eq(self.o_query.valid)
+        m.d.comb += asked.eq(self.o_command.valid)
         waits = (trace.valid & ~trace.ready) | (result.valid & ~result.ready)
         with m.If(free & ~asked):
             m.d.sync += cycles.eq(0)

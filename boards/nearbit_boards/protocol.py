@@ -44,17 +44,17 @@ class Message(enum.IntEnum):
     IDENTIFY = 1
     STATUS = 2
     RESET = 3
-    QUERY = 4
+    COMMAND = 4
     KEY = 5
     VALUE = 6
-    TABLE = 7
-    EXACT_KEY = 8
-    EXACT_QUERY = 9
+    EXP_TABLE = 7
+    RESCORE_KEY = 8
+    RESCORE_QUERY = 9
 
 
-STREAMS = {Message.QUERY: "i_query", Message.KEY: "i_key", Message.VALUE: "i_value",
-           Message.TABLE: "i_table", Message.EXACT_KEY: "i_exact_key",
-           Message.EXACT_QUERY: "i_exact_query"}
+STREAMS = {Message.COMMAND: "i_command", Message.KEY: "i_key", Message.VALUE: "i_value",
+           Message.EXP_TABLE: "i_exp_table", Message.RESCORE_KEY: "i_rescore_key",
+           Message.RESCORE_QUERY: "i_rescore_query"}
 """Stream of the core that a message's payload goes to."""
 
 
@@ -71,7 +71,7 @@ class Status(enum.IntEnum):
 
 
 class Block(enum.IntEnum):
-    """Tag of a part of a reply; ``ERROR + e`` is a row's error e of the core, without bytes."""
+    """Tag of a part of a reply; ``ERROR + e`` is a query's error e of the core, without bytes."""
 
     END = 0
     IDENTITY = 1
@@ -87,8 +87,8 @@ CYCLES_BYTES = 3
 
 IDENTITY: dict[str, int] = {
     "layout_version": 1, "major": 1, "minor": 1, "patch": 1, "clock": 4,
-    "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "rows": 1, "lanes": 2,
-    "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "tables": 2,
+    "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "queries": 1, "lanes": 2,
+    "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "exp_tables": 2,
     "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
     "selection": 1, "selection_block": 3,
     "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
@@ -196,27 +196,28 @@ class State:
     lost
         Requests before which bytes were lost that belong to no answered request, modulo 256.
     loaded
-        Rows from 0 that commands may read: keys and values are there.
-    tables
-        Weight tables that may be used, bit t for table t.
-    exact_loaded
-        Rows from 0 that may be rescored, as far as their exact keys go; 0 without the unit.
-    exact_beats
-        Beats of exact queries that wait for their command; 0 without the unit.
+        Tokens from 0 that commands may read: keys and values are there.
+    exp_tables
+        Exp tables that may be used, bit t for exp table t.
+    rescore_loaded
+        Tokens from 0 that may be rescored, as far as their rescore keys go; 0 without the unit.
+    rescore_beats
+        Beats of rescore queries that wait for their command; 0 without the unit.
     """
 
     rejected: int
     lost: int
     loaded: int
-    tables: int
-    exact_loaded: int = 0
-    exact_beats: int = 0
+    exp_tables: int
+    rescore_loaded: int = 0
+    rescore_beats: int = 0
 
 
 def state_fields(config: Config) -> dict[str, int]:
     """Fields of a state with their bytes, in order."""
-    exact = {} if config.rescore is None else {"exact_loaded": 3, "exact_beats": 2}
-    return {"rejected": 1, "lost": 1, "loaded": 3, "tables": -(-config.tables // 8), **exact}
+    rescore = {} if config.rescore is None else {"rescore_loaded": 3, "rescore_beats": 2}
+    return {"rejected": 1, "lost": 1, "loaded": 3, "exp_tables": -(-config.exp_tables // 8),
+            **rescore}
 
 
 def _octets(width: int) -> int:
@@ -250,9 +251,9 @@ class Layout:
                 self.shapes[kind] = by_name[name].shape
         unit = config.rescore
         if unit is not None:
-            beats = Bits((config.rows * unit.columns - 1).bit_length())
-            elements = self.shapes[Message.EXACT_QUERY]
-            self.shapes[Message.EXACT_QUERY] = Struct(
+            beats = Bits((config.queries * unit.beats - 1).bit_length())
+            elements = self.shapes[Message.RESCORE_QUERY]
+            self.shapes[Message.RESCORE_QUERY] = Struct(
                 beats.width + elements.width,
                 (("beat", 0, beats), ("elements", beats.width, elements)))
         self.kinds: tuple[Message, ...] = tuple(
@@ -289,9 +290,9 @@ class Layout:
     def reply_bytes(self) -> int:
         """Bytes of the longest reply."""
         config = self.config
-        row = 1 + self._blocks[Block.RESULT] + config.top_n * (1 + self.trace_bytes)
+        query = 1 + self._blocks[Block.RESULT] + config.top_n * (1 + self.trace_bytes)
         others = sum(IDENTITY.values()) + self._blocks[Block.STATE] + 16
-        return config.rows * row + others
+        return config.queries * query + others
 
     def payload(self, kind: Message, fields: Any) -> bytes:
         """Pack the fields of one message; :class:`ValueError` if one is out of range."""
@@ -308,9 +309,10 @@ class Layout:
         return self._blocks.get(tag, _COMMON.get(tag))
 
 
-_REMEDIES = {Message.QUERY: "fewer rows", Message.KEY: "fewer key_bits",
-             Message.VALUE: "fewer value_lanes", Message.TABLE: "fewer weight_bits",
-             Message.EXACT_KEY: "fewer rescore.lanes", Message.EXACT_QUERY: "fewer rescore.lanes"}
+_REMEDIES = {Message.COMMAND: "fewer queries", Message.KEY: "fewer key_bits",
+             Message.VALUE: "fewer value_lanes", Message.EXP_TABLE: "fewer weight_bits",
+             Message.RESCORE_KEY: "fewer rescore.lanes",
+             Message.RESCORE_QUERY: "fewer rescore.lanes"}
 
 _COMMON: dict[int, int] = {Block.END: 0, Block.IDENTITY: sum(IDENTITY.values()),
                            Block.CYCLES: CYCLES_BYTES}

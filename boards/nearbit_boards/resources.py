@@ -117,14 +117,14 @@ def check_memories(found: Iterable[Memory], device: Device, part: str, what: str
                     sizes[unit] += sum(expected([memory], device))
             parts = ", ".join(f"{unit} {count}" for unit, count in sizes.most_common(3))
             raise BoardError(f"{what} needs {needed} {kind} and {part} has {there} (most: "
-                             f"{parts}); take fewer keys (capacity) or smaller value rows "
+                             f"{parts}); take fewer keys (capacity) or smaller value vectors "
                              f"(value_dim), or a larger device")
 
 
 def dsps(config: Config, device: Device) -> int:
     """Count the multipliers that a configuration implies.
 
-    One for each value lane and one for the weights; with exact scores one for each of their lanes,
+    One for each value lane and one for the weights; with rescoring one for each of their lanes,
     and those that scale a score. On an iCE40 UltraPlus, what does not fit its eight is made of
     logic; devices without multipliers have none.
     """

@@ -24,16 +24,16 @@ class _Core(Core):
     def __init__(self, config: Config):
         super().__init__(config)
         self.loaded = Signal(range(config.capacity + 1))
-        self.tables_loaded = Signal(config.tables)
-        self.exact_loaded = Signal(range(config.capacity + 1))
+        self.exp_tables_loaded = Signal(config.exp_tables)
+        self.rescore_loaded = Signal(range(config.capacity + 1))
 
     def elaborate(self, platform) -> Module:
         m = super().elaborate(platform)
         dispatcher = m.submodules.dispatcher
         m.d.comb += [self.loaded.eq(dispatcher.loaded),
-                     self.tables_loaded.eq(dispatcher.tables_loaded)]
+                     self.exp_tables_loaded.eq(dispatcher.exp_tables_loaded)]
         if self.config.rescore is not None:
-            m.d.comb += self.exact_loaded.eq(dispatcher.exact_loaded)
+            m.d.comb += self.rescore_loaded.eq(dispatcher.rescore_loaded)
         return m
 
 
@@ -99,9 +99,9 @@ class LinkedCore(wiring.Component):
                 Value.cast(theirs.payload).eq(buffer.r_data), theirs.valid.eq(buffer.r_rdy),
                 buffer.r_en.eq(theirs.ready),
             ]
-        m.d.comb += [link.loaded.eq(core.loaded), link.tables_loaded.eq(core.tables_loaded)]
+        m.d.comb += [link.loaded.eq(core.loaded), link.exp_tables_loaded.eq(core.exp_tables_loaded)]
         if self.config.rescore is not None:
-            m.d.comb += link.exact_loaded.eq(core.exact_loaded)
+            m.d.comb += link.rescore_loaded.eq(core.rescore_loaded)
 
         wiring.connect(m, wiring.flipped(self.i), link.i)
         wiring.connect(m, link.o, wiring.flipped(self.o))

@@ -15,7 +15,7 @@ __all__ = ["Nearbit"]
 class Nearbit(LiteXModule):
     """A Nearbit accelerator, to be put on the bus of a SoC as a slave of 4 KiB.
 
-    `sink` takes packets of loads and queries, `source` gives results and `trace` the selected keys:
+    `sink` takes packets of loads and batches, `source` gives results and `trace` the selected keys:
     LiteX streams with `data` and `last`, which fit its DMA engines. `irq` is high until it is
     cleared in the registers.
 

@@ -63,8 +63,8 @@ def program():
     def write(address, value):
         return [WRITE, int(address), int(value)]
 
-    def start(command, number, row=0):
-        return [write(Address.ROW, row), write(Address.NUMBER, number),
+    def start(command, number, token=0):
+        return [write(Address.TOKEN, token), write(Address.NUMBER, number),
                 write(Address.COMMAND, command)]
 
     steps = [*start(Command.LOAD_KEYS, tokens),
@@ -76,24 +76,26 @@ def program():
         values += [(elements[first:first + lanes], CONFIG.value_bits)
                    for first in range(0, CONFIG.value_dim, lanes)]
     steps += [*packet(values), [POLL, 0, 0]]
-    for table in range(2):
-        steps += [write(Address.TABLE, table), *start(Command.LOAD_TABLE, CONFIG.key_bits + 1),
-                  *packet([([weight], CONFIG.weight_bits) for weight in prepared.tables[table]]),
+    for exp_table in range(2):
+        steps += [write(Address.EXP_TABLE, exp_table),
+                  *start(Command.LOAD_EXP_TABLE, CONFIG.key_bits + 1),
+                  *packet([([weight],
+                            CONFIG.weight_bits) for weight in prepared.exp_tables[exp_table]]),
                   [POLL, 0, 0]]
     steps += [write(Address.FIRST, 0), write(Address.N, 6), write(Address.SINK, 1),
               write(Address.RECENT, 0), write(Address.FLAGS, 0)]
     answers = []
     for position, count in enumerate(prepared.counts):
-        for row in range(2):
-            steps += [write(Address.ROW_COUNT + 16 * row, count),
-                      write(Address.ROW_TABLE + 16 * row, row)]
+        for query in range(2):
+            steps += [write(Address.QUERY_COUNT + 16 * query, count),
+                      write(Address.QUERY_EXP_TABLE + 16 * query, query)]
         steps += [*start(Command.QUERY, 1),
                   *packet([([code[0]], CONFIG.key_bits) for code in prepared.q_codes[:, position]]),
                   [POLL, 0, 0]]
-        for row in range(2):
-            header = row | CONFIG.value_dim << 16
+        for query in range(2):
+            header = query | CONFIG.value_dim << 16
             answers += [word for _, _, word in packet(
-                [([header], 64), (golden.output_int[row, position], 16)])]
+                [([header], 64), (golden.output_int[query, position], 16)])]
     return [*steps, [END, 0, 0]], answers
 
 

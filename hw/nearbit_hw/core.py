@@ -7,21 +7,21 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.attend.exact_key_store import ExactKeyStore
 from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
-from nearbit_hw.attend.weights import Weights
 from nearbit_hw.dispatcher import Dispatcher
 from nearbit_hw.layouts import (
     Error,
     code_layout,
+    command_layout,
     elements_layout,
-    exact_write_layout,
-    query_layout,
+    exp_table_layout,
+    rescore_write_layout,
     result_layout,
-    table_layout,
     trace_layout,
     value_write_layout,
 )
@@ -29,7 +29,7 @@ from nearbit_hw.score.key_store import KeyStore
 from nearbit_hw.score.score_array import ScoreArray
 from nearbit_hw.select.distance_sum import DistanceSum
 from nearbit_hw.select.histogram_top_n import HistogramTopN
-from nearbit_hw.select.row_merge import RowMerge
+from nearbit_hw.select.query_merge import QueryMerge
 from nearbit_hw.select.selection_repeat import SelectionRepeat
 from nearbit_hw.select.top_n import TopN
 from nearbit_hw.stream_fifo import StreamFifo, queue
@@ -38,7 +38,7 @@ from nearbit_model.structure import (
     COMMANDS_IN_FLIGHT,
     RESULTS_IN_FLIGHT,
     TRACES_IN_FLIGHT,
-    weights_latency,
+    softmax_latency,
 )
 
 
@@ -48,30 +48,31 @@ __all__ = ["Activity", "Core", "Error", "core_members"]
 def core_members(config: Config) -> dict[str, wiring.Member]:
     """Members of :class:`Core`."""
     unit = config.rescore
-    exact: dict[str, wiring.Member] = {}
+    rescoring: dict[str, wiring.Member] = {}
     if unit is not None:
-        exact = {
-            "i_exact_key": In(stream.Signature(exact_write_layout(
-                capacity=config.capacity, columns=unit.columns, element_bits=unit.element_bits,
+        rescoring = {
+            "i_rescore_key": In(stream.Signature(rescore_write_layout(
+                capacity=config.capacity, beats=unit.beats, element_bits=unit.element_bits,
                 lanes=unit.lanes))),
-            "i_exact_query": In(stream.Signature(elements_layout(unit.element_bits, unit.lanes))),
+            "i_rescore_query": In(stream.Signature(elements_layout(unit.element_bits, unit.lanes))),
         }
     return {
         "i_key": In(stream.Signature(
             code_layout(capacity=config.capacity, key_bits=config.key_bits))),
         "i_value": In(stream.Signature(value_write_layout(
-            capacity=config.capacity, columns=config.columns, value_bits=config.value_bits,
+            capacity=config.capacity, beats=config.beats, value_bits=config.value_bits,
             value_lanes=config.value_lanes, scale_bits=SCALE_BITS))),
-        "i_table": In(stream.Signature(table_layout(
-            tables=config.tables, key_bits=config.key_bits, weight_bits=config.weight_bits))),
-        **exact,
-        "i_query": In(stream.Signature(query_layout(
-            key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
-            tables=config.tables, rescore=unit is not None))),
+        "i_exp_table": In(stream.Signature(exp_table_layout(
+            exp_tables=config.exp_tables, key_bits=config.key_bits,
+            weight_bits=config.weight_bits))),
+        **rescoring,
+        "i_command": In(stream.Signature(command_layout(
+            key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
+            exp_tables=config.exp_tables, rescore=unit is not None))),
         "o_result": Out(stream.Signature(
-            result_layout(rows=config.rows, output_bits=config.output_bits))),
+            result_layout(queries=config.queries, output_bits=config.output_bits))),
         "o_trace": Out(stream.Signature(trace_layout(
-            rows=config.rows, capacity=config.capacity, distance_max=config.distance_max,
+            queries=config.queries, capacity=config.capacity, distance_max=config.distance_max,
             score_max=config.score_max, weight_bits=config.weight_bits))),
     }
 
@@ -83,11 +84,11 @@ class Activity:
     idle: Signal = field(default_factory=Signal)
     """No command is in work or offered."""
     word: Signal = field(default_factory=Signal)
-    """A word of keys is read, to be scored by all rows."""
+    """A word of keys is read, to be scored by all queries."""
     score_waits: Signal = field(default_factory=Signal)
     """A command waits for a selection to be free."""
     select_waits: Signal = field(default_factory=Signal)
-    """A selected key waits for the weights, or for the exact scores."""
+    """A selected key waits for the weights, or for the dot-product scores."""
     value_waits: Signal = field(default_factory=Signal)
     """A weighted key waits for the accumulator."""
 
@@ -114,27 +115,28 @@ class Core(wiring.Component):
     cycles; the units overlap, so while one query is normalized the next ones are weighted,
     selected and scored.
 
-    **Loading.** Keys and values are written row by row, in any order, a value row in
-    :py:`columns` beats. A row can be read by commands once it and all rows before it have been
-    written (what counts is the highest row written). A load of a new row is taken at once. One of a
-    row below that, of a weight, or of any value if the values' memory has a single port, waits
-    until no command is in work or offered, so that a result never mixes old and new. Keys for exact
-    scores are loaded in the same way as values.
+    **Loading.** Keys and values are written token by token, in any order, a value vector in
+    :py:`beats` beats. A token can be read by commands once it and all tokens before it have been
+    written (what counts is the highest token written). A load of a new token is taken at once. One
+    of a token below that, of a weight, or of any value if the values' memory has a single port,
+    waits until no command is in work or offered, so that a result never mixes old and new. Keys for
+    rescoring are loaded in the same way as values.
 
-    **Commands.** Row r of a command attends to its :py:`rows[r].count` keys from :py:`first` on.
-    The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the table
-    :py:`rows[r].table`. Each row is answered, in order, with the result's :py:`value_dim`
+    **Commands.** Query r of a command attends to its :py:`queries[r].count` keys from :py:`first`
+    on. The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the exp
+    table
+    :py:`queries[r].exp_table`. Each query is answered, in order, with the result's :py:`value_dim`
     elements, or with one beat that carries an error, and the core goes on; see
     :class:`nearbit_model.structure.Error`.
 
-    **Exact scores.** If the configuration has the unit for it, a command with :py:`rescore` gets
-    its weights not from a table but from the dot products of the rows' queries and the selected
-    keys, by an exponential whose scale is :py:`rows[r].multiplier`; see
-    :class:`nearbit_hw.attend.Rescorer` and :class:`nearbit_hw.attend.Weights`. For every row of
-    such a command, also for one that is unused or fails, a query must be sent to
-    :py:`i_exact_query`, row by row in the order of the commands, before or after them. If the unit
-    allows it, a command with :py:`shared` makes one selection for all its rows, by the sum of
-    their distances; their counts must be equal.
+    **Rescoring.** If the configuration has the unit for it, a command with :py:`rescore` gets
+    its weights not from an exp table but from the dot products of the queries and the selected
+    keys, by an exponential whose scale is :py:`queries[r].multiplier`; see
+    :class:`nearbit_hw.attend.Rescorer` and :class:`nearbit_hw.attend.Softmax`. For every query of
+    such a command, also one that is unused or fails, the elements must be sent to
+    :py:`i_rescore_query`, one after another in the order of the commands, before or after them. If
+    the unit allows it, a command with :py:`shared` makes one selection for all its queries, by the
+    sum of their distances; their counts must be equal.
 
     Reference: :func:`nearbit_model.golden.attend`.
 
@@ -146,37 +148,37 @@ class Core(wiring.Component):
     Members
     -------
     i_key : :py:`In(stream.Signature(...))`
-        Loads :py:`code` as key number :py:`row`.
+        Loads :py:`code` as key number :py:`token`.
     i_value : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` as those of column :py:`column` of value number :py:`row`, and the
-        row's :py:`scale`, the same for all columns.
-    i_table : :py:`In(stream.Signature(...))`
-        Loads :py:`weight` into :py:`table` for a distance that exceeds the least by
-        :py:`distance`. A table counts as loaded when its weight 0 is loaded and is not 0.
-    i_exact_key : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` as those of column :py:`column` of exact key number :py:`row`. This
+        Loads :py:`elements` as those of beat :py:`beat` of value number :py:`token`, and the
+        token's :py:`scale`, the same for all beats.
+    i_exp_table : :py:`In(stream.Signature(...))`
+        Loads :py:`weight` into :py:`exp_table` for a distance that exceeds the least by
+        :py:`distance`. An exp table counts as loaded when its weight 0 is loaded and is not 0.
+    i_rescore_key : :py:`In(stream.Signature(...))`
+        Loads :py:`elements` as those of beat :py:`beat` of rescore key number :py:`token`. This
         and the next stream are there if the configuration has :py:`rescore`.
-    i_exact_query : :py:`In(stream.Signature(...))`
-        Queries for exact scores, a column of elements per beat.
-    i_query : :py:`In(stream.Signature(...))`
+    i_rescore_query : :py:`In(stream.Signature(...))`
+        Queries for rescoring, a beat of elements at a time.
+    i_command : :py:`In(stream.Signature(...))`
         Commands: :py:`first`, :py:`n`, :py:`sink`, :py:`recent`, :py:`trace`,
-        :py:`rescore`, :py:`shared`, and for each row :py:`code`, :py:`count`, :py:`table`, and
-        with the unit :py:`multiplier`.
+        :py:`rescore`, :py:`shared`, and for each query :py:`code`, :py:`count`, :py:`exp_table`,
+        and with the unit :py:`multiplier`.
     o_result : :py:`Out(stream.Signature(...))`
-        Results: :py:`row`, :py:`error`, :py:`output` (two's complement, with
-        :py:`output_fraction_bits` fraction bits), and :py:`last` with the row's last element.
+        Results: :py:`query`, :py:`error`, :py:`output` (two's complement, with
+        :py:`output_fraction_bits` fraction bits), and :py:`last` with the query's last element.
     o_trace : :py:`Out(stream.Signature(...))`
-        For commands with :py:`trace`, each row's selection by descending index: :py:`row`,
+        For commands with :py:`trace`, each query's selection by descending index: :py:`query`,
         :py:`index`, :py:`distance`, :py:`weight`, :py:`last`, and with the unit :py:`score`, which
         is minus the distance if none was asked for. It leaves before the result.
     """
 
     i_key: stream.Interface
     i_value: stream.Interface
-    i_table: stream.Interface
-    i_exact_key: stream.Interface
-    i_exact_query: stream.Interface
-    i_query: stream.Interface
+    i_exp_table: stream.Interface
+    i_rescore_key: stream.Interface
+    i_rescore_query: stream.Interface
+    i_command: stream.Interface
     o_result: stream.Interface
     o_trace: stream.Interface
 
@@ -214,31 +216,31 @@ class Core(wiring.Component):
             value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS,
             single_port=config.value_ports == 1)
         m.submodules.dispatcher = dispatcher = Dispatcher(
-            key_bits=config.key_bits, capacity=config.capacity, rows=config.rows,
-            lanes=config.lanes, top_n=config.top_n, tables=config.tables,
+            key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
+            lanes=config.lanes, top_n=config.top_n, exp_tables=config.exp_tables,
             rescore=unit is not None, shared=shared, block=config.selection_block)
         m.submodules.score_array = score_array = ScoreArray(
-            key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
-            fan_in=config.fan_in, rows_per_stage=config.rows_per_stage, target=config.cell)
-        # The last row is the one that may select for all.
+            key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
+            fan_in=config.fan_in, queries_per_stage=config.queries_per_stage, target=config.cell)
+        # The last query is the one that may select for all.
         selectors = [
             # The word that a command begins with is asked for in the cycle after it is accepted.
             self._selector(key_bits, lead=1 + key_store.latency + score_array.latency
-                           + row // config.rows_per_stage)
-            for row, key_bits in enumerate(
-                [config.key_bits] * (config.rows - 1) + [config.distance_max])
+                           + query // config.queries_per_stage)
+            for query, key_bits in enumerate(
+                [config.key_bits] * (config.queries - 1) + [config.distance_max])
         ]
-        for row, selector in enumerate(selectors):
-            m.submodules[f"top_n_{row}"] = selector
-        m.submodules.row_merge = row_merge = RowMerge(
-            capacity=config.capacity, distance_max=config.distance_max, rows=config.rows,
-            tables=config.tables, rescore=unit is not None, shared=shared)
-        m.submodules.weights = weights = Weights(
-            capacity=config.capacity, key_bits=config.key_bits, columns=config.columns,
-            top_n=config.top_n, weight_bits=config.weight_bits, tables=config.tables,
+        for query, selector in enumerate(selectors):
+            m.submodules[f"top_n_{query}"] = selector
+        m.submodules.query_merge = query_merge = QueryMerge(
+            capacity=config.capacity, distance_max=config.distance_max, queries=config.queries,
+            exp_tables=config.exp_tables, rescore=unit is not None, shared=shared)
+        m.submodules.softmax = softmax = Softmax(
+            capacity=config.capacity, key_bits=config.key_bits, beats=config.beats,
+            top_n=config.top_n, weight_bits=config.weight_bits, exp_tables=config.exp_tables,
             score_max=config.score_max, distance_max=config.distance_max)
         m.submodules.value_accumulator = accumulator = ValueAccumulator(
-            capacity=config.capacity, columns=config.columns, value_lanes=config.value_lanes,
+            capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
             scale_bits=SCALE_BITS, top_n=config.top_n)
         m.submodules.normalizer = normalizer = Normalizer(
@@ -253,38 +255,38 @@ class Core(wiring.Component):
         m.submodules.order = order = StreamFifo(
             dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
         queue(m, dispatcher.o_order, order.i)
-        queue(m, order.o, row_merge.i_order)
+        queue(m, order.o, query_merge.i_order)
         wiring.connect(m, dispatcher.o_words, key_store.i)
-        wiring.connect(m, dispatcher.o_query, score_array.i_query)
+        wiring.connect(m, dispatcher.o_queries, score_array.i_queries)
         wiring.connect(m, key_store.o, score_array.i)
-        self._connect_rows(m, dispatcher, score_array, selectors, row_merge)
+        self._connect_queries(m, dispatcher, score_array, selectors, query_merge)
         if unit is None:
-            wiring.connect(m, row_merge.o, weights.i)
+            wiring.connect(m, query_merge.o, softmax.i)
         else:
-            self._rescore(m, unit, row_merge.o, weights.i, dispatcher.exact_loaded, idle)
-        wiring.connect(m, weights.o, accumulator.i)
+            self._rescore(m, unit, query_merge.o, softmax.i, dispatcher.rescore_loaded, idle)
+        wiring.connect(m, softmax.o, accumulator.i)
         wiring.connect(m, accumulator.o_request, value_store.i)
         wiring.connect(m, value_store.o, accumulator.i_beat)
         wiring.connect(m, accumulator.o, normalizer.i)
         m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
 
-        self._load(m, dispatcher, key_store, value_store, weights, idle)
+        self._load(m, dispatcher, key_store, value_store, softmax, idle)
 
         # ---- Commands in work.
         accept, complete = Signal(), Signal()
         in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
         m.d.comb += [
-            dispatcher.i.valid.eq(self.i_query.valid),
-            dispatcher.i.payload.eq(self.i_query.payload),
-            self.i_query.ready.eq(dispatcher.i.ready),
-            accept.eq(self.i_query.valid & self.i_query.ready),
+            dispatcher.i.valid.eq(self.i_command.valid),
+            dispatcher.i.payload.eq(self.i_command.payload),
+            self.i_command.ready.eq(dispatcher.i.ready),
+            accept.eq(self.i_command.valid & self.i_command.ready),
             # A command is checked in the cycle in which it is first valid, before it is accepted.
-            idle.eq((in_flight == 0) & ~self.i_query.valid),
+            idle.eq((in_flight == 0) & ~self.i_command.valid),
         ]
         m.d.sync += in_flight.eq(in_flight + accept - complete)
 
-        self._trace(m, row_merge, weights)
-        self._answer(m, row_merge, normalizer, complete)
+        self._trace(m, query_merge, softmax)
+        self._answer(m, query_merge, normalizer, complete)
 
         if self._activity is not None:
             activity, words = self._activity, dispatcher.o_words
@@ -293,8 +295,8 @@ class Core(wiring.Component):
                 activity.word.eq(words.valid & words.ready),
                 activity.score_waits.eq(Cat(select.valid & ~select.ready
                                             for select in dispatcher.o_select).any()),
-                activity.select_waits.eq(row_merge.o.valid & ~row_merge.o.ready),
-                activity.value_waits.eq(weights.o.valid & ~weights.o.ready),
+                activity.select_waits.eq(query_merge.o.valid & ~query_merge.o.ready),
+                activity.value_waits.eq(softmax.o.valid & ~softmax.o.ready),
             ]
             if config.selection_block:
                 with m.If(~words.valid & Cat(block.valid & ~block.ready
@@ -303,20 +305,20 @@ class Core(wiring.Component):
 
         return m
 
-    def _connect_rows(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
-                      selectors: list[TopN | HistogramTopN], row_merge: RowMerge) -> None:
-        """From the distances of each row to the selections in one order."""
+    def _connect_queries(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
+                         selectors: list[TopN | HistogramTopN], query_merge: QueryMerge) -> None:
+        """From the distances of each query to the selections in one order."""
         config = self._config
         shared = config.rescore is not None and config.rescore.shared
-        for row, selector in enumerate(selectors):
-            _join(m, dispatcher.o_select[row], selector.i_command)
+        for query, selector in enumerate(selectors):
+            _join(m, dispatcher.o_select[query], selector.i_command)
             if config.selection_block:
-                wiring.connect(m, dispatcher.o_block[row], selector.i_block)
-            words, keys = score_array.o[row], selector.o
-            if shared and row == config.rows - 1:
-                # The row that may select for all.
+                wiring.connect(m, dispatcher.o_block[query], selector.i_block)
+            words, keys = score_array.o[query], selector.o
+            if shared and query == config.queries - 1:
+                # The query that may select for all.
                 m.submodules.distance_sum = distance_sum = DistanceSum(
-                    key_bits=config.key_bits, rows=config.rows, lanes=config.lanes)
+                    key_bits=config.key_bits, queries=config.queries, lanes=config.lanes)
                 m.submodules.selection_repeat = repeat = SelectionRepeat(
                     capacity=config.capacity, distance_max=config.distance_max,
                     top_n=config.top_n)
@@ -325,102 +327,102 @@ class Core(wiring.Component):
                 m.d.comb += [
                     distance_sum.i_command.valid.eq(
                         selector.i_command.valid & selector.i_command.ready),
-                    distance_sum.i_command.p.shared.eq(dispatcher.o_select[row].p.shared),
-                    repeat.again.eq(row_merge.again),
+                    distance_sum.i_command.p.shared.eq(dispatcher.o_select[query].p.shared),
+                    repeat.again.eq(query_merge.again),
                 ]
                 wiring.connect(m, selector.o, repeat.i)
                 words, keys = distance_sum.o, repeat.o
             wiring.connect(m, words, selector.i)
-            _join(m, keys, row_merge.i[row])
+            _join(m, keys, query_merge.i[query])
 
     def _load(self, m: Module, dispatcher: Dispatcher, key_store: KeyStore,
-              value_store: ValueStore, weights: Weights, idle: Signal) -> None:
-        """Load keys, values and tables, and tell which of them commands may use."""
+              value_store: ValueStore, softmax: Softmax, idle: Signal) -> None:
+        """Load keys, values and exp tables, and tell which of them commands may use."""
         config = self._config
         keys_loaded = Signal(range(config.capacity + 1))
         values_loaded = Signal(range(config.capacity + 1))
-        tables_loaded = Signal(config.tables)
+        exp_tables_loaded = Signal(config.exp_tables)
         new_key, new_value = Signal(), Signal()
         key_write, value_write = key_store.i_write, value_store.i_write
         if config.memory_registers:
             # So many memories are spread over the device, and no command reads so soon.
             key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
         m.d.comb += [
-            new_key.eq(self.i_key.p.row >= keys_loaded),
+            new_key.eq(self.i_key.p.token >= keys_loaded),
             self.i_key.ready.eq(idle | new_key),
             key_write.valid.eq(self.i_key.valid & self.i_key.ready),
             key_write.payload.eq(self.i_key.payload),
-            new_value.eq(self.i_value.p.row >= values_loaded),
+            new_value.eq(self.i_value.p.token >= values_loaded),
             self.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
             value_write.valid.eq(self.i_value.valid & self.i_value.ready),
             value_write.payload.eq(self.i_value.payload),
-            self.i_table.ready.eq(idle),
-            weights.i_table.valid.eq(self.i_table.valid & idle),
-            weights.i_table.payload.eq(self.i_table.payload),
+            self.i_exp_table.ready.eq(idle),
+            softmax.i_exp_table.valid.eq(self.i_exp_table.valid & idle),
+            softmax.i_exp_table.payload.eq(self.i_exp_table.payload),
         ]
         next_keys, next_values = Signal.like(keys_loaded), Signal.like(values_loaded)
-        # The rows with both key and value, in a register of its own: commands are checked by it.
+        # The tokens with both key and value, in a register of its own: commands are checked by it.
         loaded = Signal.like(keys_loaded)
         m.d.comb += [next_keys.eq(keys_loaded), next_values.eq(values_loaded)]
         with m.If(key_write.valid & new_key):
-            m.d.comb += next_keys.eq(self.i_key.p.row + 1)
+            m.d.comb += next_keys.eq(self.i_key.p.token + 1)
         with m.If(value_write.valid & new_value
-                  & (self.i_value.p.column == config.columns - 1)):
-            m.d.comb += next_values.eq(self.i_value.p.row + 1)
+                  & (self.i_value.p.beat == config.beats - 1)):
+            m.d.comb += next_values.eq(self.i_value.p.token + 1)
         m.d.sync += [
             keys_loaded.eq(next_keys),
             values_loaded.eq(next_values),
             loaded.eq(Mux(next_keys < next_values, next_keys, next_values)),
         ]
-        with m.If(weights.i_table.valid & (self.i_table.p.distance == 0)):
-            m.d.sync += tables_loaded.bit_select(self.i_table.p.table, 1).eq(
-                self.i_table.p.weight != 0)
+        with m.If(softmax.i_exp_table.valid & (self.i_exp_table.p.distance == 0)):
+            m.d.sync += exp_tables_loaded.bit_select(self.i_exp_table.p.exp_table, 1).eq(
+                self.i_exp_table.p.weight != 0)
         m.d.comb += [
             dispatcher.loaded.eq(loaded),
-            dispatcher.tables_loaded.eq(tables_loaded),
+            dispatcher.exp_tables_loaded.eq(exp_tables_loaded),
         ]
 
-    def _trace(self, m: Module, row_merge: RowMerge, weights: Weights) -> None:
-        """Command the weights, and give the trace; with several rows, say which one it is of."""
+    def _trace(self, m: Module, query_merge: QueryMerge, softmax: Softmax) -> None:
+        """Command the weights, and give the trace; with several queries, say which one it is of."""
         config = self._config
-        command = row_merge.o_command
+        command = query_merge.o_command
         m.d.comb += [
-            *(weights.i_command.p[name].eq(command.p[name])
-              for name, _ in weights.i_command.payload.shape()),
-            weights.i_command.valid.eq(command.valid),
-            command.ready.eq(weights.i_command.ready),
-            self.o_trace.valid.eq(weights.o_trace.valid),
-            weights.o_trace.ready.eq(self.o_trace.ready),
-            *(self.o_trace.p[name].eq(weights.o_trace.p[name])
-              for name, _ in weights.o_trace.payload.shape()),
+            *(softmax.i_command.p[name].eq(command.p[name])
+              for name, _ in softmax.i_command.payload.shape()),
+            softmax.i_command.valid.eq(command.valid),
+            command.ready.eq(softmax.i_command.ready),
+            self.o_trace.valid.eq(softmax.o_trace.valid),
+            softmax.o_trace.ready.eq(self.o_trace.ready),
+            *(self.o_trace.p[name].eq(softmax.o_trace.p[name])
+              for name, _ in softmax.o_trace.payload.shape()),
         ]
-        if config.rows > 1:
-            m.submodules.trace_rows = trace_rows = StreamFifo(
-                data.StructLayout({"row": range(config.rows)}),
-                depth=TRACES_IN_FLIGHT + weights.latency - weights_latency(scores=False))
+        if config.queries > 1:
+            m.submodules.trace_queries = trace_queries = StreamFifo(
+                data.StructLayout({"query": range(config.queries)}),
+                depth=TRACES_IN_FLIGHT + softmax.latency - softmax_latency(scores=False))
             m.d.comb += [
-                trace_rows.i.p.row.eq(command.p.row),
-                trace_rows.i.valid.eq(command.valid & command.ready & command.p.trace),
-                self.o_trace.p.row.eq(trace_rows.o.p.row),
-                trace_rows.o.ready.eq(
+                trace_queries.i.p.query.eq(command.p.query),
+                trace_queries.i.valid.eq(command.valid & command.ready & command.p.trace),
+                self.o_trace.p.query.eq(trace_queries.o.p.query),
+                trace_queries.o.ready.eq(
                     self.o_trace.valid & self.o_trace.ready & self.o_trace.p.last),
             ]
 
-    def _answer(self, m: Module, row_merge: RowMerge, normalizer: Normalizer,
+    def _answer(self, m: Module, query_merge: QueryMerge, normalizer: Normalizer,
                 complete: Signal) -> None:
-        """Give results, in the order in which the rows were merged."""
+        """Give results, in the order in which the queries were merged."""
         config = self._config
         m.submodules.results = results = StreamFifo(
-            row_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
-        queue(m, row_merge.o_result, results.i)
+            query_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
+        queue(m, query_merge.o_result, results.i)
         result = results.o.p
-        column = Signal(range(config.columns))
+        beat = Signal(range(config.beats))
         failed, last = Signal(), Signal()
         m.d.comb += [
             failed.eq(result.error != Error.OK),
-            last.eq(failed | (normalizer.o.p.last & (column == config.columns - 1))),
+            last.eq(failed | (normalizer.o.p.last & (beat == config.beats - 1))),
             self.o_result.valid.eq(results.o.valid & (failed | normalizer.o.valid)),
-            self.o_result.p.row.eq(result.row),
+            self.o_result.p.query.eq(result.query),
             self.o_result.p.error.eq(result.error),
             self.o_result.p.output.eq(Mux(failed, 0, normalizer.o.p.output)),
             self.o_result.p.last.eq(last),
@@ -429,7 +431,7 @@ class Core(wiring.Component):
             complete.eq(results.o.ready & result.final),
         ]
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
-            m.d.sync += column.eq(Mux(column == config.columns - 1, 0, column + 1))
+            m.d.sync += beat.eq(Mux(beat == config.beats - 1, 0, beat + 1))
 
     def _selector(self, key_bits: int, *, lead: int) -> TopN | HistogramTopN:
         config = self._config
@@ -443,30 +445,30 @@ class Core(wiring.Component):
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:
-        """Score keys exactly on their way to the weights; load these keys and the queries."""
+        """Rescore keys on their way to the weights; load these keys and the queries."""
         config = self._config
-        m.submodules.exact_key_store = exact_key_store = ExactKeyStore(
+        m.submodules.rescore_key_store = rescore_key_store = RescoreKeyStore(
             capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
             element_bits=unit.element_bits)
         m.submodules.rescorer = rescorer = Rescorer(
             capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
             lanes=unit.lanes, element_bits=unit.element_bits,
-            queries=config.exact_query_slots)
-        wiring.connect(m, wiring.flipped(self.i_exact_query), rescorer.i_query)
+            queries=config.rescore_query_slots)
+        wiring.connect(m, wiring.flipped(self.i_rescore_query), rescorer.i_query)
         wiring.connect(m, selected, rescorer.i)
-        wiring.connect(m, rescorer.o_request, exact_key_store.i)
-        wiring.connect(m, exact_key_store.o, rescorer.i_beat)
+        wiring.connect(m, rescorer.o_request, rescore_key_store.i)
+        wiring.connect(m, rescore_key_store.o, rescorer.i_beat)
         wiring.connect(m, rescorer.o, rescored)
 
-        exact_loaded = Signal(range(config.capacity + 1))
-        new_exact = Signal()
+        rescore_loaded = Signal(range(config.capacity + 1))
+        new_rescore_key = Signal()
         m.d.comb += [
-            new_exact.eq(self.i_exact_key.p.row >= exact_loaded),
-            self.i_exact_key.ready.eq(idle | new_exact),
-            exact_key_store.i_write.valid.eq(self.i_exact_key.valid & self.i_exact_key.ready),
-            exact_key_store.i_write.payload.eq(self.i_exact_key.payload),
-            loaded.eq(exact_loaded),
+            new_rescore_key.eq(self.i_rescore_key.p.token >= rescore_loaded),
+            self.i_rescore_key.ready.eq(idle | new_rescore_key),
+            rescore_key_store.i_write.valid.eq(self.i_rescore_key.valid & self.i_rescore_key.ready),
+            rescore_key_store.i_write.payload.eq(self.i_rescore_key.payload),
+            loaded.eq(rescore_loaded),
         ]
-        with m.If(exact_key_store.i_write.valid & new_exact
-                  & (self.i_exact_key.p.column == unit.columns - 1)):
-            m.d.sync += exact_loaded.eq(self.i_exact_key.p.row + 1)
+        with m.If(rescore_key_store.i_write.valid & new_rescore_key
+                  & (self.i_rescore_key.p.beat == unit.beats - 1)):
+            m.d.sync += rescore_loaded.eq(self.i_rescore_key.p.token + 1)

@@ -10,8 +10,8 @@ from amaranth.utils import exact_log2
 from nearbit_hw.layouts import (
     Error,
     codes_layout,
+    command_layout,
     order_layout,
-    query_layout,
     select_layout,
     word_layout,
 )
@@ -24,54 +24,54 @@ class Dispatcher(wiring.Component):
     """Checks a command and sets the units before the values to work on it.
 
     A command is checked in the cycle in which it is first valid. From the next cycle on it is
-    announced to :py:`o_order` and to :py:`o_select` of each row without an error. It is accepted in
-    the cycle in which the last of them takes it, or the last word or the codes of the previous
+    announced to :py:`o_order` and to :py:`o_select` of each query without an error. It is accepted
+    in the cycle in which the last of them takes it, or the last word or the codes of the previous
     command are taken, whatever is latest. Its own codes and words follow from the next cycle on, a
-    word per cycle; :py:`last` is set on its last word, that of the longest row without an error. A
-    command without any good row has no codes and no words. One with :py:`shared` is a command of
-    the last row alone to all but :py:`o_order`, which is to select by the sum of all rows'
+    word per cycle; :py:`last` is set on its last word, that of the longest query without an error.
+    A command without any good query has no codes and no words. One with :py:`shared` is a command
+    of the last query alone to all but :py:`o_order`, which is to select by the sum of all queries'
     distances.
 
     If nothing is stalled, a command of w words occupies the block for max(w, 2) cycles, so words
     follow each other without a gap as long as no command has a single one. ScoreArray takes the
-    codes later, :py:`rows + 1` cycles after the acceptance, if its words come through a KeyStore:
-    then it is at least max(w, rows + 1) cycles. Reset drops the command in work.
+    codes later, :py:`queries + 1` cycles after the acceptance, if its words come through a
+    KeyStore: then it is at least max(w, queries + 1) cycles. Reset drops the command in work.
 
     With :py:`block`, the words of a command are sent in blocks of so many keys, the last one
     shorter. From the cycle of a block's first word on, the next block is announced to
-    :py:`o_block` of each row that selects; its words follow the block's last one without a gap, or
-    in the cycle after the last row takes it. The next command's :py:`o_select` waits for the
+    :py:`o_block` of each query that selects; its words follow the block's last one without a gap,
+    or in the cycle after the last query takes it. The next command's :py:`o_select` waits for the
     announcement of the last block.
 
     Parameters
     ----------
-    key_bits, capacity, rows, lanes, top_n, tables : :class:`int`
+    key_bits, capacity, queries, lanes, top_n, exp_tables : :class:`int`
         As in :class:`nearbit_model.Config`.
     rescore : :class:`bool`
-        Whether there is a unit for exact scores.
+        Whether there is a rescoring unit.
     shared : :class:`bool`
-        Whether rows may share a selection.
+        Whether queries may share a selection.
     block : :class:`int`
         Keys of a block, a power of two and a multiple of :py:`lanes`; 0, if there are no blocks.
 
     Members
     -------
-    i : :py:`In(stream.Signature(query_layout(...)))`
+    i : :py:`In(stream.Signature(command_layout(...)))`
         Commands.
     loaded : :py:`In(range(capacity + 1))`
-        Rows from 0 that may be read. Must not fall.
-    exact_loaded : :py:`In(range(capacity + 1))`
-        Rows from 0 that may be rescored, if there is a unit for it. Must not fall.
-    tables_loaded : :py:`In(tables)`
-        Weight tables that may be used.
+        Tokens from 0 that may be read. Must not fall.
+    rescore_loaded : :py:`In(range(capacity + 1))`
+        Tokens from 0 that may be rescored, if there is a unit for it. Must not fall.
+    exp_tables_loaded : :py:`In(exp_tables)`
+        Exp tables that may be used.
     o_order : :py:`Out(stream.Signature(order_layout(...)))`
         For each command, what is to be known of it later.
-    o_select : :py:`Out(stream.Signature(...)).array(rows)`
-        Commands for each row's :class:`nearbit_hw.select.TopN`.
-    o_block : :py:`Out(stream.Signature(StructLayout({}))).array(rows)`
-        Blocks after the first one, for each row's :class:`nearbit_hw.select.HistogramTopN`, if
+    o_select : :py:`Out(stream.Signature(...)).array(queries)`
+        Commands for each query's :class:`nearbit_hw.select.TopN`.
+    o_block : :py:`Out(stream.Signature(StructLayout({}))).array(queries)`
+        Blocks after the first one, for each query's :class:`nearbit_hw.select.HistogramTopN`, if
         there are any.
-    o_query : :py:`Out(stream.Signature(...))`
+    o_queries : :py:`Out(stream.Signature(...))`
         Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
         Requests to :class:`nearbit_hw.score.KeyStore`.
@@ -79,18 +79,18 @@ class Dispatcher(wiring.Component):
 
     i: stream.Interface
     loaded: Signal
-    exact_loaded: Signal
-    tables_loaded: Signal
+    rescore_loaded: Signal
+    exp_tables_loaded: Signal
     o_order: stream.Interface
     o_select: list[stream.Interface]
     o_block: list[stream.Interface]
-    o_query: stream.Interface
+    o_queries: stream.Interface
     o_words: stream.Interface
 
-    def __init__(self, *, key_bits: int, capacity: int, rows: int, lanes: int, top_n: int,
-                 tables: int, rescore: bool = False, shared: bool = False, block: int = 0):
-        for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Rows", rows),
-                            ("Top N", top_n), ("Tables", tables)]:
+    def __init__(self, *, key_bits: int, capacity: int, queries: int, lanes: int, top_n: int,
+                 exp_tables: int, rescore: bool = False, shared: bool = False, block: int = 0):
+        for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Queries", queries),
+                            ("Top N", top_n), ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
@@ -104,28 +104,28 @@ class Dispatcher(wiring.Component):
                             f"not {block!r}")
         self._key_bits = key_bits
         self._capacity = capacity
-        self._rows = rows
+        self._queries = queries
         self._lanes = lanes
         self._top_n = top_n
-        self._tables = tables
+        self._exp_tables = exp_tables
         self._rescore = bool(rescore)
         self._shared = bool(shared)
         self._block = block
 
         super().__init__({
-            "i": In(stream.Signature(query_layout(
-                key_bits=key_bits, capacity=capacity, rows=rows, tables=tables,
+            "i": In(stream.Signature(command_layout(
+                key_bits=key_bits, capacity=capacity, queries=queries, exp_tables=exp_tables,
                 rescore=rescore))),
             "loaded": In(range(capacity + 1)),
-            **({"exact_loaded": In(range(capacity + 1))} if rescore else {}),
-            "tables_loaded": In(tables),
+            **({"rescore_loaded": In(range(capacity + 1))} if rescore else {}),
+            "exp_tables_loaded": In(exp_tables),
             "o_order": Out(stream.Signature(order_layout(
-                rows=rows, tables=tables, rescore=rescore, shared=shared))),
+                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared))),
             "o_select": Out(stream.Signature(select_layout(
-                capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(rows),
-            **({"o_block": Out(stream.Signature(data.StructLayout({}))).array(rows)}
+                capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(queries),
+            **({"o_block": Out(stream.Signature(data.StructLayout({}))).array(queries)}
                if block else {}),
-            "o_query": Out(stream.Signature(codes_layout(key_bits=key_bits, rows=rows))),
+            "o_queries": Out(stream.Signature(codes_layout(key_bits=key_bits, queries=queries))),
             "o_words": Out(stream.Signature(word_layout(capacity=capacity, lanes=lanes))),
         })
 
@@ -138,8 +138,8 @@ class Dispatcher(wiring.Component):
         return self._capacity
 
     @property
-    def rows(self) -> int:
-        return self._rows
+    def queries(self) -> int:
+        return self._queries
 
     @property
     def lanes(self) -> int:
@@ -150,8 +150,8 @@ class Dispatcher(wiring.Component):
         return self._top_n
 
     @property
-    def tables(self) -> int:
-        return self._tables
+    def exp_tables(self) -> int:
+        return self._exp_tables
 
     @property
     def rescore(self) -> bool:
@@ -181,26 +181,26 @@ class Dispatcher(wiring.Component):
         # ---- Check. The command stays on `i` until it is accepted.
         fire = Signal() # the command is accepted
         checked = Signal()
-        errors = Signal(data.ArrayLayout(Error, self._rows), reset_less=True)
-        active = Signal(self._rows, reset_less=True)
+        errors = Signal(data.ArrayLayout(Error, self._queries), reset_less=True)
+        active = Signal(self._queries, reset_less=True)
         last_word = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         m.d.sync += checked.eq(self.i.valid & ~fire)
 
         readable: Value = self.loaded
         if self._rescore:
-            exact_readable = Mux(self.exact_loaded < self.loaded, self.exact_loaded, self.loaded)
-            readable = Mux(command.rescore, exact_readable, self.loaded)
+            rescorable = Mux(self.rescore_loaded < self.loaded, self.rescore_loaded, self.loaded)
+            readable = Mux(command.rescore, rescorable, self.loaded)
 
-        # Whether the rows could share a selection.
+        # Whether the queries could share a selection.
         can_share = Signal()
         if self._shared:
             m.d.comb += can_share.eq(command.rescore & Cat(
-                fields.count == command.rows[0].count for fields in command.rows).all())
+                fields.count == command.queries[0].count for fields in command.queries).all())
 
         last_words: list[Value] = []
-        for row in range(self._rows):
-            fields = command.rows[row]
-            error = Signal(Error, name=f"error_{row}")
+        for query in range(self._queries):
+            fields = command.queries[query]
+            error = Signal(Error, name=f"error_{query}")
             with m.If(command.n == 0):
                 m.d.comb += error.eq(Error.NO_N)
             with m.Elif(command.n + command.sink + command.recent > self._top_n):
@@ -209,23 +209,24 @@ class Dispatcher(wiring.Component):
                 m.d.comb += error.eq(Error.EMPTY)
             with m.Elif(command.first + fields.count > readable):
                 m.d.comb += error.eq(Error.RANGE)
-            with m.Elif(~command.rescore & ~self.tables_loaded.bit_select(fields.table, 1)):
-                m.d.comb += error.eq(Error.TABLE)
+            with m.Elif(~command.rescore & ~self.exp_tables_loaded.bit_select(fields.exp_table, 1)):
+                m.d.comb += error.eq(Error.EXP_TABLE)
             with m.Elif((command.rescore & (not self._rescore))
                         | (command.shared & (not self._shared))):
                 m.d.comb += error.eq(Error.RESCORE)
             with m.Elif(command.shared & ~can_share):
                 m.d.comb += error.eq(Error.SHARED)
-            good = Signal(name=f"good_{row}")
+            good = Signal(name=f"good_{query}")
             m.d.comb += good.eq(error == Error.OK)
             with m.If(~checked):
-                m.d.sync += [errors[row].eq(error),
-                             active[row].eq(good & (~command.shared | (row == self._rows - 1)))]
+                m.d.sync += [errors[query].eq(error),
+                             active[query].eq(
+                                 good & (~command.shared | (query == self._queries - 1)))]
 
-            row_last = Signal.like(last_word, name=f"last_word_{row}")
+            query_last = Signal.like(last_word, name=f"last_word_{query}")
             with m.If(good):
-                m.d.comb += row_last.eq((skip + fields.count - 1)[lane_bits:])
-            last_words.append(row_last)
+                m.d.comb += query_last.eq((skip + fields.count - 1)[lane_bits:])
+            last_words.append(query_last)
         while len(last_words) > 1:
             one, other, *last_words = last_words
             last_words.append(Mux(one > other, one, other))
@@ -250,21 +251,21 @@ class Dispatcher(wiring.Component):
             m.d.comb += self.o_order.p.rescore.eq(command.rescore)
         if self._shared:
             m.d.comb += self.o_order.p.shared.eq(command.shared)
-        for row in range(self._rows):
-            fields = command.rows[row]
+        for query in range(self._queries):
+            fields = command.queries[query]
             if self._rescore:
-                m.d.comb += self.o_order.p.rows[row].multiplier.eq(fields.multiplier)
+                m.d.comb += self.o_order.p.queries[query].multiplier.eq(fields.multiplier)
             if self._shared:
-                m.d.comb += self.o_select[row].p.shared.eq(command.shared)
+                m.d.comb += self.o_select[query].p.shared.eq(command.shared)
             m.d.comb += [
-                self.o_order.p.rows[row].error.eq(errors[row]),
-                self.o_order.p.rows[row].table.eq(fields.table),
-                self.o_select[row].p.word.eq(first_word),
-                self.o_select[row].p.skip.eq(skip),
-                self.o_select[row].p.count.eq(fields.count),
-                self.o_select[row].p.n.eq(command.n),
-                self.o_select[row].p.sink.eq(command.sink),
-                self.o_select[row].p.recent.eq(command.recent),
+                self.o_order.p.queries[query].error.eq(errors[query]),
+                self.o_order.p.queries[query].exp_table.eq(fields.exp_table),
+                self.o_select[query].p.word.eq(first_word),
+                self.o_select[query].p.skip.eq(skip),
+                self.o_select[query].p.count.eq(fields.count),
+                self.o_select[query].p.n.eq(command.n),
+                self.o_select[query].p.sink.eq(command.sink),
+                self.o_select[query].p.recent.eq(command.recent),
             ]
 
         # ---- Words. The codes stay until the array has taken them.
@@ -278,9 +279,9 @@ class Dispatcher(wiring.Component):
             self.o_words.valid.eq(busy & ~paused),
             self.o_words.p.word.eq(word),
             self.o_words.p.last.eq(words_left == 0),
-            self.o_query.valid.eq(query_busy),
+            self.o_queries.valid.eq(query_busy),
             words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last & ~paused)),
-            query_end.eq(~query_busy | self.o_query.ready),
+            query_end.eq(~query_busy | self.o_queries.ready),
             fire.eq(checked & ((taken | takes | ~concerned).all()) & words_end & query_end),
             self.i.ready.eq(fire),
         ]
@@ -290,8 +291,8 @@ class Dispatcher(wiring.Component):
             m.d.sync += busy.eq(0)
         with m.If(query_end):
             m.d.sync += query_busy.eq(0)
-        codes: Any = Signal(self.o_query.payload.shape(), reset_less=True)
-        m.d.comb += self.o_query.payload.eq(codes)
+        codes: Any = Signal(self.o_queries.payload.shape(), reset_less=True)
+        m.d.comb += self.o_queries.payload.eq(codes)
         with m.If(fire):
             m.d.sync += [
                 busy.eq(active.any()),
@@ -300,8 +301,8 @@ class Dispatcher(wiring.Component):
                 words_left.eq(last_word),
                 codes.active.eq(active),
             ]
-            for row in range(self._rows):
-                m.d.sync += codes.codes[row].eq(command.rows[row].code)
+            for query in range(self._queries):
+                m.d.sync += codes.codes[query].eq(command.queries[query].code)
         if self._block:
             self._announce_blocks(m, fire=fire, last_word=last_word, active=codes.active,
                                   busy=busy, paused=paused, more=more_blocks)
@@ -314,7 +315,7 @@ class Dispatcher(wiring.Component):
         word_bits = exact_log2(self._block // self._lanes)
         blocks_left = Signal(max(len(last_word) - word_bits, 1), reset_less=True)
         word = Signal(word_bits, name="block_word", reset_less=True)
-        taken, takes = (Signal(self._rows, name=f"block_{name}") for name in ("taken", "takes"))
+        taken, takes = (Signal(self._queries, name=f"block_{name}") for name in ("taken", "takes"))
         ends, begins = Signal(name="block_ends"), Signal(name="block_begins")
         sends = self.o_words.valid & self.o_words.ready
         m.d.comb += [
@@ -322,10 +323,10 @@ class Dispatcher(wiring.Component):
             ends.eq(sends & word.all() & more),
             begins.eq((ends | paused) & (taken | takes | ~active).all()),
         ]
-        for row, receiver in enumerate(self.o_block):
+        for query, receiver in enumerate(self.o_block):
             m.d.comb += [
-                receiver.valid.eq(more & active[row] & ~taken[row]),
-                takes[row].eq(receiver.valid & receiver.ready),
+                receiver.valid.eq(more & active[query] & ~taken[query]),
+                takes[query].eq(receiver.valid & receiver.ready),
             ]
         m.d.sync += [
             paused.eq((ends | paused) & ~begins),

@@ -1,7 +1,7 @@
 """Payloads of the streams between the units, each in one place.
 
 Sizes are those of :class:`nearbit_model.Config`; :py:`rescore` and :py:`shared` are whether there
-is a unit for exact scores, and whether rows may share a selection.
+is a rescoring unit, and whether queries may share a selection.
 """
 
 from typing import Any
@@ -14,29 +14,29 @@ from nearbit_model.structure import Error as Code
 
 
 __all__ = ["Error", "code_layout", "code_word_layout", "codes_layout", "distance_word_layout",
-           "elements_layout", "exact_write_layout", "key_layout", "order_layout", "place_layout",
-           "query_layout", "result_layout", "select_layout", "sums_layout", "table_layout",
+           "elements_layout", "rescore_write_layout", "key_layout", "order_layout", "place_layout",
+           "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
            "trace_layout", "value_layout", "value_write_layout", "weighted_layout",
-           "weights_command_layout", "word_layout"]
+           "softmax_command_layout", "word_layout"]
 
 
 class Error(enum.Enum, shape=3):
-    """Why a row of a command has no result: the codes of :class:`nearbit_model.structure.Error`."""
+    """Why a query has no result: the codes of :class:`nearbit_model.structure.Error`."""
 
     OK = Code.OK.value
     NO_N = Code.NO_N.value
     TOO_MANY = Code.TOO_MANY.value
     EMPTY = Code.EMPTY.value
     RANGE = Code.RANGE.value
-    TABLE = Code.TABLE.value
+    EXP_TABLE = Code.EXP_TABLE.value
     RESCORE = Code.RESCORE.value
     SHARED = Code.SHARED.value
 
 
 # ---- Commands.
 
-def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int,
-                 rescore: bool = False) -> data.StructLayout:
+def command_layout(*, key_bits: int, capacity: int, queries: int, exp_tables: int,
+                   rescore: bool = False) -> data.StructLayout:
     """Layout of a command, see :class:`nearbit_hw.core.Core`."""
     return data.StructLayout({
         "first": range(capacity),
@@ -46,24 +46,24 @@ def query_layout(*, key_bits: int, capacity: int, rows: int, tables: int,
         "trace": 1,
         "rescore": 1,
         "shared": 1,
-        "rows": data.ArrayLayout(data.StructLayout({
+        "queries": data.ArrayLayout(data.StructLayout({
             "code": key_bits,
             "count": range(capacity + 1),
-            "table": range(tables),
+            "exp_table": range(exp_tables),
             **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
-        }), rows),
+        }), queries),
     })
 
 
-def order_layout(*, rows: int, tables: int, rescore: bool = False,
+def order_layout(*, queries: int, exp_tables: int, rescore: bool = False,
                  shared: bool = False) -> data.StructLayout:
-    """Layout of what follows a command: whether each row is good, and how to weight it."""
+    """Layout of what follows a command: whether each query is good, and how to weight it."""
     return data.StructLayout({
-        "rows": data.ArrayLayout(data.StructLayout({
+        "queries": data.ArrayLayout(data.StructLayout({
             "error": Error,
-            "table": range(tables),
+            "exp_table": range(exp_tables),
             **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
-        }), rows),
+        }), queries),
         "trace": 1,
         **({"rescore": 1} if rescore else {}),
         **({"shared": 1} if shared else {}),
@@ -72,7 +72,7 @@ def order_layout(*, rows: int, tables: int, rescore: bool = False,
 
 def select_layout(*, capacity: int, lanes: int, top_n: int,
                   shared: bool = False) -> data.StructLayout:
-    """Layout of what a row is to select, see :class:`nearbit_hw.select.Selector`."""
+    """Layout of what a query is to select, see :class:`nearbit_hw.select.Selector`."""
     return data.StructLayout({
         "word": range(capacity // lanes),
         "skip": range(lanes),
@@ -84,11 +84,12 @@ def select_layout(*, capacity: int, lanes: int, top_n: int,
     })
 
 
-def weights_command_layout(*, tables: int, rescore: bool, rows: int = 0) -> data.StructLayout:
-    """Layout of how a selection is weighted; with :py:`rows`, also of which row it is."""
+def softmax_command_layout(*, exp_tables: int, rescore: bool,
+                           queries: int = 0) -> data.StructLayout:
+    """Layout of how a selection is weighted; with :py:`queries`, also of which query it is."""
     return data.StructLayout({
-        **({"row": range(rows)} if rows else {}),
-        "table": range(tables),
+        **({"query": range(queries)} if queries else {}),
+        "exp_table": range(exp_tables),
         "trace": 1,
         **({"rescore": 1, "multiplier": MULTIPLIER_BITS} if rescore else {}),
     })
@@ -98,12 +99,12 @@ def weights_command_layout(*, tables: int, rescore: bool, rows: int = 0) -> data
 
 def code_layout(*, capacity: int, key_bits: int) -> data.StructLayout:
     """Layout of a key's code, to be stored."""
-    return data.StructLayout({"row": range(capacity), "code": key_bits})
+    return data.StructLayout({"token": range(capacity), "code": key_bits})
 
 
-def codes_layout(*, key_bits: int, rows: int) -> data.StructLayout:
-    """Layout of a command's codes, and of which rows take part."""
-    return data.StructLayout({"codes": data.ArrayLayout(key_bits, rows), "active": rows})
+def codes_layout(*, key_bits: int, queries: int) -> data.StructLayout:
+    """Layout of a command's codes, and of which queries take part."""
+    return data.StructLayout({"codes": data.ArrayLayout(key_bits, queries), "active": queries})
 
 
 def word_layout(*, capacity: int, lanes: int) -> data.StructLayout:
@@ -136,7 +137,7 @@ def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
                rescore: bool = False) -> data.StructLayout:
     """Layout of a selected key; :py:`last` with a selection's last one.
 
-    With :py:`rescore`, of one on its way to the unit for exact scores: also whether it is to be
+    With :py:`rescore`, of one on its way to the rescoring unit: also whether it is to be
     rescored, and whether it stands for a selection that failed.
     """
     return data.StructLayout({
@@ -147,21 +148,21 @@ def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
     })
 
 
-def weighted_layout(*, capacity: int, columns: int, weight_bits: int) -> data.StructLayout:
-    """Layout of a selected key with its weight, for a column of the values."""
+def weighted_layout(*, capacity: int, beats: int, weight_bits: int) -> data.StructLayout:
+    """Layout of a selected key with its weight, for a beat of the values."""
     return data.StructLayout({
         "index": range(capacity),
-        "column": range(columns),
+        "beat": range(beats),
         "weight": weight_bits,
         "last": 1,
     })
 
 
 def trace_layout(*, capacity: int, distance_max: int, score_max: int, weight_bits: int,
-                 rows: int = 0) -> data.StructLayout:
-    """Layout of a selected key as it is told; with :py:`rows`, also of which row it is."""
+                 queries: int = 0) -> data.StructLayout:
+    """Layout of a selected key as it is told; with :py:`queries`, also of which query it is."""
     return data.StructLayout({
-        **({"row": range(rows)} if rows else {}),
+        **({"query": range(queries)} if queries else {}),
         "index": range(capacity),
         **_measures(distance_max, score_max),
         "weight": weight_bits,
@@ -169,11 +170,11 @@ def trace_layout(*, capacity: int, distance_max: int, score_max: int, weight_bit
     })
 
 
-# ---- Stores and tables.
+# ---- Stores and exp tables.
 
-def place_layout(*, capacity: int, columns: int) -> data.StructLayout:
-    """Layout of a beat of a row that is asked for."""
-    return data.StructLayout({"row": range(capacity), "column": range(columns)})
+def place_layout(*, capacity: int, beats: int) -> data.StructLayout:
+    """Layout of a beat that is asked for, of a key or a value vector."""
+    return data.StructLayout({"token": range(capacity), "beat": range(beats)})
 
 
 def elements_layout(bits: int, lanes: int) -> data.ArrayLayout:
@@ -181,48 +182,48 @@ def elements_layout(bits: int, lanes: int) -> data.ArrayLayout:
     return data.ArrayLayout(signed(bits), lanes)
 
 
-def exact_write_layout(*, capacity: int, columns: int, element_bits: int,
-                       lanes: int) -> data.StructLayout:
-    """Layout of a beat of a key for exact scores, to be stored."""
+def rescore_write_layout(*, capacity: int, beats: int, element_bits: int,
+                         lanes: int) -> data.StructLayout:
+    """Layout of a beat of a key for rescoring, to be stored."""
     return data.StructLayout({
-        "row": range(capacity),
-        "column": range(columns),
+        "token": range(capacity),
+        "beat": range(beats),
         "elements": elements_layout(element_bits, lanes),
     })
 
 
 def value_layout(*, value_bits: int, value_lanes: int, scale_bits: int) -> data.StructLayout:
-    """Layout of a beat of a value row, with the row's scale."""
+    """Layout of a beat of a value vector, with the vector's scale."""
     return data.StructLayout({
         "elements": elements_layout(value_bits, value_lanes), "scale": scale_bits})
 
 
-def value_write_layout(*, capacity: int, columns: int, value_bits: int, value_lanes: int,
+def value_write_layout(*, capacity: int, beats: int, value_bits: int, value_lanes: int,
                        scale_bits: int) -> data.StructLayout:
-    """Layout of a beat of a value row, to be stored."""
+    """Layout of a beat of a value vector, to be stored."""
     return data.StructLayout({
-        "row": range(capacity),
-        "column": range(columns),
+        "token": range(capacity),
+        "beat": range(beats),
         "elements": elements_layout(value_bits, value_lanes),
         "scale": scale_bits,
     })
 
 
-def table_layout(*, tables: int, key_bits: int, weight_bits: int) -> data.StructLayout:
-    """Layout of an entry of a weight table."""
+def exp_table_layout(*, exp_tables: int, key_bits: int, weight_bits: int) -> data.StructLayout:
+    """Layout of an entry of an exp table."""
     return data.StructLayout({
-        "table": range(tables), "distance": range(key_bits + 1), "weight": weight_bits})
+        "exp_table": range(exp_tables), "distance": range(key_bits + 1), "weight": weight_bits})
 
 
 # ---- Results.
 
 def sums_layout(*, sum_bits: int, value_lanes: int, total_max: int) -> data.StructLayout:
-    """Layout of a column's sums, and of the sum of the weights."""
+    """Layout of a beat's sums, and of the sum of the weights."""
     return data.StructLayout({
         "sums": data.ArrayLayout(signed(sum_bits), value_lanes), "total": range(total_max + 1)})
 
 
-def result_layout(*, rows: int, output_bits: int) -> data.StructLayout:
+def result_layout(*, queries: int, output_bits: int) -> data.StructLayout:
     """Layout of an element of a result, or of the error in its place."""
     return data.StructLayout({
-        "row": range(rows), "error": Error, "output": signed(output_bits), "last": 1})
+        "query": range(queries), "error": Error, "output": signed(output_bits), "last": 1})

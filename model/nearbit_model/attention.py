@@ -42,8 +42,8 @@ class Attention:
     prepared
         The integer inputs.
     scores
-        With method "hash", their exact integer scores, int64 [heads, queries, m], 0 where there is
-        no key; else None.
+        With method "hash", their integer dot-product scores, int64 [heads, queries, m], 0 where
+        there is no key; else None.
     """
 
     output: NDArray[np.float32]
@@ -68,10 +68,10 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
     """Attention with binary queries and keys (HAD, arXiv 2502.01770), bit for bit as in hardware.
 
     Each query selects the ``n`` keys whose sign codes differ from its own in the fewest bits, plus
-    the first ``sink`` and last ``recent`` keys that it sees, and weights their value rows with the
-    softmax of ``logit_scale * (head_dim - 2 * distance)``. With ``method="hash"`` (HashAttention,
-    arXiv 2412.14468), codes, optionally from a ``mapping``, only select the keys, and the weights
-    are the softmax of their exact ``q.k / sqrt(head_dim)``. All arithmetic is integer:
+    the first ``sink`` and last ``recent`` keys that it sees, and weights their value vectors with
+    the softmax of ``logit_scale * (head_dim - 2 * distance)``. With ``method="hash"``
+    (HashAttention, arXiv 2412.14468), codes, optionally from a ``mapping``, only select the keys,
+    and the weights are the softmax of their ``q.k / sqrt(head_dim)``. All arithmetic is integer:
     docs/numerics.md.
 
     Parameters
@@ -120,8 +120,9 @@ def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]
 def attend(prepared: Prepared) -> Attention:
     """Run the golden model on a prepared problem."""
     result = golden.attend(
-        prepared.q_codes, prepared.k_codes, prepared.values, prepared.tables,
+        prepared.q_codes, prepared.k_codes, prepared.values, prepared.exp_tables,
         config=prepared.config, counts=prepared.counts, first=prepared.first, n=prepared.n,
-        sink=prepared.sink, recent=prepared.recent, exact=prepared.exact, shared=prepared.shared)
+        sink=prepared.sink, recent=prepared.recent, rescore=prepared.rescore,
+        shared=prepared.shared)
     return Attention(prepared.outputs(result.output_int), result.output_int, result.selected,
                      result.distances, result.weights, prepared, result.scores)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nearbit_model import golden
 from nearbit_model.config import SCALE_BITS, Config
 from nearbit_model.prepare import Prepared
-from nearbit_model.quantize import Exact, Values
+from nearbit_model.quantize import RescoreOperands, Values
 
 
 __all__ = ["nearest", "outputs"]
@@ -27,12 +27,12 @@ _EXACT = 1 << 53
 
 
 def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
-    """Integer outputs by exact scores of given keys (contract, items 5 to 8).
+    """Integer outputs by dot-product scores of given keys (contract, items 5 to 8).
 
     Parameters
     ----------
     prepared
-        A problem with exact scores. Its codes, ``n``, ``sink`` and ``recent`` are not looked at.
+        A problem with rescoring. Its codes, ``n``, ``sink`` and ``recent`` are not looked at.
     selected
         Keys of each query, int64 [heads, queries, m], padded with -1, each key once, at least one
         for each query. None: all keys that the query sees.
@@ -45,11 +45,11 @@ def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> ND
     Raises
     ------
     ValueError
-        A problem without exact scores, or a selection that is not of its queries and keys.
+        A problem without rescoring, or a selection that is not of its queries and keys.
     """
-    exact = prepared.exact
-    if exact is None:
-        raise ValueError("the problem must have exact scores: prepare it with method hash")
+    rescore = prepared.rescore
+    if rescore is None:
+        raise ValueError("the problem must have rescore operands: prepare it with method hash")
     if selected is not None:
         if selected.shape[:2] != (prepared.heads, prepared.queries) or selected.ndim != 3:
             raise ValueError(f"selected must be [{prepared.heads}, {prepared.queries}, m], not "
@@ -63,18 +63,18 @@ def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> ND
     block = max(1, _BLOCK // prepared.tokens)
     for head in range(prepared.heads):
         kv_head = head // prepared.group
-        keys = exact.keys[kv_head].astype(np.float64)
+        keys = rescore.keys[kv_head].astype(np.float64)
         for start in range(0, prepared.queries, block):
             rows = slice(start, start + block)
             # Queries of a text see few keys at its beginning.
             end = first + int(counts[rows].max()) if selected is None \
                 else int(selected[head, rows].max()) + 1
             begin = first if selected is None else 0
-            scores = exact.queries[head, rows].astype(np.float64) @ keys[begin:end].T
+            scores = rescore.queries[head, rows].astype(np.float64) @ keys[begin:end].T
             if selected is None:
                 valid = np.arange(end - begin) < counts[rows, None]
                 part = slice(begin, end)
-                sums, total = _dense(scores, valid, exact, prepared.values, (head, kv_head),
+                sums, total = _dense(scores, valid, rescore, prepared.values, (head, kv_head),
                                      rows, part, prepared.config)
             else:
                 chosen = selected[head, rows]
@@ -82,7 +82,7 @@ def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> ND
                 index = np.where(valid, chosen, 0)
                 of_chosen = np.take_along_axis(scores, index, axis=1).astype(np.int64)
                 weights = golden.decay(np.where(valid, of_chosen, 0), valid,
-                                       exact.multipliers[head, rows],
+                                       rescore.multipliers[head, rows],
                                        weight_bits=prepared.config.weight_bits)
                 sums, total = golden.accumulate(
                     weights, prepared.values.elements[kv_head][index],
@@ -92,12 +92,14 @@ def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> ND
     return output
 
 
-def _dense(scores: NDArray[np.float64], valid: NDArray[np.bool_], exact: Exact, values: Values,
+def _dense(scores: NDArray[np.float64], valid: NDArray[np.bool_], rescore: RescoreOperands,
+           values: Values,
            heads: tuple[int, int], rows: slice, part: slice, config: Config
            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Weighted sums over all valid keys: :func:`nearbit_model.golden.accumulate` as a product."""
     head, kv_head = heads
-    weights = np.maximum(golden.decay(scores.astype(np.int64), valid, exact.multipliers[head, rows],
+    weights = np.maximum(golden.decay(scores.astype(np.int64), valid,
+                                      rescore.multipliers[head, rows],
                                       weight_bits=config.weight_bits), 0)
     scales = values.scales[kv_head, part].astype(np.int64)
     scaled = (weights * scales + (1 << SCALE_BITS - 1)) >> SCALE_BITS

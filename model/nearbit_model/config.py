@@ -14,9 +14,9 @@ import tomli_w
 
 from nearbit_model.errors import NearbitError
 from nearbit_model.structure import (
-    EXACT_QUERIES,
     KEY_STORE_LATENCY,
-    ROWS_PER_STAGE,
+    QUERIES_PER_STAGE,
+    RESCORE_QUERIES,
     CounterTimes,
     HistogramTimes,
     memory_registers,
@@ -29,7 +29,7 @@ __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESET
 
 
 SCALE_BITS = 16
-"""Bits of a value row's scale (item 6 of the numeric contract)."""
+"""Bits of a value vector's scale (item 6 of the numeric contract)."""
 
 MULTIPLIER_BITS = 32
 """Bits of the logit scale of a rescored query (item 5 of the numeric contract)."""
@@ -109,7 +109,7 @@ def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") ->
 
 @dataclass(frozen=True, kw_only=True)
 class Rescore:
-    """The unit that scores selected keys exactly (HashAttention, arXiv 2412.14468)."""
+    """The unit that scores selected keys by dot products (HashAttention, arXiv 2412.14468)."""
 
     head_dim: int = field(metadata=_within(
         1, 1024, "Elements of the queries and keys that it multiplies."))
@@ -118,7 +118,7 @@ class Rescore:
     element_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of an element, two's complement."))
     shared: bool = field(default=False, metadata={
-        "says": "Whether a command may have one selection for all its rows, by the sum of their "
+        "says": "Whether a command may have one selection for all its queries, by the sum of their "
                 "distances (the query heads of a GQA group)."})
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class Rescore:
                               f"not {self.lanes}")
 
     @property
-    def columns(self) -> int:
+    def beats(self) -> int:
         """Beats in which a key is read: ``head_dim / lanes``."""
         return self.head_dim // self.lanes
 
@@ -153,16 +153,16 @@ class Config:
     """
 
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
-    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value row."))
+    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value vector."))
     capacity: int = field(metadata=_within(
-        1, 1 << 20, "Capacity in keys and value rows; a multiple of ``refine_lanes``."))
+        1, 1 << 20, "Capacity in keys and value vectors; a multiple of ``refine_lanes``."))
     value_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of a value element, two's complement."))
-    rows: int = field(default=1, metadata=_within(
+    queries: int = field(default=1, metadata=_within(
         1, 64, "Queries scored at the same time against the same keys (a GQA group or a tile of a "
                "prefill)."))
     lanes: int = field(default=16, metadata=_within(
-        1, 256, "Keys scored per cycle by each row; a power of two."))
+        1, 256, "Keys scored per cycle by each query; a power of two."))
     value_lanes: int = field(default=32, metadata=_within(
         1, 1024, "Value elements accumulated per cycle; divides ``value_dim``."))
     top_n: int = field(default=32, metadata=_within(
@@ -171,8 +171,8 @@ class Config:
     weight_bits: int = field(default=16, metadata=_within(2, 24, "Bits of a softmax weight."))
     output_fraction_bits: int = field(default=8, metadata=_within(
         0, 16, "Fraction bits of an output element."))
-    tables: int = field(default=2, metadata=_within(
-        1, 256, "Resident weight tables; scoring a GQA group in one pass takes one per head."))
+    exp_tables: int = field(default=2, metadata=_within(
+        1, 256, "Resident exp tables; scoring a GQA group in one pass takes one per head."))
     refine_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
                  "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
@@ -185,14 +185,16 @@ class Config:
         2, 64, "Terms added between two registers of the XOR-popcount. Fewer terms reach a higher "
                "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
-        1, 2, "With 1, the value rows are in a memory that either reads or writes in a cycle, such "
-              "as an iCE40 UltraPlus SPRAM, and a row is accepted only while no command is in "
+        1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
+              "such "
+              "as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no command "
+              "is in "
               "flight."))
     selection: str = field(default="counters", metadata={
         "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the "
                 "fastest. ``histograms`` takes less than half the logic, and two block RAMs with "
-                "two full ports (unlike iCE40's) per lane and row. ``serial`` takes even less "
-                "logic and one block RAM per lane and row, and selects for one query at a time."})
+                "two full ports (unlike iCE40's) per lane and query. ``serial`` takes even less "
+                "logic and one block RAM per lane and query, and selects for one query at a time."})
     selection_block: int = field(default=0, metadata=_within(
         0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
                     "two; those of a block that are selected compete with the keys of the next "
@@ -202,7 +204,7 @@ class Config:
         "says": "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or "
                 "the generic one without a platform. Cycles and values are the same for all."})
     rescore: Rescore | None = field(default=None, metadata={
-        "says": "The unit for exact scores; None leaves it out, and commands cannot request it."})
+        "says": "The rescoring unit; None leaves it out, and commands cannot request it."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
@@ -257,7 +259,7 @@ class Config:
         if block < 2 * self.refine_lanes:
             raise ConfigError(f"selection_block must be at least twice refine_lanes "
                               f"({self.refine_lanes}), not {block}")
-        times = self.histogram_times(self.rows - 1)
+        times = self.histogram_times(self.queries - 1)
         slowest, cycles = times.slowest_stage
         words = block // self.lanes
         if cycles > words:
@@ -271,8 +273,8 @@ class Config:
                 f"{times.slowest_stage[1]}")
 
     @property
-    def columns(self) -> int:
-        """Beats in which a value row is read: ``value_dim / value_lanes``."""
+    def beats(self) -> int:
+        """Beats in which a value vector is read: ``value_dim / value_lanes``."""
         return self.value_dim // self.value_lanes
 
     @property
@@ -284,25 +286,25 @@ class Config:
     def distance_max(self) -> int:
         """The largest distance that a selection may be made by."""
         shared = self.rescore is not None and self.rescore.shared
-        return self.key_bits * (self.rows if shared else 1)
+        return self.key_bits * (self.queries if shared else 1)
 
     @property
-    def rows_per_stage(self) -> int:
-        """Rows of the array that read the same registers of keys.
+    def queries_per_stage(self) -> int:
+        """Queries of the array that read the same registers of keys.
 
-        One by one if rows can share a selection: its sums move down with the keys.
+        One by one if queries can share a selection: its sums move down with the keys.
         """
         shared = self.rescore is not None and self.rescore.shared
-        return 1 if shared else min(self.rows, ROWS_PER_STAGE)
+        return 1 if shared else min(self.queries, QUERIES_PER_STAGE)
 
     @property
     def score_stages(self) -> int:
         """Stages of the array that a word of keys passes."""
-        return -(-self.rows // self.rows_per_stage)
+        return -(-self.queries // self.queries_per_stage)
 
-    def score_latency(self, row: int = 0) -> int:
-        """Cycles from asking for a word of keys to a row's distances."""
-        return (KEY_STORE_LATENCY + 1 + row // self.rows_per_stage
+    def score_latency(self, query: int = 0) -> int:
+        """Cycles from asking for a word of keys to a query's distances."""
+        return (KEY_STORE_LATENCY + 1 + query // self.queries_per_stage
                 + tree_latency(self.key_bits, self.fan_in))
 
     @property
@@ -312,33 +314,33 @@ class Config:
 
     @property
     def counter_times(self) -> CounterTimes:
-        """Sizes and cycles of a row's selection by counters."""
+        """Sizes and cycles of a query's selection by counters."""
         return CounterTimes(lanes=self.lanes, refine_lanes=self.refine_lanes, top_n=self.top_n)
 
-    def histogram_times(self, row: int) -> HistogramTimes:
-        """Sizes and cycles of a row's selection by histograms; the last may select for all."""
+    def histogram_times(self, query: int) -> HistogramTimes:
+        """Sizes and cycles of a query's selection by histograms; the last may select for all."""
         return HistogramTimes(
-            key_bits=self.distance_max if row == self.rows - 1 else self.key_bits,
+            key_bits=self.distance_max if query == self.queries - 1 else self.key_bits,
             lanes=self.lanes, refine_lanes=self.refine_lanes,
-            overlap=self.selection == "histograms", lead=1 + self.score_latency(row),
+            overlap=self.selection == "histograms", lead=1 + self.score_latency(query),
             block=self.selection_block, top_n=self.top_n)
 
     @property
-    def exact_query_slots(self) -> int:
-        """Queries for exact scores that the core holds, for all rows: a power of two."""
-        return 1 << (EXACT_QUERIES * self.rows - 1).bit_length()
+    def rescore_query_slots(self) -> int:
+        """Rescore queries that the core holds, for all queries of a command: a power of two."""
+        return 1 << (RESCORE_QUERIES * self.queries - 1).bit_length()
 
     @property
     def score_max(self) -> int:
-        """The largest absolute value of an exact score or of minus a distance; 0 without them."""
+        """The largest absolute value of a score, or of minus a distance; 0 without rescoring."""
         return 0 if self.rescore is None else max(self.rescore.score_max, self.distance_max)
 
     @property
     def memory_bits(self) -> int:
         """Bits of the key, value and scale stores: the size by which presets are ordered."""
-        exact = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
+        rescore = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
         return self.capacity * (self.key_bits + self.value_dim * self.value_bits + SCALE_BITS
-                                + exact)
+                                + rescore)
 
     def replace(self, **changes: Any) -> "Config":
         """Return a copy with some fields changed, checked like any other.
@@ -417,8 +419,9 @@ _document(Config)
 
 
 PRESETS: MappingProxyType[str, Config] = MappingProxyType({
-    # For tests: every dimension small, several rows.
-    "tiny": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16),
+    # For tests: every dimension small, several queries.
+    "tiny": Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4,
+                   top_n=16),
     # Sentence encoders with 32-element heads (all-MiniLM-L6-v2).
     "head32": Config(key_bits=32, value_dim=32, capacity=512, lanes=8, value_lanes=16, top_n=64),
     # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
@@ -431,13 +434,13 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256),
     # A GQA group of three query heads on one key head (SmolLM2), in one pass over the keys.
-    "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32, value_lanes=64,
-                   top_n=256, tables=3),
+    "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, queries=3, lanes=32, value_lanes=64,
+                   top_n=256, exp_tables=3),
     # HashAttention on decoders with 64-element heads; up to all keys can be selected and rescored.
     "hash64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=4096, rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
     # The same for a GQA group of three, each head for itself or all with one selection.
-    "hash64gqa3": Config(key_bits=64, value_dim=64, capacity=4096, rows=3, lanes=32,
+    "hash64gqa3": Config(key_bits=64, value_dim=64, capacity=4096, queries=3, lanes=32,
                          value_lanes=64, top_n=4096,
                          rescore=Rescore(head_dim=64, lanes=64, element_bits=12, shared=True)),
     # Decoders with 128-element heads.
@@ -463,7 +466,7 @@ def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
     head_dim
         Elements of a query and of a key.
     value_dim
-        Elements of a value row; a preset's must equal it.
+        Elements of a value vector; a preset's must equal it.
     tokens
         Keys to hold, at most ``capacity``.
     top_n
@@ -471,9 +474,9 @@ def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
     key_bits
         Bits of a code; None is ``head_dim``. A preset's must equal it.
     rescore
-        Whether the preset must have exact scores, of ``head_dim`` elements; if not, it has none.
+        Whether the preset must have rescoring, of ``head_dim`` elements; if not, it has none.
     shared
-        If not 0, the heads that must be able to share a selection: the preset's ``rows``.
+        If not 0, the heads that must be able to share a selection: the preset's ``queries``.
     """
     bits = head_dim if key_bits is None else key_bits
     for name, config in PRESETS.items():
@@ -482,6 +485,6 @@ def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
                 and tokens <= config.capacity and top_n <= config.top_n
                 and (unit is not None and unit.head_dim == head_dim if rescore else unit is None)
                 and (not shared or (unit is not None and unit.shared
-                                    and config.rows == shared))):
+                                    and config.queries == shared))):
             return name
     return None

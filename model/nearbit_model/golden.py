@@ -4,10 +4,11 @@ Stages, each usable alone as the oracle of its hardware block:
 
 ========================  ==========================================================
 :func:`select`            distances and the exact top N (:mod:`nearbit_hw.select.top_n`)
-:func:`lookup`            weights by distance (:mod:`nearbit_hw.attend.weights`)
-:func:`score`             exact scores of selected keys (:mod:`nearbit_hw.attend.rescorer`)
-:func:`decay`             weights by exact score (:mod:`nearbit_hw.attend.weights`)
-:func:`accumulate`        weighted sums of value rows (:mod:`nearbit_hw.attend.value_accumulator`)
+:func:`lookup`            weights by distance (:mod:`nearbit_hw.attend.softmax`)
+:func:`score`             dot-product scores of selected keys (:mod:`nearbit_hw.attend.rescorer`)
+:func:`decay`             weights by dot-product score (:mod:`nearbit_hw.attend.softmax`)
+:func:`accumulate`        weighted sums of value vectors
+(:mod:`nearbit_hw.attend.value_accumulator`)
 :func:`normalize`         exactly rounded division (:mod:`nearbit_hw.attend.normalizer`)
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
 ========================  ==========================================================
@@ -32,7 +33,7 @@ from nearbit_model.config import (
     Config,
 )
 from nearbit_model.popcount import distances
-from nearbit_model.quantize import WORD_BITS, Exact, Values, codes_from_ints, group_size
+from nearbit_model.quantize import WORD_BITS, RescoreOperands, Values, codes_from_ints, group_size
 
 
 __all__ = ["Result", "accumulate", "attend", "attend_one", "check_command", "decay",
@@ -56,15 +57,15 @@ class Result:
         int32 [heads, queries, value_dim], ``value_bits + output_fraction_bits`` bits: units of an
         element, times 2**output_fraction_bits.
     selected
-        Rows of the store, int64 [heads, queries, m].
+        Tokens of the store, int64 [heads, queries, m].
     distances
         int32 [heads, queries, m], 0 to key_bits; if the group's heads share a selection, the sum
         of theirs.
     weights
         int64 [heads, queries, m], 0 to 2**weight_bits - 1.
     scores
-        Exact scores q.k in units of the quantized operands, int64 [heads, queries, m], 0 where
-        there is no key; None without rescoring.
+        Dot-product scores q.k in units of the quantized operands, int64 [heads, queries, m], 0
+        where there is no key; None without rescoring.
     """
 
     output_int: NDArray[np.int32]
@@ -113,7 +114,7 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
         Keys that each query may see, beginning at ``first``; at least 1. Integers, broadcast to
         [heads, queries].
     first
-        First row of the range.
+        First token of the range.
     n, sink, recent
         See above; n at least 1, the others at least 0.
     shared
@@ -250,14 +251,14 @@ def select_one(distances: ArrayLike, *, n: int, sink: int = 0,
     return order[forced | (np.cumsum(~forced) <= n)]
 
 
-def lookup(distances: NDArray[np.int32], table: ArrayLike) -> NDArray[np.int64]:
-    """Weights of selected keys: ``table[h - h_min]`` (contract, item 4).
+def lookup(distances: NDArray[np.int32], exp_table: ArrayLike) -> NDArray[np.int64]:
+    """Weights of selected keys: ``exp_table[h - h_min]`` (contract, item 4).
 
     Parameters
     ----------
     distances
         Integers [..., m], at least one valid in each row; -1 is padding and stays -1.
-    table
+    exp_table
         Integers [key_bits + 1].
 
     Returns
@@ -267,11 +268,11 @@ def lookup(distances: NDArray[np.int32], table: ArrayLike) -> NDArray[np.int64]:
     valid = distances >= 0
     nearest = np.where(valid, distances, np.iinfo(distances.dtype).max).min(axis=-1)
     excess = np.where(valid, distances - nearest[..., None], 0)
-    return np.where(valid, np.asarray(table).astype(np.int64)[excess], -1)
+    return np.where(valid, np.asarray(exp_table).astype(np.int64)[excess], -1)
 
 
 def score(queries: NDArray[Any], keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Exact scores of selected keys: ``s[i] = sum_j q[j] * k[i][j]`` (contract, item 5).
+    """Dot-product scores of selected keys: ``s[i] = sum_j q[j] * k[i][j]`` (contract, item 5).
 
     Parameters
     ----------
@@ -291,7 +292,7 @@ def score(queries: NDArray[Any], keys: NDArray[Any]) -> NDArray[np.int64]:
 
 def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDArray[Any], *,
           weight_bits: int) -> NDArray[np.int64]:
-    """Weights of selected keys by their exact scores (contract, item 5).
+    """Weights of selected keys by their dot-product scores (contract, item 5).
 
     ``t = ((s_max - s[i]) * multiplier) >> 24``; ``w[i] = exp2[t & 255] >> (t >> 8)``, and 0 once
     ``t >> 8 >= weight_bits``; ``exp2[f] = rint((2**weight_bits - 1) * 2**(-f / 256))``.
@@ -326,17 +327,17 @@ def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDAr
 
 def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArray[Any], *,
                scale_bits: int = SCALE_BITS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Weighted sums of value rows (contract, item 7).
+    """Weighted sums of value vectors (contract, item 7).
 
     ``u[i] = (w[i] * c[i] + 2**(scale_bits - 1)) >> scale_bits``, ``sums[j] = sum u[i] * v[i][j]``
-    and ``total = sum w[i]``, without overflow for up to 2**20 rows of 16 bits and weights of 24.
+    and ``total = sum w[i]``, without overflow for up to 2**20 vectors of 16 bits and weights of 24.
 
     Parameters
     ----------
     weights
         Integers [..., m], at least 0; -1 is padding and counts as 0.
     elements
-        The selected rows, int8 or int16 [..., m, dim].
+        The selected value vectors, int8 or int16 [..., m, dim].
     scales
         Their scales, integers [..., m], 0 to 2**scale_bits - 1.
 
@@ -384,8 +385,8 @@ def normalize(sums: NDArray[np.int64], total: NDArray[np.int64],
 
 
 def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
-           tables: ArrayLike, *, config: Config, counts: ArrayLike, first: int = 0, n: int,
-           sink: int = 0, recent: int = 0, exact: Exact | None = None,
+           exp_tables: ArrayLike, *, config: Config, counts: ArrayLike, first: int = 0, n: int,
+           sink: int = 0, recent: int = 0, rescore: RescoreOperands | None = None,
            shared: bool = False) -> Result:
     """Binary attention by the numeric contract: the golden model of :class:`nearbit_hw.core.Core`.
 
@@ -396,22 +397,22 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     k_codes
         uint64 [kv_heads, tokens, words].
     values
-        Value rows: elements [kv_heads, tokens, value_dim] and scales [kv_heads, tokens].
-    tables
+        Value vectors: elements [kv_heads, tokens, value_dim] and scales [kv_heads, tokens].
+    exp_tables
         Each query head's weights, integers [heads, key_bits + 1] of weight_bits bits; entry 0 is
         not 0.
     config
         Widths, ``top_n`` and ``capacity``.
     counts, first, n, sink, recent, shared
         As for :func:`select`; at most ``top_n`` keys may be asked for.
-    exact
-        Operands of exact scores, of which the weights are then made; the tables are not looked at.
+    rescore
+        Operands of rescoring, of which the weights are then made; the exp tables are not looked at.
         None: the weights follow from the distances.
 
     Returns
     -------
     Result
-        Outputs and, for each query, selected rows, distances and weights.
+        Outputs and, for each query, selected tokens, distances and weights.
 
     Raises
     ------
@@ -419,54 +420,54 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
         A shape, a width or a command that the configuration has no room for, or whose answer
         from the hardware would be an error code.
     """
-    weight_tables = _check_integers(q_codes, k_codes, values, tables, config)
+    checked = _check_integers(q_codes, k_codes, values, exp_tables, config)
     check_command(n=n, sink=sink, recent=recent, top_n=config.top_n)
     heads, queries, _ = q_codes.shape
     group = heads // len(k_codes)
-    if exact is not None:
-        _check_exact(exact, (heads, queries), k_codes.shape[:2], config)
+    if rescore is not None:
+        _check_rescore(rescore, (heads, queries), k_codes.shape[:2], config)
     elif shared:
-        raise ValueError("a shared selection needs exact scores: the sum of several distances is "
+        raise ValueError("a shared selection needs rescoring: the sum of several distances is "
                          "no measure of a single one's weight")
     selected, found = select(q_codes, k_codes, counts=counts, first=first, n=n, sink=sink,
                              recent=recent, shared=shared)
     most = selected.shape[-1]
     weights = np.empty(selected.shape, np.int64)
-    scores = None if exact is None else np.zeros(selected.shape, np.int64)
+    scores = None if rescore is None else np.zeros(selected.shape, np.int64)
     output_int = np.empty((heads, queries, config.value_dim), np.int32)
-    widest = max(config.value_dim, 0 if exact is None else exact.keys.shape[-1])
+    widest = max(config.value_dim, 0 if rescore is None else rescore.keys.shape[-1])
     block = max(1, _BLOCK // (most * widest))
     for head in range(heads):
         elements, scales = values.elements[head // group], values.scales[head // group]
         for start in range(0, queries, block):
             rows = slice(start, start + block)
             valid = selected[head, rows] >= 0
-            # Padding takes row 0, with weight 0.
+            # Padding takes token 0, with weight 0.
             index = np.where(valid, selected[head, rows], 0)
-            if exact is None or scores is None:
-                weights[head, rows] = lookup(found[head, rows], weight_tables[head])
+            if rescore is None or scores is None:
+                weights[head, rows] = lookup(found[head, rows], checked[head])
             else:
                 scores[head, rows] = np.where(valid, score(
-                    exact.queries[head, rows], exact.keys[head // group][index]), 0)
+                    rescore.queries[head, rows], rescore.keys[head // group][index]), 0)
                 weights[head, rows] = decay(scores[head, rows], valid,
-                                            exact.multipliers[head, rows],
+                                            rescore.multipliers[head, rows],
                                             weight_bits=config.weight_bits)
             sums, total = accumulate(weights[head, rows], elements[index], scales[index])
             output_int[head, rows] = normalize(sums, total, config.output_fraction_bits)
     return Result(output_int, selected, found, weights, scores)
 
 
-def _check_exact(exact: Exact, queries: tuple[int, int], keys: tuple[int, int],
-                 config: Config) -> None:
-    """Check shapes and widths of the operands of exact scores."""
+def _check_rescore(rescore: RescoreOperands, queries: tuple[int, int], keys: tuple[int, int],
+                   config: Config) -> None:
+    """Check shapes and widths of the operands of rescoring."""
     unit = config.rescore
     if unit is None:
-        raise ValueError("the configuration has no unit for exact scores; set rescore")
+        raise ValueError("the configuration has no rescoring unit; set rescore")
     limit = 1 << unit.element_bits - 1
     for name, array, shape, least, most in (
-            ("exact queries", exact.queries, (*queries, unit.head_dim), -limit, limit - 1),
-            ("exact keys", exact.keys, (*keys, unit.head_dim), -limit, limit - 1),
-            ("multipliers", exact.multipliers, queries, 0, (1 << MULTIPLIER_BITS) - 1)):
+            ("rescore queries", rescore.queries, (*queries, unit.head_dim), -limit, limit - 1),
+            ("rescore keys", rescore.keys, (*keys, unit.head_dim), -limit, limit - 1),
+            ("multipliers", rescore.multipliers, queries, 0, (1 << MULTIPLIER_BITS) - 1)):
         _check_array(name, array, shape, least, most)
 
 
@@ -488,8 +489,8 @@ def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], least: 
 
 
 def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Values,
-                    tables: ArrayLike, config: Config) -> NDArray[Any]:
-    """Check shapes and widths of all integers that go into :func:`attend`; return the tables."""
+                    exp_tables: ArrayLike, config: Config) -> NDArray[Any]:
+    """Check shapes and widths of the integers for :func:`attend`; return the exp tables."""
     words = -(-config.key_bits // WORD_BITS)
     for name, packed in (("q_codes", q_codes), ("k_codes", k_codes)):
         if packed.ndim != 3 or packed.shape[2] != words or 0 in packed.shape:
@@ -504,22 +505,23 @@ def _check_integers(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], va
     group_size(heads, kv_heads)
     if tokens > config.capacity:
         raise ValueError(f"keys must be at most capacity ({config.capacity}), not {tokens}")
-    weight_tables = np.asarray(tables)
+    checked = np.asarray(exp_tables)
     limit = 1 << config.value_bits - 1
     for name, array, shape, least, most in (
             ("elements", values.elements, (kv_heads, tokens, config.value_dim), -limit, limit - 1),
             ("scales", values.scales, (kv_heads, tokens), 0, (1 << SCALE_BITS) - 1),
-            ("tables", weight_tables, (heads, config.key_bits + 1), 0,
+            ("exp_tables", checked, (heads, config.key_bits + 1), 0,
              (1 << config.weight_bits) - 1)):
         _check_array(name, array, shape, least, most)
-    if not weight_tables[:, 0].all():
-        raise ValueError("tables must not have a 0 at distance 0")
-    return weight_tables
+    if not checked[:, 0].all():
+        raise ValueError("exp_tables must not have a 0 at distance 0")
+    return checked
 
 
 def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales: ArrayLike,
-               table: ArrayLike, *, config: Config, count: int | None = None, first: int = 0,
-               n: int, sink: int = 0, recent: int = 0, exact: Exact | None = None) -> Result:
+               exp_table: ArrayLike, *, config: Config, count: int | None = None, first: int = 0,
+               n: int, sink: int = 0, recent: int = 0,
+               rescore: RescoreOperands | None = None) -> Result:
     """:func:`attend` for one query, with codes as Python integers: for benches of the hardware.
 
     Parameters
@@ -527,16 +529,16 @@ def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales:
     q_code
         The query's code.
     k_codes
-        The codes in the store, one a row.
+        The codes in the store, one a token.
     elements, scales
-        Integers [rows, value_dim] and [rows].
-    table
+        Integers [tokens, value_dim] and [tokens].
+    exp_table
         Integers [key_bits + 1].
     count
         Keys from ``first`` on that the query may see; None is all of them.
     config, first, n, sink, recent
         As for :func:`attend`.
-    exact
+    rescore
         The same, of one head with one query.
 
     Returns
@@ -549,9 +551,9 @@ def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales:
     result = attend(
         codes_from_ints([q_code], config.key_bits)[None], store[None],
         Values(_integers(elements, "elements")[None], _integers(scales, "scales")[None]),
-        _integers(table, "table")[None], config=config, first=first,
+        _integers(exp_table, "exp_table")[None], config=config, first=first,
         counts=len(k_codes) - first if count is None else operator.index(count),
-        n=n, sink=sink, recent=recent, exact=exact)
+        n=n, sink=sink, recent=recent, rescore=rescore)
     return Result(result.output_int[0, 0], result.selected[0, 0], result.distances[0, 0],
                   result.weights[0, 0], None if result.scores is None else result.scores[0, 0])
 

@@ -11,7 +11,7 @@ from nearbit_model.config import Config, fitting_preset
 from nearbit_model.errors import NearbitError
 from nearbit_model.golden import check_command
 from nearbit_model.mapping import Mapping, MappingError
-from nearbit_model.quantize import Exact, Values
+from nearbit_model.quantize import RescoreOperands, Values
 
 
 __all__ = ["DEFAULT_N", "METHODS", "Prepared", "TensorError", "prepare"]
@@ -37,7 +37,7 @@ class TensorError(NearbitError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Integers of an attention problem, as held by the stores, tables and commands.
+    """Integers of an attention problem, as held by the stores, exp tables and commands.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class Prepared:
     values
         Elements [kv_heads, tokens, value_dim], scales [kv_heads, tokens], unit [kv_heads].
     logit_scale
-        float64 [heads], of which the tables were made.
-    tables
+        float64 [heads], of which the exp tables were made.
+    exp_tables
         uint32 [heads, key_bits + 1].
     counts
         Keys that each query sees, from ``first`` on: int64 [queries], the same for all heads.
@@ -59,8 +59,8 @@ class Prepared:
         First key of the range; always 0 here.
     n, sink, recent
         Nearest, first and last keys to select.
-    exact
-        Operands of exact scores; None with method "had".
+    rescore
+        Operands of rescoring; None with method "had".
     shared
         Whether the heads of a group share a selection.
     """
@@ -70,19 +70,19 @@ class Prepared:
     k_codes: NDArray[np.uint64]
     values: Values
     logit_scale: NDArray[np.float64]
-    tables: NDArray[np.uint32]
+    exp_tables: NDArray[np.uint32]
     counts: NDArray[np.int64]
     first: int
     n: int
     sink: int
     recent: int
-    exact: Exact | None = None
+    rescore: RescoreOperands | None = None
     shared: bool = False
 
     @property
     def method(self) -> str:
         """One of :data:`METHODS`."""
-        return "had" if self.exact is None else "hash"
+        return "had" if self.rescore is None else "hash"
 
     @property
     def heads(self) -> int:
@@ -153,9 +153,10 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
         Real numbers, one a head [heads] or one for all, finite and at least 0. None is
         :func:`nearbit_model.quantize.logit_scale` of all of q and k as given.
     rotate
-        Whether value rows are stored in the basis of :func:`nearbit_model.quantize.rotate`, which
-        lowers the largest error on real heads. Integer outputs are then in that basis as well;
-        :meth:`Prepared.outputs` gives them back in that of v. Queries and keys for exact scores
+        Whether value vectors are stored in the basis of :func:`nearbit_model.quantize.rotate`,
+        which lowers the largest error on real heads. Integer outputs are then in that basis as
+        well;
+        :meth:`Prepared.outputs` gives them back in that of v. Queries and keys for rescoring
         are rotated likewise.
     method
         One of :data:`METHODS`; "hash" needs a configuration with ``rescore``.
@@ -163,7 +164,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
         With method "hash", the mapping to codes; None is the sign of each element.
     shared
         With method "hash", whether the heads of a group select together, by the sum of their
-        distances; the configuration's ``rows`` must be as many.
+        distances; the configuration's ``queries`` must be as many.
 
     Returns
     -------
@@ -218,7 +219,8 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
             k_array, v_array = (np.repeat(x, heads // kv_heads, axis=0)
                                 for x in (k_array, v_array))
         try:
-            operands = quantize.exact(q_array, k_array, _element_bits(config), rotated=rotate)
+            operands = quantize.rescore_operands(q_array, k_array, _element_bits(config),
+                                                 rotated=rotate)
         except ValueError as error:
             raise TensorError(str(error)) from None
 
@@ -229,7 +231,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     return Prepared(
         config, q_codes, k_codes,
         quantize.values(v_array, config.value_bits, rotated=rotate), scale,
-        quantize.weight_table(scale, config.key_bits, config.weight_bits),
+        quantize.exp_table(scale, config.key_bits, config.weight_bits),
         counts, 0, nearest, sink, recent, operands, shared)
 
 
@@ -252,14 +254,14 @@ def _element_bits(config: Config) -> int:
 
 def _check_hash_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Config, most: int,
                     bits: int, shared: int) -> None:
-    """Check sizes for exact scores; ``shared`` is the heads that share a selection, or 0."""
+    """Check sizes for rescoring; ``shared`` is the heads that share a selection, or 0."""
     head_dim, value_dim, tokens = q_shape[2], v_shape[2], v_shape[1]
     preset = fitting_preset(head_dim, value_dim, tokens, most, key_bits=bits, rescore=True,
                             shared=shared)
     remedy = f"the preset {preset} fits" if preset else "no preset fits, so give a configuration"
     unit = config.rescore
     if unit is None:
-        raise TensorError(f"method hash needs a configuration with exact scores; set rescore, with "
+        raise TensorError(f"method hash needs a configuration with rescoring; set rescore, with "
                           f"head_dim {head_dim}; {remedy}")
     if head_dim != unit.head_dim:
         raise TensorError(f"head_dim of q, shape {q_shape}, must equal the configuration's "
@@ -270,8 +272,9 @@ def _check_hash_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: 
                           f"bits")
     if shared and not unit.shared:
         raise TensorError(f"a shared selection needs rescore.shared in the configuration; {remedy}")
-    if shared and config.rows != shared:
-        raise TensorError(f"a shared selection needs the configuration's rows ({config.rows}) to "
+    if shared and config.queries != shared:
+        raise TensorError(f"a shared selection needs the configuration's queries "
+                          f"({config.queries}) to "
                           f"equal the heads of a group ({shared}); {remedy}")
     _check_room(v_shape, config, most, remedy)
 

@@ -5,7 +5,7 @@ refused with a :class:`ValueError` of one sentence if it holds a NaN, an infinit
 beyond float32's range, or is not made of real numbers.
 
 Codes, logit_scale and weights are those of Hamming Attention Distillation (HAD,
-arXiv 2502.01770); the operands of exact scores are for HashAttention (arXiv 2412.14468).
+arXiv 2502.01770); the operands of rescoring are for HashAttention (arXiv 2412.14468).
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT, SCALE_BITS
 
 
-__all__ = ["Exact", "Values", "codes", "codes_from_ints", "codes_to_ints", "exact", "outputs",
-           "rotate", "rotate_back", "logit_scale", "values", "weight_table"]
+__all__ = ["RescoreOperands", "Values", "codes", "codes_from_ints", "codes_to_ints",
+           "rescore_operands", "outputs",
+           "rotate", "rotate_back", "logit_scale", "values", "exp_table"]
 
 
 WORD_BITS = 64
@@ -91,12 +92,12 @@ def codes_to_ints(packed: NDArray[np.uint64]) -> list[int]:
     return [int.from_bytes(row.astype("<u8").tobytes(), "little") for row in packed]
 
 
-# Rotation of value rows. A few elements that are far larger than the rest of their row make its
-# scale coarse for all the others. In a basis that mixes all elements no row of a real head has
-# such outliers. The rotation is a Walsh-Hadamard transform after sign changes by the Rudin-Shapiro
-# sequence: without the signs a row of equal elements would become a single large one, and this
-# sequence spreads it most evenly. Everything is +-1 until the one division at the end, so that
-# the sums of float16 elements are exact and the integers the same on every machine.
+# Rotation of value vectors. A few elements that are far larger than the rest of their vector make
+# its scale coarse for all the others. In a basis that mixes all elements no vector of a real head
+# has such outliers. The rotation is a Walsh-Hadamard transform after sign changes by the
+# Rudin-Shapiro sequence: without the signs a vector of equal elements would become a single large
+# one, and this sequence spreads it most evenly. Everything is +-1 until the one division at the
+# end, so that the sums of float16 elements are exact and the integers the same on every machine.
 
 
 def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
@@ -109,11 +110,11 @@ def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float
 
 
 def rotate(v: ArrayLike) -> NDArray[np.float64]:
-    """Rotate value rows into a basis in which they have no outliers.
+    """Rotate value vectors into a basis in which they have no outliers.
 
     An orthonormal transform, block by block of the largest power of two that divides dim (for an
     odd dim it is the identity). Attention commutes with it, because an output is a sum of value
-    rows: rotate the values, and :func:`rotate_back` the outputs. A model can have the first
+    vectors: rotate the values, and :func:`rotate_back` the outputs. A model can have the first
     folded into its value projection and the second into its output projection.
 
     Parameters
@@ -124,7 +125,7 @@ def rotate(v: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     float64 [..., dim]
-        Rows of the same Euclidean norm.
+        Vectors of the same Euclidean norm.
     """
     rows = np.asarray(v, np.float64)
     signs, transform, norm = _hadamard(rows.shape[-1])
@@ -142,7 +143,7 @@ def rotate_back(x: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Values:
-    """Quantized value rows: row i stands for ``elements[i] * scales[i] / 65536 * unit``.
+    """Quantized value vectors: vector i stands for ``elements[i] * scales[i] / 65536 * unit``.
 
     Parameters
     ----------
@@ -150,14 +151,14 @@ class Values:
         Integers of ``bits`` bits, two's complement [..., tokens, dim]: int8 up to 8 bits, else
         int16.
     scales
-        Each row's unsigned scale, uint16 [..., tokens].
+        Each vector's unsigned scale, uint16 [..., tokens].
     unit
         What a scale of 65,536 and an element of 1 stand for, float64 [...]: one number a head.
         0 for a head in which every value is 0.
     saturated
-        Rows that a given unit was too small for, int64 [...]; 0 where the unit was chosen here.
+        Vectors that a given unit was too small for, int64 [...]; 0 where the unit was chosen here.
     rotated
-        Whether the rows, and so the outputs, are in the basis of :func:`rotate`.
+        Whether the vectors, and so the outputs, are in the basis of :func:`rotate`.
     """
 
     elements: NDArray[Any]
@@ -167,7 +168,7 @@ class Values:
     rotated: bool = False
 
     def dequantized(self) -> NDArray[np.float64]:
-        """The rows as real numbers in the basis of v, float64 [..., tokens, dim]."""
+        """The vectors as real numbers in the basis of v, float64 [..., tokens, dim]."""
         factors = self.scales / float(1 << SCALE_BITS) * self.unit[..., None]
         rows = np.asarray(self.elements * factors[..., None], np.float64)
         return rotate_back(rows) if self.rotated else rows
@@ -175,32 +176,33 @@ class Values:
 
 def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
            rotated: bool = False) -> Values:
-    """Quantize value rows with one scale a row.
+    """Quantize value vectors with one scale a vector.
 
-    With ``rowscale = max|row| / (2**(bits-1) - 1)``, ``elements = rint(v / rowscale)`` and
-    ``scales = rint(65535 * rowscale / max rowscale of the head)``. Ties round to even. A row of
-    zeros has elements and scale 0 (so has one whose rowscale is below float64's normal numbers).
+    With ``real_scale = max|v| / (2**(bits-1) - 1)``, ``elements = rint(v / real_scale)`` and
+    ``scales = rint(65535 * real_scale / max real_scale of the head)``. Ties round to even. A vector
+    of zeros has elements and scale 0 (so has one whose real_scale is below float64's normal
+    numbers).
 
     A decode loop fixes ``unit`` before the first append and gives it to every call; take it from
     a call on the prompt, with headroom, say ``2 * values(prompt).unit``. Scales are then
-    ``rint(65536 * rowscale / unit)``. A row whose scale would pass 65,535 saturates: it keeps the
-    scale 65,535, its elements are clipped to +-(2**(bits-1) - 1), and it is counted.
+    ``rint(65536 * real_scale / unit)``. A vector whose scale would pass 65,535 saturates: it keeps
+    the scale 65,535, its elements are clipped to +-(2**(bits-1) - 1), and it is counted.
 
     Parameters
     ----------
     v
-        Value rows, real numbers [..., tokens, dim], no axis empty.
+        Value vectors, real numbers [..., tokens, dim], no axis empty.
     bits
         Bits of an element, 2 to 16.
     unit
         Fixed unit, positive; a number or an array that broadcasts to the axes before tokens.
     rotated
-        Whether to :func:`rotate` the rows first.
+        Whether to :func:`rotate` the vectors first.
 
     Returns
     -------
     Values
-        Integers, scales, unit and the number of saturated rows.
+        Integers, scales, unit and the number of saturated vectors.
 
     Raises
     ------
@@ -229,15 +231,15 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
     # Head by head: a float64 copy of all of them is the largest thing this would hold.
     for head in np.ndindex(heads):
         rows = rotate(array[head]) if rotated else array[head].astype(np.float64)
-        rowscale = np.abs(rows).max(axis=-1) / largest
-        rowscale[rowscale < np.finfo(np.float64).tiny] = 0
+        real_scale = np.abs(rows).max(axis=-1) / largest
+        real_scale[real_scale < np.finfo(np.float64).tiny] = 0
         if unit is None:
-            units[head] = rowscale.max() / SCALE_MAX * (1 << SCALE_BITS)
-        step = np.where(rowscale > 0, rowscale, np.inf)
+            units[head] = real_scale.max() / SCALE_MAX * (1 << SCALE_BITS)
+        step = np.where(real_scale > 0, real_scale, np.inf)
         if units[head] > 0:
-            # A row far beyond a tiny unit overflows to infinity, and is clipped like any other.
+            # A vector far beyond a tiny unit overflows to infinity, and is clipped like any other.
             with np.errstate(over="ignore"):
-                scale = np.rint(rowscale / units[head] * (1 << SCALE_BITS))
+                scale = np.rint(real_scale / units[head] * (1 << SCALE_BITS))
                 beyond = scale > SCALE_MAX
                 saturated[head] = beyond.sum()
                 scales[head] = np.minimum(scale, SCALE_MAX)
@@ -249,15 +251,15 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
     return Values(elements, scales, units, saturated, rotated)
 
 
-# Exact scores. Rotating queries and keys alike leaves q.k as it is and spreads the few elements
+# Rescoring. Rotating queries and keys alike leaves q.k as it is and spreads the few elements
 # that are much larger than all others, which is what decides how fine a step of the keys can be:
-# they must share one, as the products of a row are added before anything is known of it. A query
+# they must share one, as the products of a vector are added before anything is known of it. A query
 # may have its own step, which goes into its multiplier.
 
 
 @dataclass(frozen=True)
-class Exact:
-    """Quantized operands of exact scores (contract, item 5).
+class RescoreOperands:
+    """Quantized operands of rescoring (contract, item 5).
 
     Parameters
     ----------
@@ -284,8 +286,8 @@ class Exact:
     rotated: bool = False
 
 
-def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None = None,
-          rotated: bool = True) -> Exact:
+def rescore_operands(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None = None,
+                     rotated: bool = True) -> RescoreOperands:
     """Quantize queries, each with its own step, and keys, with one step a head.
 
     With ``L = 2**(bits - 1) - 1``, the step of a query is ``max|q| / L``, that of a key head
@@ -310,7 +312,7 @@ def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None =
 
     Returns
     -------
-    Exact
+    RescoreOperands
 
     Raises
     ------
@@ -357,12 +359,12 @@ def exact(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None =
         query_elements[head] = np.rint(real / divisors[:, None])
         wanted = np.rint(query_steps * steps[head // group] * unit)
         if wanted.max() >= 1 << MULTIPLIER_BITS:
-            raise ValueError(f"q and k of head {head} are too large for exact scores of "
+            raise ValueError(f"q and k of head {head} are too large for rescoring of "
                              f"{bits} bits: one step of a score would be worth "
                              f"{wanted.max() / (1 << MULTIPLIER_SHIFT + DECAY_BITS):.3g} octaves "
                              f"of a weight, and at most 1 can be told")
         multipliers[head] = wanted
-    return Exact(query_elements, key_elements, multipliers, steps, saturated, rotated)
+    return RescoreOperands(query_elements, key_elements, multipliers, steps, saturated, rotated)
 
 
 def _normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -408,8 +410,8 @@ def group_size(heads: int, kv_heads: int) -> int:
     return heads // kv_heads
 
 
-def weight_table(logit_scale: ArrayLike, key_bits: int,
-                 weight_bits: int = 16) -> NDArray[np.uint32]:
+def exp_table(logit_scale: ArrayLike, key_bits: int,
+              weight_bits: int = 16) -> NDArray[np.uint32]:
     """Softmax weights by distance above the nearest selected key.
 
     ``table[d] = rint((2**weight_bits - 1) * exp(-2 * logit_scale * d))``: a bit more of distance

@@ -10,30 +10,30 @@ from enum import IntEnum
 
 
 __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
-           "EMIT_LATENCY", "EMIT_WASTE", "EXACT_KEY_STORE_LATENCY", "EXACT_QUERIES", "FAN_IN",
-           "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "ROWS_PER_STAGE",
-           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "WEIGHT_BUFFERS", "CounterTimes", "Error",
+           "EMIT_LATENCY", "EMIT_WASTE", "RESCORE_KEY_STORE_LATENCY", "RESCORE_QUERIES", "FAN_IN",
+           "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "QUERIES_PER_STAGE",
+           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "SOFTMAX_BUFFERS", "CounterTimes", "Error",
            "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
-           "weights_latency"]
+           "softmax_latency"]
 
 
 class Error(IntEnum):
-    """Why a row of a command has no result. The first that applies, in this order."""
+    """Why a query of a command has no result. The first that applies, in this order."""
 
     OK = 0
     #: :py:`n` is 0.
     NO_N = 1
     #: :py:`n + sink + recent` is more than :py:`top_n`.
     TOO_MANY = 2
-    #: The row's count is 0: the way to leave a row unused.
+    #: The query's count is 0: the way to leave a query unused.
     EMPTY = 3
-    #: The row's range goes beyond what is loaded.
+    #: The query's range goes beyond what is loaded.
     RANGE = 4
-    #: The row's weight table was not loaded; one to be rescored needs none.
-    TABLE = 5
+    #: The query's exp table was not loaded; one to be rescored needs none.
+    EXP_TABLE = 5
     #: :py:`rescore` or :py:`shared` is asked for, and there is no unit for it.
     RESCORE = 6
-    #: :py:`shared` is asked for without :py:`rescore`, or the rows' counts differ.
+    #: :py:`shared` is asked for without :py:`rescore`, or the queries' counts differ.
     SHARED = 7
 
 
@@ -56,8 +56,8 @@ def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
 KEY_STORE_LATENCY = 1
 """Cycles from asking for a word of keys to its codes: that of the block RAM."""
 
-ROWS_PER_STAGE = 4
-"""Rows of the array that read the same registers of keys, at most."""
+QUERIES_PER_STAGE = 4
+"""Queries of the array that read the same registers of keys, at most."""
 
 
 # ---- Selection.
@@ -276,24 +276,24 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their rows; three are in the selection."""
+"""Commands between their start and the merging of their queries; three are in the selection."""
 
 RESULTS_IN_FLIGHT = 8
-"""Rows whose selection is made and whose result is not out; no unit holds more than two, but for
+"""Queries whose selection is made and whose result is not out; no unit holds more than two, but for
 those of a single key."""
 
 TRACES_IN_FLIGHT = 4
-"""Rows of which Weights has the command and the trace is not out: at most two in its buffers, and
-two of a single key each in its pipeline, which is longer with exact scores."""
+"""Queries of which Softmax has the command and the trace is not out: at most two in its buffers,
+and two of a single key each in its pipeline, which is longer with rescoring."""
 
-EXACT_QUERIES = 8
-"""Queries for exact scores held for each row, so that a host may send them with their commands: as
-many commands as are in work before the values."""
+RESCORE_QUERIES = 8
+"""Rescore queries held for each query of a command, so that a host may send them with their
+commands: as many commands as are in work before the values."""
 
 RESCORER_DEPTH = 2
 """Keys whose beats are asked for, or that need none, in front of the rescorer's pipeline."""
 
-EXACT_KEY_STORE_LATENCY = 1
+RESCORE_KEY_STORE_LATENCY = 1
 """Cycles from asking for a beat of a key to its elements: that of the block RAM."""
 
 
@@ -302,12 +302,12 @@ def rescorer_latency(lanes: int) -> int:
     return 3 + (tree_latency(lanes) if lanes > 1 else 0)
 
 
-WEIGHT_BUFFERS = 2
-"""Selections in Weights: one is filled, one replayed."""
+SOFTMAX_BUFFERS = 2
+"""Selections in Softmax: one is filled, one replayed."""
 
 
-def weights_latency(*, scores: bool) -> int:
-    """Cycles from a key's turn in the replay to its weight: buffer, subtraction and table.
+def softmax_latency(*, scores: bool) -> int:
+    """Cycles from a key's turn in the replay to its weight: buffer, subtraction and exp table.
 
     With scores, two for a product and one for a shift as well.
     """
@@ -318,7 +318,7 @@ VALUE_STORE_LATENCY = 2
 """Cycles from asking for a beat of values to its elements: block RAM, and a register."""
 
 ACCUMULATOR_LATENCY = 4
-"""Cycles from the beat of a column's last key to its sums: two products, two sums."""
+"""Cycles from the elements of a beat's last key to its sums: two products, two sums."""
 
 ACCUMULATOR_DEPTH = 3
 """Weights that wait for their beats of values."""

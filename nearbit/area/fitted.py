@@ -80,22 +80,22 @@ def _levels(config: Config) -> int:
 def _cell(config: Config) -> dict[str, float]:
     bits = config.key_bits
     return {"one": 1, "bits": bits, "sums": bits - _bits(bits), "count": _bits(bits),
-            "levels": bits * _levels(config), "differences": bits * (config.rows == 1)}
+            "levels": bits * _levels(config), "differences": bits * (config.queries == 1)}
 
 
 def _score_array(config: Config) -> dict[str, float]:
-    rows, lanes, bits = config.rows, config.lanes, config.key_bits
-    stages = -(-rows // config.rows_per_stage)
-    return {"one": 1, "rows": rows, "query": rows * bits, "lanes": rows * lanes,
+    queries, lanes, bits = config.queries, config.lanes, config.key_bits
+    stages = -(-queries // config.queries_per_stage)
+    return {"one": 1, "queries": queries, "codes": queries * bits, "lanes": queries * lanes,
             "keys": stages * lanes * bits, "skew": lanes * bits * _levels(config),
-            "cells": rows * lanes * bits, "sums": rows * lanes * (bits - _bits(bits)),
-            "levels": rows * lanes * bits * _levels(config),
-            "differences": lanes * bits * (rows == 1)}
+            "cells": queries * lanes * bits, "sums": queries * lanes * (bits - _bits(bits)),
+            "levels": queries * lanes * bits * _levels(config),
+            "differences": lanes * bits * (queries == 1)}
 
 
 def _selected_bits(config: Config) -> list[int]:
-    """The largest distance that each row selects by."""
-    return [config.key_bits] * (config.rows - 1) + [config.distance_max]
+    """The largest distance that each query selects by."""
+    return [config.key_bits] * (config.queries - 1) + [config.distance_max]
 
 
 def _digits(largest: int) -> tuple[int, int, int]:
@@ -205,7 +205,7 @@ def _score_bits(config: Config) -> int:
     return 0 if unit is None else _bits(2 * max(unit.score_max, config.distance_max))
 
 
-def _weights(config: Config) -> dict[str, float]:
+def _softmax(config: Config) -> dict[str, float]:
     score = _score_bits(config)
     return {"one": 1, "index": _bits(config.capacity - 1), "position": _bits(config.top_n),
             "distance": _bits(config.distance_max), "weight": config.weight_bits,
@@ -213,11 +213,11 @@ def _weights(config: Config) -> dict[str, float]:
             "shift": (score > 0) * config.weight_bits * _bits(config.weight_bits)}
 
 
-def _weights_memories(config: Config) -> list[tuple[int, int]]:
+def _softmax_memories(config: Config) -> list[tuple[int, int]]:
     score = _score_bits(config)
     key = _bits(config.capacity - 1) + _bits(config.distance_max) + score
     found = [(key, 2 * config.top_n),
-             (config.weight_bits, _places(config.tables, config.key_bits + 1))]
+             (config.weight_bits, _places(config.exp_tables, config.key_bits + 1))]
     return [*found, (config.weight_bits, 1 << DECAY_BITS)] if score else found
 
 
@@ -241,14 +241,14 @@ def _total_bits(config: Config) -> int:
 def _values(config: Config) -> dict[str, float]:
     lanes = config.value_lanes
     return {"one": 1, "weight": config.weight_bits, "scaling": config.weight_bits * SCALE_BITS,
-            "address": _bits(config.capacity - 1) + _bits(config.columns - 1),
+            "address": _bits(config.capacity - 1) + _bits(config.beats - 1),
             "elements": lanes * config.value_bits, "factors": lanes * config.weight_bits,
             "products": lanes * config.value_bits * config.weight_bits,
             "sums": lanes * _sum_bits(config), "total": _total_bits(config)}
 
 
 def _values_memories(config: Config) -> list[tuple[int, int]]:
-    return [(config.value_bits * config.value_lanes, _places(config.capacity, config.columns)),
+    return [(config.value_bits * config.value_lanes, _places(config.capacity, config.beats)),
             (SCALE_BITS, config.capacity)]
 
 
@@ -275,12 +275,12 @@ def _rescorer(config: Config) -> dict[str, float]:
             "products": unit.lanes * unit.element_bits ** 2,
             "sums": unit.lanes, "score": _bits(unit.score_max),
             "key": _bits(config.capacity - 1) + _bits(config.distance_max),
-            "columns": _bits(unit.columns - 1)}
+            "beats": _bits(unit.beats - 1)}
 
 
 def _queries(config: Config) -> int:
-    """Queries for exact scores that are held."""
-    return 1 << _bits(8 * config.rows - 1)
+    """Queries for rescoring that are held."""
+    return 1 << _bits(8 * config.queries - 1)
 
 
 def _rescorer_memories(config: Config) -> list[tuple[int, int]]:
@@ -288,8 +288,8 @@ def _rescorer_memories(config: Config) -> list[tuple[int, int]]:
     if unit is None:
         return []
     width = unit.lanes * unit.element_bits
-    return [(width, _queries(config) << _bits(unit.columns - 1)),
-            (width, _places(config.capacity, unit.columns))]
+    return [(width, _queries(config) << _bits(unit.beats - 1)),
+            (width, _places(config.capacity, unit.beats))]
 
 
 def _rescorer_products(config: Config) -> list[tuple[int, int, int]]:
@@ -297,23 +297,23 @@ def _rescorer_products(config: Config) -> list[tuple[int, int, int]]:
     return [] if unit is None else [(unit.element_bits, unit.element_bits, unit.lanes)]
 
 
-def _weights_products(config: Config) -> list[tuple[int, int, int]]:
+def _softmax_products(config: Config) -> list[tuple[int, int, int]]:
     score = _score_bits(config)
     return [(score, MULTIPLIER_BITS // 2, 2)] if score else []
 
 
 def _key_store(config: Config) -> dict[str, float]:
-    return {"one": 1, "lanes": config.lanes, "row": _bits(config.lanes - 1)}
+    return {"one": 1, "lanes": config.lanes, "token": _bits(config.lanes - 1)}
 
 
 def _rest(config: Config) -> dict[str, float]:
-    rows, unit = config.rows, config.rescore
+    queries, unit = config.queries, config.rescore
     shared = unit is not None and unit.shared
     position = _bits(config.capacity)
-    return {"one": 1, "rows": rows, "codes": rows * config.key_bits, "position": position,
-            "counts": rows * position, "tables": config.tables,
-            "output": config.output_bits, "scores": rows * (unit is not None),
-            "shared": shared * rows * config.lanes * _bits(config.distance_max)}
+    return {"one": 1, "queries": queries, "codes": queries * config.key_bits, "position": position,
+            "counts": queries * position, "exp_tables": config.exp_tables,
+            "output": config.output_bits, "scores": queries * (unit is not None),
+            "shared": shared * queries * config.lanes * _bits(config.distance_max)}
 
 
 def _rest_memories(config: Config) -> list[tuple[int, int]]:
@@ -323,28 +323,29 @@ def _rest_memories(config: Config) -> list[tuple[int, int]]:
 
 
 BLOCKS: dict[str, Block] = {
-    "cell": Block((), _cell, ("key_bits", "fan_in", "rows")),
-    "score_array": Block(("score_array",), _score_array, ("key_bits", "rows", "lanes", "fan_in")),
+    "cell": Block((), _cell, ("key_bits", "fan_in", "queries")),
+    "score_array": Block(("score_array",), _score_array,
+                         ("key_bits", "queries", "lanes", "fan_in")),
     "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "refine_lanes", "capacity",
                                           "top_n"), _top_n_memories),
-    "weights": Block(("weights",), _weights, ("capacity", "top_n", "distance_max", "weight_bits",
+    "softmax": Block(("softmax",), _softmax, ("capacity", "top_n", "distance_max", "weight_bits",
                                               "score_bits"),
-                     _weights_memories, _weights_products),
+                     _softmax_memories, _softmax_products),
     "values": Block(("value_accumulator", "value_store"), _values,
                     ("value_lanes", "value_bits", "weight_bits", "top_n", "capacity"),
                     _values_memories, _values_products),
     "normalizer": Block(("normalizer",), _normalizer, (
         "value_lanes", "output_bits", "divider_cycles", "weight_bits", "top_n")),
-    "rescorer": Block(("rescorer", "exact_key_store"), _rescorer,
+    "rescorer": Block(("rescorer", "rescore_key_store"), _rescorer,
                       ("rescore.lanes", "rescore.element_bits", "rescore.head_dim", "capacity"),
                       _rescorer_memories, _rescorer_products),
     "key_store": Block(("key_store",), _key_store, ("lanes",),
                        lambda config: [(config.key_bits, config.capacity // config.lanes)]
                        * config.lanes),
-    "rest": Block((), _rest, ("rows", "key_bits", "capacity"), _rest_memories),
+    "rest": Block((), _rest, ("queries", "key_bits", "capacity"), _rest_memories),
 }
 """Blocks by name. ``cell`` is one lane of ``score_array``, without the registers of its inputs;
-``rest`` is all that is in no other: checks of commands, queues, the order of rows."""
+``rest`` is all that is in no other: checks of commands, queues, the order of queries."""
 
 
 # Shapes that a block of memory can have: width and words.
@@ -635,7 +636,7 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
         return cells
 
     for block, resources in found.blocks.items():
-        title = f"{block} (one of {config.rows * config.lanes})" if block == "cell" else block
+        title = f"{block} (one of {config.queries * config.lanes})" if block == "cell" else block
         table.add_row(*row(title, resources, found.error[block][0],
                            None if checked is None else checked.blocks[block]))
     table.add_row(*row("total, without cell", found.total, found.total_error,

@@ -289,5 +289,5 @@ class _Cell(wiring.Component):
 def cell_verilog(config: Config, target: str) -> str:
     """Generate the Verilog of one cell of a configuration's array."""
     kind = config.cell or platform_target(SimpleNamespace(device=DEVICES[target].part))
-    return verilog(_Cell(config.key_bits, config.fan_in, kind, cell_operands(config.rows, kind)),
+    return verilog(_Cell(config.key_bits, config.fan_in, kind, cell_operands(config.queries, kind)),
                    target)

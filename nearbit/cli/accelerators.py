@@ -65,9 +65,9 @@ def smallest(file: Path, tensors: "Tensors", n: int | None, sink: int, recent: i
         if name is not None:
             return preset_of(name)
     raise UserError(
-        f"{file}: no preset{'' if mapping is None else ' with exact scores'}"
+        f"{file}: no preset{'' if mapping is None else ' with rescoring'}"
         f"{' for a shared selection' if shared else ''} fits heads of {tensors.head_dim} elements, "
-        f"{'' if mapping is None else f'codes of {mapping.bits} bits, '}value rows of "
+        f"{'' if mapping is None else f'codes of {mapping.bits} bits, '}value vectors of "
         f"{tensors.value_dim}, {tensors.tokens} tokens and n + sink + recent of "
         f"{wishes[-1] + sink + recent}; describe an accelerator that does in a TOML file and "
         f"give it with --config")

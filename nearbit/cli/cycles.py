@@ -8,7 +8,7 @@ import typer
 
 from nearbit.cli.accelerators import given_or_default
 from nearbit.cli.console import BUILDING, console, progress
-from nearbit.cli.errors import NOT_EXACT
+from nearbit.cli.errors import NOT_BIT_EXACT
 from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
@@ -84,4 +84,4 @@ def cycles(
         if plot is not None:
             terminal.print(f"\nPlot: {plot}", soft_wrap=True, highlight=False, markup=False)
     if found is not None and not found.equal:
-        raise typer.Exit(NOT_EXACT)
+        raise typer.Exit(NOT_BIT_EXACT)

@@ -3,10 +3,10 @@
 from nearbit_model.errors import NearbitError
 
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "NOT_EXACT", "UserError"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "NOT_BIT_EXACT", "UserError"]
 
 
-NOT_EXACT = 1
+NOT_BIT_EXACT = 1
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearbit.cli.console import BUILDING, count, progress
-from nearbit.cli.errors import NOT_EXACT, UserError
+from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.models import check_codes, load_network, method_of
 from nearbit.cli.options import (
     CodesOption,
@@ -85,7 +85,7 @@ def generate(
         if not witness.answers:
             print(f"nearbit: the hardware gave no answer for layer {witness.layer}, head "
                   f"{witness.head}, so that nothing was compared", file=sys.stderr)
-            raise typer.Exit(NOT_EXACT)
+            raise typer.Exit(NOT_BIT_EXACT)
     text = network.text(found)
     checked = {} if witness is None else {"hardware": {
         "layer": witness.layer, "head": witness.head, "answers": witness.answers,
@@ -99,13 +99,13 @@ def generate(
     else:
         print(f"{prompt}{text}\n")
         print(f"{count(len(found), 'token')} in {seconds:.1f} s, method {method}, n {n}, sink "
-              f"{sink}, recent {recent}; {count(decoder.saturated, 'row')} beyond the headroom")
+              f"{sink}, recent {recent}; {count(decoder.saturated, 'vector')} beyond the headroom")
         if witness is not None:
             print(f"Layer {witness.layer}, head {witness.head} by the hardware: "
                   f"{witness.answers - witness.differing} of {witness.answers} answers equal the "
                   f"golden model's bit for bit, {witness.cycles:,} cycles")
     if witness is not None and witness.differing:
-        raise typer.Exit(NOT_EXACT)
+        raise typer.Exit(NOT_BIT_EXACT)
 
 
 def _head(place: str, network: "Network") -> tuple[int, int]:

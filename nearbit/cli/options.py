@@ -37,7 +37,7 @@ class Method(StrEnum):
 class ModelMethod(StrEnum):
     """Ways that a model attends."""
 
-    EXACT = "exact"
+    DENSE = "dense"
     TOPN = "topn"
     HAD = "had"
     HASH = "hash"
@@ -131,8 +131,8 @@ ModelOption = Annotated[str, typer.Option(
         "BERT-like model."))]
 ModelMethodOption = Annotated[ModelMethod, typer.Option(
     "--method", help=(
-        "exact: all keys. topn: keys of largest q.k. had: keys of nearest sign codes, weighted by "
-        "distance. hash: keys of nearest codes, weighted by exact scores."))]
+        "dense: all keys. topn: keys of largest q.k. had: keys of nearest sign codes, weighted by "
+        "distance. hash: keys of nearest codes, weighted by dot-product scores."))]
 CodesOption = Annotated[str | None, typer.Option(
     "--codes", metavar="FILE|KIND", help=(
         "With --method hash, the mapping of all layers to codes: a .safetensors file, or sign (the "

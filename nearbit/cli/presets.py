@@ -27,21 +27,21 @@ def presets(
     if as_json:
         print(json.dumps({name: config.to_dict() for name, config in PRESETS.items()}, indent=2))
         return
-    fields = ("key_bits", "value_dim", "capacity", "rows", "lanes", "value_lanes", "top_n",
-              "tables")
+    fields = ("key_bits", "value_dim", "capacity", "queries", "lanes", "value_lanes", "top_n",
+              "exp_tables")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("preset", style="bold")
-    for field in (*fields, "memory KiB", "exact scores"):
+    for field in (*fields, "memory KiB", "rescoring"):
         table.add_column(field, justify="right")
     for name, config in PRESETS.items():
         table.add_row(name, *(str(getattr(config, field)) for field in fields),
                       f"{config.memory_bits / 8192:,.0f}" if config.memory_bits >= 81920
-                      else f"{config.memory_bits / 8192:.2f}", _exact_scores(config))
+                      else f"{config.memory_bits / 8192:.2f}", _rescoring(config))
     console().print(table)
 
 
-def _exact_scores(config: "Config") -> str:
-    """Name the unit for exact scores in the list of presets."""
+def _rescoring(config: "Config") -> str:
+    """Name the rescoring unit in the list of presets."""
     unit = config.rescore
     return "" if unit is None else (f"{unit.head_dim} x {unit.element_bits} bits"
                                     f"{', shared' if unit.shared else ''}")

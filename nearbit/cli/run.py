@@ -10,7 +10,7 @@ import typer
 from nearbit import indices
 from nearbit.cli.console import console, count, progress, say_notes
 from nearbit.cli.devices import board_of, version_numbers
-from nearbit.cli.errors import NOT_EXACT, UserError
+from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
     BaudOption,
     BoardOption,
@@ -135,7 +135,7 @@ def run(
             f"{answer.received:,} received, {answer.repeated} requests repeated.",
             highlight=False, markup=False, soft_wrap=True)
     if not report.total.bit_exact:
-        raise typer.Exit(NOT_EXACT)
+        raise typer.Exit(NOT_BIT_EXACT)
 
 
 def _simulated(board: "Board", bitstream: Path | None, is_virtual: bool, say: Any) -> "Transport":

@@ -10,7 +10,7 @@ import typer
 from nearbit import indices
 from nearbit.cli.accelerators import given, smallest
 from nearbit.cli.console import BUILDING, console, count, progress, say_notes
-from nearbit.cli.errors import NOT_EXACT, UserError
+from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
     ConfigOption,
     Engine,
@@ -51,7 +51,7 @@ def simulate(
     heads: HeadsOption = None,
     queries: QueriesOption = None,
     method: Annotated[Method, typer.Option(help=(
-        "had: weights by distance. hash: codes select the keys, exact scores weight them."),
+        "had: weights by distance. hash: codes select the keys, dot-product scores weight them."),
         )] = Method.HAD,
     codes: Annotated[str | None, typer.Option(
         metavar="FILE|KIND", help=(
@@ -81,7 +81,7 @@ def simulate(
             "distances."))] = False,
     rotate: Annotated[bool, typer.Option(
         "--rotate/--no-rotate", help=(
-            "Rotate value rows into a basis without outliers before quantization, and rotate "
+            "Rotate value vectors into a basis without outliers before quantization, and rotate "
             "outputs back, which lowers the error. Without rotation, the integers are those of v "
             "itself."))] = True,
     out: Annotated[Path | None, typer.Option(
@@ -172,7 +172,7 @@ def simulate(
         if page is not None:
             console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
     if not report.total.bit_exact:
-        raise typer.Exit(NOT_EXACT)
+        raise typer.Exit(NOT_BIT_EXACT)
 
 
 def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAttention") -> None:

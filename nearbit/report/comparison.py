@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearbit.tensors import Tensors
-from nearbit_model import exact
+from nearbit_model import reference
 from nearbit_model.attention import Attention
 from nearbit_model.comparison import differing
 
@@ -94,7 +94,7 @@ class Part:
         Wall time of the simulation.
     recall
         Share of the exact attention's top N that was selected, mean over the queries.
-    error_exact, error_exact_max
+    error_reference, error_reference_max
         Relative error against exact attention, mean and largest of the queries.
     error_method, error_method_max
         The same against the float form of the same method.
@@ -107,8 +107,8 @@ class Part:
     load_cycles: int
     seconds: float
     recall: float
-    error_exact: float
-    error_exact_max: float
+    error_reference: float
+    error_reference_max: float
     error_method: float
     error_method_max: float
 
@@ -166,8 +166,8 @@ class Report:
             load_cycles=sum(head.load_cycles for head in heads),
             seconds=sum(head.seconds for head in heads),
             recall=mean("recall"),
-            error_exact=mean("error_exact"),
-            error_exact_max=max(head.error_exact_max for head in heads),
+            error_reference=mean("error_reference"),
+            error_reference_max=max(head.error_reference_max for head in heads),
             error_method=mean("error_method"),
             error_method_max=max(head.error_method_max for head in heads))
 
@@ -183,11 +183,11 @@ def compare(tensors: Tensors, golden: Attention, hardware: "HardwareAttention") 
         raise ValueError("there must be an answer to compare")
     # Hardware that differs may have selected anything, even nothing or keys that are not there.
     with np.errstate(invalid="ignore"):
-        measures = exact.measure(
+        measures = reference.measure(
             tensors.q, tensors.k, tensors.v, output=hardware.output,
             selected=np.minimum(hardware.selected, tensors.tokens - 1),
             distances=hardware.distances, logit_scale=prepared.logit_scale,
-            counts=prepared.counts, rescored=prepared.exact is not None)
+            counts=prepared.counts, rescored=prepared.rescore is not None)
     heads = []
     # Query heads that share a key head share its loading.
     group = prepared.group
@@ -202,8 +202,8 @@ def compare(tensors: Tensors, golden: Attention, hardware: "HardwareAttention") 
             cycles=int(hardware.head_cycles[index]), load_cycles=loads[index],
             seconds=float(hardware.head_seconds[index]),
             recall=float(measures.recall[index]),
-            error_exact=float(measures.error_exact.mean[index]),
-            error_exact_max=float(measures.error_exact.maximum[index]),
+            error_reference=float(measures.error_reference.mean[index]),
+            error_reference_max=float(measures.error_reference.maximum[index]),
             error_method=float(measures.error_method.mean[index]),
             error_method_max=float(measures.error_method.maximum[index])))
     return Report(heads)
@@ -249,6 +249,6 @@ def _cells(part: Part) -> list[str]:
         f"{part.load_cycles:,}",
         f"{part.cycles_per_query:,.1f}",
         f"{part.recall:.1%}",
-        f"{part.error_exact:.1%} ({part.error_exact_max:.1%})",
+        f"{part.error_reference:.1%} ({part.error_reference_max:.1%})",
         f"{part.error_method:.2%} ({part.error_method_max:.2%})",
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearbit.tensors import Tensors
-from nearbit_model import exact
+from nearbit_model import reference
 from nearbit_model.attention import ORIGINS
 
 
@@ -46,12 +46,12 @@ class KeyExplanation:
         Bits in which its code differs from the query's; None if it was not selected. If the heads
         of a group share a selection, the sum for all of them.
     score
-        Its exact score q.k / sqrt(head_dim), as the hardware has it; None without rescoring.
+        Its dot-product score q.k / sqrt(head_dim), as the hardware has it; None without rescoring.
     share
         Its weight as a share of all selected keys' weights.
-    exact_share
+    reference_share
         Its weight in exact attention, whose weights add up to 1.
-    exact_rank
+    reference_rank
         Its rank there; 1 has the largest weight.
     """
 
@@ -60,8 +60,8 @@ class KeyExplanation:
     distance: int | None
     score: float | None
     share: float
-    exact_share: float
-    exact_rank: int
+    reference_share: float
+    reference_rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Maps:
     shares
         Weights of the selected keys as shares of 1, summed over a column's tokens; NaN where none
         was selected. float32 [rows, columns].
-    exact
+    reference
         The same of exact attention, float32 [rows, columns].
     """
 
@@ -124,7 +124,7 @@ class Maps:
     tokens: int
     width: int
     shares: NDArray[np.float32]
-    exact: NDArray[np.float32]
+    reference: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,15 +152,16 @@ class HeadExplanation:
 def explain(tensors: Tensors, hardware: "HardwareAttention") -> list[HeadExplanation]:
     """Explain what the hardware answered, head by head."""
     return [_explain_head(tensors, hardware, head, weights)
-            for head, weights in _exact_weights(tensors, hardware)]
+            for head, weights in _reference_weights(tensors, hardware)]
 
 
-def _exact_weights(tensors: Tensors, hardware: "HardwareAttention"
-                   ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _reference_weights(tensors: Tensors, hardware: "HardwareAttention"
+                       ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Give each head and its weights in exact attention, [queries, tokens]."""
     queries = len(tensors.queries)
     weights = np.empty((queries, tensors.tokens), np.float32)
-    for head, rows, part in exact.weights(tensors.q, tensors.k, counts=hardware.prepared.counts):
+    for head, rows, part in reference.weights(tensors.q, tensors.k,
+                                              counts=hardware.prepared.counts):
         weights[rows] = part
         if rows.stop >= queries:
             yield head, weights
@@ -177,7 +178,7 @@ def _explain_head(tensors: Tensors, hardware: "HardwareAttention", head: int,
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
     covered = np.where(valid, np.take_along_axis(weights, indices, axis=1), 0).sum(axis=1)
     values = tensors.v[head // prepared.group].astype(np.float64)
-    errors = exact.relative_error(hardware.output[head], weights @ values).rows
+    errors = reference.relative_error(hardware.output[head], weights @ values).queries
 
     queries = []
     reasons = hardware.origins[head]
@@ -196,7 +197,7 @@ def _explain_head(tensors: Tensors, hardware: "HardwareAttention", head: int,
                 distance=None if place is None else int(distances[query, place]),
                 score=None if place is None else _score(hardware, head, query, place),
                 share=0.0 if place is None else float(shares[query, place]),
-                exact_share=float(row[index]), exact_rank=int((row > row[index]).sum()) + 1)
+                reference_share=float(row[index]), reference_rank=int((row > row[index]).sum()) + 1)
 
         # Among equal weights, the reported order: the nearest first.
         used = used[np.argsort(-shares[query, used], kind="stable")]
@@ -215,8 +216,8 @@ def _explain_head(tensors: Tensors, hardware: "HardwareAttention", head: int,
 
 
 def _score(hardware: "HardwareAttention", head: int, query: int, place: int) -> float | None:
-    """A key's exact score as a logit: that of which the softmax is made."""
-    operands = hardware.prepared.exact
+    """A key's dot-product score as a logit: that of which the softmax is made."""
+    operands = hardware.prepared.rescore
     if operands is None or hardware.scores is None:
         return None
     # A multiplier counts in 2**-24 parts of a 256th of an octave.
@@ -249,4 +250,4 @@ def _maps(tensors: Tensors, counts: NDArray[np.int64], indices: NDArray[np.int64
     return Maps(
         queries=tensors.queries[rows], seen=counts[rows], tokens=tokens, width=width,
         shares=np.where(is_selected, ours, np.nan).astype(np.float32),
-        exact=np.add.reduceat(weights[rows], starts, axis=1))
+        reference=np.add.reduceat(weights[rows], starts, axis=1))

@@ -42,8 +42,8 @@ _STAGES = {"score": "score all keys", "refine": "find the N nearest",
            "accumulate": "add up values", "normalize": "divide, give out"}
 """What the stages do, in their order."""
 
-_EACH_ROW = ("score", "refine", "merge", "scan", "emit")
-"""Stages that each row has for itself; the others are shared."""
+_EACH_QUERY = ("score", "refine", "merge", "scan", "emit")
+"""Stages that each query of a command has for itself; the others are shared."""
 
 _FAINTEST = 1e-3
 """Least weight with a colour of its own."""
@@ -127,7 +127,7 @@ def draw_heads(heads: Sequence[HeadPart], predicted: NDArray[np.int64],
         recall.set_ylim(0, 1)
 
         for axes, name, title in (
-                (error, "error_exact", "Error against exact attention (less is better)"),
+                (error, "error_reference", "Error against exact attention (less is better)"),
                 (rounding, "error_method", "Part of it from rounding to integers")):
             # A head may have an infinite error, where the exact output is 0.
             means = _finite([getattr(head, name) for head in heads])
@@ -179,7 +179,7 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
         axes = figure.subplots()
         start = min((answer.offered for answer, _ in shown), default=0)
         span = max((answer.end + 1 for answer, _ in shown), default=1) - start
-        rows = max((answer.row for answer, _ in shown), default=0) + 1
+        queries = max((answer.query for answer, _ in shown), default=0) + 1
         stages = [stage for stage in _STAGES if any(stage in answer.stages for answer, _ in shown)]
         # A stage may take a query up before it is done with the one before, whose bar ends there.
         following: dict[tuple[str, int], int] = {}
@@ -187,8 +187,8 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
             colour, ink = _QUERIES[number % len(_QUERIES)]
             for place, stage in enumerate(stages):
                 work = answer.stages[stage]
-                lanes = rows if stage in _EACH_ROW else 1
-                lane = answer.row if lanes > 1 else 0
+                lanes = queries if stage in _EACH_QUERY else 1
+                lane = answer.query if lanes > 1 else 0
                 end = work.start + len(work)
                 length = min(end, following.get((stage, lane), end)) - work.start
                 following[stage, lane] = work.start
@@ -233,7 +233,7 @@ def draw_maps(maps: Maps, head: int) -> str:
         for axes, shares, title in (
                 (panels[0], maps.shares,
                  "Nearbit: weight of each selected token (white: not selected)"),
-                (panels[1], np.where(maps.exact >= _FAINTEST, maps.exact, np.nan),
+                (panels[1], np.where(maps.reference >= _FAINTEST, maps.reference, np.nan),
                  f"Exact attention: weight of each token (white: below {_FAINTEST:.1%})")):
             blank = np.isnan(shares)
             image = colours(scale(np.where(blank, _FAINTEST, shares)))

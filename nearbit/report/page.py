@@ -28,7 +28,7 @@ _TEMPLATE = "page.html.jinja"
 
 _METHODS = {
     "had": "HAD: the weights follow from the distances of sign codes",
-    "hash": "HashAttention: codes choose the keys, exact scores weight them",
+    "hash": "HashAttention: codes choose the keys, dot-product scores weight them",
 }
 
 _TIMELINE_QUERIES = 8
@@ -69,7 +69,7 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
     results = hardware.outcome.outputs["o_result"]
     maps = explained[0].maps
     prepared = hardware.prepared
-    rescored = prepared.exact is not None
+    rescored = prepared.rescore is not None
     always = " and ".join(what for what, number in (("first", prepared.sink),
                                                     ("last", prepared.recent)) if number)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
@@ -98,7 +98,7 @@ def _timeline(tensors: Tensors, prediction: "Prediction") -> str:
     first = np.flatnonzero(prediction.heads >= 0)[:_TIMELINE_QUERIES]
     heads = tensors.heads[prediction.heads[first]]
     queries = tensors.queries[prediction.queries[first]]
-    # Of rows side by side, heads are worked on in turns.
+    # Of queries side by side, heads are worked on in turns.
     has_turns = len(set(heads.tolist())) > 1
     return draw_timeline(
         [prediction.timeline.answers[index] for index in first],
@@ -138,14 +138,14 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
                 ) -> list[tuple[str, str]]:
     prepared = hardware.prepared
     config = prepared.config
-    unit = None if prepared.exact is None else config.rescore
+    unit = None if prepared.rescore is None else config.rescore
     kv_heads = ("" if prepared.group == 1
                 else f", {prepared.group} for each of {prepared.kv_heads} key heads")
     seen = (f"{tensors.tokens:,}, of which a query sees those up to its own position (causal)"
             if tensors.causal else f"{tensors.tokens:,}, all seen by every query")
     always = [f"the {what} {number} ({option})" for what, number, option in (
         ("first", prepared.sink, "sink"), ("last", prepared.recent, "recent")) if number]
-    exactly = f", multiplies {unit.lanes} elements for exact scores" if unit else ""
+    products = f", multiplies {unit.lanes} elements for rescoring" if unit else ""
     logit_scale = ", ".join(f"{number:.4g}" for number in prepared.logit_scale)
     versions = ", ".join(f"{name} {version}" for name, version in (
         ("Nearbit", nearbit.__version__), ("Python", platform.python_version()),
@@ -158,7 +158,7 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
         ("Method", _METHODS[prepared.method]
                    + (", one selection for the heads of a group" if prepared.shared else "")),
         ("Keys", (f"{seen}; {tensors.head_dim} elements"
-                  + (f" of {unit.element_bits} bits for exact scores" if unit else ""))),
+                  + (f" of {unit.element_bits} bits for rescoring" if unit else ""))),
         ("Codes", f"{config.key_bits} bits, {codes or 'the signs of queries and keys'}"),
         ("Values", (f"{tensors.value_dim} elements of {config.value_bits} bits"
                     f"{', rotated' if prepared.values.rotated else ''}")),
@@ -166,10 +166,10 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
             f"the {prepared.n} nearest of each {'group' if prepared.shared else 'query'} (n)",
             *always])),
         *([("Softmax logit_scale", f"{logit_scale} (head by head)" if len(tensors.heads) > 1
-                                   else logit_scale)] if prepared.exact is None else []),
+                                   else logit_scale)] if prepared.rescore is None else []),
         ("Accelerator", (f"{source}: each cycle scores {config.lanes} keys for "
-                         f"{config.rows} {'query' if config.rows == 1 else 'queries'}"
-                         f"{exactly} and adds up {config.value_lanes} value elements; room for "
+                         f"{config.queries} {'query' if config.queries == 1 else 'queries'}"
+                         f"{products} and adds up {config.value_lanes} value elements; room for "
                          f"{config.capacity:,} keys")),
         ("Simulation", f"{hardware.engine} engine"),
         ("Versions", versions),

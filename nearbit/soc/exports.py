@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nearbit_hw.soc.registers import (
-    ROW_STRIDE,
+    QUERY_STRIDE,
     Address,
     Command,
     Field,
@@ -31,20 +31,20 @@ _WIDTH = 96
 
 
 def _groups(registers: RegisterMap) -> Iterator[tuple[str, list[Register]]]:
-    """Registers by what they are for; those of query rows once, as the first row has them."""
+    """Registers by what they are for; those of queries once, as the first query has them."""
     last = Address.RESCORE
     titles = [("Identification", last), ("Control", Address.IRQ_STATUS),
-              ("Command", Address.COMMAND), ("Rows of a query", Address.COUNTERS - 4),
+              ("Command", Address.COMMAND), ("Queries of a batch", Address.COUNTERS - 4),
               ("Counters", registers.window_bytes)]
-    left = [register for register in registers.registers if register.row in (None, 0)]
+    left = [register for register in registers.registers if register.query in (None, 0)]
     for title, end in titles:
         yield title, [register for register in left if register.address <= end]
         left = [register for register in left if register.address > end]
 
 
-def _row_name(register: Register) -> str:
-    """Name of a register that each row has, without the row's number."""
-    return register.name if register.row is None else f"ROW_{register.name.partition('_')[2]}"
+def _query_name(register: Register) -> str:
+    """Name of a register that each query has, without the query's number."""
+    return register.name if register.query is None else f"QUERY_{register.name.partition('_')[2]}"
 
 
 # --- C ----------------------------------------------------------------------------------------
@@ -77,26 +77,26 @@ def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
     for title, group in _groups(registers):
         parts.append(f"\n/* --- {title} {'-' * (_WIDTH - len(title) - 11)} */\n")
         for register in group:
-            macro = prefix + _row_name(register)
+            macro = prefix + _query_name(register)
             lines = [(macro, f"0x{register.address:03x}u")]
             # A name that stands twice says what it is once.
             alone = len(register.fields) == 1 and not register.fields[0].enumeration
             for field in register.fields:
-                same = _row_name(register).endswith(field.name)
+                same = _query_name(register).endswith(field.name)
                 lines += [line for line in _c_field(macro, field) if not alone] if not same \
                     else [(found.replace(f"{macro}_{field.name}", macro), value)
                           for found, value in _c_field(macro, field) if not alone]
             parts.append(_comment(register.description) + _defines(lines))
-        if title == "Rows of a query":
+        if title == "Queries of a batch":
             absent = [(f"{prefix}{address.name}", f"0x{address:03x}u") for address in Address
-                      if address.name.startswith("ROW_") and address.name not in
-                      [_row_name(register) for register in group]]
+                      if address.name.startswith("QUERY_") and address.name not in
+                      [_query_name(register) for register in group]]
             if absent:
                 parts.append(_comment("Not in this accelerator; address in accelerators that have "
                                       "it.")
                              + _defines(absent))
-            parts.append(_comment("Bytes from the registers of one row to those of the next.")
-                         + _defines([(f"{prefix}ROW_STRIDE", f"{ROW_STRIDE}u")]))
+            parts.append(_comment("Bytes from the registers of one query to those of the next.")
+                         + _defines([(f"{prefix}QUERY_STRIDE", f"{QUERY_STRIDE}u")]))
     result = registers.packet("RESULT")
     parts.append(f"\n/* --- Packets {'-' * (_WIDTH - 18)} */\n")
     parts.append(_comment("First beat of a result packet.") + _defines(
@@ -134,7 +134,7 @@ def json_text(registers: RegisterMap) -> str:
         "registers": [
             {"name": register.name, "address": register.address, "access": register.access,
              "reset": register.reset, "kept": register.kept and not registers.resets_fields,
-             **({} if register.row is None else {"row": register.row}),
+             **({} if register.query is None else {"query": register.query}),
              "description": register.description,
              "fields": [_field_dict(field) for field in register.fields]}
             for register in registers.registers],
@@ -189,18 +189,19 @@ def markdown(registers: RegisterMap) -> str:
               f"{kept}Bits not listed read as 0 and must be written as 0.\n")]
     for title, group in _groups(registers):
         parts.append(f"\n## {title}\n\n")
-        if title == "Rows of a query":
-            rows = registers.config.rows
-            parts.append(f"The registers of row r, 0 to {rows - 1}, are {ROW_STRIDE} r bytes "
+        if title == "Queries of a batch":
+            queries = registers.config.queries
+            parts.append(f"The registers of query r, 0 to {queries - 1}, are {QUERY_STRIDE} r "
+                         f"bytes "
                          f"further.\n\n"
-                         if rows > 1 else "There is one row.\n\n")
+                         if queries > 1 else "There is one query.\n\n")
         if title == "Counters":
             parts.append("64 bits each, as two words.\n\n")
         parts.append("| address | register | access | bits | field | reset | |\n"
                      "|---|---|---|---|---|---|---|\n")
         for register in group:
             mark = " *" if register.kept and not registers.resets_fields else ""
-            first = (f"| 0x{register.address:03x} | `{_row_name(register)}`{mark} | "
+            first = (f"| 0x{register.address:03x} | `{_query_name(register)}`{mark} | "
                      f"{register.access} |")
             if len(register.fields) == 1:
                 field = register.fields[0]

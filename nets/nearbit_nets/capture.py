@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from nearbit_nets.errors import NetworkError
-from nearbit_nets.network import Network, exact
+from nearbit_nets.network import Network, reference_attention
 
 
 __all__ = ["capture"]
@@ -59,7 +59,7 @@ def capture(network: Network, ids: Sequence[int], layers: Sequence[int],
                     f"{fitting} tokens, or other layers")
             for name, x, chosen in (("q", q, heads), ("k", k, kv_heads), ("v", v, kv_heads)):
                 kept[name].append(x[0, list(chosen)].numpy().copy())
-        return exact(layer, q, k, v, counts, first)
+        return reference_attention(layer, q, k, v, counts, first)
 
     with torch.inference_mode():
         network.run(torch.tensor([list(ids)]), attend)

@@ -25,7 +25,7 @@ from nearbit_model.mapping import Mapping
 from nearbit_model.mapping.files import MappingError, read_safetensors, write_safetensors
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.loading import available_memory
-from nearbit_nets.network import Network, exact
+from nearbit_nets.network import Network, reference_attention
 
 
 __all__ = ["KINDS", "LOSSES", "SURROGATES", "Learner", "Recall", "Recipe", "device_of",
@@ -643,7 +643,7 @@ class Learner:
                    counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
             if layer in found:
                 found[layer].append((q[0].float(), k[0].float(), first[0]))
-            return exact(layer, q, k, v, counts, first)
+            return reference_attention(layer, q, k, v, counts, first)
 
         for i, ids in enumerate(texts):
             self._say(f"running the model on text {i + 1} of {len(texts)}")

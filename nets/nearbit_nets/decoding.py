@@ -17,21 +17,21 @@ from nearbit_model.attention import Attention, attend
 from nearbit_model.config import Config
 from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import Prepared
-from nearbit_model.quantize import Exact, Values
+from nearbit_model.quantize import RescoreOperands, Values
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.golden import Method, accelerator, by_range
 from nearbit_nets.network import Network, Past
 
 
-__all__ = ["HEADROOM", "Decoder", "Rows", "Witness", "generate"]
+__all__ = ["HEADROOM", "Decoder", "Tokens", "Witness", "generate"]
 
 
 HEADROOM = 2.0
-"""How much larger than the prompt's largest value row, and key, those of later tokens may be."""
+"""How much larger than the prompt's largest value vector, and key, those of later tokens may be."""
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Tokens:
     """What is appended to the store of one head.
 
     Parameters
@@ -40,16 +40,16 @@ class Rows:
         uint64 [tokens, words].
     values
         Elements [tokens, value_dim], scales [tokens], unit [].
-    exact_keys
-        Elements for exact scores [tokens, head_dim], or None.
-    tables
+    rescore_keys
+        Elements for rescoring [tokens, head_dim], or None.
+    exp_tables
         The head's weights by distance, uint32 [1, key_bits + 1].
     """
 
     k_codes: NDArray[np.uint64]
     values: Values
-    exact_keys: NDArray[Any] | None
-    tables: NDArray[np.uint32]
+    rescore_keys: NDArray[Any] | None
+    exp_tables: NDArray[np.uint32]
 
 
 class Witness(Protocol):
@@ -65,7 +65,7 @@ class Witness(Protocol):
         """Query head in that layer."""
         ...
 
-    def append(self, rows: Rows) -> None:
+    def append(self, tokens: Tokens) -> None:
         """Take more keys and values; the first time, into an empty store."""
         ...
 
@@ -96,15 +96,15 @@ class _Store:
     k_codes: NDArray[np.uint64]
     elements: NDArray[Any]
     scales: NDArray[np.uint16]
-    exact_keys: NDArray[Any] | None
+    rescore_keys: NDArray[Any] | None
     unit: NDArray[np.float64]
     step: NDArray[np.float64] | None
     logit_scale: NDArray[np.float64]
-    tables: NDArray[np.uint32]
+    exp_tables: NDArray[np.uint32]
     tokens: int = 0
 
     def values(self, saturated: NDArray[np.int64]) -> Values:
-        """The value rows so far."""
+        """The value vectors so far."""
         return Values(self.elements[:, :self.tokens], self.scales[:, :self.tokens], self.unit,
                       saturated, True)
 
@@ -133,7 +133,7 @@ class Decoder:
     capacity: int
     witness: Witness | None = None
     saturated: int = 0
-    """Value rows and keys beyond the headroom so far, which were clipped."""
+    """Value vectors and keys beyond the headroom so far, which were clipped."""
     _stores: dict[int, _Store] = field(default_factory=dict)
     _mappings: dict[int, Mapping] = field(default_factory=dict)
 
@@ -143,7 +143,7 @@ class Decoder:
             raise NetworkError(f"{self.network.name} is an encoder, which generates no text")
         if self.method.name == "topn":
             raise NetworkError("method topn needs the keys themselves, which no store holds; take "
-                               "hash, had or exact")
+                               "hash, had or dense")
         self._config = accelerator(self.network, self.method, self.capacity)
 
     @property
@@ -170,8 +170,8 @@ class Decoder:
         if layer not in self._stores:
             self._stores[layer] = self._open(layer, queries, keys, values, k_codes)
         store = self._stores[layer]
-        exact = self._append(layer, store, queries, keys, values, k_codes)
-        asked = self._ask(store, q_codes, exact)
+        rescore = self._append(layer, store, queries, keys, values, k_codes)
+        asked = self._ask(store, q_codes, rescore)
         output_int = np.empty((*queries.shape[:2], values.shape[2]), np.int32)
         for rows, part in by_range(asked, counts[0].numpy(), first[0].numpy()):
             output_int[:, rows] = attend(part).output_int
@@ -199,11 +199,11 @@ class Decoder:
         config, room = self._config, self.capacity
         unit = HEADROOM * quantize.values(v, config.value_bits, rotated=True).unit
         step = None
-        exact_keys = None
+        rescore_keys = None
         if config.rescore is not None:
-            found = quantize.exact(q, k, config.rescore.element_bits)
+            found = quantize.rescore_operands(q, k, config.rescore.element_bits)
             step = np.where(found.step > 0, HEADROOM * found.step, 1.0)
-            exact_keys = np.zeros((len(k), room, k.shape[2]), found.keys.dtype)
+            rescore_keys = np.zeros((len(k), room, k.shape[2]), found.keys.dtype)
         given = self.method.logit_scale
         logit_scale = quantize.logit_scale(q, k) if given is None \
             else np.asarray(given[layer], np.float64)
@@ -211,12 +211,12 @@ class Decoder:
                             np.int8 if config.value_bits <= 8 else np.int16)
         return _Store(
             np.zeros((len(k_codes), room, k_codes.shape[2]), np.uint64), elements,
-            np.zeros((len(v), room), np.uint16), exact_keys, np.where(unit > 0, unit, 1.0), step,
-            logit_scale, quantize.weight_table(logit_scale, config.key_bits, config.weight_bits))
+            np.zeros((len(v), room), np.uint16), rescore_keys, np.where(unit > 0, unit, 1.0), step,
+            logit_scale, quantize.exp_table(logit_scale, config.key_bits, config.weight_bits))
 
     def _append(self, layer: int, store: _Store, q: NDArray[np.float32], k: NDArray[np.float32],
-                v: NDArray[np.float32], k_codes: NDArray[np.uint64]) -> Exact | None:
-        """Add rows; return the operands of exact scores, of which the queries are used now."""
+                v: NDArray[np.float32], k_codes: NDArray[np.uint64]) -> RescoreOperands | None:
+        """Add tokens; return the rescore operands, of which the queries are used now."""
         config, new = self._config, k.shape[1]
         if store.tokens + new > self.capacity:
             raise NetworkError(f"the stores hold {self.capacity} tokens, not "
@@ -227,57 +227,61 @@ class Decoder:
         store.elements[:, part] = values.elements
         store.scales[:, part] = values.scales
         self.saturated += int(values.saturated.sum())
-        exact = None
-        if config.rescore is not None and store.exact_keys is not None:
+        rescore = None
+        if config.rescore is not None and store.rescore_keys is not None:
             try:
-                exact = quantize.exact(q, k, config.rescore.element_bits, step=store.step)
+                rescore = quantize.rescore_operands(q, k, config.rescore.element_bits,
+                                                    step=store.step)
             except ValueError as error:
                 raise NetworkError(f"layer {layer}: {error}") from None
-            store.exact_keys[:, part] = exact.keys
-            self.saturated += int(exact.saturated.sum())
+            store.rescore_keys[:, part] = rescore.keys
+            self.saturated += int(rescore.saturated.sum())
         store.tokens += new
         if self.witness is not None and self.witness.layer == layer:
             head = self.witness.head
             row = head * len(k) // len(q)
-            self.witness.append(Rows(
+            self.witness.append(Tokens(
                 k_codes[head * len(k_codes) // len(q)],
                 Values(values.elements[row], values.scales[row], store.unit[row],
                        values.saturated[row], True),
-                None if exact is None else exact.keys[row], store.tables[head:head + 1]))
-        return exact
+                None if rescore is None else rescore.keys[row], store.exp_tables[head:head + 1]))
+        return rescore
 
-    def _ask(self, store: _Store, q_codes: NDArray[np.uint64], exact: Exact | None) -> Prepared:
+    def _ask(self, store: _Store, q_codes: NDArray[np.uint64],
+             rescore: RescoreOperands | None) -> Prepared:
         """The problem of the newest queries, but for the keys that each of them sees."""
         method, tokens = self.method, store.tokens
         operands = None
-        if exact is not None and store.exact_keys is not None:
-            operands = Exact(exact.queries, store.exact_keys[:, :tokens], exact.multipliers,
-                             exact.step, exact.saturated, exact.rotated)
+        if rescore is not None and store.rescore_keys is not None:
+            operands = RescoreOperands(rescore.queries, store.rescore_keys[:, :tokens],
+                                       rescore.multipliers,
+                                       rescore.step, rescore.saturated, rescore.rotated)
         counts = np.full(q_codes.shape[1], tokens)
         # What a store cannot hold cannot be asked for; it is all there is in any case.
         n, sink, recent = (self._config.top_n, 0, 0) \
-            if method.name == "exact" or method.keys > self._config.top_n \
+            if method.name == "dense" or method.keys > self._config.top_n \
             else (method.n, method.sink, method.recent)
         return Prepared(
             self._config, q_codes, store.k_codes[:, :tokens],
-            store.values(np.zeros(len(store.unit), np.int64)), store.logit_scale, store.tables,
+            store.values(np.zeros(len(store.unit), np.int64)), store.logit_scale, store.exp_tables,
             counts, 0, n, sink, recent, operands)
 
 
 def _of_head(asked: Prepared, head: int) -> Prepared:
     """The part of a problem that is of one query head."""
     row = head // asked.group
-    values, exact = asked.values, asked.exact
+    values, rescore = asked.values, asked.rescore
     return Prepared(
         asked.config, asked.q_codes[head:head + 1], asked.k_codes[row:row + 1],
         Values(values.elements[row:row + 1], values.scales[row:row + 1], values.unit[row:row + 1],
                values.saturated[row:row + 1], values.rotated),
-        asked.logit_scale[head:head + 1], asked.tables[head:head + 1], asked.counts, asked.first,
+        asked.logit_scale[head:head + 1], asked.exp_tables[head:head + 1], asked.counts,
+        asked.first,
         asked.n, asked.sink, asked.recent,
-        None if exact is None else Exact(
-            exact.queries[head:head + 1], exact.keys[row:row + 1],
-            exact.multipliers[head:head + 1], exact.step[row:row + 1],
-            exact.saturated[row:row + 1], exact.rotated))
+        None if rescore is None else RescoreOperands(
+            rescore.queries[head:head + 1], rescore.keys[row:row + 1],
+            rescore.multipliers[head:head + 1], rescore.step[row:row + 1],
+            rescore.saturated[row:row + 1], rescore.rotated))
 
 
 def generate(network: Network, ids: Sequence[int], decoder: Decoder, count: int) -> Iterator[int]:

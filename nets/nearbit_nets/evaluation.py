@@ -54,10 +54,10 @@ class DecoderReport:
         Tokens of the text, and the last of them that were scored.
     loss
         With the method.
-    loss_exact
+    loss_reference
         Of the network as it is.
     loss_topn
-        With as many keys of largest q.k: method ``topn``. None with method ``exact``.
+        With as many keys of largest q.k: method ``topn``. None with method ``dense``.
     costs
         Of the method.
     """
@@ -68,7 +68,7 @@ class DecoderReport:
     tokens: int
     scored: int
     loss: float
-    loss_exact: float
+    loss_reference: float
     loss_topn: float | None
     costs: Costs
 
@@ -81,7 +81,7 @@ class DecoderReport:
         """All of it, as JSON has it."""
         found = _flat(self)
         found["perplexity"] = self.perplexity
-        found["perplexity_exact"] = float(np.exp(self.loss_exact))
+        found["perplexity_reference"] = float(np.exp(self.loss_reference))
         return found
 
 
@@ -97,8 +97,8 @@ class EncoderReport:
         Passages, and their tokens in all.
     cosine, cosine_topn
         Mean cosine of a passage's embedding with that of the network as it is: with the method,
-        and with as many keys of largest q.k (None with method ``exact``).
-    retrieval, retrieval_exact, retrieval_topn
+        and with as many keys of largest q.k (None with method ``dense``).
+    retrieval, retrieval_reference, retrieval_topn
         Share of the passages' first halves whose nearest second half is their own: with the
         method, of the network as it is, and with method ``topn``.
     costs
@@ -113,7 +113,7 @@ class EncoderReport:
     cosine: float
     cosine_topn: float | None
     retrieval: float
-    retrieval_exact: float
+    retrieval_reference: float
     retrieval_topn: float | None
     costs: Costs
 
@@ -159,11 +159,12 @@ def evaluate_decoder(network: Network, method: Method, ids: Sequence[int], *,
         return float(network.losses(ids, attend, scored=count).mean())
 
     say("the unmodified model")
-    exact = loss(None)
+    reference = loss(None)
     reports = []
     for each in (method, *(replace(method, n=n) for n in sweep)):
         (found, costs), topn = _both(network, each, loss, say)
-        reports.append(DecoderReport(each.n, each.sink, each.recent, len(ids), count, found, exact,
+        reports.append(DecoderReport(each.n, each.sink, each.recent, len(ids), count, found,
+                                     reference,
                                      topn, costs))
     return reports
 
@@ -196,14 +197,14 @@ def evaluate_encoder(network: Network, method: Method, texts: Sequence[Sequence[
         return network.embed(parts, attend).reshape(3, len(texts), -1)
 
     say("the unmodified model")
-    exact = embed(None)
+    reference = embed(None)
     reports = []
     for each in (method, *(replace(method, n=n) for n in sweep)):
         (found, costs), topn = _both(network, each, embed, say)
         reports.append(EncoderReport(
             each.n, each.sink, each.recent, len(texts), sum(map(len, texts)),
-            _cosine(found, exact), None if topn is None else _cosine(topn, exact),
-            _retrieval(found), _retrieval(exact), None if topn is None else _retrieval(topn),
+            _cosine(found, reference), None if topn is None else _cosine(topn, reference),
+            _retrieval(found), _retrieval(reference), None if topn is None else _retrieval(topn),
             costs))
     return reports
 
@@ -212,7 +213,7 @@ def _both(network: Network, method: Method, run: Callable[[Attend | None], Any],
           say: Say) -> tuple[tuple[Any, Costs], Any]:
     """Run with a method, and with the true nearest keys instead."""
     found = _timed(network, method, run, say)
-    if method.name == "exact":
+    if method.name == "dense":
         return found, None
     if method.name == "topn":
         return found, found[0]
@@ -233,9 +234,9 @@ def _timed(network: Network, method: Method, run: Callable[[Attend | None], Any]
                         attend.bytes_dense, time.perf_counter() - started)
 
 
-def _cosine(found: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+def _cosine(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """Mean cosine of the whole passages' embeddings, which are unit vectors."""
-    return float((found[0].astype(np.float64) * exact[0]).sum(axis=1).mean())
+    return float((found[0].astype(np.float64) * reference[0]).sum(axis=1).mean())
 
 
 def _retrieval(found: NDArray[np.float32]) -> float:

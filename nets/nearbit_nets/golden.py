@@ -24,17 +24,18 @@ __all__ = ["METHODS", "GoldenAttention", "Method", "accelerator", "by_range", "c
 
 
 METHODS: Mapping[str, str] = {
-    "exact": "all keys, weighted by their exact scores",
-    "topn": "the keys of largest q.k, weighted by their exact scores: the best that codes can do",
+    "dense": "all keys, weighted by their dot-product scores",
+    "topn": "the keys of largest q.k, weighted by their dot-product scores: the best that codes "
+            "can do",
     "had": "the keys of nearest sign codes, weighted by distance (arXiv 2502.01770)",
-    "hash": "the keys of nearest codes, weighted by their exact scores (arXiv 2412.14468)",
+    "hash": "the keys of nearest codes, weighted by their dot-product scores (arXiv 2412.14468)",
 }
 """How keys are chosen and weighted; all of it in the integers of the numeric contract."""
 
 ELEMENT_BITS = 12
-"""Bits of queries and keys for exact scores, as in the presets."""
+"""Bits of queries and keys for rescoring, as in the presets."""
 
-# Of the cache that the model would read otherwise, and of a scale beside each value row.
+# Of the cache that the model would read otherwise, and of a scale beside each value vector.
 _DENSE_BYTES = 2
 _SCALE_BYTES = 2
 
@@ -49,7 +50,7 @@ class Method:
         One of :data:`METHODS`.
     n, sink, recent
         Keys selected by distance, and first and last ones that always are. Method ``topn`` takes
-        as many keys in all, whichever they are; ``exact`` takes all.
+        as many keys in all, whichever they are; ``dense`` takes all.
     codes
         With method ``hash``, the mapping of the whole network (:func:`codes_of`).
     logit_scale
@@ -135,7 +136,7 @@ def accelerator(network: Network, method: Method, tokens: int) -> Config:
     return Config(
         key_bits=dim if method.codes is None else method.codes.bits, value_dim=value_dim,
         capacity=capacity, lanes=16, value_lanes=gcd(value_dim, 64),
-        top_n=capacity if method.name == "exact" else min(method.keys, capacity),
+        top_n=capacity if method.name == "dense" else min(method.keys, capacity),
         rescore=None if method.name == "had" else Rescore(
             head_dim=dim, lanes=gcd(dim, 64), element_bits=ELEMENT_BITS))
 
@@ -163,12 +164,12 @@ def by_range(prepared: Prepared, counts: NDArray[np.int64], first: NDArray[np.in
     starts = [0, *(np.flatnonzero(np.diff(first)) + 1).tolist()]
     for start, end in zip(starts, [*starts[1:], len(first)], strict=True):
         rows = slice(start, end)
-        exact = prepared.exact
+        rescore = prepared.rescore
         yield rows, replace(
             prepared, q_codes=prepared.q_codes[:, rows], counts=counts[rows],
             first=int(first[start]),
-            exact=None if exact is None else replace(exact, queries=exact.queries[:, rows],
-                                                     multipliers=exact.multipliers[:, rows]))
+            rescore=None if rescore is None else replace(rescore, queries=rescore.queries[:, rows],
+                                                         multipliers=rescore.multipliers[:, rows]))
 
 
 class GoldenAttention:
@@ -225,7 +226,7 @@ class GoldenAttention:
         prepared = self._prepare(layer, q, k, v, config)
         output = np.empty((*q.shape[:2], v.shape[2]), np.int32)
         for rows, part in by_range(prepared, counts, first):
-            if method.name == "exact":
+            if method.name == "dense":
                 output[:, rows] = batch.outputs(part)
             elif method.name == "topn":
                 chosen = batch.nearest(q[:, rows], k[:, part.first:], method.keys,
@@ -240,7 +241,7 @@ class GoldenAttention:
                  config: Config) -> Prepared:
         """The problem of one text, but for the keys that each query sees."""
         method, heads = self._method, len(q)
-        if method.name in ("exact", "topn"):
+        if method.name in ("dense", "topn"):
             return prepare(q, k, v, config, n=1, method="hash")
         asked: dict[str, Any] = {
             "n": min(method.n, config.top_n - method.sink - method.recent)
@@ -258,13 +259,13 @@ class GoldenAttention:
     def _count(self, config: Config, heads: int, counts: NDArray[np.int64]) -> None:
         method, network = self._method, self._network
         dense = heads * int(counts.sum())
-        touched = dense if method.name == "exact" \
+        touched = dense if method.name == "dense" \
             else heads * int(np.minimum(counts, method.keys).sum())
-        exact_bytes = 0 if config.rescore is None \
+        rescore_bytes = 0 if config.rescore is None \
             else network.head_dim * config.rescore.element_bits / 8
-        row = network.value_dim * config.value_bits / 8 + _SCALE_BYTES + exact_bytes
+        vector = network.value_dim * config.value_bits / 8 + _SCALE_BYTES + rescore_bytes
         self.keys_dense += dense
         self.keys_touched += touched
         self.bytes_dense += dense * (network.head_dim + network.value_dim) * _DENSE_BYTES
         codes = config.key_bits / 8 if method.name in ("had", "hash") else 0
-        self.bytes_read += round(dense * codes + touched * row)
+        self.bytes_read += round(dense * codes + touched * vector)

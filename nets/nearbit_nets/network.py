@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 from nearbit_nets.errors import NetworkError
 
 
-__all__ = ["Attend", "Network", "Past", "Sizes", "exact", "sizes"]
+__all__ = ["Attend", "Network", "Past", "Sizes", "reference_attention", "sizes"]
 
 
 # Rows of hidden states that become logits at a time: a vocabulary of 50,000 makes 100 MB of them.
@@ -80,8 +80,8 @@ class Attend(Protocol):
         ...
 
 
-def exact(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-          counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def reference_attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+                        counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Exact attention to all keys that a query sees: an :class:`Attend`."""
     group = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(group, dim=1) for x in (k, v))
@@ -130,7 +130,7 @@ class _Steps:
         if layer in self._kept:
             k, v = (torch.cat(both, dim=2) for both in zip(self._kept[layer], (k, v), strict=True))
         self._kept[layer] = k, v
-        return exact(layer, q, k, v, counts, first)
+        return reference_attention(layer, q, k, v, counts, first)
 
 
 class _Calls:
@@ -143,7 +143,7 @@ class _Calls:
                  counts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         self.shapes.setdefault(layer, []).append(
             (q.shape[1], k.shape[1], q.shape[3], v.shape[3]))
-        return exact(layer, q, k, v, counts, first)
+        return reference_attention(layer, q, k, v, counts, first)
 
 
 @dataclass(eq=False)

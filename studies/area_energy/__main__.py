@@ -129,55 +129,58 @@ def nearbit(heads: Heads, lanes: int, *, rescore: bool) -> Subject:
     value_lanes = max(1, N * DIM // interval)
     config = Config(
         key_bits=DIM, value_dim=DIM, capacity=heads.keys, lanes=lanes, value_lanes=value_lanes,
-        top_n=N, tables=1, divider_cycles=_divider_cycles(interval),
+        top_n=N, exp_tables=1, divider_cycles=_divider_cycles(interval),
         fan_in=FAN_IN, # registers as far apart as in standard attention's sums
         rescore=Rescore(head_dim=DIM, lanes=value_lanes) if rescore else None)
     prepared: Prepared = prepare(heads.q, heads.k, heads.v, config, n=N,
                                  method="hash" if rescore else "had")
     kv = heads.head() // prepared.group
     result = golden.attend(prepared.q_codes, prepared.k_codes, prepared.values,
-                           prepared.tables, config=config, counts=prepared.counts, n=prepared.n,
-                           exact=prepared.exact)
+                           prepared.exp_tables, config=config, counts=prepared.counts, n=prepared.n,
+                           rescore=prepared.rescore)
 
     def code(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
         return codes[..., 0].view(np.int64)
 
     def load(core: Core) -> dict[str, NDArray[np.uint8]]:
-        rows, columns = np.arange(heads.keys), config.columns
-        places = {"row": np.repeat(rows, columns)[:, None],
-                  "column": np.tile(np.arange(columns), heads.keys)[:, None]}
+        tokens, beats = np.arange(heads.keys), config.beats
+        places = {"token": np.repeat(tokens, beats)[:, None],
+                  "beat": np.tile(np.arange(beats), heads.keys)[:, None]}
         elements = prepared.values.elements[kv].reshape(STREAMS, -1, config.value_lanes)
         loads = {
-            "i_key": {"row": rows[:, None], "code": code(prepared.k_codes[kv]).T},
+            "i_key": {"token": tokens[:, None], "code": code(prepared.k_codes[kv]).T},
             "i_value": {**places, "elements": elements.swapaxes(0, 1),
-                        "scale": np.repeat(prepared.values.scales[kv].T, columns, axis=0)},
-            "i_table": {"table": 0, "distance": np.arange(DIM + 1)[:, None],
-                        "weight": prepared.tables[heads.head()].T},
+                        "scale": np.repeat(prepared.values.scales[kv].T, beats, axis=0)},
+            "i_exp_table": {"exp_table": 0, "distance": np.arange(DIM + 1)[:, None],
+                        "weight": prepared.exp_tables[heads.head()].T},
         }
-        if rescore and prepared.exact is not None and config.rescore is not None:
+        if rescore and prepared.rescore is not None and config.rescore is not None:
             unit = config.rescore
-            keys = prepared.exact.keys[kv].reshape(STREAMS, -1, unit.lanes)
-            loads["i_exact_key"] = {
-                "row": np.repeat(rows, unit.columns)[:, None],
-                "column": np.tile(np.arange(unit.columns), heads.keys)[:, None],
+            keys = prepared.rescore.keys[kv].reshape(STREAMS, -1, unit.lanes)
+            loads["i_rescore_key"] = {
+                "token": np.repeat(tokens, unit.beats)[:, None],
+                "beat": np.tile(np.arange(unit.beats), heads.keys)[:, None],
                 "elements": keys.swapaxes(0, 1)}
         return {port: pack(_shape(core, port), fields) for port, fields in loads.items()}
 
     def query(core: Core, number: int) -> dict[str, NDArray[np.uint8]]:
         head, position = heads.head(), heads.position(number)
-        row = {"code": code(prepared.q_codes[head, position]), "count": heads.keys, "table": 0}
+        fields = {"code": code(prepared.q_codes[head, position]), "count": heads.keys,
+                  "exp_table": 0}
         inputs = {}
-        if prepared.exact is not None and config.rescore is not None:
-            row["multiplier"] = prepared.exact.multipliers[head, position]
-            elements = prepared.exact.queries[head, position].reshape(
+        if prepared.rescore is not None and config.rescore is not None:
+            fields["multiplier"] = prepared.rescore.multipliers[head, position]
+            elements = prepared.rescore.queries[head, position].reshape(
                 STREAMS, -1, config.rescore.lanes)
-            inputs["i_exact_query"] = pack(_shape(core, "i_exact_query"), elements.swapaxes(0, 1))
-        # One row: the array of rows has one entry.
+            inputs["i_rescore_query"] = pack(_shape(core, "i_rescore_query"),
+                                             elements.swapaxes(0, 1))
+        # One query: the array of queries has one entry.
         command = {"first": 0, "n": N, "sink": 0, "recent": 0, "trace": 0,
                    "rescore": int(rescore), "shared": 0,
-                   "rows": {name: np.asarray(value)[..., None] for name, value in row.items()}}
-        bits = pack(_shape(core, "i_query"), command)
-        return {"i_query": np.broadcast_to(bits, (STREAMS, bits.shape[-1]))[None], **inputs}
+                   "queries": {name: np.asarray(value)[..., None] for name,
+                               value in fields.items()}}
+        bits = pack(_shape(core, "i_command"), command)
+        return {"i_command": np.broadcast_to(bits, (STREAMS, bits.shape[-1]))[None], **inputs}
 
     def expected(number: int) -> NDArray[np.int64]:
         return result.output_int[heads.head(), heads.position(number)].astype(np.int64)
@@ -201,12 +204,12 @@ def standard(heads: Heads, lanes: int, *, element_bits: int, weight_bits: int) -
     kv = head // (len(heads.q) // len(heads.k))
 
     def load(component: StandardAttention) -> dict[str, NDArray[np.uint8]]:
-        rows = np.arange(heads.keys)[:, None]
+        tokens = np.arange(heads.keys)[:, None]
         return {
             "i_key": pack(_shape(component, "i_key"), {
-                "row": rows, "elements": operands.keys[head].swapaxes(0, 1)}),
+                "token": tokens, "elements": operands.keys[head].swapaxes(0, 1)}),
             "i_value": pack(_shape(component, "i_value"), {
-                "row": rows, "elements": values.elements[kv].swapaxes(0, 1),
+                "token": tokens, "elements": values.elements[kv].swapaxes(0, 1),
                 "scale": values.scales[kv].T}),
         }
 
@@ -290,12 +293,13 @@ def run(simulation: Simulation, component: Any, subject: Subject, keys: int) -> 
 
     count = WARM_UP + MEASURED
     sent, starts = 0, []
+    asks = "i_command" if isinstance(component, Core) else "i_query"
     for _ in range((count + 8) * (keys * 4 + 400)):
         for name, beats in (subject.query(component, sent).items() if sent < count + 3
-                            and not queues["i_query"] else ()):
+                            and not queues[asks] else ()):
             queues[name] += list(beats)
-            sent += name == "i_query"
-        if "i_query" in cycle():
+            sent += name == asks
+        if asks in cycle():
             starts.append(simulation.cycle)
             if len(starts) == WARM_UP:
                 simulation.clear()

@@ -255,15 +255,15 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
         if path.name not in names:
             continue
         ids = texts.tokens(network, path, tokens)
-        exact: float | None = None
+        reference: float | None = None
         for codes_name in ("learned", "true top", "hadamard"):
             for n in numbers:
                 key = f"{path.name}, {codes_name}, n {n}"
                 source = made if codes_name == "learned" else codes_name
                 if _read().get(_decoder(tokens), {}).get(key, {}).get("codes") == source:
                     continue
-                if exact is None:
-                    exact = float(network.losses(ids, scored=SCORED).mean())
+                if reference is None:
+                    reference = float(network.losses(ids, scored=SCORED).mean())
                 file = str(CODES) if codes_name == "learned" else codes_name
                 method = Method(name="topn", n=n, sink=SINK, recent=RECENT) \
                     if codes_name == "true top" else Method(
@@ -275,12 +275,12 @@ def evaluate(network: Network, *, numbers: tuple[int, ...], names: tuple[str, ..
                 results.setdefault(_decoder(tokens), {})[key] = {
                     "text": path.name, "codes": source, "n": n, "sink": SINK, "recent": RECENT,
                     "tokens": len(ids), "scored": SCORED, "loss": round(loss, 4),
-                    "loss_exact": round(exact, 4), "above": round(loss - exact, 4),
+                    "loss_reference": round(reference, 4), "above": round(loss - reference, 4),
                     "keys_touched": attend.keys_touched, "keys_dense": attend.keys_dense,
                     "bytes_read": attend.bytes_read, "bytes_dense": attend.bytes_dense,
                     "cpu_seconds": round(time.process_time() - started)}
                 _write(results)
-                print(f"{key}: {loss:.4f}, {loss - exact:+.4f}", flush=True)
+                print(f"{key}: {loss:.4f}, {loss - reference:+.4f}", flush=True)
 
 
 def distil(minutes: float | None) -> None:
@@ -370,7 +370,7 @@ def encoder() -> None:
         first, second = found[PAIRS::2], found[PAIRS + 1::2]
         return float((np.argmax(first @ second.T, axis=1) == np.arange(PAIRS)).mean())
 
-    exact = embed(teacher, None)
+    reference = embed(teacher, None)
     digest = hashlib.sha256(repr(passages).encode()).hexdigest()[:16]
     before = _read().get("encoder", {})
     # What is of the teacher's own weights is not measured again.
@@ -386,7 +386,7 @@ def encoder() -> None:
             if f"{name}, n {n}" in rows:
                 continue
             found = embed(network, replace(method, n=n))
-            cosine = (found[:PAIRS].astype(np.float64) * exact[:PAIRS]).sum(axis=1)
+            cosine = (found[:PAIRS].astype(np.float64) * reference[:PAIRS]).sum(axis=1)
             rows[f"{name}, n {n}"] = {
                 "student": name, "n": n, "cosine": round(float(cosine.mean()), 4),
                 "retrieval": round(retrieval(found), 4)}
@@ -394,7 +394,8 @@ def encoder() -> None:
             results = _read()
             results["encoder"] = {
                 **_conditions(), "held_out": list(DISTIL_HELD_OUT), "passages": PAIRS,
-                "tokens": sum(map(len, passages)), "retrieval_teacher": round(retrieval(exact), 4),
+                "tokens": sum(map(len, passages)),
+                "retrieval_teacher": round(retrieval(reference), 4),
                 "texts": digest, "rows": {name: rows[name] for name in sorted(rows)}}
             _write(results)
 

@@ -92,7 +92,7 @@ def _losses(decoder: dict[str, Any]) -> str:
 
 def _row(key: str, row: dict[str, Any]) -> tuple[object, ...]:
     return (row["text"], key.split(", ")[1], row["n"], row["n"] + row["sink"] + row["recent"],
-            f"{row['loss']:.3f}", f"{row['loss_exact']:.3f}", f"{row['above']:+.3f}",
+            f"{row['loss']:.3f}", f"{row['loss_reference']:.3f}", f"{row['above']:+.3f}",
             f"{row['keys_touched'] / row['keys_dense']:.3f}")
 
 

@@ -29,14 +29,14 @@ from nearbit_model import golden
 from nearbit_model.attention import attend
 from nearbit_model.config import PRESETS, Config, Rescore
 from nearbit_model.prepare import TensorError, prepare
-from nearbit_model.quantize import Values, codes, values, weight_table
+from nearbit_model.quantize import Values, codes, exp_table, values
 from nearbit_model.transfers.payload import Port
 
 
 TINY = PRESETS["tiny"]
-EXACT = Config(key_bits=4, value_dim=2, capacity=8, lanes=1, value_lanes=2, top_n=3, tables=1,
-               rows=2, weight_bits=8, rescore=Rescore(head_dim=4, lanes=2, shared=True))
-SMALL = Config(key_bits=4, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2, tables=1)
+RESCORE = Config(key_bits=4, value_dim=2, capacity=8, lanes=1, value_lanes=2, top_n=3, exp_tables=1,
+                 queries=2, weight_bits=8, rescore=Rescore(head_dim=4, lanes=2, shared=True))
+SMALL = Config(key_bits=4, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2, exp_tables=1)
 TIMEOUT = 0.005
 
 
@@ -57,12 +57,12 @@ def tensors(config, *, heads=2, kv_heads=1, queries=5, tokens=40, seed=1):
             rng.normal(size=(kv_heads, tokens, config.value_dim)))
 
 
-def rows(config, count, seed=1):
-    """Codes, value rows and two tables of one key head."""
+def tokens(config, count, seed=1):
+    """Codes, value vectors and two exp tables of one key head."""
     rng = np.random.default_rng(seed)
     return (codes(rng.normal(size=(count, config.key_bits))),
             values(rng.normal(size=(count, config.value_dim)), config.value_bits, unit=0.1),
-            weight_table(np.array([0.2, 0.5]), config.key_bits, config.weight_bits))
+            exp_table(np.array([0.2, 0.5]), config.key_bits, config.weight_bits))
 
 
 class Noisy:
@@ -150,14 +150,14 @@ def test_attention(options):
 
 def test_load_append_attend():
     """A decode loop: what is appended is there, what was loaded stays."""
-    k_codes, v, tables = rows(TINY, 64)
+    k_codes, v, exp_tables = tokens(TINY, 64)
     q_codes = codes(np.random.default_rng(2).normal(size=(2, 3, 8)))
 
     def part(start, stop):
         return Values(v.elements[start:stop], v.scales[start:stop], v.unit)
 
     with opened() as device:
-        device.load(k_codes[:30], part(0, 30), tables)
+        device.load(k_codes[:30], part(0, 30), exp_tables)
         for start, stop in ((30, 31), (31, 50), (50, 64)):
             device.append(k_codes[start:stop], part(start, stop))
             assert device.info().state.loaded == stop
@@ -166,14 +166,15 @@ def test_load_append_attend():
                 run = device.attend(q_codes, **options)
                 wanted = golden.attend(
                     q_codes, k_codes[None, :stop],
-                    Values(v.elements[None, :stop], v.scales[None, :stop], v.unit[None]), tables,
+                    Values(v.elements[None, :stop], v.scales[None, :stop], v.unit[None]),
+                    exp_tables,
                     config=TINY, **{"counts": np.full(3, stop), **options})
                 for name in ("output_int", "selected", "distances", "weights"):
                     np.testing.assert_array_equal(getattr(run.result, name), getattr(wanted, name))
         one = device.attend(q_codes[:1], n=2, trace=False)
         assert one.result.output_int.shape == (1, 3, 8)
         # A new load begins from nothing.
-        device.load(k_codes[:2], part(0, 2), tables[:1])
+        device.load(k_codes[:2], part(0, 2), exp_tables[:1])
         assert device.info().state.loaded == 2
         device.reset()
         assert device.info().state.loaded == 0
@@ -184,7 +185,7 @@ def test_load_append_attend():
 
 def test_appending_packs_what_is_appended(monkeypatch):
     """Not the whole store for each token; nor does a query pack what is loaded."""
-    k_codes, v, tables = rows(TINY, 40)
+    k_codes, v, exp_tables = tokens(TINY, 40)
     q_codes = codes(np.random.default_rng(2).normal(size=(2, 3, 8)))
     packed, pack = [], Port.pack
 
@@ -194,15 +195,15 @@ def test_appending_packs_what_is_appended(monkeypatch):
 
     monkeypatch.setattr(Port, "pack", count)
     with opened() as device:
-        device.load(k_codes[:30], Values(v.elements[:30], v.scales[:30], v.unit), tables)
-        assert packed == [("i_key", 30), ("i_value", 60), ("i_table", 18)]
+        device.load(k_codes[:30], Values(v.elements[:30], v.scales[:30], v.unit), exp_tables)
+        assert packed == [("i_key", 30), ("i_value", 60), ("i_exp_table", 18)]
         packed.clear()
         device.append(k_codes[30:31], Values(v.elements[30:31], v.scales[30:31], v.unit))
         assert packed == [("i_key", 1), ("i_value", 2)]
         packed.clear()
         run = device.attend(q_codes, n=4)
         assert [(name, number) for name, number in packed if name.startswith("i_")] == [
-            ("i_query", 3)]
+            ("i_command", 3)]
         # Nothing is loaded meanwhile: all cycles are the commands'.
         assert run.result.load_cycles.tolist() == [0]
         assert run.compute_seconds == run.result.cycles / 12e6
@@ -211,7 +212,7 @@ def test_appending_packs_what_is_appended(monkeypatch):
 def test_progress():
     """Never falls back, and ends with all requests; cycles are those of answered commands."""
     q, k, v = tensors(TINY, heads=4, kv_heads=2, queries=3, tokens=20)
-    k_codes, stored, tables = rows(TINY, 20)
+    k_codes, stored, exp_tables = tokens(TINY, 20)
     seen = []
 
     def progress(*state):
@@ -219,40 +220,40 @@ def test_progress():
 
     with opened() as device:
         run = device.attention(q, k, v, progress=progress)
-        # For each key head 20 keys, 40 columns of values, 18 entries, 3 commands of 2 rows.
+        # For each key head 20 keys, 40 beats of values, 18 entries, 3 commands of 2 queries.
         assert seen == sorted(seen)
         assert {total for _, _, total in seen} == {2 * 81}
         assert seen[-1][1] == 2 * 81
         assert 0 == seen[0][0] < seen[-1][0] < run.result.cycles
         seen.clear()
-        device.load(k_codes, stored, tables, progress=progress)
+        device.load(k_codes, stored, exp_tables, progress=progress)
         assert seen == sorted(seen)
         assert seen[-1] == (0, 78, 78)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_exact_scores(shared):
+def test_rescoring(shared):
     rng = np.random.default_rng(4)
     q, k = rng.normal(size=(4, 5, 4)), rng.normal(size=(2, 8, 4))
     v = rng.normal(size=(2, 8, 2))
-    with opened(simulated(EXACT), config=EXACT) as device:
+    with opened(simulated(RESCORE), config=RESCORE) as device:
         run = device.attention(q, k, v, n=2, recent=1, method="hash", shared=shared)
         golden_one = attend(run.result.prepared)
         assert run.result.difference(golden_one) is None
         assert run.result.scores is not None
-        # By rows of integers, for one key head.
-        prepared = prepare(q[:2], k[:1], v[:1], EXACT, n=2, method="hash", shared=shared)
-        exact, stored = prepared.exact, prepared.values
+        # By tokens of integers, for one key head.
+        prepared = prepare(q[:2], k[:1], v[:1], RESCORE, n=2, method="hash", shared=shared)
+        rescore, stored = prepared.rescore, prepared.values
         device.load(prepared.k_codes[0, :5], Values(stored.elements[0, :5], stored.scales[0, :5],
                                                     stored.unit[0], rotated=True),
-                    prepared.tables[:1], exact_keys=exact.keys[0, :5])
+                    prepared.exp_tables[:1], rescore_keys=rescore.keys[0, :5])
         device.append(prepared.k_codes[0, 5:], Values(
             stored.elements[0, 5:], stored.scales[0, 5:], stored.unit[0], rotated=True),
-            exact_keys=exact.keys[0, 5:])
-        answer = device.attend(prepared.q_codes, n=2, exact_queries=exact.queries,
-                               multipliers=exact.multipliers, shared=shared).result
+            rescore_keys=rescore.keys[0, 5:])
+        answer = device.attend(prepared.q_codes, n=2, rescore_queries=rescore.queries,
+                               multipliers=rescore.multipliers, shared=shared).result
         assert answer.difference(attend(prepared)) is None
-        assert device.info().state.exact_loaded == 8
+        assert device.info().state.rescore_loaded == 8
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -267,10 +268,10 @@ def test_noise(seed):
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_noise_with_exact_scores(seed):
+def test_noise_with_rescoring(seed):
     rng = np.random.default_rng(4)
     q, k, v = (rng.normal(size=shape) for shape in ((2, 10, 4), (1, 8, 4), (1, 8, 2)))
-    with opened(Noisy(simulated(EXACT), seed, 0.004), retries=20) as device:
+    with opened(Noisy(simulated(RESCORE), seed, 0.004), retries=20) as device:
         run = device.attention(q, k, v, n=3, method="hash")
         assert run.result.difference(attend(run.result.prepared)) is None
         assert run.repeated > 0
@@ -296,8 +297,8 @@ def test_pins(drift):
         assert run.repeated == 0
         assert device.info().state.lost == 0
         # Noise on the line: nothing that is loaded changes.
-        k_codes, stored, tables = rows(SMALL, 4)
-        device.load(k_codes, stored, tables[:1])
+        k_codes, stored, exp_tables = tokens(SMALL, 4)
+        device.load(k_codes, stored, exp_tables[:1])
         before = device.attend(k_codes[None], n=2).result
         rng = random.Random(7)
         for _ in range(40):
@@ -500,41 +501,43 @@ def test_broken_device():
     def fine(octets):
         return reply(Status.OK, octets[2])
 
-    k_codes, v, tables = rows(TINY, 1)
+    k_codes, v, exp_tables = tokens(TINY, 1)
     script = Script(identified(TINY), fine, lambda octets: b"".join(
         reply(Status.OK, sequence) for sequence in range(256)), short)
     with opened(script) as device:
-        device.load(k_codes, v, tables)
-        with pytest.raises(DeviceError, match=r"^the script answers a query for 2 rows with 1; its "
+        device.load(k_codes, v, exp_tables)
+        with pytest.raises(DeviceError, match=r"^the script answers a command of 2 queries with 1; "
+                                              r"its "
                            r"bitstream is broken$"):
             device.attend(codes(np.ones((1, 1, 8))), n=1)
 
 
 def test_wrong_arguments():
-    k_codes, v, tables = rows(TINY, 64)
+    k_codes, v, exp_tables = tokens(TINY, 64)
     part = Values(v.elements[:4], v.scales[:4], v.unit)
     q_codes = codes(np.ones((2, 1, 8)))
     with opened(Script(identified(TINY), *[
             lambda octets: b"".join(reply(Status.OK, sequence) for sequence in range(256))] * 9)
                 ) as device:
         for arguments, message in [
-            ((k_codes[:4], part, tables[:, :3]),
-             r"tables must be \[heads, 9\] with 1 to 2 heads, not shape \(2, 3\)"),
-            ((k_codes[0], part, tables),
+            ((k_codes[:4], part, exp_tables[:, :3]),
+             r"exp_tables must be \[heads, 9\] with 1 to 2 heads, not shape \(2, 3\)"),
+            ((k_codes[0], part, exp_tables),
              r"k_codes must be \[tokens, 1\] with at least one token, not shape \(1,\)"),
-            ((k_codes[:5], part, tables),
+            ((k_codes[:5], part, exp_tables),
              (r"values must have elements of shape \(5, 8\) and scales of shape \(5,\), not "
               r"\(4, 8\) and \(4,\)")),
         ]:
             with pytest.raises(ValueError, match=f"^{message}$"):
                 device.load(*arguments)
-        with pytest.raises(ValueError, match=r"^exact_keys cannot be loaded: the device has no "
-                           r"unit for exact scores$"):
-            device.load(k_codes[:4], part, tables, exact_keys=np.zeros((4, 8), np.int8))
+        with pytest.raises(ValueError, match=r"^rescore_keys cannot be loaded: the device has no "
+                           r"rescoring unit$"):
+            device.load(k_codes[:4], part, exp_tables, rescore_keys=np.zeros((4, 8), np.int8))
         with pytest.raises(DeviceError, match=r"^nothing is loaded"):
             device.append(k_codes[:4], part)
-        device.load(k_codes[:4], part, tables)
-        with pytest.raises(ValueError, match=r"^k_codes must have at most 60 rows, as the device's "
+        device.load(k_codes[:4], part, exp_tables)
+        with pytest.raises(ValueError, match=r"^k_codes must have at most 60 tokens, as the "
+                                             r"device's "
                            r"capacity is 64 and 4 are loaded, not 64$"):
             device.append(k_codes, v)
         with pytest.raises(ValueError, match=r"^values must have the unit and rotation of those "
@@ -547,11 +550,12 @@ def test_wrong_arguments():
               r"4")),
             ({"n": 1, "counts": np.array([1.5])},
              r"counts must be 1 integers, not float64 of shape \(1,\)"),
-            ({"n": 1, "shared": True}, "exact scores need exact keys, and none are loaded"),
+            ({"n": 1, "shared": True}, "rescoring needs rescore keys, and none are loaded"),
         ]:
             with pytest.raises(ValueError, match=f"^{message}$"):
                 device.attend(q_codes, **options)
-        with pytest.raises(ValueError, match=r"^q_codes must have at most as many heads as tables "
+        with pytest.raises(ValueError, match=r"^q_codes must have at most as many heads as "
+                                             r"exp_tables "
                            r"are loaded \(2\), not 3$"):
             device.attend(codes(np.ones((3, 1, 8))), n=1)
         with pytest.raises(ValueError, match=r"^q_codes must be \[heads, queries, 1\] with no axis "
@@ -564,22 +568,23 @@ def test_wrong_arguments():
 def test_exact_arguments():
     rng = np.random.default_rng(4)
     prepared = prepare(*(rng.normal(size=shape) for shape in ((2, 1, 4), (1, 8, 4), (1, 8, 2))),
-                       EXACT, n=2, method="hash")
+                       RESCORE, n=2, method="hash")
     whole = Values(prepared.values.elements[0], prepared.values.scales[0],
                    prepared.values.unit[0])
-    with opened(simulated(EXACT)) as device:
-        with pytest.raises(ValueError, match=r"^exact_keys must have shape \(8, 4\), not "
+    with opened(simulated(RESCORE)) as device:
+        with pytest.raises(ValueError, match=r"^rescore_keys must have shape \(8, 4\), not "
                            r"\(8, 3\)$"):
-            device.load(prepared.k_codes[0], whole, prepared.tables[:1],
-                        exact_keys=prepared.exact.keys[0, :, :3])
+            device.load(prepared.k_codes[0], whole, prepared.exp_tables[:1],
+                        rescore_keys=prepared.rescore.keys[0, :, :3])
         device.load(prepared.k_codes[0, :4], Values(whole.elements[:4], whole.scales[:4],
                                                     whole.unit),
-                    prepared.tables[:1], exact_keys=prepared.exact.keys[0, :4])
-        with pytest.raises(ValueError, match=r"^exact_keys must be given for all rows or for "
+                    prepared.exp_tables[:1], rescore_keys=prepared.rescore.keys[0, :4])
+        with pytest.raises(ValueError, match=r"^rescore_keys must be given for all tokens or for "
                            r"none$"):
             device.append(prepared.k_codes[0, :1], Values(
                 whole.elements[:1], whole.scales[:1], whole.unit))
-        with pytest.raises(ValueError, match=r"^exact_queries and multipliers are needed: exact "
+        with pytest.raises(ValueError, match=r"^rescore_queries and multipliers are needed: "
+                                             r"rescore "
                            r"keys are loaded$"):
             device.attend(prepared.q_codes, n=1)
 

@@ -12,16 +12,16 @@ import pytest
 from nearbit_boards.simulated import PinTransport, SimulatedTransport
 from nearbit_model import golden
 from nearbit_model.config import PRESETS, Config, Rescore
-from nearbit_model.quantize import Exact, codes, values, weight_table
+from nearbit_model.quantize import RescoreOperands, codes, exp_table, values
 
 
 TINY = PRESETS["tiny"]
-EXACT = Config(key_bits=4, value_dim=2, capacity=8, lanes=1, value_lanes=2, top_n=3, tables=1,
-               rows=2, weight_bits=8, rescore=Rescore(head_dim=4, lanes=2, shared=True))
-SMALL = Config(key_bits=4, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2, tables=1)
+RESCORE = Config(key_bits=4, value_dim=2, capacity=8, lanes=1, value_lanes=2, top_n=3, exp_tables=1,
+                 queries=2, weight_bits=8, rescore=Rescore(head_dim=4, lanes=2, shared=True))
+SMALL = Config(key_bits=4, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2, exp_tables=1)
 TIMEOUT = 256
 OK, CRC, TYPE, LENGTH, SILENCE, FIELD, ORDER = range(7)
-IDENTIFY, STATUS, RESET, QUERY, KEY, VALUE, TABLE, EXACT_KEY, EXACT_QUERY = range(1, 10)
+IDENTIFY, STATUS, RESET, COMMAND, KEY, VALUE, EXP_TABLE, RESCORE_KEY, RESCORE_QUERY = range(1, 10)
 
 
 def crc16(octets):
@@ -64,36 +64,37 @@ class Problem:
         key_words = codes(rng.normal(size=(self.tokens, config.key_bits)))
         self.values = values(rng.normal(size=(1, self.tokens, config.value_dim)),
                              config.value_bits)
-        self.tables = weight_table(np.full(1, 0.4), config.key_bits, config.weight_bits)
+        self.exp_tables = exp_table(np.full(1, 0.4), config.key_bits, config.weight_bits)
         self.keys = key_words[None]
         self.unit = config.rescore
         if self.unit is not None:
             limit = 1 << self.unit.element_bits - 1
-            self.exact_keys = rng.integers(-limit, limit, (1, self.tokens, self.unit.head_dim))
+            self.rescore_keys = rng.integers(-limit, limit, (1, self.tokens, self.unit.head_dim))
         self.rng = rng
-        self.row_bits = bits_of(config.capacity - 1)
+        self.token_bits = bits_of(config.capacity - 1)
 
     def loads(self):
         config = self.config
-        for row in range(self.tokens):
-            yield KEY, packed((row, self.row_bits), (int(self.keys[0, row, 0]), config.key_bits))
-            for column in range(config.columns):
-                start = column * config.value_lanes
-                elements = self.values.elements[0, row, start:start + config.value_lanes].tolist()
-                yield VALUE, packed((row, self.row_bits), (column, bits_of(config.columns - 1)),
+        for token in range(self.tokens):
+            yield KEY, packed((token, self.token_bits),
+                              (int(self.keys[0, token, 0]), config.key_bits))
+            for beat in range(config.beats):
+                start = beat * config.value_lanes
+                elements = self.values.elements[0, token, start:start + config.value_lanes].tolist()
+                yield VALUE, packed((token, self.token_bits), (beat, bits_of(config.beats - 1)),
                                     *((element, config.value_bits) for element in elements),
-                                    (int(self.values.scales[0, row]), 16))
+                                    (int(self.values.scales[0, token]), 16))
             if self.unit is not None:
-                for column in range(self.unit.columns):
-                    start = column * self.unit.lanes
-                    elements = self.exact_keys[0, row, start:start + self.unit.lanes].tolist()
-                    yield EXACT_KEY, packed(
-                        (row, self.row_bits), (column, bits_of(self.unit.columns - 1)),
+                for beat in range(self.unit.beats):
+                    start = beat * self.unit.lanes
+                    elements = self.rescore_keys[0, token, start:start + self.unit.lanes].tolist()
+                    yield RESCORE_KEY, packed(
+                        (token, self.token_bits), (beat, bits_of(self.unit.beats - 1)),
                         *((element, self.unit.element_bits) for element in elements))
         for distance in range(config.key_bits + 1):
-            yield TABLE, packed((0, bits_of(config.tables - 1)),
-                                (distance, bits_of(config.key_bits)),
-                                (int(self.tables[0, distance]), config.weight_bits))
+            yield EXP_TABLE, packed((0, bits_of(config.exp_tables - 1)),
+                                    (distance, bits_of(config.key_bits)),
+                                    (int(self.exp_tables[0, distance]), config.weight_bits))
 
     def query(self, *, rescore=False):
         """Payloads of a query's beats and of the command, and the command for the golden model."""
@@ -102,54 +103,55 @@ class Problem:
         first = int(rng.integers(self.tokens))
         # Some of them fail, each in its own way.
         n = int(rng.integers(config.top_n + 2))
-        q_codes = codes(rng.normal(size=(config.rows, 1, config.key_bits)))
-        counts = rng.integers(self.tokens - first + 2, size=config.rows)
-        multipliers = rng.integers(1 << 28, size=(config.rows, 1))
+        q_codes = codes(rng.normal(size=(config.queries, 1, config.key_bits)))
+        counts = rng.integers(self.tokens - first + 2, size=config.queries)
+        multipliers = rng.integers(1 << 28, size=(config.queries, 1))
         beats = []
         if rescore:
             limit = 1 << self.unit.element_bits - 1
-            queries = rng.integers(-limit, limit, (config.rows, self.unit.head_dim))
-            place_bits = bits_of(config.rows * self.unit.columns - 1)
+            vectors = rng.integers(-limit, limit, (config.queries, self.unit.head_dim))
+            place_bits = bits_of(config.queries * self.unit.beats - 1)
             beats = [packed((place, place_bits), *((element, self.unit.element_bits)
                                                    for element in elements))
                      for place, elements in enumerate(
-                         queries.reshape(-1, self.unit.lanes).tolist())]
-        fields = [(first, self.row_bits), (n, capacity_bits), (0, capacity_bits),
+                         vectors.reshape(-1, self.unit.lanes).tolist())]
+        fields = [(first, self.token_bits), (n, capacity_bits), (0, capacity_bits),
                   (0, capacity_bits), (0, 1), (int(rescore), 1), (0, 1)]
-        for row in range(config.rows):
-            fields += [(int(q_codes[row, 0, 0]), config.key_bits),
-                       (int(counts[row]), capacity_bits), (0, bits_of(config.tables - 1))]
+        for query in range(config.queries):
+            fields += [(int(q_codes[query, 0, 0]), config.key_bits),
+                       (int(counts[query]), capacity_bits), (0, bits_of(config.exp_tables - 1))]
             if self.unit is not None:
-                fields.append((int(multipliers[row, 0]), 32))
+                fields.append((int(multipliers[query, 0]), 32))
         return beats, packed(*fields), (first, n, q_codes, counts, multipliers)
 
     def solve(self, command, beats):
-        """Blocks of the answer to a command, with exact scores if there are beats."""
+        """Blocks of the answer to a command, with rescoring if there are beats."""
         first, n, q_codes, counts, multipliers = command
         config, unit = self.config, self.unit
-        queries = None
+        vectors = None
         if beats:
-            place_bits = bits_of(config.rows * unit.columns - 1)
+            place_bits = bits_of(config.queries * unit.beats - 1)
             elements = []
             for beat in beats:
                 bits = int.from_bytes(beat, "little") >> place_bits
                 for index in range(unit.lanes):
                     part = bits >> index * unit.element_bits & (1 << unit.element_bits) - 1
                     elements.append(part - (part >> unit.element_bits - 1 << unit.element_bits))
-            queries = np.array(elements).reshape(config.rows, 1, unit.head_dim)
+            vectors = np.array(elements).reshape(config.queries, 1, unit.head_dim)
         blocks = []
-        for row in range(config.rows):
-            count = int(counts[row])
+        for query in range(config.queries):
+            count = int(counts[query])
             error = 1 if n == 0 else 2 if n > config.top_n else 3 if count == 0 else \
                 4 if first + count > self.tokens else 0
             if error:
                 blocks.append((8 + error, b""))
                 continue
-            exact = None if queries is None else Exact(
-                queries[row:row + 1], self.exact_keys, multipliers[row:row + 1].astype(np.uint32))
+            rescore = None if vectors is None else RescoreOperands(
+                vectors[query:query + 1], self.rescore_keys,
+                multipliers[query:query + 1].astype(np.uint32))
             answer = golden.attend(
-                q_codes[row:row + 1], self.keys, self.values, self.tables, config=config,
-                counts=count, first=first, n=n, exact=exact)
+                q_codes[query:query + 1], self.keys, self.values, self.exp_tables, config=config,
+                counts=count, first=first, n=n, rescore=rescore)
             blocks.append((3, b"".join(
                 int(output).to_bytes(-(-config.output_bits // 8), "little", signed=True)
                 for output in answer.output_int[0, 0])))
@@ -166,23 +168,23 @@ class Model:
         def octets(bits):
             return max(1, -(-bits // 8))
 
-        row, capacity = problem.row_bits, bits_of(config.capacity)
-        table = bits_of(config.tables - 1)
-        # Bits of a query's rows, and of all of it.
-        self.query_head = row + 3 * capacity + 3
-        self.query_row = config.key_bits + capacity + table + (32 if unit else 0)
+        token, capacity = problem.token_bits, bits_of(config.capacity)
+        exp_table = bits_of(config.exp_tables - 1)
+        # Bits of a command's queries, and of all of it.
+        self.command_head = token + 3 * capacity + 3
+        self.each_query = config.key_bits + capacity + exp_table + (32 if unit else 0)
         bits = {
-            QUERY: self.query_head + config.rows * self.query_row,
-            KEY: row + config.key_bits,
-            VALUE: row + bits_of(config.columns - 1) + config.value_lanes * config.value_bits + 16,
-            TABLE: table + bits_of(config.key_bits) + config.weight_bits,
+            COMMAND: self.command_head + config.queries * self.each_query,
+            KEY: token + config.key_bits,
+            VALUE: token + bits_of(config.beats - 1) + config.value_lanes * config.value_bits + 16,
+            EXP_TABLE: exp_table + bits_of(config.key_bits) + config.weight_bits,
         }
         if unit is not None:
             elements = unit.lanes * unit.element_bits
-            self.beats = config.rows * unit.columns
+            self.beats = config.queries * unit.beats
             self.beat_bits = bits_of(self.beats - 1)
-            bits |= {EXACT_KEY: row + bits_of(unit.columns - 1) + elements,
-                     EXACT_QUERY: self.beat_bits + elements}
+            bits |= {RESCORE_KEY: token + bits_of(unit.beats - 1) + elements,
+                     RESCORE_QUERY: self.beat_bits + elements}
         self.bits = bits
         self.lengths = {IDENTIFY: 0, STATUS: 0, RESET: 0,
                         **{kind: octets(width) for kind, width in bits.items()}}
@@ -203,7 +205,7 @@ class Model:
         if blocks == "state":
             state = bytes([self.rejected % 256, self.lost % 256])
             state += self.problem.tokens.to_bytes(3, "little")
-            state += (1).to_bytes(-(-self.problem.config.tables // 8), "little")
+            state += (1).to_bytes(-(-self.problem.config.exp_tables // 8), "little")
             if self.problem.unit is not None:
                 state += self.problem.tokens.to_bytes(3, "little")
                 state += len(self.beats_taken).to_bytes(2, "little")
@@ -242,26 +244,26 @@ class Model:
             return bits >> offset & (1 << width) - 1
 
         wrong = bits >> self.bits.get(kind, 0)
-        if kind == TABLE:
-            table = bits_of(config.tables - 1)
-            wrong |= field(table, bits_of(config.key_bits)) > config.key_bits
+        if kind == EXP_TABLE:
+            exp_table = bits_of(config.exp_tables - 1)
+            wrong |= field(exp_table, bits_of(config.key_bits)) > config.key_bits
         if wrong:
             return self.answer(FIELD)
-        if kind == EXACT_QUERY:
+        if kind == RESCORE_QUERY:
             beat = field(0, self.beat_bits)
             if beat > len(self.beats_taken):
                 return self.answer(ORDER)
             if beat == len(self.beats_taken):
                 self.beats_taken.append(payload)
-        if kind == QUERY:
+        if kind == COMMAND:
             beats = []
-            if self.problem.unit is not None and field(self.query_head - 2, 1):
+            if self.problem.unit is not None and field(self.command_head - 2, 1):
                 if len(self.beats_taken) < self.beats:
                     return self.answer(ORDER)
                 beats, self.beats_taken = self.beats_taken, []
             # All queries are known: another one would be a mutant with the right CRC.
             return self.answer(OK, self.problem.solve(self.commands[payload], beats))
-        if kind in (KEY, VALUE, TABLE, EXACT_KEY, RESET):
+        if kind in (KEY, VALUE, EXP_TABLE, RESCORE_KEY, RESET):
             # Only what is loaded already is loaded again.
             assert payload in self.loaded.get(kind, ()), "a mutant is a good request by chance"
         return self.answer(OK, "state" if kind == STATUS else
@@ -270,7 +272,7 @@ class Model:
 
 def read_replies(octets, config):
     """All replies of bytes that are nothing else: sequence, status, blocks but for the cycles."""
-    sizes = {1: 41, 2: 5 + -(-config.tables // 8) + (5 if config.rescore else 0),
+    sizes = {1: 41, 2: 5 + -(-config.exp_tables // 8) + (5 if config.rescore else 0),
              3: config.value_dim * -(-config.output_bits // 8)}
     replies, place = [], 0
     while place < len(octets):
@@ -299,7 +301,7 @@ class Fuzzer:
         self.loads = list(problem.loads())
         for kind, payload in self.loads:
             model.loaded.setdefault(kind, set()).add(payload)
-        self.queries = [problem.query(rescore=problem.unit is not None and index % 2 == 1)
+        self.vectors = [problem.query(rescore=problem.unit is not None and index % 2 == 1)
                         for index in range(40)]
         model.commands = {payload: command for _, payload, command in self.queries}
 
@@ -313,9 +315,9 @@ class Fuzzer:
             case 1:
                 return message(rng.choice([IDENTIFY, STATUS, STATUS]), rng.randrange(256))
         beats, payload, _ = rng.choice(self.queries)
-        octets = b"".join(message(EXACT_QUERY, rng.randrange(256), beat)
+        octets = b"".join(message(RESCORE_QUERY, rng.randrange(256), beat)
                           for beat in beats[len(self.model.beats_taken):])
-        return octets + message(QUERY, rng.randrange(256), payload)
+        return octets + message(COMMAND, rng.randrange(256), payload)
 
     def bad(self):
         rng = self.rng
@@ -394,8 +396,8 @@ def run(config, count, seed, transport, *, settle, batch=150):
         # What was loaded still answers right, and every error was counted.
         for beats, payload, _ in rng.sample(fuzzer.queries, 3):
             for beat in beats[len(model.beats_taken):]:
-                send(message(EXACT_QUERY, 1, beat))
-            send(message(QUERY, 2, payload))
+                send(message(RESCORE_QUERY, 1, beat))
+            send(message(COMMAND, 2, payload))
             silence()
         send(message(STATUS, 3))
         silence()
@@ -427,8 +429,8 @@ def test_fuzz():
     assert model.lost > 500
 
 
-def test_fuzz_with_exact_scores():
-    fuzz(EXACT, 1000, 2)
+def test_fuzz_with_rescoring():
+    fuzz(RESCORE, 1000, 2)
 
 
 def test_fuzz_at_the_pins():
@@ -446,6 +448,6 @@ def test_fuzz_at_the_pins():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "count"), [(TINY, 100_000), (EXACT, 20_000)])
+@pytest.mark.parametrize(("config", "count"), [(TINY, 100_000), (RESCORE, 20_000)])
 def test_fuzz_long(config, count):
     fuzz(config, count, 4)

@@ -21,11 +21,11 @@ from nearbit_sim.stream import MATRIX, Bench
 
 
 # Nothing is a power of two, so that fields can be out of range.
-PLAIN = Config(key_bits=5, value_dim=6, capacity=6, rows=2, lanes=2, value_lanes=2, top_n=3,
-               tables=3, value_bits=7, output_fraction_bits=5)
-EXACT = Config(key_bits=5, value_dim=1, capacity=6, lanes=1, value_lanes=1, top_n=3, tables=1,
-               rows=3, rescore=Rescore(head_dim=6, lanes=3, element_bits=5, shared=True))
-CONFIGS = {"plain": PLAIN, "exact": EXACT}
+PLAIN = Config(key_bits=5, value_dim=6, capacity=6, queries=2, lanes=2, value_lanes=2, top_n=3,
+               exp_tables=3, value_bits=7, output_fraction_bits=5)
+RESCORE = Config(key_bits=5, value_dim=1, capacity=6, lanes=1, value_lanes=1, top_n=3, exp_tables=1,
+                 queries=3, rescore=Rescore(head_dim=6, lanes=3, element_bits=5, shared=True))
+CONFIGS = {"plain": PLAIN, "rescore": RESCORE}
 TIMEOUT = 64
 
 
@@ -51,28 +51,28 @@ class Host:
         def elements(count, bits):
             return [rng.randrange(-1 << bits - 1, 1 << bits - 1) for _ in range(count)]
 
-        row = rng.randrange(config.capacity)
+        token = rng.randrange(config.capacity)
         match kind:
             case Message.KEY:
-                return {"row": row, "code": rng.getrandbits(config.key_bits)}
+                return {"token": token, "code": rng.getrandbits(config.key_bits)}
             case Message.VALUE:
-                return {"row": row, "column": rng.randrange(config.columns),
+                return {"token": token, "beat": rng.randrange(config.beats),
                         "elements": elements(config.value_lanes, config.value_bits),
                         "scale": rng.getrandbits(16)}
-            case Message.TABLE:
-                return {"table": rng.randrange(config.tables),
+            case Message.EXP_TABLE:
+                return {"exp_table": rng.randrange(config.exp_tables),
                         "distance": rng.randrange(config.key_bits + 1),
                         "weight": rng.getrandbits(config.weight_bits)}
-            case Message.EXACT_KEY:
-                return {"row": row, "column": rng.randrange(unit.columns),
+            case Message.RESCORE_KEY:
+                return {"token": token, "beat": rng.randrange(unit.beats),
                         "elements": elements(unit.lanes, unit.element_bits)}
         more = {} if unit is None else {"multiplier": rng.getrandbits(32)}
         return {**{name: rng.randrange(config.capacity + 1) for name in ("n", "sink", "recent")},
-                "first": row, "trace": rng.randrange(2), "rescore": 0, "shared": rng.randrange(2),
-                "rows": [{"code": rng.getrandbits(config.key_bits),
-                          "count": rng.randrange(config.capacity + 1),
-                          "table": rng.randrange(config.tables), **more}
-                         for _ in range(config.rows)]}
+                "first": token, "trace": rng.randrange(2), "rescore": 0, "shared": rng.randrange(2),
+                "queries": [{"code": rng.getrandbits(config.key_bits),
+                             "count": rng.randrange(config.capacity + 1),
+                             "exp_table": rng.randrange(config.exp_tables), **more}
+                            for _ in range(config.queries)]}
 
     async def replied(self, count):
         await self.bench.until(lambda: len(self.replies) >= count)
@@ -94,7 +94,8 @@ class Host:
 
 async def start(dut, **options):
     bench = Bench(dut, limit=400_000, **options)
-    for name, value in (("loaded", 5), ("tables_loaded", 1), ("lost", 0), ("exact_loaded", 3)):
+    for name, value in (("loaded", 5), ("exp_tables_loaded", 1), ("lost", 0),
+                        ("rescore_loaded", 3)):
         if hasattr(dut, name):
             getattr(dut, name).value = value
     await bench.reset()
@@ -110,7 +111,7 @@ def sink_of(kind):
 async def loads(dut, idle, stall):
     """Every field of every load reaches the core, once, and is acknowledged."""
     bench, host = await start(dut, idle=idle, stall=stall)
-    kinds = [kind for kind in (Message.KEY, Message.VALUE, Message.TABLE, Message.EXACT_KEY)
+    kinds = [kind for kind in (Message.KEY, Message.VALUE, Message.EXP_TABLE, Message.RESCORE_KEY)
              if kind in host.layout.kinds]
     sequences = []
     for sequence in range(30):
@@ -128,20 +129,20 @@ async def loads(dut, idle, stall):
 @cocotb.test()
 @cocotb.parametrize(MATRIX)
 async def queries(dut, idle, stall):
-    """Whatever the core answers comes back: results, errors of rows, traces."""
+    """Whatever the core answers comes back: results, errors of queries, traces."""
     bench, host = await start(dut, idle=idle, stall=stall)
     config = host.layout.config
     rng = bench.rng
     port = bench.source("i_trace").port
     for sequence in range(12):
-        fields = host.random(Message.QUERY)
+        fields = host.random(Message.COMMAND)
         expected = []
         beats, traces = [], []
-        for row in range(config.rows):
+        for query in range(config.queries):
             error = rng.randrange(8) if rng.random() < 0.3 else 0
             if error:
                 expected.append((Block.ERROR + error, b""))
-                beats.append({"row": row, "error": error, "output": 0, "last": 1})
+                beats.append({"query": query, "error": error, "output": 0, "last": 1})
                 continue
             for _ in range(fields["trace"] * rng.randrange(4)):
                 bits = rng.getrandbits(port.shape.width)
@@ -150,13 +151,13 @@ async def queries(dut, idle, stall):
             size, outputs = host.layout.element_bytes, []
             for index in range(config.value_dim):
                 output = rng.randrange(-1 << config.output_bits - 1, 1 << config.output_bits - 1)
-                beats.append({"row": row, "error": 0, "output": output,
+                beats.append({"query": query, "error": 0, "output": output,
                               "last": int(index == config.value_dim - 1)})
                 outputs.append(output.to_bytes(size, "little", signed=True))
             expected.append((Block.RESULT, b"".join(outputs)))
-        bench.sink("o_query").expect(fields)
-        host.send(request(Message.QUERY, sequence, host.layout.payload(Message.QUERY, fields)))
-        await bench.until(lambda: not bench.sink("o_query").pending)
+        bench.sink("o_command").expect(fields)
+        host.send(request(Message.COMMAND, sequence, host.layout.payload(Message.COMMAND, fields)))
+        await bench.until(lambda: not bench.sink("o_command").pending)
         # All of the traces first, as they leave before the results.
         bench.source("i_trace").send(*traces)
         await bench.until(lambda: not bench.source("i_trace").pending)
@@ -179,23 +180,24 @@ async def computing(dut):
     """The cycles from the command to the last beat count, those of waiting for bytes do not."""
     bench, host = await start(dut)
     config = host.layout.config
-    fields = {**host.random(Message.QUERY), "trace": 0}
+    fields = {**host.random(Message.COMMAND), "trace": 0}
     counted = []
     for latency, stall in ((50, 0.0), (50, 0.8), (80, 0.5)):
         bench.sink("o").stall = stall
-        host.send(request(Message.QUERY, 1, host.layout.payload(Message.QUERY, fields)))
+        host.send(request(Message.COMMAND, 1, host.layout.payload(Message.COMMAND, fields)))
         before = len(host.replies)
-        taken = len(bench.sink("o_query").cycles)
-        await bench.until(lambda taken=taken: len(bench.sink("o_query").cycles) > taken)
+        taken = len(bench.sink("o_command").cycles)
+        await bench.until(lambda taken=taken: len(bench.sink("o_command").cycles) > taken)
         await bench.step(latency)
-        for row in range(config.rows):
-            bench.source("i_result").send(*({"row": row, "error": 0, "output": 0, "last": int(last)}
+        for query in range(config.queries):
+            bench.source("i_result").send(*({"query": query, "error": 0, "output": 0,
+                                             "last": int(last)}
                                             for last in [*[False] * (config.value_dim - 1), True]))
         await host.replied(before + 1)
         counted.append(int.from_bytes(host.replies[-1].blocks[-1][1], "little"))
     assert abs(counted[0] - counted[1]) <= 1
     assert abs(counted[2] - counted[0] - 30) <= 1
-    assert 50 < counted[0] < 50 + config.rows * (config.value_dim + 2)
+    assert 50 < counted[0] < 50 + config.queries * (config.value_dim + 2)
 
 
 @cocotb.test()
@@ -206,7 +208,7 @@ async def identity(dut):
     assert Identity.from_bytes(reply.only(Block.IDENTITY)) == Identity(
         host.layout.config, "1.2.3", 12_345_678)
     state = await host.state()
-    assert (state.rejected, state.lost, state.loaded, state.tables) == (0, 0, 5, 1)
+    assert (state.rejected, state.lost, state.loaded, state.exp_tables) == (0, 0, 5, 1)
     assert dut.error.value == 0
 
 
@@ -214,13 +216,13 @@ def refused(host):
     """Requests to refuse, and with what."""
     layout = host.layout
     yield request(0, 1), Status.TYPE
-    yield request(Message.EXACT_QUERY + 1, 2), Status.TYPE
+    yield request(Message.RESCORE_QUERY + 1, 2), Status.TYPE
     yield request(0x84, 3), Status.TYPE
     if layout.config.rescore is None:
-        yield request(Message.EXACT_KEY, 4), Status.TYPE
+        yield request(Message.RESCORE_KEY, 4), Status.TYPE
     for kind in layout.kinds:
         length = layout.length(kind)
-        if kind == Message.EXACT_QUERY:
+        if kind == Message.RESCORE_QUERY:
             continue
         for wrong in {length - 1, length + 1, 255} - {-1}:
             yield request(kind, 5, bytes(wrong))[:4], Status.LENGTH
@@ -229,23 +231,23 @@ def refused(host):
             broken = bytearray(good)
             broken[bit // 8] ^= 1 << bit % 8
             yield bytes(broken), Status.CRC
-    beyond = [(Message.KEY, {"row": layout.config.capacity}),
-              (Message.VALUE, {"row": layout.config.capacity + 1}),
-              (Message.TABLE, {"distance": layout.config.key_bits + 1})]
-    if layout.config.columns == 3:
-        beyond.append((Message.VALUE, {"column": 3}))
-    if layout.config.tables == 3:
-        beyond.append((Message.TABLE, {"table": 3}))
-        query = host.random(Message.QUERY)
-        query["rows"][1]["table"] = 3
-        beyond.append((Message.QUERY, query))
+    beyond = [(Message.KEY, {"token": layout.config.capacity}),
+              (Message.VALUE, {"token": layout.config.capacity + 1}),
+              (Message.EXP_TABLE, {"distance": layout.config.key_bits + 1})]
+    if layout.config.beats == 3:
+        beyond.append((Message.VALUE, {"beat": 3}))
+    if layout.config.exp_tables == 3:
+        beyond.append((Message.EXP_TABLE, {"exp_table": 3}))
+        command = host.random(Message.COMMAND)
+        command["queries"][1]["exp_table"] = 3
+        beyond.append((Message.COMMAND, command))
     if layout.config.rescore is not None:
-        beyond.append((Message.EXACT_KEY, {"row": layout.config.capacity}))
+        beyond.append((Message.RESCORE_KEY, {"token": layout.config.capacity}))
     for kind, fields in beyond:
         yield (request(kind, 7, layout.payload(kind, {**host.random(kind), **fields})),
                Status.FIELD)
     for kind, shape in layout.shapes.items():
-        if shape.width % 8 and kind != Message.EXACT_QUERY:
+        if shape.width % 8 and kind != Message.RESCORE_QUERY:
             octets = bytearray(layout.payload(kind, host.random(kind)))
             octets[-1] |= 0x80
             yield request(kind, 8, bytes(octets)), Status.FIELD
@@ -255,7 +257,7 @@ def refused(host):
 async def refuses(dut):
     """Each bad request is answered by its error, counted, and without effect."""
     bench, host = await start(dut)
-    for port in ("o_key", "o_value", "o_table", "o_query"):
+    for port in ("o_key", "o_value", "o_exp_table", "o_command"):
         bench.sink(port).expect()
     count = 0
     for octets, status in refused(host):
@@ -322,41 +324,41 @@ async def resets(dut):
 
 
 @cocotb.test()
-async def exact_queries(dut):
-    """Beats are taken in order, once each, and a command with exact scores needs them all."""
+async def rescore_queries(dut):
+    """Beats are taken in order, once each, and a command with rescoring needs them all."""
     bench, host = await start(dut)
     layout = host.layout
-    beats = layout.config.rows * layout.config.rescore.columns
-    command = {**host.random(Message.QUERY), "rescore": 1}
-    asked = request(Message.QUERY, 50, layout.payload(Message.QUERY, command))
+    beats = layout.config.queries * layout.config.rescore.beats
+    command = {**host.random(Message.COMMAND), "rescore": 1}
+    asked = request(Message.COMMAND, 50, layout.payload(Message.COMMAND, command))
 
     def beat(number):
         fields = {"beat": number, "elements": [number, -number, 3]}
-        return fields, request(Message.EXACT_QUERY, number,
-                               layout.payload(Message.EXACT_QUERY, fields))
+        return fields, request(Message.RESCORE_QUERY, number,
+                               layout.payload(Message.RESCORE_QUERY, fields))
 
     for _ in range(2):
         assert (await host.ask(beat(1)[1])).status == Status.ORDER
         for number in range(beats):
             assert (await host.ask(asked)).status == Status.ORDER
             fields, octets = beat(number)
-            bench.sink("o_exact_query").expect(fields["elements"])
+            bench.sink("o_rescore_query").expect(fields["elements"])
             for _ in range(2):
                 assert (await host.ask(octets)).status == Status.OK
-            assert (await host.state()).exact_beats == number + 1
-        bench.sink("o_query").expect(command)
+            assert (await host.state()).rescore_beats == number + 1
+        bench.sink("o_command").expect(command)
         before = len(host.replies)
         host.send(asked)
-        await bench.until(lambda: not bench.sink("o_query").pending)
-        bench.source("i_result").send(*({"row": row, "error": 3, "output": 0, "last": 1}
-                                        for row in range(layout.config.rows)))
+        await bench.until(lambda: not bench.sink("o_command").pending)
+        bench.source("i_result").send(*({"query": query, "error": 3, "output": 0, "last": 1}
+                                        for query in range(layout.config.queries)))
         await host.replied(before + 1)
         assert [tag for tag, _ in host.replies[-1].blocks] == [Block.ERROR + 3] * 3 + [Block.CYCLES]
-        assert (await host.state()).exact_beats == 0
-    bench.sink("o_exact_query").expect([0, 0, 3])
+        assert (await host.state()).rescore_beats == 0
+    bench.sink("o_rescore_query").expect([0, 0, 3])
     await host.ask(beat(0)[1])
     await host.ask(request(Message.RESET, 1))
-    assert (await host.state()).exact_beats == 0
+    assert (await host.state()).rescore_beats == 0
     await bench.finish()
 
 
@@ -369,15 +371,15 @@ def test_plain():
               test_filter=r"loads|\.queries|computing|identity|refuses|silence|garbage|resets")
 
 
-def test_exact():
-    run_bench(link(EXACT), __file__, parameters={"config": "exact"},
-              test_filter=r"loads|\.queries.*idle=0.3|identity|refuses|exact_queries")
+def test_rescore():
+    run_bench(link(RESCORE), __file__, parameters={"config": "rescore"},
+              test_filter=r"loads|\.queries.*idle=0.3|identity|refuses|rescore_queries")
 
 
 def test_properties():
     dut = link(PLAIN)
     assert (dut.config, dut.version, dut.clock, dut.timeout) == (PLAIN, (1, 2, 3), 12_345_678, 64)
-    assert dut.payload_bytes == Layout(PLAIN).length(Message.QUERY)
+    assert dut.payload_bytes == Layout(PLAIN).length(Message.COMMAND)
 
 
 def test_refused_parameters():
@@ -390,7 +392,7 @@ def test_refused_parameters():
         HostLink(PLAIN, clock=0)
     with pytest.raises(ValueError, match=r"^Timeout must be at least 2 cycles, not 1$"):
         HostLink(PLAIN, timeout=1)
-    with pytest.raises(ProtocolError, match=r"^a query message of this configuration would have "
-                       r"518 bytes, and the host link's have at most 255; fewer rows would make "
+    with pytest.raises(ProtocolError, match=r"^a command message of this configuration would have "
+                       r"518 bytes, and the host link's have at most 255; fewer queries would make "
                        r"it shorter$"):
-        HostLink(Config(key_bits=1024, value_dim=1, value_lanes=1, capacity=16, rows=4, top_n=1))
+        HostLink(Config(key_bits=1024, value_dim=1, value_lanes=1, capacity=16, queries=4, top_n=1))

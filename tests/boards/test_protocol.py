@@ -84,24 +84,24 @@ def test_documented_fields():
         assert f"{number} {cell}" in identity
     for number, selection in enumerate(SELECTIONS):
         assert f"{number} {selection}" in identity
-    exact = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
-                   rescore=Rescore(head_dim=4, lanes=2))
-    assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(exact))
+    rescoring = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
+                       rescore=Rescore(head_dim=4, lanes=2))
+    assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(rescoring))
 
 
 def test_worked_example_requests():
     """The host's side makes these requests of these fields."""
     layout = Layout(TINY)
-    row = {"row": 0}
+    token = {"token": 0}
     fields = [
         (Message.IDENTIFY, None), (Message.RESET, None),
-        (Message.KEY, {**row, "code": 0x5C}),
-        (Message.VALUE, {**row, "column": 0, "elements": [100, -100, 1, -1], "scale": 0xFFFF}),
-        (Message.VALUE, {**row, "column": 1, "elements": [2, -2, 3, -3], "scale": 0xFFFF}),
-        (Message.TABLE, {"table": 0, "distance": 0, "weight": 0xFFFF}),
-        (Message.QUERY, {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1, "rescore": 0,
-                         "shared": 0, "rows": [{"code": 0x5D, "count": 1, "table": 0},
-                                               {"code": 0, "count": 0, "table": 0}]}),
+        (Message.KEY, {**token, "code": 0x5C}),
+        (Message.VALUE, {**token, "beat": 0, "elements": [100, -100, 1, -1], "scale": 0xFFFF}),
+        (Message.VALUE, {**token, "beat": 1, "elements": [2, -2, 3, -3], "scale": 0xFFFF}),
+        (Message.EXP_TABLE, {"exp_table": 0, "distance": 0, "weight": 0xFFFF}),
+        (Message.COMMAND, {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1, "rescore": 0,
+                           "shared": 0, "queries": [{"code": 0x5D, "count": 1, "exp_table": 0},
+                                                    {"code": 0, "count": 0, "exp_table": 0}]}),
         (Message.STATUS, None),
     ]
     pairs = example()
@@ -109,7 +109,7 @@ def test_worked_example_requests():
     for sequence, ((kind, values), (asked, _)) in enumerate(zip(fields, pairs, strict=False)):
         payload = b"" if values is None else layout.payload(kind, values)
         assert request(kind, sequence, payload) == asked
-    assert pairs[-1][0] == bytes([0xA5, Message.QUERY, 8, layout.length(Message.QUERY) - 1])
+    assert pairs[-1][0] == bytes([0xA5, Message.COMMAND, 8, layout.length(Message.COMMAND) - 1])
 
 
 def test_worked_example_replies():
@@ -124,7 +124,7 @@ def test_worked_example_replies():
                                             Block.CYCLES)
     entry = next(port for port in layout.ports if port.name == "o_trace").shape.unpack(
         int.from_bytes(trace, "little"))
-    assert entry == {"row": 0, "index": 0, "distance": 1, "weight": 0xFFFF, "last": 1}
+    assert entry == {"query": 0, "index": 0, "distance": 1, "weight": 0xFFFF, "last": 1}
     assert np.frombuffer(elements, "<i2").tolist() == [
         256 * value for value in (100, -100, 1, -1, 2, -2, 3, -3)]
     assert f"{int.from_bytes(count, 'little')} cycles" in DOCUMENT
@@ -244,5 +244,5 @@ def test_only():
 
 
 def test_payload_out_of_range():
-    with pytest.raises(ValueError, match="row: 64 is outside 0 to 63"):
-        Layout(TINY).payload(Message.KEY, {"row": 64, "code": 0})
+    with pytest.raises(ValueError, match="token: 64 is outside 0 to 63"):
+        Layout(TINY).payload(Message.KEY, {"token": 64, "code": 0})

@@ -15,7 +15,7 @@ from nearbit_model.attention import attention
 from nearbit_model.config import Config
 
 
-SMALL = Config(key_bits=8, value_dim=4, capacity=64, lanes=1, value_lanes=1, top_n=8, tables=1,
+SMALL = Config(key_bits=8, value_dim=4, capacity=64, lanes=1, value_lanes=1, top_n=8, exp_tables=1,
                divider_cycles=16, cell="ice40")
 
 

@@ -10,7 +10,7 @@ from nearbit_hw.layouts import Error
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config, Rescore
 from nearbit_model.golden import Result, attend, attend_one
-from nearbit_model.quantize import Exact, Values, codes_from_ints
+from nearbit_model.quantize import RescoreOperands, Values, codes_from_ints
 from nearbit_sim.bench import run_bench
 from nearbit_sim.netlist import plain
 from nearbit_sim.stream import MATRIX, Bench
@@ -23,8 +23,8 @@ class Driver:
         self.bench = bench
         self.config = Config.from_dict(bench.parameters["config"])
         self.unit = self.config.rescore
-        self.codes, self.elements, self.scales, self.exact = [], [], [], []
-        self.tables = {}
+        self.codes, self.elements, self.scales, self.rescore_keys = [], [], [], []
+        self.exp_tables = {}
 
     def key(self, rng):
         config = self.config
@@ -38,7 +38,7 @@ class Driver:
         return code, elements, rng.choice([rng.randrange(1 << 16), 0xffff, 0]), self.vector(rng)
 
     def vector(self, rng):
-        """A query or a key for exact scores, if there is a unit for them."""
+        """A query or a key for rescoring, if there is a unit for them."""
         if self.unit is None:
             return []
         limit = 1 << self.unit.element_bits - 1
@@ -50,27 +50,28 @@ class Driver:
         return [vector[start:start + self.unit.lanes]
                 for start in range(0, len(vector), self.unit.lanes)] if vector else []
 
-    def load(self, row, key):
-        """Write a key and its value at a row, which may be the next one."""
+    def load(self, token, key):
+        """Write a key and its value at a token, which may be the next one."""
         config = self.config
-        code, elements, scale, exact = key
-        self.bench.source("i_key").send({"row": row, "code": code})
-        for column in range(config.columns):
-            start = column * config.value_lanes
+        code, elements, scale, rescore_key = key
+        self.bench.source("i_key").send({"token": token, "code": code})
+        for beat in range(config.beats):
+            start = beat * config.value_lanes
             self.bench.source("i_value").send({
-                "row": row, "column": column, "scale": scale,
+                "token": token, "beat": beat, "scale": scale,
                 "elements": elements[start:start + config.value_lanes]})
-        for column, beat in enumerate(self.beats(exact)):
-            self.bench.source("i_exact_key").send({"row": row, "column": column, "elements": beat})
-        stores = (self.codes, self.elements, self.scales, self.exact)
+        for place, beat in enumerate(self.beats(rescore_key)):
+            self.bench.source("i_rescore_key").send({"token": token, "beat": place,
+                                                     "elements": beat})
+        stores = (self.codes, self.elements, self.scales, self.rescore_keys)
         for store, part in zip(stores, key, strict=True):
-            store[row:row + 1] = [part]
+            store[token:token + 1] = [part]
 
     def append(self, count, rng):
         for _ in range(min(count, self.config.capacity - len(self.codes))):
             self.load(len(self.codes), self.key(rng))
 
-    def load_table(self, table, rng):
+    def load_exp_table(self, exp_table, rng):
         config = self.config
         top = (1 << config.weight_bits) - 1
         weights = sorted((rng.randint(0, top) for _ in range(config.key_bits)), reverse=True)
@@ -78,25 +79,27 @@ class Driver:
             weights = [weight * (rng.random() < 0.2) for weight in weights]
         weights.insert(0, rng.choice([top, rng.randint(1, top), 1]))
         for distance, weight in enumerate(weights):
-            self.bench.source("i_table").send(
-                {"table": table, "distance": distance, "weight": weight})
-        self.tables[table] = weights
+            self.bench.source("i_exp_table").send(
+                {"exp_table": exp_table, "distance": distance, "weight": weight})
+        self.exp_tables[exp_table] = weights
 
-    def share(self, command, queries):
-        """Answers of the golden model to rows that share a selection."""
-        config, rows = self.config, command["rows"]
-        ones = [[1] * (config.key_bits + 1)] * len(rows)
+    def share(self, command, vectors):
+        """Answers of the golden model to queries that share a selection."""
+        config, asked = self.config, command["queries"]
+        ones = [[1] * (config.key_bits + 1)] * len(asked)
         result = attend(
-            np.array([codes_from_ints([row["code"]], config.key_bits) for row in rows]),
+            np.array([codes_from_ints([each["code"]],
+                                      config.key_bits) for each in command["queries"]]),
             codes_from_ints(self.codes, config.key_bits)[None],
             Values(np.array([self.elements]), np.array([self.scales])), ones, config=config,
-            counts=rows[0]["count"], first=command["first"], n=command["n"],
+            counts=asked[0]["count"], first=command["first"], n=command["n"],
             sink=command["sink"], recent=command["recent"], shared=True,
-            exact=Exact(np.array(queries)[:, None], np.array([self.exact]),
-                        np.array([[row["multiplier"]] for row in rows])))
-        return [Result(result.output_int[row, 0], result.selected[row, 0],
-                       result.distances[row, 0], result.weights[row, 0], result.scores[row, 0])
-                for row in range(len(rows))]
+            rescore=RescoreOperands(np.array(vectors)[:, None], np.array([self.rescore_keys]),
+                        np.array([[each["multiplier"]] for each in asked])))
+        return [Result(result.output_int[query, 0], result.selected[query, 0],
+                       result.distances[query, 0], result.weights[query, 0],
+                       result.scores[query, 0])
+                for query in range(len(asked))]
 
     async def settle(self):
         """Wait until all loads are taken: a command sees what came before it."""
@@ -105,7 +108,7 @@ class Driver:
 
     @property
     def loads(self):
-        return ("i_key", "i_value", "i_table", *(["i_exact_key"] if self.unit else []))
+        return ("i_key", "i_value", "i_exp_table", *(["i_rescore_key"] if self.unit else []))
 
     def command(self, rng, *, faulty=False, full=False):
         config, loaded = self.config, len(self.codes)
@@ -113,62 +116,63 @@ class Driver:
         n = config.top_n if full else rng.choice([1, rng.randint(1, config.top_n), config.top_n])
         sink = rng.choice([0, rng.randint(0, config.top_n - n)])
         recent = rng.choice([0, rng.randint(0, config.top_n - n - sink)])
-        rows = [{
+        queries = [{
             "code": rng.choice([rng.getrandbits(config.key_bits), rng.choice(self.codes)]),
             "count": loaded if full else rng.choice(
                 [rng.randint(1, loaded - first), loaded - first,
                  min(loaded - first, max(1, n + sink + recent + rng.randint(-1, 1)))]),
-            "table": rng.choice(list(self.tables)),
-        } for _ in range(config.rows)]
+            "exp_table": rng.choice(list(self.exp_tables)),
+        } for _ in range(config.queries)]
         if faulty:
-            match rng.choice(["n", "many", "empty", "range", "table", "rescore"]):
+            match rng.choice(["n", "many", "empty", "range", "exp_table", "rescore"]):
                 case "n":
                     n = 0
                 case "rescore":
                     self.ask({"first": first, "n": n, "sink": sink, "recent": recent,
-                              "trace": rng.randrange(2), "rescore": 1, "rows": rows})
+                              "trace": rng.randrange(2), "rescore": 1, "queries": queries})
                     return
                 case "many":
                     n = min(config.capacity, config.top_n + rng.randint(1, 9) - sink - recent)
                 case "empty":
-                    rng.choice(rows)["count"] = 0
+                    rng.choice(queries)["count"] = 0
                 case "range":
-                    row = rng.choice(rows)
-                    row["count"] = min(config.capacity, loaded - first + rng.randint(1, 3))
-                case "table":
-                    rng.choice(rows)["table"] = rng.randrange(config.tables)
+                    query = rng.choice(queries)
+                    query["count"] = min(config.capacity, loaded - first + rng.randint(1, 3))
+                case "exp_table":
+                    rng.choice(queries)["exp_table"] = rng.randrange(config.exp_tables)
         self.ask({"first": first, "n": n, "sink": sink, "recent": recent,
-                  "trace": rng.randrange(2), "rows": rows, **self.sharing(rng, rows, faulty)})
+                  "trace": rng.randrange(2), "queries": queries,
+                  **self.sharing(rng, queries, faulty)})
 
-    def sharing(self, rng, rows, faulty):
-        """Have all rows share a selection, or not."""
+    def sharing(self, rng, queries, faulty):
+        """Have all queries share a selection, or not."""
         if not self.shares or rng.random() < 0.5:
             return {"shared": rng.randrange(2) if faulty and rng.random() < 0.2 else 0}
         if not faulty:
-            for row in rows:
-                row["count"] = rows[0]["count"]
+            for query in queries:
+                query["count"] = queries[0]["count"]
         return {"shared": 1, "rescore": int(not faulty or rng.random() < 0.8)}
 
     @property
     def shares(self):
         return self.unit is not None and self.unit.shared
 
-    def error(self, command, row):
+    def error(self, command, query):
         if command["n"] == 0:
             return Error.NO_N
         if command["n"] + command["sink"] + command["recent"] > self.config.top_n:
             return Error.TOO_MANY
-        if row["count"] == 0:
+        if query["count"] == 0:
             return Error.EMPTY
-        if command["first"] + row["count"] > len(self.codes):
+        if command["first"] + query["count"] > len(self.codes):
             return Error.RANGE
-        if not command["rescore"] and row["table"] not in self.tables:
-            return Error.TABLE
+        if not command["rescore"] and query["exp_table"] not in self.exp_tables:
+            return Error.EXP_TABLE
         if ((command["rescore"] and self.unit is None)
                 or (command["shared"] and not self.shares)):
             return Error.RESCORE
         if command["shared"] and (not command["rescore"]
-                                  or len({other["count"] for other in command["rows"]}) > 1):
+                                  or len({other["count"] for other in command["queries"]}) > 1):
             return Error.SHARED
         return Error.OK
 
@@ -178,43 +182,43 @@ class Driver:
         command = {"rescore": rng.randrange(2) if self.unit else 0, "shared": 0, **command}
         if self.unit:
             span = 2 ** 24 * 256 * 20 // (2 * self.unit.score_max)
-            command["rows"] = [
-                {**row, "multiplier": rng.choice([0, rng.randrange(1 << 32),
+            command["queries"] = [
+                {**query, "multiplier": rng.choice([0, rng.randrange(1 << 32),
                                                   *[rng.randrange(min(1 << 32, span + 2))] * 4])}
-                for row in command["rows"]]
-        self.bench.source("i_query").send(command)
-        queries = [self.vector(rng) for _ in command["rows"]]
+                for query in command["queries"]]
+        self.bench.source("i_command").send(command)
+        vectors = [self.vector(rng) for _ in command["queries"]]
         rescored = self.unit and command["rescore"]
         if rescored:
-            for query in queries:
-                self.bench.source("i_exact_query").send(*self.beats(query))
+            for vector in vectors:
+                self.bench.source("i_rescore_query").send(*self.beats(vector))
         shared = None
-        if command["shared"] and self.error(command, command["rows"][0]) == Error.OK:
-            shared = self.share(command, queries)
-        for index, row in enumerate(command["rows"]):
-            error = self.error(command, row)
+        if command["shared"] and self.error(command, command["queries"][0]) == Error.OK:
+            shared = self.share(command, vectors)
+        for index, query in enumerate(command["queries"]):
+            error = self.error(command, query)
             if error != Error.OK:
                 self.bench.sink("o_result").expect(
-                    {"row": index, "error": error.value, "output": 0, "last": 1})
+                    {"query": index, "error": error.value, "output": 0, "last": 1})
                 continue
-            table = self.tables.get(row["table"], [1] * (self.config.key_bits + 1))
-            exact = Exact(np.array([[queries[index]]]), np.array([self.exact]),
-                          np.array([[row["multiplier"]]])) if rescored else None
+            exp_table = self.exp_tables.get(query["exp_table"], [1] * (self.config.key_bits + 1))
+            rescore = RescoreOperands(np.array([[vectors[index]]]), np.array([self.rescore_keys]),
+                          np.array([[query["multiplier"]]])) if rescored else None
             golden = shared[index] if shared else attend_one(
-                row["code"], self.codes, self.elements, self.scales, table,
-                config=self.config, count=row["count"], first=command["first"], n=command["n"],
-                sink=command["sink"], recent=command["recent"], exact=exact)
+                query["code"], self.codes, self.elements, self.scales, exp_table,
+                config=self.config, count=query["count"], first=command["first"], n=command["n"],
+                sink=command["sink"], recent=command["recent"], rescore=rescore)
             outputs = golden.output_int.tolist()
             for element, output in enumerate(outputs):
                 self.bench.sink("o_result").expect({
-                    "row": index, "error": 0, "output": output,
+                    "query": index, "error": 0, "output": output,
                     "last": int(element == len(outputs) - 1)})
             if command["trace"]:
                 order = np.argsort(-golden.selected)
                 scores = -golden.distances if golden.scores is None else golden.scores
                 for place in order.tolist():
                     self.bench.sink("o_trace").expect({
-                        "row": index, "index": int(golden.selected[place]),
+                        "query": index, "index": int(golden.selected[place]),
                         "distance": int(golden.distances[place]),
                         **({"score": int(scores[place])} if self.unit else {}),
                         "weight": int(golden.weights[place]),
@@ -232,25 +236,25 @@ async def fresh(dut, **options):
 @cocotb.test()
 @cocotb.parametrize(MATRIX)
 async def random_mix(dut, idle, stall):
-    """Appends, overwrites, table loads, good and faulty commands, in any order."""
+    """Appends, overwrites, exp table loads, good and faulty commands, in any order."""
     bench, driver = await fresh(dut, idle=idle, stall=stall)
     rng = bench.rng
     driver.append(rng.randint(1, 9), rng)
-    driver.load_table(0, rng)
+    driver.load_exp_table(0, rng)
     await driver.settle()
     for _ in range(bench.parameters["steps"]):
-        match rng.choices(["append", "overwrite", "table", "commands"], [3, 1, 1, 6])[0]:
+        match rng.choices(["append", "overwrite", "exp_table", "commands"], [3, 1, 1, 6])[0]:
             case "append":
                 driver.append(rng.choice([1, 1, rng.randint(1, 3 * driver.config.lanes)]), rng)
             case "overwrite":
                 driver.load(rng.randrange(len(driver.codes)), driver.key(rng))
-            case "table":
-                driver.load_table(rng.randrange(driver.config.tables), rng)
+            case "exp_table":
+                driver.load_exp_table(rng.randrange(driver.config.exp_tables), rng)
             case "commands":
                 for _ in range(rng.randint(1, 6)):
                     driver.command(rng, faulty=rng.random() < 0.2)
                 # The next loads are offered while these commands are in work.
-                await bench.until(lambda: not bench.source("i_query").pending)
+                await bench.until(lambda: not bench.source("i_command").pending)
         await driver.settle()
     await bench.finish()
 
@@ -259,32 +263,32 @@ async def random_mix(dut, idle, stall):
 async def decode_loop(dut):
     """Append, ask, append, ask, without waiting for answers."""
     bench, driver = await fresh(dut)
-    driver.load_table(0, bench.rng)
+    driver.load_exp_table(0, bench.rng)
     for _ in range(min(20, driver.config.capacity)):
         driver.append(1, bench.rng)
         await driver.settle()
         driver.command(bench.rng, full=True)
-        await bench.until(lambda: not bench.source("i_query").pending)
+        await bench.until(lambda: not bench.source("i_command").pending)
     await bench.finish()
 
 
 @cocotb.test()
 async def several_heads(dut):
-    """Ranges of several heads side by side, each with its own table."""
+    """Ranges of several heads side by side, each with its own exp table."""
     bench, driver = await fresh(dut)
     config, rng = driver.config, bench.rng
     driver.append(config.capacity, rng)
-    for table in range(config.tables):
-        driver.load_table(table, rng)
+    for exp_table in range(config.exp_tables):
+        driver.load_exp_table(exp_table, rng)
     await driver.settle()
     heads = min(3, config.capacity)
     length = config.capacity // heads
     for index in range(3 * heads):
         head = index % heads
         driver.ask({"first": head * length, "n": config.top_n, "sink": 0, "recent": 0,
-                    "trace": 1, "rows": [{
+                    "trace": 1, "queries": [{
                         "code": rng.getrandbits(config.key_bits), "count": length,
-                        "table": head % config.tables} for _ in range(config.rows)]})
+                        "exp_table": head % config.exp_tables} for _ in range(config.queries)]})
     await bench.finish()
 
 
@@ -293,15 +297,16 @@ async def every_error(dut):
     bench, driver = await fresh(dut)
     config, rng = driver.config, bench.rng
     driver.append(max(1, config.capacity - 1), rng)
-    driver.load_table(0, rng)
+    driver.load_exp_table(0, rng)
     await driver.settle()
     loaded = len(driver.codes)
 
-    def ask(*, count=loaded, table=0, first=0, n=1, sink=0, recent=0, rescore=0,
+    def ask(*, count=loaded, exp_table=0, first=0, n=1, sink=0, recent=0, rescore=0,
             shared=0):
         driver.ask({"first": first, "n": n, "sink": sink, "recent": recent, "trace": 1,
                     "rescore": rescore, "shared": shared,
-                    "rows": [{"code": 0, "count": count, "table": table}] * config.rows})
+                    "queries": [{"code": 0, "count": count,
+                                 "exp_table": exp_table}] * config.queries})
 
     good = {}
     faults = [{"n": 0}, {"count": 0}, {"n": 0, "count": 0}]
@@ -312,125 +317,127 @@ async def every_error(dut):
         if loaded < config.capacity else []
     faults += [{"first": config.capacity - 1, "count": config.capacity}] \
         if config.capacity > 1 else []
-    faults += [{"table": config.tables - 1}] if config.tables > 1 else []
-    # An error without a unit; with it, the query is taken in either case, and no table is needed.
+    faults += [{"exp_table": config.exp_tables - 1}] if config.exp_tables > 1 else []
+    # An error without a unit; with it, the query is taken in either case, and no exp table is
+    # needed.
     faults += [{**fault, "rescore": 1} for fault in [good, *faults]]
     faults += [{"shared": 1}, {"shared": 1, "rescore": 1}, {"shared": 1, "rescore": 1, "count": 0}]
     for fault in faults:
         ask(**fault)
         ask(**good)
-    # A table whose first weight is 0 counts as not loaded.
+    # An exp table whose first weight is 0 counts as not loaded.
     await bench.finish()
     for weight in (0, 1):
-        bench.source("i_table").send({"table": 0, "distance": 0, "weight": weight})
+        bench.source("i_exp_table").send({"exp_table": 0, "distance": 0, "weight": weight})
         if weight:
-            driver.tables[0][0] = weight
+            driver.exp_tables[0][0] = weight
         else:
-            removed = driver.tables.pop(0)
+            removed = driver.exp_tables.pop(0)
         await driver.settle()
         ask(**good)
         ask(**good, rescore=1)
         if not weight:
-            driver.tables[0] = removed
+            driver.exp_tables[0] = removed
         await bench.finish()
 
 
 @cocotb.test()
 async def loads_beside_commands(dut):
-    """New rows are taken at once, everything else when all commands are answered.
+    """New tokens are taken at once, everything else when all commands are answered.
 
     New values are something else, too, if their memory has a single port.
     """
     bench, driver = await fresh(dut)
     config, rng = driver.config, bench.rng
     driver.append(max(1, config.capacity - 2), rng)
-    driver.load_table(0, rng)
+    driver.load_exp_table(0, rng)
     await driver.settle()
     for _ in range(3):
         bench.sink("o_result").stall = 1
         driver.command(rng, full=True)
-        await bench.until(lambda: not bench.source("i_query").pending)
+        await bench.until(lambda: not bench.source("i_command").pending)
         room = config.capacity - len(driver.codes)
         driver.append(1, rng)
-        await bench.step(max(config.columns, driver.unit.columns if driver.unit else 0))
+        await bench.step(max(config.beats, driver.unit.beats if driver.unit else 0))
         assert not bench.source("i_key").pending
-        waiting = config.columns if config.value_ports == 1 and room > 0 else 0
+        waiting = config.beats if config.value_ports == 1 and room > 0 else 0
         assert bench.source("i_value").pending == waiting
-        assert driver.unit is None or not bench.source("i_exact_key").pending
-        taken = len(bench.source("i_table").cycles)
+        assert driver.unit is None or not bench.source("i_rescore_key").pending
+        taken = len(bench.source("i_exp_table").cycles)
         driver.load(0, driver.key(rng))
-        driver.load_table(0, rng)
+        driver.load_exp_table(0, rng)
         await bench.step(80)
         assert bench.source("i_key").pending == 1
-        assert bench.source("i_value").pending == waiting + config.columns
-        assert bench.source("i_table").pending == config.key_bits + 1
+        assert bench.source("i_value").pending == waiting + config.beats
+        assert bench.source("i_exp_table").pending == config.key_bits + 1
         bench.sink("o_result").stall = 0
         await bench.finish()
         answered = bench.sink("o_result").cycles[-1]
         assert bench.source("i_key").cycles[-1] == answered + 1
-        assert bench.source("i_value").cycles[-waiting - config.columns] == answered + 1
-        assert bench.source("i_table").cycles[taken] == answered + 1
+        assert bench.source("i_value").cycles[-waiting - config.beats] == answered + 1
+        assert bench.source("i_exp_table").cycles[taken] == answered + 1
         if driver.unit:
-            assert (bench.source("i_exact_key").cycles[-driver.unit.columns] == answered + 1)
+            assert (bench.source("i_rescore_key").cycles[-driver.unit.beats] == answered + 1)
 
 
 @cocotb.test()
 async def commands_go_before_loads_offered_with_them(dut):
-    """One that was checked when a table was there must not meet it without."""
+    """One that was checked when an exp table was there must not meet it without."""
     bench, driver = await fresh(dut)
     driver.append(1, bench.rng)
-    driver.load_table(0, bench.rng)
+    driver.load_exp_table(0, bench.rng)
     await driver.settle()
     for delay in (0, 1):
         driver.command(bench.rng, full=True)
         await bench.step(delay)
-        bench.source("i_table").send({"table": 0, "distance": 0, "weight": 0})
-        bench.source("i_table").send({"table": 0, "distance": 0, "weight": driver.tables[0][0]})
+        bench.source("i_exp_table").send({"exp_table": 0, "distance": 0, "weight": 0})
+        bench.source("i_exp_table").send({"exp_table": 0, "distance": 0,
+                                          "weight": driver.exp_tables[0][0]})
         await bench.finish()
-        assert bench.source("i_table").cycles[-2] > bench.sink("o_result").cycles[-1]
+        assert bench.source("i_exp_table").cycles[-2] > bench.sink("o_result").cycles[-1]
 
 
 @cocotb.test()
-async def rows_count_when_they_are_whole(dut):
+async def tokens_count_when_they_are_whole(dut):
     bench, driver = await fresh(dut)
     config, rng = driver.config, bench.rng
-    driver.load_table(0, rng)
+    driver.load_exp_table(0, rng)
     await driver.settle()
     count = min(2, config.capacity)
     keys = [driver.key(rng) for _ in range(count)]
 
     async def ask(loaded, rescore=0):
-        driver.codes, driver.elements, driver.scales, driver.exact = (
+        driver.codes, driver.elements, driver.scales, driver.rescore_keys = (
             [key[part] for key in keys[:loaded]] for part in range(4))
-        for rows in range(1, count + 1):
+        for tokens in range(1, count + 1):
             driver.ask({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
                         "rescore": rescore,
-                        "rows": [{"code": 0, "count": rows, "table": 0}] * config.rows})
+                        "queries": [{"code": 0, "count": tokens, "exp_table": 0}] * config.queries})
         await bench.finish()
 
     await ask(0)
-    # The highest row counts, and so do those below it, from then on.
-    for row in reversed(range(count)):
-        bench.source("i_key").send({"row": row, "code": keys[row][0]})
+    # The highest token counts, and so do those below it, from then on.
+    for token in reversed(range(count)):
+        bench.source("i_key").send({"token": token, "code": keys[token][0]})
     await ask(0)
-    for row in range(count):
-        for column in range(config.columns):
-            start = column * config.value_lanes
+    for token in range(count):
+        for beat in range(config.beats):
+            start = beat * config.value_lanes
             bench.source("i_value").send({
-                "row": row, "column": column, "scale": keys[row][2],
-                "elements": keys[row][1][start:start + config.value_lanes]})
+                "token": token, "beat": beat, "scale": keys[token][2],
+                "elements": keys[token][1][start:start + config.value_lanes]})
             await driver.settle()
-            await ask(row + (column == config.columns - 1))
+            await ask(token + (beat == config.beats - 1))
     if driver.unit is None:
         return
-    # Rescored commands see exact keys as well, the others do not.
+    # Rescored commands see rescore keys as well, the others do not.
     await ask(0, rescore=1)
     await ask(count)
-    for row in range(count):
-        for column, beat in enumerate(driver.beats(keys[row][3])):
-            bench.source("i_exact_key").send({"row": row, "column": column, "elements": beat})
+    for token in range(count):
+        for place, beat in enumerate(driver.beats(keys[token][3])):
+            bench.source("i_rescore_key").send({"token": token, "beat": place, "elements": beat})
             await driver.settle()
-            await ask(row + (column == driver.unit.columns - 1), rescore=1)
+            await ask(token + (place == driver.unit.beats - 1), rescore=1)
 
 
 @cocotb.test()
@@ -438,7 +445,7 @@ async def reset_in_the_middle(dut):
     bench, driver = await fresh(dut)
     for cycles in (1, 5, 17, 40, 90, 160):
         driver.append(driver.config.capacity, bench.rng)
-        driver.load_table(0, bench.rng)
+        driver.load_exp_table(0, bench.rng)
         await driver.settle()
         for _ in range(4):
             driver.command(bench.rng, full=True)
@@ -446,16 +453,17 @@ async def reset_in_the_middle(dut):
         await bench.reset()
         driver = Driver(bench)
         # Nothing is loaded after a reset.
-        row = {"code": 0, "count": 1, "table": 0, **({"multiplier": 0} if driver.unit else {})}
-        bench.source("i_query").send({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
+        query = {"code": 0, "count": 1, "exp_table": 0,
+                 **({"multiplier": 0} if driver.unit else {})}
+        bench.source("i_command").send({"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 1,
                                       "rescore": 0, "shared": 0,
-                                      "rows": [row] * driver.config.rows})
+                                      "queries": [query] * driver.config.queries})
         bench.sink("o_result").expect(*(
-            {"row": row, "error": Error.RANGE.value, "output": 0, "last": 1}
-            for row in range(driver.config.rows)))
+            {"query": query, "error": Error.RANGE.value, "output": 0, "last": 1}
+            for query in range(driver.config.queries)))
         await bench.finish()
         driver.append(min(9, driver.config.capacity), bench.rng)
-        driver.load_table(0, bench.rng)
+        driver.load_exp_table(0, bench.rng)
         await driver.settle()
         for _ in range(3):
             driver.command(bench.rng)
@@ -471,12 +479,12 @@ async def cycles_do_not_depend_on_data(dut):
         await bench.reset()
         driver = Driver(bench)
         config = driver.config
-        for row in range(config.capacity):
+        for token in range(config.capacity):
             ones = {"random": bench.rng.randint(0, config.key_bits), "all equal": 0,
-                    "ascending": row * config.key_bits // config.capacity,
-                    "descending": config.key_bits - row * config.key_bits // config.capacity}
-            driver.load(row, ((1 << ones[kind]) - 1, *driver.key(bench.rng)[1:]))
-        driver.load_table(0, bench.rng)
+                    "ascending": token * config.key_bits // config.capacity,
+                    "descending": config.key_bits - token * config.key_bits // config.capacity}
+            driver.load(token, ((1 << ones[kind]) - 1, *driver.key(bench.rng)[1:]))
+        driver.load_exp_table(0, bench.rng)
         await driver.settle()
         await bench.step(bench.cycle % 2)
         start = bench.cycle
@@ -487,8 +495,8 @@ async def cycles_do_not_depend_on_data(dut):
             driver.ask({"first": config.capacity - count, "n": n, "sink": 0,
                         "recent": rng.randint(0, config.top_n - n), "trace": 1,
                         "rescore": rng.randrange(2) if driver.unit else 0,
-                        "rows": [{"code": 0, "count": rng.randint(1, count), "table": 0}
-                                 for _ in range(config.rows)]})
+                        "queries": [{"code": 0, "count": rng.randint(1, count), "exp_table": 0}
+                                 for _ in range(config.queries)]})
         await bench.finish()
         seen.add(tuple(cycle - start for name in ("o_result", "o_trace")
                        for cycle in bench.sink(name).cycles))
@@ -497,46 +505,50 @@ async def cycles_do_not_depend_on_data(dut):
 
 @pytest.mark.parametrize(("config", "steps"), [
     (Config.preset("tiny"), 40),
-    (Config(key_bits=16, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
-            tables=3, refine_lanes=4, divider_cycles=2), 30),
+    (Config(key_bits=16, value_dim=6, capacity=40, queries=1, lanes=2, value_lanes=3, top_n=7,
+            exp_tables=3, refine_lanes=4, divider_cycles=2), 30),
     pytest.param(Config(
-        key_bits=9, value_dim=3, capacity=32, rows=8, lanes=4, value_lanes=1, top_n=32,
-        value_bits=5, weight_bits=7, output_fraction_bits=0, tables=1), 8, marks=pytest.mark.slow),
-    (Config(key_bits=12, value_dim=4, capacity=128, rows=1, lanes=64, value_lanes=4, top_n=16,
-            tables=2), 10),
-    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1), 20),
-    (Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=2, top_n=1,
+        key_bits=9, value_dim=3, capacity=32, queries=8, lanes=4, value_lanes=1, top_n=32,
+        value_bits=5, weight_bits=7, output_fraction_bits=0, exp_tables=1), 8,
+        marks=pytest.mark.slow),
+    (Config(key_bits=12, value_dim=4, capacity=128, queries=1, lanes=64, value_lanes=4, top_n=16,
+            exp_tables=2), 10),
+    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, exp_tables=1),
+     20),
+    (Config(key_bits=5, value_dim=2, capacity=13, queries=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 20),
     (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
     (Config.preset("tiny").replace(selection="histograms", refine_lanes=8), 20),
     (Config.preset("tiny").replace(selection="serial", value_ports=1), 20),
-    (Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, tables=3,
+    (Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, exp_tables=3,
             refine_lanes=4, rescore=Rescore(head_dim=15, lanes=5, element_bits=12)), 20),
-    (Config(key_bits=6, value_dim=4, capacity=32, rows=3, lanes=4, value_lanes=4, top_n=32,
+    (Config(key_bits=6, value_dim=4, capacity=32, queries=3, lanes=4, value_lanes=4, top_n=32,
             weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 3),
-    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1,
+    (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, exp_tables=1,
             rescore=Rescore(head_dim=1, lanes=1, element_bits=2)), 20),
-    (Config.preset("tiny").replace(rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 5),
-    (Config(key_bits=5, value_dim=2, capacity=12, lanes=2, value_lanes=2, top_n=1, tables=1,
+    (Config.preset("tiny").replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)),
+     5),
+    (Config(key_bits=5, value_dim=2, capacity=12, lanes=2, value_lanes=2, top_n=1, exp_tables=1,
             rescore=Rescore(head_dim=4, lanes=4, shared=True)), 20),
     pytest.param(Config.preset("tiny").replace(
-        rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 30, marks=pytest.mark.slow),
+        queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 30, marks=pytest.mark.slow),
     pytest.param(Config(
-        key_bits=6, value_dim=4, capacity=32, rows=3, lanes=4, value_lanes=4, top_n=32,
+        key_bits=6, value_dim=4, capacity=32, queries=3, lanes=4, value_lanes=4, top_n=32,
         weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10,
         marks=pytest.mark.slow),
-    (Config(key_bits=5, value_dim=2, capacity=160, rows=2, lanes=1, value_lanes=2, top_n=9,
+    (Config(key_bits=5, value_dim=2, capacity=160, queries=2, lanes=1, value_lanes=2, top_n=9,
             refine_lanes=2, selection="histograms", selection_block=64), 6),
-    (Config(key_bits=6, value_dim=2, capacity=256, rows=2, lanes=2, value_lanes=2, top_n=4,
+    (Config(key_bits=6, value_dim=2, capacity=256, queries=2, lanes=2, value_lanes=2, top_n=4,
             refine_lanes=8, selection="histograms", selection_block=128,
             rescore=Rescore(head_dim=3, lanes=3, shared=True)), 6),
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(
         capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
-], ids=["tiny", "odd", "eight-rows", "wide", "one", "narrow", "exact-tiny", "histograms",
-        "serial", "exact-odd",
-        "exact-rows", "exact-one", "shared", "shared-one", "shared-long", "exact-rows-long",
-        "blocks", "blocks-shared", "reference", "exact-reference"])
+], ids=["tiny", "odd", "eight-queries", "wide", "one", "narrow", "rescore-tiny", "histograms",
+        "serial", "rescore-odd",
+        "rescore-queries", "rescore-one", "shared", "shared-one", "shared-long",
+        "rescore-queries-long",
+        "blocks", "blocks-shared", "reference", "rescore-reference"])
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)
@@ -545,9 +557,9 @@ def test_bench(config, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "changes"), [
     ("ice40", {"cell": "ice40"}),
-    ("up5k", {"cell": "ice40", "rows": 1, "selection": "serial", "value_ports": 1}),
+    ("up5k", {"cell": "ice40", "queries": 1, "selection": "serial", "value_ports": 1}),
     ("ecp5", {"cell": "ecp5"}),
-    ("ecp5", {"cell": "ecp5", "rows": 1, "selection": "histograms",
+    ("ecp5", {"cell": "ecp5", "queries": 1, "selection": "histograms",
               "rescore": Rescore(head_dim=8, lanes=4)}),
 ])
 def test_netlist(target, changes):

@@ -11,26 +11,28 @@ from nearbit_sim.stream import MATRIX, Bench
 class Load:
     """Commands of all kinds, and what must become of them."""
 
-    def __init__(self, bench, *, loaded=None, tables_loaded=None, exact_loaded=None):
+    def __init__(self, bench, *, loaded=None, exp_tables_loaded=None, rescore_loaded=None):
         self.bench = bench
-        self.rows, self.lanes, self.capacity, self.top_n, self.tables = (
-            bench.parameters[name] for name in ("rows", "lanes", "capacity", "top_n", "tables"))
+        self.queries, self.lanes, self.capacity, self.top_n, self.exp_tables = (
+            bench.parameters[name] for name in ("queries", "lanes", "capacity", "top_n",
+                                                "exp_tables"))
         self.rescore, self.shared = bench.parameters["rescore"], bench.parameters["shared"]
-        self.receivers = ["o_order", *(f"o_select__{row}" for row in range(self.rows))]
+        self.receivers = ["o_order", *(f"o_select__{query}" for query in range(self.queries))]
         self.block_words = bench.parameters["block"] // self.lanes
         self.sent = []
         self.set_loaded(self.capacity if loaded is None else loaded,
-                        (1 << self.tables) - 1 if tables_loaded is None else tables_loaded,
-                        self.capacity if exact_loaded is None else exact_loaded)
+                        (1 << self.exp_tables) - 1
+                        if exp_tables_loaded is None else exp_tables_loaded,
+                        self.capacity if rescore_loaded is None else rescore_loaded)
 
-    def set_loaded(self, loaded, tables_loaded, exact_loaded):
-        self.loaded, self.tables_loaded = loaded, tables_loaded
+    def set_loaded(self, loaded, exp_tables_loaded, rescore_loaded):
+        self.loaded, self.exp_tables_loaded = loaded, exp_tables_loaded
         # Keys without a code or a value cannot be rescored either.
-        self.readable = [loaded, min(loaded, exact_loaded) if self.rescore else loaded]
+        self.readable = [loaded, min(loaded, rescore_loaded) if self.rescore else loaded]
         self.bench.dut.loaded.value = loaded
-        self.bench.dut.tables_loaded.value = tables_loaded
+        self.bench.dut.exp_tables_loaded.value = exp_tables_loaded
         if self.rescore:
-            self.bench.dut.exact_loaded.value = exact_loaded
+            self.bench.dut.rescore_loaded.value = rescore_loaded
 
     def kinds(self):
         """Commands without an error: whether to rescore, and whether to share a selection."""
@@ -64,105 +66,108 @@ class Load:
         rescore, shared = rng.choice([*self.kinds() * 3, (0, 1), (1, 0), (1, 1)])
         readable = self.readable[rescore]
         first = rng.choice([0, rng.randrange(self.capacity), rng.randrange(max(1, readable))])
-        counts = [self.count(first, readable, rng) for _ in range(self.rows)]
+        counts = [self.count(first, readable, rng) for _ in range(self.queries)]
         if shared and rng.random() < 0.7:
-            counts = counts[:1] * self.rows
+            counts = counts[:1] * self.queries
         return {"first": first, **self.selected(rng), "trace": rng.getrandbits(1),
                 "rescore": rescore, "shared": shared,
-                "rows": [self.row(count, rng.randrange(self.tables), rng) for count in counts]}
+                "queries": [self.query(count, rng.randrange(self.exp_tables),
+                                       rng) for count in counts]}
 
-    def row(self, count, table, rng):
+    def query(self, count, exp_table, rng):
         scale = {"multiplier": rng.getrandbits(32)} if self.rescore else {}
         return {"code": rng.getrandbits(self.bench.parameters["key_bits"]), "count": count,
-                "table": table, **scale}
+                "exp_table": exp_table, **scale}
 
     def plain(self, count, rescore=0, shared=0):
         """A command for the first keys."""
         return {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, "rescore": rescore,
                 "shared": shared,
-                "rows": [self.row(count, 0, self.bench.rng) for _ in range(self.rows)]}
+                "queries": [self.query(count, 0, self.bench.rng) for _ in range(self.queries)]}
 
     def errors(self, command):
-        def error(row):
+        def error(query):
             if command["n"] == 0:
                 return Error.NO_N
             if command["n"] + command["sink"] + command["recent"] > self.top_n:
                 return Error.TOO_MANY
-            if row["count"] == 0:
+            if query["count"] == 0:
                 return Error.EMPTY
-            if command["first"] + row["count"] > self.readable[command["rescore"]]:
+            if command["first"] + query["count"] > self.readable[command["rescore"]]:
                 return Error.RANGE
-            if not command["rescore"] and not self.tables_loaded >> row["table"] & 1:
-                return Error.TABLE
+            if not command["rescore"] and not self.exp_tables_loaded >> query["exp_table"] & 1:
+                return Error.EXP_TABLE
             if command["rescore"] > self.rescore or command["shared"] > self.shared:
                 return Error.RESCORE
             if command["shared"] and (not command["rescore"] or len(counts) > 1):
                 return Error.SHARED
             return Error.OK
-        counts = {row["count"] for row in command["rows"]}
-        return [error(row) for row in command["rows"]]
+        counts = {query["count"] for query in command["queries"]}
+        return [error(query) for query in command["queries"]]
 
     def ask(self, command, expect=True):
         """Send a command, with the loads as they are now."""
-        bench, rows, first = self.bench, command["rows"], command["first"]
+        bench, queries, first = self.bench, command["queries"], command["first"]
         bench.source("i").send(command)
         if not expect:
             return
         errors = self.errors(command)
-        good = [row for row, error in enumerate(errors) if error == Error.OK]
+        good = [query for query, error in enumerate(errors) if error == Error.OK]
         if command["shared"]:
-            # What is good in one row is good in all of them.
-            assert len(good) in (0, self.rows)
+            # What is good in one query is good in all of them.
+            assert len(good) in (0, self.queries)
             good = good[-1:]
         words = []
         marks = {name: command[name] for name, exists in [
             ("rescore", self.rescore), ("shared", self.shared)] if exists}
-        bench.sink("o_order").expect({"trace": command["trace"], **marks, "rows": [
+        bench.sink("o_order").expect({"trace": command["trace"], **marks, "queries": [
             {"error": error.value,
-             **{name: value for name, value in row.items() if name in ("table", "multiplier")}}
-            for error, row in zip(errors, rows, strict=True)]})
+             **{name: value for name,
+                value in query.items() if name in ("exp_table", "multiplier")}}
+            for error, query in zip(errors, queries, strict=True)]})
         shared = {"shared": command["shared"]} if self.shared else {}
-        for row in good:
-            bench.sink(f"o_select__{row}").expect({
+        for query in good:
+            bench.sink(f"o_select__{query}").expect({
                 "word": first // self.lanes, "skip": first % self.lanes,
-                "count": rows[row]["count"], **shared,
+                "count": queries[query]["count"], **shared,
                 **{name: command[name] for name in ("n", "sink", "recent")}})
         if good:
-            last = first + max(rows[row]["count"] for row in good) - 1
+            last = first + max(queries[query]["count"] for query in good) - 1
             words = list(range(first // self.lanes, last // self.lanes + 1))
-            bench.sink("o_query").expect({"codes": [row["code"] for row in rows],
-                                          "active": sum(1 << row for row in good)})
+            bench.sink("o_queries").expect({"codes": [query["code"] for query in queries],
+                                            "active": sum(1 << query for query in good)})
             bench.sink("o_words").expect(*(
                 {"word": word, "last": int(word == words[-1])} for word in words))
-            for row in good if self.block_words else []:
-                bench.sink(f"o_block__{row}").expect(*[{}] * ((len(words) - 1) // self.block_words))
+            for query in good if self.block_words else []:
+                bench.sink(f"o_block__{query}").expect(*[{}] * ((len(words) - 1) // self.block_words))
         self.sent.append((good, len(words)))
 
     def check_cycles(self, *, unstalled):
         """Each command is accepted when it may be, and not before; its words come then."""
-        order, query, words = (iter(self.bench.sink(name).cycles)
-                               for name in ("o_order", "o_query", "o_words"))
-        selects = [iter(self.bench.sink(f"o_select__{row}").cycles) for row in range(self.rows)]
+        order, codes, words = (iter(self.bench.sink(name).cycles)
+                               for name in ("o_order", "o_queries", "o_words"))
+        selects = [iter(self.bench.sink(f"o_select__{query}").cycles)
+                   for query in range(self.queries)]
         accepted = iter(self.bench.source("i").cycles)
-        blocks = [iter(self.bench.sink(f"o_block__{row}").cycles) if self.block_words else None
-                  for row in range(self.rows)]
+        blocks = [iter(self.bench.sink(f"o_block__{query}").cycles) if self.block_words else None
+                  for query in range(self.queries)]
         before, busy = -2, -1
         for good, length in self.sent:
-            announced = [next(order), *(next(selects[row]) for row in good)]
+            announced = [next(order), *(next(selects[query]) for query in good)]
             assert min(announced) >= before + 2
             now = next(accepted)
             assert now == max([*announced, busy])
             before = busy = now
             if good:
                 moved = [next(words) for _ in range(length)]
-                taken = next(query)
+                taken = next(codes)
                 assert min(moved[0], taken) > now
                 if unstalled:
                     assert taken == now + 1
                     assert moved == list(range(now + 1, now + 1 + length))
                 size = self.block_words or length
                 for start in range(size, length, size):
-                    block = [next(blocks[row]) for row in good]
+                    block = [next(blocks[query]) for query in good]
                     assert moved[start] > max(block)
                     # The block before began no later than its first word moved.
                     assert min(block) > (moved[start - size - 1] if start > size else now)
@@ -176,18 +181,19 @@ class Load:
 async def commands(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
-    load = Load(bench, loaded=0, tables_loaded=0, exact_loaded=0)
-    exact_loaded = 0
+    load = Load(bench, loaded=0, exp_tables_loaded=0, rescore_loaded=0)
+    rescore_loaded = 0
     for step in range(6):
         if step:
-            exact_loaded = bench.rng.choice([exact_loaded, load.capacity,
-                                             bench.rng.randint(exact_loaded, load.capacity)])
+            rescore_loaded = bench.rng.choice([rescore_loaded, load.capacity,
+                                               bench.rng.randint(rescore_loaded, load.capacity)])
             load.set_loaded(bench.rng.choice([load.capacity,
                                               bench.rng.randint(load.loaded, load.capacity)]),
-                            load.tables_loaded | bench.rng.getrandbits(load.tables), exact_loaded)
+                            load.exp_tables_loaded | bench.rng.getrandbits(load.exp_tables),
+                            rescore_loaded)
         if step == 4:
-            exact_loaded = load.capacity
-            load.set_loaded(load.capacity, (1 << load.tables) - 1, exact_loaded)
+            rescore_loaded = load.capacity
+            load.set_loaded(load.capacity, (1 << load.exp_tables) - 1, rescore_loaded)
         for _ in range(12):
             load.ask(load.command(bench.rng))
         await bench.finish(extra=3)
@@ -195,18 +201,19 @@ async def commands(dut, idle, stall):
 
 
 @cocotb.test()
-@cocotb.parametrize(exact=["fewer", "more"])
-async def every_error(dut, exact):
+@cocotb.parametrize(rescorable=["fewer", "more"])
+async def every_error(dut, rescorable):
     """Each error alone, where the size lets it be, and with some that come after it."""
     bench = Bench(dut)
     await bench.reset()
-    capacity, rows = bench.parameters["capacity"], bench.parameters["rows"]
-    # All but the last key and the last table; for exact scores, one key fewer or all of them.
+    capacity, queries = bench.parameters["capacity"], bench.parameters["queries"]
+    # All but the last key and the last exp table; for rescoring, one key fewer or all of them.
     loaded = capacity - 1
-    exact_loaded = capacity if exact == "more" else max(0, loaded - 1)
-    load = Load(bench, loaded=loaded, tables_loaded=(1 << bench.parameters["tables"] - 1) - 1,
-                exact_loaded=exact_loaded)
-    top, last_table = load.top_n, load.tables - 1
+    rescore_loaded = capacity if rescorable == "more" else max(0, loaded - 1)
+    load = Load(bench, loaded=loaded,
+                exp_tables_loaded=(1 << bench.parameters["exp_tables"] - 1) - 1,
+                rescore_loaded=rescore_loaded)
+    top, last_exp_table = load.top_n, load.exp_tables - 1
     seen = set()
     for marks in [{}, {"rescore": 1}, {"shared": 1}, {"rescore": 1, "shared": 1}]:
         for changes in [
@@ -214,34 +221,35 @@ async def every_error(dut, exact):
             {"n": 0}, {"n": 0, "sink": top, "recent": capacity, "count": 0},
             {"n": top, "recent": 1}, {"n": top, "sink": 1, "count": 0},
             {"n": capacity, "sink": capacity, "recent": capacity, "count": capacity},
-            {"count": 0}, {"count": 0, "first": capacity - 1, "table": last_table},
+            {"count": 0}, {"count": 0, "first": capacity - 1, "exp_table": last_exp_table},
             {"count": capacity}, {"first": capacity - 1},
             {"first": capacity - 1, "count": capacity},
-            {"count": capacity, "table": last_table},
-            {"table": last_table}, {"count": loaded, "table": last_table},
-            {"count": exact_loaded, "table": last_table},
-            {"first": max(0, exact_loaded - 1), "table": last_table},
-            # One row's count differs.
+            {"count": capacity, "exp_table": last_exp_table},
+            {"exp_table": last_exp_table}, {"count": loaded, "exp_table": last_exp_table},
+            {"count": rescore_loaded, "exp_table": last_exp_table},
+            {"first": max(0, rescore_loaded - 1), "exp_table": last_exp_table},
+            # One query's count differs.
             {"others": 1, "count": 2}, {"others": 2, "count": 1}, {"others": 1, "count": 0},
-            {"others": 1, "count": capacity}, {"others": 1, "count": 2, "table": last_table},
+            {"others": 1, "count": capacity},
+            {"others": 1, "count": 2, "exp_table": last_exp_table},
         ]:
             command = {**load.plain(1), **marks, **changes}
-            others, count, table = (command.pop(name, value) for name, value in [
-                ("others", None), ("count", 1), ("table", 0)])
-            counts = [min(capacity, count)] * rows
+            others, count, exp_table = (command.pop(name, value) for name, value in [
+                ("others", None), ("count", 1), ("exp_table", 0)])
+            counts = [min(capacity, count)] * queries
             if others is not None:
-                counts = [min(capacity, others)] * rows
-                counts[bench.rng.randrange(rows)] = min(capacity, count)
-            command["rows"] = [load.row(each, table, bench.rng) for each in counts]
+                counts = [min(capacity, others)] * queries
+                counts[bench.rng.randrange(queries)] = min(capacity, count)
+            command["queries"] = [load.query(each, exp_table, bench.rng) for each in counts]
             load.ask(command)
             seen.update(load.errors(command))
     assert seen >= {Error.NO_N, Error.TOO_MANY, Error.EMPTY, Error.RANGE}
-    by_table = loaded > 0 and load.tables > 1
+    by_exp_table = loaded > 0 and load.exp_tables > 1
     by_score = load.rescore and load.readable[1] > 0
-    assert (Error.TABLE in seen) == (loaded > 0)
-    assert (Error.OK in seen) == (by_table or by_score)
+    assert (Error.EXP_TABLE in seen) == (loaded > 0)
+    assert (Error.OK in seen) == (by_exp_table or by_score)
     assert (Error.RESCORE in seen) == (loaded > 0 and not (load.rescore and load.shared))
-    assert (Error.SHARED in seen) == (load.shared and (by_table or (by_score and rows > 1)))
+    assert (Error.SHARED in seen) == (load.shared and (by_exp_table or (by_score and queries > 1)))
     await bench.finish()
 
 
@@ -250,13 +258,13 @@ async def checked_in_the_first_valid_cycle(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    tables, most = load.tables_loaded, load.capacity
+    exp_tables, most = load.exp_tables_loaded, load.capacity
     receivers = [bench.sink(name) for name in load.receivers]
     for rescore, shared in load.kinds():
-        for before, after in [((most, tables, most), (most, 0, most)),
-                              ((most, 0, most), (most, tables, most)),
-                              ((most - 1, tables, most), (most, tables, most)),
-                              ((most, tables, most - 1), (most, tables, most))]:
+        for before, after in [((most, exp_tables, most), (most, 0, most)),
+                              ((most, 0, most), (most, exp_tables, most)),
+                              ((most - 1, exp_tables, most), (most, exp_tables, most)),
+                              ((most, exp_tables, most - 1), (most, exp_tables, most))]:
             for receiver in receivers:
                 receiver.stall = 1
             load.set_loaded(*before)
@@ -283,7 +291,7 @@ async def latency(dut):
         for name in load.receivers:
             assert bench.sink(name).cycles == [latency - 1] * (name in announced)
         assert bench.source("i").cycles == [latency - 1]
-        assert bench.sink("o_query").cycles == [latency]
+        assert bench.sink("o_queries").cycles == [latency]
         assert bench.sink("o_words").cycles == list(range(latency, latency + words))
 
 
@@ -312,13 +320,13 @@ async def late_receivers(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    for name in [*load.receivers, "o_query"]:
+    for name in [*load.receivers, "o_queries"]:
         bench.sink(name).stall = 1
         load.ask(load.plain(1))
         load.ask(load.plain(1))
         await bench.step(9)
         # Codes hold up the next command, the others their own.
-        accepted = len(load.sent) - 2 + (name == "o_query")
+        accepted = len(load.sent) - 2 + (name == "o_queries")
         assert len(bench.source("i").cycles) == accepted
         bench.sink(name).stall = 0
         await bench.step()
@@ -329,32 +337,32 @@ async def late_receivers(dut):
 
 @cocotb.test()
 async def blocks_wait_for_the_slowest_row(dut):
-    """Words pause at a block that a row does not take; the next command is not announced."""
+    """Words pause at a block that a query does not take; the next command is not announced."""
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
     size, words = load.block_words, load.capacity // load.lanes
     if not size or words <= size:
         return
-    rows = range(load.rows)
-    for _ in rows:
+    queries = range(load.queries)
+    for _ in queries:
         load.ask(load.plain(load.capacity))
     load.ask(load.plain(1))
-    for row in rows:
-        slow = bench.sink(f"o_block__{row}")
+    for query in queries:
+        slow = bench.sink(f"o_block__{query}")
         slow.stall = 1
         await bench.step(2 * words)
-        assert len(bench.sink("o_words").cycles) == row * words + size
-        assert len(bench.sink("o_select__0").cycles) == row + 1
+        assert len(bench.sink("o_words").cycles) == query * words + size
+        assert len(bench.sink("o_select__0").cycles) == query + 1
         slow.stall = 0
-        await bench.until(lambda slow=slow, row=row:
-                          len(slow.cycles) == (row + 1) * ((words - 1) // size))
+        await bench.until(lambda slow=slow, query=query:
+                          len(slow.cycles) == (query + 1) * ((words - 1) // size))
     await bench.finish()
     load.check_cycles(unstalled=False)
 
 
 @cocotb.test()
-async def other_rows_do_not_hold_up_a_shared_selection(dut):
+async def other_queries_do_not_hold_up_a_shared_selection(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
@@ -374,14 +382,14 @@ async def reset_forgets(dut):
     for cycles in range(1, 12):
         await bench.reset()
         load = Load(bench)
-        for sink in ("o_order", "o_query", "o_words", "o_select__0"):
+        for sink in ("o_order", "o_queries", "o_words", "o_select__0"):
             bench.sink(sink).stall = bench.rng.choice([0, 0, 0.5, 1])
         for _ in range(6):
             load.ask(load.command(bench.rng), expect=False)
         await bench.step(cycles)
         await bench.reset()
         load = Load(bench)
-        for sink in ("o_order", "o_query", "o_words", "o_select__0"):
+        for sink in ("o_order", "o_queries", "o_words", "o_select__0"):
             bench.sink(sink).stall = 0
         for _ in range(3):
             load.ask(load.command(bench.rng))
@@ -390,7 +398,8 @@ async def reset_forgets(dut):
 
 
 @pytest.mark.parametrize(
-    ("key_bits", "capacity", "rows", "lanes", "top_n", "tables", "rescore", "shared", "block"), [
+    ("key_bits", "capacity", "queries", "lanes", "top_n", "exp_tables", "rescore", "shared",
+     "block"), [
         (1, 1, 1, 1, 1, 1, False, False, 0),
         (8, 64, 2, 4, 16, 2, False, False, 0),
         (64, 256, 8, 16, 32, 9, False, False, 0),
@@ -408,15 +417,15 @@ async def reset_forgets(dut):
         (5, 30, 1, 2, 7, 5, False, False, 2),
         (8, 64, 1, 1, 16, 2, False, False, 32),
     ])
-def test_bench(key_bits, capacity, rows, lanes, top_n, tables, rescore, shared, block):
-    given = {"key_bits": key_bits, "capacity": capacity, "rows": rows, "lanes": lanes,
-             "top_n": top_n, "tables": tables, "rescore": rescore, "shared": shared,
+def test_bench(key_bits, capacity, queries, lanes, top_n, exp_tables, rescore, shared, block):
+    given = {"key_bits": key_bits, "capacity": capacity, "queries": queries, "lanes": lanes,
+             "top_n": top_n, "exp_tables": exp_tables, "rescore": rescore, "shared": shared,
              "block": block}
     dut = Dispatcher(**given)
     run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
 
 
-GIVEN = {"key_bits": 8, "capacity": 64, "rows": 2, "lanes": 4, "top_n": 16, "tables": 3}
+GIVEN = {"key_bits": 8, "capacity": 64, "queries": 2, "lanes": 4, "top_n": 16, "exp_tables": 3}
 
 
 @pytest.mark.parametrize(("rescore", "shared", "block"), [
@@ -426,7 +435,7 @@ def test_properties(rescore, shared, block):
     dut = Dispatcher(**given)
     assert {name: getattr(dut, name) for name in given} == given
     assert hasattr(dut, "o_block") == (block > 0)
-    assert hasattr(dut, "exact_loaded") == rescore
+    assert hasattr(dut, "rescore_loaded") == rescore
 
 
 def test_neither_unit_by_default():
@@ -436,8 +445,8 @@ def test_neither_unit_by_default():
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("key_bits", "Key bits"), ("capacity", "Capacity"), ("rows", "Rows"), ("top_n", "Top N"),
-    ("tables", "Tables")])
+    ("key_bits", "Key bits"), ("capacity", "Capacity"), ("queries", "Queries"), ("top_n", "Top N"),
+    ("exp_tables", "Exp tables")])
 def test_wrong_parameter(name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
         Dispatcher(**{**GIVEN, name: value})

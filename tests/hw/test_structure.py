@@ -19,8 +19,8 @@ def test_error_codes():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name):
     config = PRESETS[name]
-    array = ScoreArray(key_bits=config.key_bits, rows=config.rows, lanes=config.lanes,
-                       rows_per_stage=config.rows_per_stage)
+    array = ScoreArray(key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
+                       queries_per_stage=config.queries_per_stage)
     assert array.stages == config.score_stages
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
@@ -30,4 +30,4 @@ def test_presets(name):
         other = config.replace(selection=selection)
         lead = 1 + KEY_STORE_LATENCY + array.latency + config.score_stages - 1
         assert (HistogramTopN(**sizes, overlap=selection == "histograms", lead=lead).times
-                == other.histogram_times(config.rows - 1))
+                == other.histogram_times(config.queries - 1))

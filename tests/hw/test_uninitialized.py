@@ -19,7 +19,7 @@ from nearbit_sim.bench import BenchError, run_bench
 
 HERE = Path(__file__).parent
 TINY = Config.preset("tiny")
-EXACT = TINY.replace(rows=3, rescore=Rescore(head_dim=8, lanes=4, shared=True))
+RESCORE = TINY.replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True))
 
 # What an output says counts, and an input's value is known, only while another port is 1.
 GUARDS = [("__payload", "__valid"), ("__ready", "__valid"), ("_tdata", "_tvalid"),
@@ -64,10 +64,10 @@ def watched(verilog, clock, running):
 
 
 @pytest.mark.parametrize(("config", "steps"), [
-    (TINY.replace(rows=1, selection="histograms"), 3),
-    (TINY.replace(rows=1, selection="serial", value_ports=1), 3),
-    (EXACT, 2),
-], ids=["histograms", "serial", "exact"])
+    (TINY.replace(queries=1, selection="histograms"), 3),
+    (TINY.replace(queries=1, selection="serial", value_ports=1), 3),
+    (RESCORE, 2),
+], ids=["histograms", "serial", "rescore"])
 def test_core(config, steps):
     verilog = watched(generate(Core(config), "inner", initial="none"), "clk", "!rst")
     run_bench(Core(config), HERE / "test_core.py", verilog=verilog,
@@ -85,7 +85,7 @@ def soc(config, bus, scenarios, **options):
 
 
 @pytest.mark.parametrize(("config", "bus", "scenarios"), [
-    (EXACT, "axi", 2), (TINY, "wishbone", 2)])
+    (RESCORE, "axi", 2), (TINY, "wishbone", 2)])
 def test_soc(config, bus, scenarios):
     soc(config, bus, scenarios, resets_fields=True)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import nearbit_model
-from nearbit_model import exact, golden
+from nearbit_model import golden, reference
 from nearbit_model.attention import attend, attention
 from nearbit_model.config import Config
 from nearbit_model.prepare import TensorError, prepare
@@ -33,7 +33,7 @@ def test_it_is_the_golden_model(name):
     result = attention(file["q"], file["k"], file["v"], config, **options)
     prepared = prepare(file["q"], file["k"], file["v"], config, **options)
     expected = golden.attend(
-        prepared.q_codes, prepared.k_codes, prepared.values, prepared.tables, config=config,
+        prepared.q_codes, prepared.k_codes, prepared.values, prepared.exp_tables, config=config,
         counts=prepared.counts, n=20, sink=2, recent=4)
     for field in ("output_int", "selected", "distances", "weights"):
         assert (getattr(result, field) == getattr(expected, field)).all()
@@ -78,7 +78,7 @@ def test_error_against_the_float_form(name):
         config = Config.preset(FILES[name]).replace(top_n=256)
         result = attention(file["q"], file["k"], file["v"], config, n=n, sink=sink, recent=recent,
                            causal=bool(file["causal"]), qpos=file["qpos"])
-        error = exact.relative_error(result.output, exact.float_form(
+        error = reference.relative_error(result.output, reference.float_form(
             file["v"], result.selected, result.distances, result.prepared.logit_scale))
         assert error.mean.max() < 0.007
         assert error.maximum.max() < 0.012
@@ -92,9 +92,9 @@ def test_bound_on_dequantized_outputs(name, rotate):
     for n in (1, 32, 256):
         result = attention(file["q"], file["k"], file["v"], config, n=n, rotate=rotate,
                            causal=bool(file["causal"]), qpos=file["qpos"])
-        reference = exact.float_form(result.prepared.values.dequantized(), result.selected,
-                                     result.distances, result.prepared.logit_scale)
-        error = result.output - reference
+        float_output = reference.float_form(result.prepared.values.dequantized(), result.selected,
+                                            result.distances, result.prepared.logit_scale)
+        error = result.output - float_output
         bound = golden.error_bound(config, n) * result.prepared.unit
         if rotate: # then the bound is on each element in the other basis
             error = np.linalg.norm(error, axis=-1)

@@ -85,5 +85,5 @@ def test_refused():
     rng = np.random.default_rng(0)
     q = rng.standard_normal((1, 2, 8))
     had = prepare(q, q, q, Config.preset("tiny"), n=1)
-    with pytest.raises(ValueError, match=r"^the problem must have exact scores"):
+    with pytest.raises(ValueError, match=r"^the problem must have rescore operands"):
         batch.outputs(had)

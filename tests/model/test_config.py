@@ -14,13 +14,13 @@ RANGES = {
     "value_dim": (1, 1024),
     "value_bits": (2, 16),
     "capacity": (1, 1 << 20),
-    "rows": (1, 64),
+    "queries": (1, 64),
     "lanes": (1, 256),
     "value_lanes": (1, 1024),
     "top_n": (1, 1 << 20),
     "weight_bits": (2, 24),
     "output_fraction_bits": (0, 16),
-    "tables": (1, 256),
+    "exp_tables": (1, 256),
     "refine_lanes": (1, 1024),
     "divider_cycles": (1, 32),
     "fan_in": (2, 64),
@@ -43,7 +43,7 @@ def test_ranges_are_of_all_fields():
 
 
 def test_documentation_has_all_fields_and_their_ranges():
-    for cls, ranges in ((Config, RANGES), (Rescore, EXACT_RANGES)):
+    for cls, ranges in ((Config, RANGES), (Rescore, RESCORE_RANGES)):
         text = " ".join(cls.__doc__.split())
         for field in dataclasses.fields(cls):
             assert f" {field.name} {field.metadata['says'].split()[0]} " in text
@@ -53,12 +53,12 @@ def test_documentation_has_all_fields_and_their_ranges():
 
 
 @pytest.mark.parametrize(("changes", "properties"), [
-    ({}, {"score_stages": 1, "memory_registers": 0, "exact_query_slots": 8, "score_max": 0}),
-    ({"rows": 5}, {"score_stages": 2, "exact_query_slots": 64}),
+    ({}, {"score_stages": 1, "memory_registers": 0, "rescore_query_slots": 8, "score_max": 0}),
+    ({"queries": 5}, {"score_stages": 2, "rescore_query_slots": 64}),
     ({"lanes": 16}, {"memory_registers": 0}),
     ({"lanes": 32}, {"memory_registers": 1}),
-    ({"rows": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
-     {"score_stages": 3, "exact_query_slots": 32, "score_max": 8 << 14}),
+    ({"queries": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
+     {"score_stages": 3, "rescore_query_slots": 32, "score_max": 8 << 14}),
     ({"key_bits": 1000, "rescore": Rescore(head_dim=1, lanes=1, element_bits=2)},
      {"score_max": 1000}),
 ])
@@ -158,16 +158,17 @@ def test_smallest_block(rows):
 
 
 def test_smallest_and_largest():
-    one = Config(key_bits=1, value_dim=1, capacity=1, value_bits=2, rows=1, lanes=1, value_lanes=1,
-                 top_n=1, weight_bits=2, output_fraction_bits=0, tables=1)
-    assert (one.columns, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
+    one = Config(key_bits=1, value_dim=1, capacity=1, value_bits=2, queries=1, lanes=1,
+                 value_lanes=1,
+                 top_n=1, weight_bits=2, output_fraction_bits=0, exp_tables=1)
+    assert (one.beats, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
     most = Config(**{name: most for name, (_, most) in RANGES.items()} | {"selection_block": 0})
-    assert (most.columns, most.output_bits) == (1, 32)
+    assert (most.beats, most.output_bits) == (1, 32)
 
 
 def test_derived():
     config = Config(**SMALL)
-    assert (config.columns, config.output_bits, config.refine_lanes) == (2, 16, 4)
+    assert (config.beats, config.output_bits, config.refine_lanes) == (2, 16, 4)
     assert config.memory_bits == 64 * (8 + 8 * 8 + 16)
 
 
@@ -255,22 +256,22 @@ def test_fitting_preset(sizes, name):
     assert fitting_preset(*sizes) == name
 
 
-EXACT = {"head_dim": 16, "lanes": 4}
-EXACT_RANGES = {"head_dim": (1, 1024), "lanes": (1, 1024), "element_bits": (2, 16)}
+RESCORE = {"head_dim": 16, "lanes": 4}
+RESCORE_RANGES = {"head_dim": (1, 1024), "lanes": (1, 1024), "element_bits": (2, 16)}
 
 
 def test_rescore():
-    unit = Rescore(**EXACT)
+    unit = Rescore(**RESCORE)
     assert unit.element_bits == 8
-    assert unit.columns == 4
+    assert unit.beats == 4
     assert unit.score_max == 16 * 128 * 128
     config = Config(**SMALL, rescore=unit)
     plain = Config(**SMALL)
     assert plain.rescore is None
     assert "rescore" not in plain.to_dict()
-    assert config.to_dict()["rescore"] == {**EXACT, "element_bits": 8, "shared": False}
+    assert config.to_dict()["rescore"] == {**RESCORE, "element_bits": 8, "shared": False}
     assert config.distance_max == 8
-    together = config.replace(rows=3, rescore=Rescore(**EXACT, shared=True))
+    together = config.replace(queries=3, rescore=Rescore(**RESCORE, shared=True))
     assert together.distance_max == 24
     assert Config.from_toml(together.to_toml()) == together
     assert Config.from_toml(config.to_toml()) == config
@@ -279,14 +280,14 @@ def test_rescore():
     assert config.memory_bits == plain.memory_bits + 64 * 16 * 8
 
 
-@pytest.mark.parametrize("name", EXACT_RANGES)
+@pytest.mark.parametrize("name", RESCORE_RANGES)
 def test_rescore_out_of_range(name):
-    least, most = EXACT_RANGES[name]
+    least, most = RESCORE_RANGES[name]
     for value in (least - 1, most + 1):
         with refuses(f"rescore.{name} must be from {least} to {most}, not {value}"):
-            Rescore(**{**EXACT, name: value})
+            Rescore(**{**RESCORE, name: value})
     with refuses(f"rescore.{name} must be an integer, not '4'"):
-        Rescore(**{**EXACT, name: "4"})
+        Rescore(**{**RESCORE, name: "4"})
 
 
 def test_wrong_rescore():
@@ -298,7 +299,7 @@ def test_wrong_rescore():
         Config(**SMALL, rescore=5)
     with refuses("unknown key 'rescore.lane'; rescore has the keys head_dim, lanes, element_bits, "
                  "shared"):
-        Config.from_dict({**SMALL, "rescore": {**EXACT, "lane": 4}})
+        Config.from_dict({**SMALL, "rescore": {**RESCORE, "lane": 4}})
     with refuses("rescore.lanes is missing; head_dim and lanes have no default"):
         Config.from_dict({**SMALL, "rescore": {"head_dim": 16}})
 

@@ -33,7 +33,8 @@ def random_config(rng):
             return Config(key_bits=rng.randint(1, 128), value_dim=value_lanes * rng.randint(1, 4),
                           capacity=capacity, lanes=lanes, refine_lanes=refine_lanes,
                           value_lanes=value_lanes, top_n=rng.randint(1, min(capacity, 100)),
-                          rows=rng.choice([1, 1, 2, 3, 5]), divider_cycles=1 << rng.randint(0, 4))
+                          queries=rng.choice([1, 1, 2, 3, 5]),
+                          divider_cycles=1 << rng.randint(0, 4))
         except ConfigError:
             continue
 
@@ -43,17 +44,17 @@ def test_formulas():
     rng = random.Random(1)
     for index in range(100):
         config = random_config(rng)
-        if config.rows == 1:
+        if config.queries == 1:
             config = config.replace(selection=SELECTIONS[index % len(SELECTIONS)])
         count, n = rng.randint(1, config.capacity), rng.randint(1, max(1, config.top_n // 2))
-        command = Command(counts=(count,) * config.rows, n=n)
+        command = Command(counts=(count,) * config.queries, n=n)
         formula = steady(config, words=-(-count // config.lanes), selected=min(count, n))
         loads = load(config, config.capacity)
         # Bins of histograms are cleared by then.
         cold = predict(config, [loads, Phase(commands=[command], delay=1000)]).answers
         assert cold[-1].end - cold[0].offered + 1 == formula.latency, (config, command)
         answers = predict(config, [loads, Phase(commands=[command] * 200)]).answers
-        ends = [answer.end for answer in answers if answer.row == config.rows - 1]
+        ends = [answer.end for answer in answers if answer.query == config.queries - 1]
         assert Fraction(ends[199] - ends[79], 120) == formula.interval, (config, command)
         assert formula.stages[formula.limit] == formula.interval
 
@@ -97,7 +98,7 @@ def test_formulas_of_blocks():
 def test_words_do_not_wait_within_a_command():
     """What a configuration with blocks is refused for does not happen to those that are not.
 
-    With a row and a column, values take no longer than listing keys, and so hold up nothing.
+    With a query and a column, values take no longer than listing keys, and so hold up nothing.
     Words of a long command may wait for several commands of less than a block.
     """
     rng = random.Random(3)
@@ -148,12 +149,12 @@ def test_stages():
 def test_errors():
     tiny = Config.preset("tiny")
     commands = [Command(counts=(8, 8), n=0), Command(counts=(8, 8), n=15, sink=2),
-                Command(counts=(0, 9), n=1), Command(counts=(8, 8), n=1, tables=(0, 1)),
+                Command(counts=(0, 9), n=1), Command(counts=(8, 8), n=1, exp_tables=(0, 1)),
                 Command(counts=(4, 4), n=1, first=5)]
     answers = predict(tiny, [load(tiny, 8), Phase(commands=commands)]).answers
     assert [answer.error for answer in answers] == [
         Error.NO_N, Error.NO_N, Error.TOO_MANY, Error.TOO_MANY, Error.EMPTY, Error.RANGE,
-        Error.OK, Error.TABLE, Error.RANGE, Error.RANGE]
+        Error.OK, Error.EXP_TABLE, Error.RANGE, Error.RANGE]
     assert [len(list(answer.beats)) for answer in answers] == [1] * 6 + [8] + [1] * 3
 
 

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
-from nearbit_model.quantize import Exact, Values, codes_from_ints, codes_to_ints, weight_table
+from nearbit_model.quantize import (
+    RescoreOperands,
+    Values,
+    codes_from_ints,
+    codes_to_ints,
+    exp_table,
+)
 
 
 def refuses(message):
@@ -54,21 +60,21 @@ def brute_decay(s, multiplier, weight_bits):
     return weights
 
 
-def brute_attend(group, own, keys, elements, scales, table, *, first, count, n, sink, recent,
-                 fraction, exact=None, weight_bits=None):
-    """Of the queries of a group that shares a selection, one's; `exact` are its q, k, multiplier.
+def brute_attend(group, own, keys, elements, scales, exp_table, *, first, count, n, sink, recent,
+                 fraction, rescore=None, weight_bits=None):
+    """Of the queries of a group that shares a selection, one's; `rescore` are its q, k, multiplier.
 
-    Returned are the output, and of the selected keys row, distance, weight and exact score.
+    Returned are the output, and of the selected keys token, distance, weight and dot-product score.
     """
     h = [sum(bin(q ^ key).count("1") for q in group) for key in keys[first:first + count]]
     chosen = brute_select(h, n, sink, recent)
     s = None
-    if exact is None:
+    if rescore is None:
         assert group == [own]
         nearest = min(h[i] for i in chosen)
-        w = [table[h[i] - nearest] for i in chosen]
+        w = [exp_table[h[i] - nearest] for i in chosen]
     else:
-        q8, k8, multiplier = exact
+        q8, k8, multiplier = rescore
         s = [sum(a * b for a, b in zip(q8, k8[first + i], strict=True)) for i in chosen]
         w = brute_decay(s, multiplier, weight_bits)
     z = sum(w)
@@ -86,22 +92,22 @@ class Problem:
     q: np.ndarray
     k: np.ndarray
     values: Values
-    tables: np.ndarray
+    exp_tables: np.ndarray
     counts: np.ndarray
     first: int
     n: int
     sink: int
     recent: int
-    exact: Exact | None = None
+    rescore: RescoreOperands | None = None
     shared: bool = False
 
     @property
     def command(self):
         return {"counts": self.counts, "first": self.first, "n": self.n, "sink": self.sink,
-                "recent": self.recent, "exact": self.exact, "shared": self.shared}
+                "recent": self.recent, "rescore": self.rescore, "shared": self.shared}
 
     def attend(self, **changes):
-        return golden.attend(self.q, self.k, self.values, self.tables,
+        return golden.attend(self.q, self.k, self.values, self.exp_tables,
                              **{"config": self.config, **self.command, **changes})
 
     def check(self):
@@ -114,7 +120,7 @@ class Problem:
         assert result.output_int.dtype == result.distances.dtype == np.int32
         assert result.selected.dtype == result.weights.dtype == np.int64
         names = ["selected", "distances", "weights"]
-        if self.exact is None:
+        if self.rescore is None:
             assert result.scores is None
         else:
             names.append("scores")
@@ -127,15 +133,16 @@ class Problem:
             keys = codes_to_ints(self.k[pair])
             together = range(pair * group, (pair + 1) * group) if self.shared else [head]
             for query in range(queries):
-                exact = None if self.exact is None else (
-                    self.exact.queries[head, query].tolist(), self.exact.keys[pair].tolist(),
-                    int(self.exact.multipliers[head, query]))
+                rescore = None if self.rescore is None else (
+                    self.rescore.queries[head, query].tolist(), self.rescore.keys[pair].tolist(),
+                    int(self.rescore.multipliers[head, query]))
                 expected = brute_attend(
                     [codes[each][query] for each in together], codes[head][query], keys,
                     self.values.elements[pair].tolist(), self.values.scales[pair].tolist(),
-                    self.tables[head].tolist(), first=self.first, count=int(counts[head, query]),
+                    self.exp_tables[head].tolist(), first=self.first,
+                    count=int(counts[head, query]),
                     n=self.n, sink=self.sink, recent=self.recent,
-                    fraction=self.config.output_fraction_bits, exact=exact,
+                    fraction=self.config.output_fraction_bits, rescore=rescore,
                     weight_bits=self.config.weight_bits)
                 assert result.output_int[head, query].tolist() == expected[0]
                 for name, want in zip(names, expected[1:], strict=False):
@@ -173,7 +180,7 @@ def random_codes(rng, kind, key_bits, q_shape, k_shape):
 def make(seed, *, key_bits=64, value_dim=4, value_bits=8, weight_bits=16, fraction=8, heads=1,
          group=1, queries=1, tokens=20, first=0, counts=None, n=1, sink=0, recent=0,
          kind="random", extreme=False, head_dim=0, element_bits=8, shared=False):
-    """With `head_dim`, operands of exact scores, which may be `shared` by the heads of a group."""
+    """With `head_dim`, operands of rescoring, which may be `shared` by the heads of a group."""
     rng = np.random.default_rng(seed)
     most = n + sink + recent
     config = Config(
@@ -185,25 +192,25 @@ def make(seed, *, key_bits=64, value_dim=4, value_bits=8, weight_bits=16, fracti
     limit = 1 << value_bits - 1
     elements = rng.integers(-limit, limit, size=(heads, tokens, value_dim))
     scales = rng.integers(0, 1 << 16, size=(heads, tokens))
-    tables = np.sort(rng.integers(0, 1 << weight_bits, size=(heads * group, key_bits + 1)))
-    tables = np.maximum(tables[:, ::-1], [1] + [0] * key_bits)
+    exp_tables = np.sort(rng.integers(0, 1 << weight_bits, size=(heads * group, key_bits + 1)))
+    exp_tables = np.maximum(exp_tables[:, ::-1], [1] + [0] * key_bits)
     if extreme:
         elements[...] = rng.choice([-limit, limit - 1], size=(heads, tokens, 1))
         scales[...] = 65535
-        tables[...] = (1 << weight_bits) - 1
+        exp_tables[...] = (1 << weight_bits) - 1
     if counts is None:
         counts = rng.integers(1, tokens - first + 1, size=(heads * group, queries))
         if shared:
             counts = np.repeat(counts[::group], group, axis=0)
-    exact = random_exact(rng, heads, group, queries, tokens, head_dim, element_bits) \
+    rescore = random_operands(rng, heads, group, queries, tokens, head_dim, element_bits) \
         if head_dim else None
     values = Values(elements.astype(np.int8 if value_bits <= 8 else np.int16),
                     scales.astype(np.uint16))
-    return Problem(config, q, k, values, tables.astype(np.uint32), np.asarray(counts), first, n,
-                   sink, recent, exact, shared)
+    return Problem(config, q, k, values, exp_tables.astype(np.uint32), np.asarray(counts), first, n,
+                   sink, recent, rescore, shared)
 
 
-def random_exact(rng, heads, group, queries, tokens, head_dim, element_bits):
+def random_operands(rng, heads, group, queries, tokens, head_dim, element_bits):
     """Operands with equal and with the largest scores, and multipliers of all kinds."""
     limit = 1 << element_bits - 1
     kind = np.int8 if element_bits <= 8 else np.int16
@@ -218,7 +225,7 @@ def random_exact(rng, heads, group, queries, tokens, head_dim, element_bits):
         np.uint32(0), np.uint32(1), np.uint32(2**32 - 1),
         rng.integers(0, 1 << 32, size=largest.shape).astype(np.uint32),
         *[largest.astype(np.uint32)] * 2])
-    return Exact(q.astype(kind), k.astype(kind), multipliers)
+    return RescoreOperands(q.astype(kind), k.astype(kind), multipliers)
 
 
 NEVER, ALWAYS = st.just(False), st.just(True)
@@ -266,10 +273,10 @@ def test_exact_scores_of_whole_ranges(shared):
     assert (result.output_int == other.output_int).all()
 
 
-def test_tables_are_not_looked_at_with_exact_scores():
+def test_tables_are_not_looked_at_with_rescoring():
     problem = make(22, heads=1, group=2, queries=3, head_dim=4, n=5)
     result = problem.attend()
-    problem.tables = np.ones_like(problem.tables)
+    problem.exp_tables = np.ones_like(problem.exp_tables)
     assert (problem.attend().output_int == result.output_int).all()
 
 
@@ -328,7 +335,7 @@ def test_blocks_join_without_seams():
         for head in range(2):
             alone = golden.attend(
                 problem.q[head:head + 1, query:query + 1], problem.k, problem.values,
-                problem.tables[head:head + 1], config=problem.config,
+                problem.exp_tables[head:head + 1], config=problem.config,
                 counts=counts[head, query], n=5, sink=1, recent=2)
             width = alone.selected.shape[-1]
             for name in ("output_int", "selected", "distances", "weights"):
@@ -356,17 +363,18 @@ def test_attend_one(problem):
     one = golden.attend_one(
         codes_to_ints(problem.q[head])[query], keys,
         problem.values.elements[head // group].tolist(),
-        problem.values.scales[head // group].tolist(), problem.tables[head].tolist(),
+        problem.values.scales[head // group].tolist(), problem.exp_tables[head].tolist(),
         config=problem.config, first=problem.first, count=int(counts[head, query]), n=problem.n,
-        sink=problem.sink, recent=problem.recent, exact=problem.exact and Exact(
-            problem.exact.queries[head:, query:][:1, :1], problem.exact.keys[head // group][None],
-            problem.exact.multipliers[head:, query:][:1, :1]))
+        sink=problem.sink, recent=problem.recent, rescore=problem.rescore and RescoreOperands(
+            problem.rescore.queries[head:, query:][:1, :1],
+            problem.rescore.keys[head // group][None],
+            problem.rescore.multipliers[head:, query:][:1, :1]))
     assert (one.output_int == whole.output_int[head, query]).all()
     width = len(one.selected)
     for name in ("selected", "distances", "weights"):
         assert (getattr(one, name) >= 0).all()
         assert (getattr(one, name) == getattr(whole, name)[head, query, :width]).all()
-    if problem.exact is None:
+    if problem.rescore is None:
         assert one.scores is None
     else:
         assert (one.scores == whole.scores[head, query, :width]).all()
@@ -376,7 +384,7 @@ def test_attend_one_takes_the_rest_of_the_store():
     problem = make(13, tokens=20, n=20)
     one = golden.attend_one(
         codes_to_ints(problem.q[0])[0], codes_to_ints(problem.k[0]), problem.values.elements[0],
-        problem.values.scales[0], problem.tables[0], config=problem.config, first=7, n=20)
+        problem.values.scales[0], problem.exp_tables[0], config=problem.config, first=7, n=20)
     assert sorted(one.selected.tolist()) == list(range(7, 20))
 
 
@@ -472,8 +480,8 @@ def softmax_of(problem, result, logit_scale):
 
 
 def error_over_bound(problem, logit_scale):
-    problem.tables = weight_table(logit_scale, problem.config.key_bits,
-                                  problem.config.weight_bits)
+    problem.exp_tables = exp_table(logit_scale, problem.config.key_bits,
+                                   problem.config.weight_bits)
     result = problem.attend()
     error = np.abs(result.output_int / 2.0**problem.config.output_fraction_bits
                    - softmax_of(problem, result, logit_scale)).max(axis=-1)
@@ -526,11 +534,11 @@ def test_error_bound_by_hand():
 
 def test_lookup():
     distances = np.array([[3, 5, 9, -1], [7, 7, -1, -1]], np.int32)
-    table = np.arange(100, 0, -10)
-    assert golden.lookup(distances, table).tolist() == [[100, 80, 40, -1], [100, 100, -1, -1]]
+    exp_table = np.arange(100, 0, -10)
+    assert golden.lookup(distances, exp_table).tolist() == [[100, 80, 40, -1], [100, 100, -1, -1]]
     # In any order, as the hardware sees them.
-    assert golden.lookup(distances[:, ::-1], table).tolist() == [[-1, 40, 80, 100],
-                                                                 [-1, -1, 100, 100]]
+    assert golden.lookup(distances[:, ::-1], exp_table).tolist() == [[-1, 40, 80, 100],
+                                                                     [-1, -1, 100, 100]]
 
 
 @given(st.integers(1, 20), st.integers(1, 40), st.integers(2, 16), st.integers(0, 1 << 32))
@@ -648,7 +656,7 @@ def test_accumulate_is_exact(rows, weight_bits, seed):
 
 
 def test_accumulate_beyond_float64():
-    # 2**20 rows of the largest weight and element, and one that a float64 sum would lose.
+    # 2**20 vectors of the largest weight and element, and one that a float64 sum would lose.
     weights = np.full(1 << 20, (1 << 24) - 1)
     elements = np.full((1 << 20, 1), -32768, np.int16)
     elements[5] = 1
@@ -688,18 +696,18 @@ def test_normalize_by_nothing():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"queries": np.zeros((2, 3, 5), np.int8)},
-     "exact queries must have shape [2, 3, 6], not [2, 3, 5]"),
+     "rescore queries must have shape [2, 3, 6], not [2, 3, 5]"),
     ({"queries": np.zeros((2, 1, 6), np.int8)},
-     "exact queries must have shape [2, 3, 6], not [2, 1, 6]"),
-    ({"queries": np.zeros((2, 3, 6))}, "exact queries must be integers, not float64"),
+     "rescore queries must have shape [2, 3, 6], not [2, 1, 6]"),
+    ({"queries": np.zeros((2, 3, 6))}, "rescore queries must be integers, not float64"),
     ({"queries": np.full((2, 3, 6), 32)},
-     "exact queries must be from -32 to 31, not from 32 to 32"),
+     "rescore queries must be from -32 to 31, not from 32 to 32"),
     ({"keys": np.zeros((2, 20, 6), np.int8)},
-     "exact keys must have shape [1, 20, 6], not [2, 20, 6]"),
+     "rescore keys must have shape [1, 20, 6], not [2, 20, 6]"),
     ({"keys": np.zeros((1, 19, 6), np.int8)},
-     "exact keys must have shape [1, 20, 6], not [1, 19, 6]"),
+     "rescore keys must have shape [1, 20, 6], not [1, 19, 6]"),
     ({"keys": np.full((1, 20, 6), -33)},
-     "exact keys must be from -32 to 31, not from -33 to -33"),
+     "rescore keys must be from -32 to 31, not from -33 to -33"),
     ({"multipliers": np.zeros(2, np.uint32)}, "multipliers must have shape [2, 3], not [2]"),
     ({"multipliers": np.full((2, 3), 1 << 32)},
      "multipliers must be from 0 to 4294967295, not from 4294967296 to 4294967296"),
@@ -707,24 +715,24 @@ def test_normalize_by_nothing():
      "multipliers must be from 0 to 4294967295, not from -1 to -1"),
     ({"multipliers": np.ones((2, 3))}, "multipliers must be integers, not float64"),
 ])
-def test_exact_operands_that_do_not_fit(change, message):
+def test_rescore_operands_that_do_not_fit(change, message):
     problem = make(23, group=2, queries=3, tokens=20, counts=20, n=4, head_dim=6, element_bits=6)
-    problem.exact = dataclasses.replace(problem.exact, **change)
+    problem.rescore = dataclasses.replace(problem.rescore, **change)
     with refuses(message):
         problem.attend()
 
 
 def test_exact_scores_without_a_unit():
     problem = make(24, n=4, head_dim=6)
-    with refuses("the configuration has no unit for exact scores; set rescore"):
+    with refuses("the configuration has no rescoring unit; set rescore"):
         problem.attend(config=problem.config.replace(rescore=None))
 
 
 def test_shared_selections_that_cannot_be():
     problem = make(25, group=2, queries=3, tokens=20, counts=20, n=4, head_dim=6, shared=True)
-    with refuses("a shared selection needs exact scores: the sum of several distances is no "
+    with refuses("a shared selection needs rescoring: the sum of several distances is no "
                  "measure of a single one's weight"):
-        problem.attend(exact=None)
+        problem.attend(rescore=None)
     for counts in ([[20], [19]], [[20] * 3, [20, 19, 20]]):
         for refused in (problem.attend, functools.partial(
                 golden.select, problem.q, problem.k, n=4, shared=True)):
@@ -824,12 +832,12 @@ def test_largest_sort_keys():
      "scales must have shape [1, 20], not [1, 19]"),
     ({"values": Values(np.zeros((1, 20, 4), np.int8), np.full((1, 20), 65536, np.uint32))},
      "scales must be from 0 to 65535, not from 65536 to 65536"),
-    ({"tables": np.ones((1, 70), int)}, "tables must have shape [1, 71], not [1, 70]"),
-    ({"tables": np.full((1, 71), 65536)},
-     "tables must be from 0 to 65535, not from 65536 to 65536"),
-    ({"tables": np.full((1, 71), -1)}, "tables must be from 0 to 65535, not from -1 to -1"),
-    ({"tables": np.ones((1, 71))}, "tables must be integers, not float64"),
-    ({"tables": np.zeros((1, 71), int)}, "tables must not have a 0 at distance 0"),
+    ({"exp_tables": np.ones((1, 70), int)}, "exp_tables must have shape [1, 71], not [1, 70]"),
+    ({"exp_tables": np.full((1, 71), 65536)},
+     "exp_tables must be from 0 to 65535, not from 65536 to 65536"),
+    ({"exp_tables": np.full((1, 71), -1)}, "exp_tables must be from 0 to 65535, not from -1 to -1"),
+    ({"exp_tables": np.ones((1, 71))}, "exp_tables must be integers, not float64"),
+    ({"exp_tables": np.zeros((1, 71), int)}, "exp_tables must not have a 0 at distance 0"),
 ])
 def test_integers_that_do_not_fit(change, message):
     problem = make(18, key_bits=70, queries=2, tokens=20, counts=20, n=4)
@@ -860,11 +868,11 @@ def test_memory_is_bounded():
     values = Values(rng.integers(-128, 128, size=(heads, tokens, 64)).astype(np.int8),
                     rng.integers(0, 65536, size=(heads, tokens)).astype(np.uint16))
     config = Config.preset("long")
-    tables = weight_table(np.full(heads, 0.3), 64)
+    exp_tables = exp_table(np.full(heads, 0.3), 64)
     results = []
 
     def run():
-        results.append(golden.attend(q, k, values, tables, config=config, counts=tokens, n=32,
+        results.append(golden.attend(q, k, values, exp_tables, config=config, counts=tokens, n=32,
                                      sink=4, recent=12))
 
     peak = peak_of(run)

@@ -33,7 +33,7 @@ def test_what_is_prepared(rotate):
     assert (prepared.values.scales == values.scales).all()
     assert (prepared.unit == np.repeat(values.unit, 2)).all()
     assert (prepared.logit_scale == quantize.logit_scale(Q, K)).all()
-    assert (prepared.tables == quantize.weight_table(prepared.logit_scale, 6)).all()
+    assert (prepared.exp_tables == quantize.exp_table(prepared.logit_scale, 6)).all()
     assert prepared.counts.tolist() == [10] * 5
     output_int = RNG.integers(-1000, 1000, size=(4, 5, 4)).astype(np.int32)
     assert (prepared.outputs(output_int) == quantize.outputs(
@@ -44,7 +44,7 @@ def test_widths_are_the_configurations():
     config = CONFIG.replace(value_bits=12, weight_bits=10, output_fraction_bits=4)
     prepared = prepare(Q, K, V, config)
     assert prepared.values.elements.max() > 1000
-    assert prepared.tables.max() == 1023
+    assert prepared.exp_tables.max() == 1023
     one = np.ones((4, 5, 4), np.int32)
     assert np.allclose(quantize.rotate(prepared.outputs(one)), prepared.unit[:, None, None] / 16)
 
@@ -102,7 +102,7 @@ def test_given_logit_scale():
     each = [0, 0.1, 0.2, 0.3]
     prepared = prepare(Q, K, V, CONFIG, logit_scale=each)
     assert prepared.logit_scale.tolist() == each
-    assert (prepared.tables == quantize.weight_table(each, 6)).all()
+    assert (prepared.exp_tables == quantize.exp_table(each, 6)).all()
 
 
 @pytest.mark.parametrize(("logit_scale", "message"), [

@@ -38,13 +38,13 @@ def test_not_real(array, message):
     with refuses(in_three.format("k")):
         quantize.logit_scale(np.ones((1, 3, 2)), array[None])
     with refuses(in_three.format("q")):
-        quantize.exact(array[None], np.ones((1, 3, 2)))
+        quantize.rescore_operands(array[None], np.ones((1, 3, 2)))
     with refuses(in_three.format("k")):
-        quantize.exact(np.ones((1, 3, 2)), array[None])
+        quantize.rescore_operands(np.ones((1, 3, 2)), array[None])
     with refuses(message.format("step")):
-        quantize.exact(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=array)
+        quantize.rescore_operands(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=array)
     with refuses(message.format("logit_scale")):
-        quantize.weight_table(array, 8)
+        quantize.exp_table(array, 8)
     with refuses(message.format("unit")):
         quantize.values(np.ones((1, 2, 3, 4)), unit=array)
 
@@ -125,7 +125,7 @@ def test_values_are_near(bits, rotated):
 
 
 def test_values_by_hand():
-    # Rowscales 2, 1 and 0; ties to even.
+    # Real scales 2, 1 and 0; ties to even.
     v = np.array([[254.0, 1.0, 3.0, -254.0], [127.0, 0.5, -1.5, 2.5], [0.0, 0.0, -0.0, 0.0]])
     values = quantize.values(v)
     assert values.elements.tolist() == [[127, 0, 2, -127], [127, 0, -2, 2], [0, 0, 0, 0]]
@@ -288,7 +288,7 @@ def test_rotated_rows_keep_precision():
     assert error(quantize.values(v, rotated=True)) < error(quantize.values(v)) / 2
 
 
-# Operands of exact scores
+# Rescore operands
 
 
 def fractions(row):
@@ -297,12 +297,12 @@ def fractions(row):
 
 @pytest.mark.parametrize("bits", [2, 3, 8, 9, 12, 16])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_exact_operands(bits, dtype):
+def test_rescore_operands(bits, dtype):
     """Against the definition, in rational numbers of what is given."""
     rng = np.random.default_rng(bits)
     q = (rng.normal(size=(4, 3, 5)) * 10.0 ** rng.integers(-4, -1, size=(4, 3, 1))).astype(dtype)
     k = (rng.normal(size=(2, 6, 5)) * np.array([1.0, 3.0])[:, None, None]).astype(dtype)
-    result = quantize.exact(q, k, bits, rotated=False)
+    result = quantize.rescore_operands(q, k, bits, rotated=False)
     largest = 2**(bits - 1) - 1
     kind = np.int8 if bits <= 8 else np.int16
     assert (result.queries.dtype, result.keys.dtype) == (kind, kind)
@@ -328,24 +328,24 @@ def test_exact_operands(bits, dtype):
     assert np.abs(result.keys).max(axis=(1, 2)).tolist() == [largest, largest]
 
 
-def test_exact_operands_round_to_even():
+def test_rescore_operands_round_to_even():
     x = np.array([[[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -127.0]]])
-    result = quantize.exact(x, x, rotated=False)
+    result = quantize.rescore_operands(x, x, rotated=False)
     expected = [127, 0, 2, 2, 0, -2, -127]
     assert result.queries[0, 0].tolist() == result.keys[0, 0].tolist() == expected
     assert result.step.tolist() == [1.0]
 
 
-def test_exact_operands_are_rotated_alike():
+def test_rescore_operands_are_rotated_alike():
     rng = np.random.default_rng(31)
     q, k = rng.normal(size=(4, 3, 16)), rng.normal(size=(2, 6, 16))
     k[..., 5] = 40 # what rotation is for
-    result = quantize.exact(q, k)
+    result = quantize.rescore_operands(q, k)
     assert result.rotated
-    turned = quantize.exact(quantize.rotate(q), quantize.rotate(k), rotated=False)
+    turned = quantize.rescore_operands(quantize.rotate(q), quantize.rotate(k), rotated=False)
     for name in ("queries", "keys", "multipliers", "step"):
         assert (getattr(result, name) == getattr(turned, name)).all()
-    plain = quantize.exact(q, k, rotated=False)
+    plain = quantize.rescore_operands(q, k, rotated=False)
     error, of_plain = (np.abs(each.keys * each.step[:, None, None] - rows).max()
                        for each, rows in ((result, quantize.rotate(k)), (plain, k)))
     assert error < of_plain / 3
@@ -374,7 +374,8 @@ def test_softmax_of_exact_scores_approaches_that_of_real_ones(rotated):
     rng = np.random.default_rng(32)
     q, k = 4 * rng.normal(size=(4, 20, 32)), rng.normal(size=(2, 50, 32))
     wanted = softmax(logits_of(q, k))
-    errors = {bits: np.abs(softmax(integer_logits(quantize.exact(q, k, bits, rotated=rotated)))
+    errors = {bits: np.abs(softmax(integer_logits(quantize.rescore_operands(q, k, bits,
+                                                                            rotated=rotated)))
                            - wanted).sum(axis=-1).max() for bits in (4, 6, 8, 10, 12, 13)}
     for bits, error in errors.items():
         # A quarter with two bits more, give or take.
@@ -385,11 +386,11 @@ def test_softmax_of_exact_scores_approaches_that_of_real_ones(rotated):
 
 
 @pytest.mark.parametrize("rotated", [False, True])
-def test_exact_operands_of_zeros(rotated):
+def test_rescore_operands_of_zeros(rotated):
     rng = np.random.default_rng(33)
     q, k = rng.normal(size=(4, 3, 8)), rng.normal(size=(2, 6, 8))
     q[1, 2], k[0, 4], k[1] = 0, 0, 0
-    result = quantize.exact(q, k, rotated=rotated)
+    result = quantize.rescore_operands(q, k, rotated=rotated)
     assert not result.queries[1, 2].any()
     assert not result.keys[0, 4].any()
     assert not result.keys[1].any()
@@ -400,7 +401,7 @@ def test_exact_operands_of_zeros(rotated):
     assert not result.multipliers[2:].any()
     assert result.multipliers[0].all()
     assert result.saturated.tolist() == [0, 0]
-    nothing = quantize.exact(np.zeros((1, 2, 8)), k[1:], step=0.5, rotated=rotated)
+    nothing = quantize.rescore_operands(np.zeros((1, 2, 8)), k[1:], step=0.5, rotated=rotated)
     assert not nothing.queries.any()
     assert not nothing.multipliers.any()
     assert nothing.step.tolist() == [0.5]
@@ -412,7 +413,7 @@ def test_a_given_step_clips_keys(step):
     within, beyond = 127.49, 127.51
     k = np.array([[1.0, -2.0, 0.5], [within, -within, 3.0], [beyond, 1.0, 1.0],
                   [1.0, -beyond, beyond], [1e30, -1e30, 0.0]]) * steps[:, None, None]
-    result = quantize.exact(np.ones((2, 1, 3)), k, step=step, rotated=False)
+    result = quantize.rescore_operands(np.ones((2, 1, 3)), k, step=step, rotated=False)
     assert result.step.tolist() == steps.tolist()
     for head in range(2):
         assert result.keys[head].tolist() == [
@@ -427,11 +428,11 @@ def test_a_given_step_is_that_of_the_operands():
     # The step that would be chosen, given: all is the same. With headroom, nothing is clipped.
     rng = np.random.default_rng(34)
     q, k = rng.normal(size=(4, 3, 8)), rng.normal(size=(2, 6, 8))
-    chosen = quantize.exact(q, k, 12)
-    given = quantize.exact(q, k, 12, step=chosen.step)
+    chosen = quantize.rescore_operands(q, k, 12)
+    given = quantize.rescore_operands(q, k, 12, step=chosen.step)
     for name in ("queries", "keys", "multipliers", "step", "saturated"):
         assert (getattr(chosen, name) == getattr(given, name)).all()
-    wide = quantize.exact(q, k, 12, step=2 * chosen.step)
+    wide = quantize.rescore_operands(q, k, 12, step=2 * chosen.step)
     assert np.abs(wide.keys).max() == 1024
     assert not wide.saturated.any()
 
@@ -439,7 +440,7 @@ def test_a_given_step_is_that_of_the_operands():
 @pytest.mark.parametrize("step", [0, -1.0, [1.0, 0.0]])
 def test_wrong_step(step):
     with refuses(f"step must be greater than 0, not {float(np.min(step))}"):
-        quantize.exact(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=step)
+        quantize.rescore_operands(np.ones((2, 3, 4)), np.ones((2, 3, 4)), step=step)
 
 
 @pytest.mark.parametrize(("q", "k"), [
@@ -449,37 +450,37 @@ def test_wrong_step(step):
 def test_wrong_shapes_of_exact_operands(q, k):
     with refuses("q and k must be [heads, n, head_dim] with the same head_dim and no axis empty, "
                  f"not shapes {q} and {k}"):
-        quantize.exact(np.zeros(q), np.zeros(k))
+        quantize.rescore_operands(np.zeros(q), np.zeros(k))
 
 
 @pytest.mark.parametrize("bits", [1, 17])
 def test_wrong_bits_of_exact_operands(bits):
     with refuses(f"bits must be from 2 to 16, not {bits}"):
-        quantize.exact(np.ones((1, 3, 4)), np.ones((1, 3, 4)), bits)
+        quantize.rescore_operands(np.ones((1, 3, 4)), np.ones((1, 3, 4)), bits)
 
 
-def test_exact_operands_of_heads_that_do_not_divide():
+def test_rescore_operands_of_heads_that_do_not_divide():
     with refuses("kv heads (2) must divide heads (3)"):
-        quantize.exact(np.ones((3, 2, 4)), np.ones((2, 3, 4)))
+        quantize.rescore_operands(np.ones((3, 2, 4)), np.ones((2, 3, 4)))
 
 
-def test_exact_operands_that_are_too_large():
+def test_rescore_operands_that_are_too_large():
     # A unit of the score is worth up to one octave of the weight: 2**32 - 1 units of 2**-32.
     q, k = np.ones((1, 2, 4)), np.full((1, 3, 4), 2 * 127**2 * math.log(2))
     for factor, fits in ((1 - 1e-9, True), (1, False), (5, False)):
         q[0, 1] = factor
         if fits:
             q[0, 0] = factor
-            result = quantize.exact(q, k, rotated=False)
+            result = quantize.rescore_operands(q, k, rotated=False)
             assert (result.multipliers > 2**32 - 10).all()
             continue
-        with refuses(f"q and k of head 0 are too large for exact scores of 8 bits: one step of a "
+        with refuses(f"q and k of head 0 are too large for rescoring of 8 bits: one step of a "
                      f"score would be worth {factor} octaves of a weight, and at most 1 can be "
                      f"told"):
-            quantize.exact(q, k, rotated=False)
+            quantize.rescore_operands(q, k, rotated=False)
 
 
-# Logit scale and tables
+# Logit scale and exp tables
 
 
 def test_logit_scale():
@@ -512,33 +513,33 @@ def test_heads_that_do_not_divide(heads, kv_heads):
 
 @pytest.mark.parametrize("weight_bits", [2, 8, 16, 24])
 @pytest.mark.parametrize("key_bits", [1, 8, 130])
-def test_weight_table(weight_bits, key_bits):
+def test_exp_table(weight_bits, key_bits):
     logit_scales = np.array([[0.0, 1e-3], [0.7, 1e3], [3e38, 0.1]])
-    tables = quantize.weight_table(logit_scales, key_bits, weight_bits)
-    assert tables.dtype == np.uint32
-    assert tables.shape == (3, 2, key_bits + 1)
+    exp_tables = quantize.exp_table(logit_scales, key_bits, weight_bits)
+    assert exp_tables.dtype == np.uint32
+    assert exp_tables.shape == (3, 2, key_bits + 1)
     most = 2**weight_bits - 1
     for index in np.ndindex(3, 2):
-        for d, weight in enumerate(tables[index]):
+        for d, weight in enumerate(exp_tables[index]):
             real = most * math.exp(-2 * logit_scales[index] * d)
             assert abs(int(weight) - real) <= 0.5 + 1e-6
-    assert (tables[..., 0] == most).all()
-    assert (tables[0, 0] == most).all()
-    assert (np.diff(tables.astype(int), axis=-1) <= 0).all()
-    assert not tables[2, 0, 1:].any()
+    assert (exp_tables[..., 0] == most).all()
+    assert (exp_tables[0, 0] == most).all()
+    assert (np.diff(exp_tables.astype(int), axis=-1) <= 0).all()
+    assert not exp_tables[2, 0, 1:].any()
 
 
-def test_weight_table_rounds_to_even():
+def test_exp_table_rounds_to_even():
     # exp(-2 t) is exactly 1/2 of 2**2 - 1 = 3: a tie at 1.5 would need ln 2, which is not exact;
     # so close to it, both neighbours are within half a unit and a hair.
     for logit_scale in (math.log(2) / 2 * (1 - 1e-9), math.log(2) / 2 * (1 + 1e-9)):
-        assert quantize.weight_table(logit_scale, 1, 2).tolist() == [
+        assert quantize.exp_table(logit_scale, 1, 2).tolist() == [
             3, 2 if logit_scale < math.log(2) / 2 else 1]
 
 
 def test_negative_logit_scale():
     with refuses("logit_scale must be at least 0, not -0.5"):
-        quantize.weight_table([1.0, -0.5], 8)
+        quantize.exp_table([1.0, -0.5], 8)
 
 
 # Outputs
@@ -565,19 +566,19 @@ def test_round_trip_is_near(v):
     assert error <= np.abs(v).max() / 127 * (0.5 + 127 / 65535) * (1 + 1e-6)
 
 
-def test_exact_of_the_smallest_numbers():
+def test_rescore_operands_of_the_smallest_numbers():
     """Rows below float64's normal numbers are rows of zeros."""
     smallest = 5e-324
     tiny = np.array([[[190 * smallest, -95 * smallest]]])
-    found = quantize.exact(tiny, tiny, rotated=False)
+    found = quantize.rescore_operands(tiny, tiny, rotated=False)
     assert not found.queries.any()
     assert not found.keys.any()
     assert not found.multipliers.any()
     assert found.saturated == 0
 
 
-def test_exact_far_beyond_a_step():
+def test_rescore_operands_far_beyond_a_step():
     keys = np.array([[[1e38, -1e38], [0, 0]]])
-    found = quantize.exact(keys[:, :1] * 0, keys, step=1e-300, rotated=False)
+    found = quantize.rescore_operands(keys[:, :1] * 0, keys, step=1e-300, rotated=False)
     np.testing.assert_array_equal(found.keys, [[[127, -127], [0, 0]]])
     assert found.saturated == 1

@@ -15,7 +15,7 @@ from nearbit_model.mapping import Mapping
 
 HASH = Config.preset("tiny").replace(
     top_n=64, rescore=Rescore(head_dim=8, lanes=4, element_bits=12, shared=True))
-"""The preset `tiny` with exact scores, two beats a key: the only such hardware of these tests."""
+"""The preset `tiny` with rescoring, two beats a key: the only such hardware of these tests."""
 
 
 @dataclass(frozen=True)

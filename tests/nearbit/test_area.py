@@ -192,7 +192,7 @@ def cells_of(component, target):
     ("ecp5", "MULT18X18D"), ("up5k", "SB_MAC16"),
     pytest.param("xc7", "DSP48E1", marks=pytest.mark.slow)])
 def test_multipliers(target, multiplier):
-    """One for each lane and one for the scale; one for each element of an exact key."""
+    """One for each lane and one for the scale; one for each element of a rescore key."""
     accumulator = ValueAccumulator(capacity=64, columns=2, value_lanes=2, value_bits=8,
                                    weight_bits=16, top_n=8)
     assert cells_of(accumulator, target)[multiplier] == 3
@@ -290,7 +290,7 @@ def test_check(run, target):
     assert found["total"]["dsps"] == real["total"]["dsps"]
 
 
-def test_check_of_exact_scores(monkeypatch):
+def test_check_of_rescoring(monkeypatch):
     """Blocks of the check are those of the estimate, also where a core has more units."""
     config = PRESETS["tiny"].replace(rescore=Rescore(head_dim=4, lanes=2, shared=True))
     seen = {}
@@ -302,7 +302,7 @@ def test_check_of_exact_scores(monkeypatch):
     monkeypatch.setattr("nearbit.area.synthesis.synthesize", synthesized)
     found = area.check(config, "ecp5")
     assert list(found.blocks) == area.parts(config)
-    assert found.blocks["top_n"].luteq == 2 * config.rows
+    assert found.blocks["top_n"].luteq == 2 * config.queries
     assert found.blocks["rescorer"].luteq == 4
     assert found.blocks["rest"].luteq == 1
-    assert "core.exact_key_store" in seen["core"]
+    assert "core.rescore_key_store" in seen["core"]

@@ -98,10 +98,10 @@ def test_no_command(refused):
      ("value_dim of v, shape (2, 20, 8), must equal the configuration's value_dim (64), not 8; "
       "no preset fits, so give a configuration")),
     ({"dim": 96}, "",
-     ("no preset fits heads of 96 elements, value rows of 96, 20 tokens and n + sink + recent "
+     ("no preset fits heads of 96 elements, value vectors of 96, 20 tokens and n + sink + recent "
       "of 1; describe an accelerator that does in a TOML file and give it with --config")),
     ({"dim": 8, "tokens": 65}, "--n 16",
-     ("no preset fits heads of 8 elements, value rows of 8, 65 tokens and n + sink + recent of "
+     ("no preset fits heads of 8 elements, value vectors of 8, 65 tokens and n + sink + recent of "
       "16; describe an accelerator that does in a TOML file and give it with --config")),
 ])
 def test_misfit(refused, write, sizes, options, message):
@@ -196,7 +196,7 @@ def test_hash_options(refused, write, options, message):
 
 @pytest.mark.parametrize(("config", "options", "message"), [
     (Config.preset("tiny"), "",
-     ("method hash needs a configuration with exact scores; set rescore, with head_dim 8; no "
+     ("method hash needs a configuration with rescoring; set rescore, with head_dim 8; no "
       "preset fits, so give a configuration")),
     (HASH.replace(rescore=Rescore(head_dim=16, lanes=8)), "",
      ("head_dim of q, shape (4, 3, 8), must equal the configuration's rescore.head_dim (16), not "
@@ -217,10 +217,10 @@ def test_hash_options(refused, write, options, message):
      ("a shared selection needs rescore.shared in the configuration; no preset fits, so give a "
       "configuration")),
     (HASH, "--shared --heads 0",
-     ("a shared selection needs the configuration's rows (2) to equal the heads of a group (1); "
+     ("a shared selection needs the configuration's queries (2) to equal the heads of a group (1); "
       "no preset fits, so give a configuration")),
-    (HASH.replace(rows=3), "--shared",
-     ("a shared selection needs the configuration's rows (3) to equal the heads of a group (2); "
+    (HASH.replace(queries=3), "--shared",
+     ("a shared selection needs the configuration's queries (3) to equal the heads of a group (2); "
       "no preset fits, so give a configuration")),
 ])
 def test_hash_misfit(refused, write, tmp_path, config, options, message):
@@ -242,19 +242,19 @@ def test_hash_dense_misfit(refused, write, tmp_path):
 
 @pytest.mark.parametrize(("sizes", "options", "message"), [
     ({"dim": 8}, "",
-     ("no preset with exact scores fits heads of 8 elements, codes of 8 bits, value rows of 8, 20 "
+     ("no preset with rescoring fits heads of 8 elements, codes of 8 bits, value vectors of 8, 20 "
       "tokens and n + sink + recent of 257; describe an accelerator that does in a TOML file and "
       "give it with --config")),
     ({"dim": 64, "heads": 2, "kv_heads": 1}, "--shared",
-     ("no preset with exact scores for a shared selection fits heads of 64 elements, codes of 64 "
-      "bits, value rows of 64, 20 tokens and n + sink + recent of 257; describe an accelerator "
+     ("no preset with rescoring for a shared selection fits heads of 64 elements, codes of 64 "
+      "bits, value vectors of 64, 20 tokens and n + sink + recent of 257; describe an accelerator "
       "that does in a TOML file and give it with --config")),
     ({"dim": 64, "tokens": 4097}, "",
-     ("no preset with exact scores fits heads of 64 elements, codes of 64 bits, value rows of 64, "
+     ("no preset with rescoring fits heads of 64 elements, codes of 64 bits, value vectors of 64, "
       "4097 tokens and n + sink + recent of 384; describe an accelerator that does in a TOML file "
       "and give it with --config")),
     ({"dim": 64}, "--preset reference",
-     ("method hash needs a configuration with exact scores; set rescore, with head_dim 64; the "
+     ("method hash needs a configuration with rescoring; set rescore, with head_dim 64; the "
       "preset hash64 fits")),
     ({"dim": 64, "heads": 3, "kv_heads": 1}, "--preset hash64 --shared",
      ("a shared selection needs rescore.shared in the configuration; the preset hash64gqa3 "

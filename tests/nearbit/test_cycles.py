@@ -58,8 +58,8 @@ def test_clock(run):
     assert figures["queries_per_second"] == pytest.approx(750_000, rel=1e-12)
 
 
-def test_clock_of_rows(run):
-    """A command of three rows answers three queries in an interval."""
+def test_clock_of_queries(run):
+    """A command of three queries answers three queries in an interval."""
     figures = json.loads(run("cycles", "--keys", 4096, "--preset", "gqa3", "--clock", 0.001,
                              "--json").out)
     assert figures["interval"] == 192
@@ -69,7 +69,7 @@ def test_clock_of_rows(run):
     assert re.search(r"^queries per second +15\.6 *$", outcome.out, re.MULTILINE)
 
 
-def test_rows(run):
+def test_queries(run):
     outcome = run("cycles", "--keys", 40, "--preset", "tiny", "--sink", 1, "--recent", 2)
     assert outcome.out.startswith(
         "preset tiny: 40 keys of 8 bits, n 13, sink 1, recent 2, 8 values, 2 queries per command\n")
@@ -119,8 +119,9 @@ def test_every_stream_is_compared():
     timeline = cycles.measure(config, workload).timeline
 
     def transfers(timeline):
-        names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
-                 "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
+        names = {"i_key": "keys", "i_value": "values", "i_exp_table": "exp_tables",
+                 "i_command": "commands",
+                 "i_rescore_key": "rescore_keys", "i_rescore_query": "rescore_queries"}
         return SimpleNamespace(
             outputs={"o_result": SimpleNamespace(cycles=np.array(timeline.results)),
                      "o_trace": SimpleNamespace(cycles=np.array(timeline.trace))},
@@ -132,8 +133,8 @@ def test_every_stream_is_compared():
         found = transfers(timeline)
         found.outputs[name].cycles = np.append(found.outputs[name].cycles, 7)
         assert cycles.differences(timeline, found) == [name]
-    for phase, name in ((0, "i_key"), (0, "i_value"), (0, "i_table"), (0, "i_exact_key"),
-                        (1, "i_query"), (2, "i_exact_query")):
+    for phase, name in ((0, "i_key"), (0, "i_value"), (0, "i_exp_table"), (0, "i_rescore_key"),
+                        (1, "i_command"), (2, "i_rescore_query")):
         found = transfers(timeline)
         found.accepted[phase][name][-1] += 1
         assert cycles.differences(timeline, found) == [f"{name} of phase {phase}"]
@@ -188,15 +189,15 @@ def test_wide_codes():
 
 
 @pytest.mark.parametrize("queries", [1, 9])
-def test_exact_scores(run, tmp_path, queries):
-    """A configuration with the unit for exact scores uses it."""
+def test_rescoring(run, tmp_path, queries):
+    """A configuration with the rescoring unit uses it."""
     path = tmp_path / "config.toml"
-    path.write_text(Config(key_bits=16, value_dim=4, capacity=16, rows=2, lanes=2, value_lanes=4,
+    path.write_text(Config(key_bits=16, value_dim=4, capacity=16, queries=2, lanes=2, value_lanes=4,
                            top_n=6, rescore=Rescore(head_dim=6, lanes=2)).to_toml())
     options = ("cycles", "--config", path, "--keys", 15, "--queries", queries, "--check")
     outcome = run(*options)
     assert outcome.status == 0
-    assert ", exact scores of 6 elements, 2 queries per command\n" in outcome.out
+    assert ", rescoring of 6 elements, 2 queries per command\n" in outcome.out
     figures = json.loads(run(*options, "--json").out)
     assert figures["equal"]
     assert figures["simulated"]["latency"] == figures["latency"]
@@ -211,7 +212,7 @@ def test_every_limit():
     for limit, word, changes, keys, n in (
             ("score", "lanes", {}, 256, 4), ("emit", "n", {}, 16, 16),
             ("weigh", "value_lanes", {"value_lanes": 1}, 16, 16),
-            ("weigh", "n", {"rows": 3}, 16, 16), ("banks", "refine_lanes", {"top_n": 40}, 40, 3),
+            ("weigh", "n", {"queries": 3}, 16, 16), ("banks", "refine_lanes", {"top_n": 40}, 40, 3),
             ("normalize", "divider_cycles", {"divider_cycles": 16}, 16, 1),
             ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1),
             ("rescore", "rescore.lanes", {"rescore": Rescore(head_dim=8, lanes=4)}, 16, 16)):
@@ -219,12 +220,13 @@ def test_every_limit():
         predicted = cycles.measure(config, cycles.Workload(keys=keys, queries=1, n=n))
         assert predicted.limits[0] == limit, (limit, predicted.stages)
         assert word in predicted.relief[0]
-    config = Config(**{**small, "value_dim": 4, "value_lanes": 4, "rows": 3,
+    config = Config(**{**small, "value_dim": 4, "value_lanes": 4, "queries": 3,
                        "rescore": Rescore(head_dim=8, lanes=8)})
     predicted = cycles.measure(config, cycles.Workload(keys=16, queries=1, n=16))
     assert dict(zip(predicted.limits, predicted.relief, strict=True)).keys() == {"weigh", "rescore"}
     assert all(relief.startswith("a smaller n: ") for relief in predicted.relief)
-    config = Config(key_bits=30, value_dim=1, capacity=24, rows=3, lanes=1, value_lanes=1, top_n=2,
+    config = Config(key_bits=30, value_dim=1, capacity=24, queries=3, lanes=1, value_lanes=1,
+                    top_n=2,
                     refine_lanes=4, divider_cycles=1)
     predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=1))
     assert (predicted.limits, predicted.interval) == (("queues",), Fraction(19, 2))
@@ -339,7 +341,7 @@ def test_long_context(benchmark):
 
 
 def test_documents(benchmark):
-    tables = benchmark.tables(json.loads(benchmark.RESULTS.read_text(encoding="utf-8")))
+    tables = benchmark.exp_tables(json.loads(benchmark.RESULTS.read_text(encoding="utf-8")))
     for document, names in benchmark.DOCUMENTS.items():
         text = document.read_text(encoding="utf-8")
         for name in names:

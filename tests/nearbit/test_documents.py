@@ -72,15 +72,15 @@ def test_configuration():
 
 
 def streams(config: Config) -> dict[str, tuple[str, list[str]]]:
-    """Direction and fields of a core's streams, those of a command's rows in place of the rows."""
+    """Direction and fields of a core's streams, with a query's fields in place of the queries."""
     core = nearbit.Core(config)
     found = {}
     for name, member in core.signature.members.items():
         layout = getattr(core, name).payload.shape()
         fields = dict(layout.members) if isinstance(layout, data.StructLayout) else {}
-        rows = fields.pop("rows", None)
-        if rows is not None:
-            fields |= rows.elem_shape.members
+        queries = fields.pop("queries", None)
+        if queries is not None:
+            fields |= queries.elem_shape.members
         found[name] = ("in" if member.flow == wiring.In else "out", list(fields))
     return found
 
@@ -93,9 +93,9 @@ def test_ports():
             documented[match[1]] = (match[2], re.findall(r"`(\w+)`", match[3]))
     config = Config.preset("tiny")
     assert documented == streams(config.replace(rescore=Rescore(head_dim=8, lanes=4)))
-    for name in ("i_exact_key", "i_exact_query"):
+    for name in ("i_rescore_key", "i_rescore_query"):
         del documented[name]
-    documented["i_query"][1].remove("multiplier")
+    documented["i_command"][1].remove("multiplier")
     documented["o_trace"][1].remove("score")
     assert documented == streams(config)
 
@@ -161,7 +161,7 @@ def test_demo(run):
                          [recorded["figures"], *recorded["figures"]["heads"]], strict=True):
         for name in ("bit_exact", "cycles", "queries", "keys"):
             assert now[name] == then[name]
-        for name in ("recall", "error_exact", "error_method"):
+        for name in ("recall", "error_reference", "error_method"):
             assert now[name] == pytest.approx(then[name])
 
 

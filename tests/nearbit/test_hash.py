@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nearbit_model import exact
+from nearbit_model import reference
 from nearbit_model.attention import ORIGINS
 from nearbit_model.mapping import Mapping
 
@@ -88,7 +88,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("sizes", "options"), [
     *((sizes, options) for sizes in SIZES for options in ([], ["--heads", "-1:", "--queries", 2])),
-    # Heads of a group that are as many as the core has rows.
+    # Heads of a group that are as many as the core has queries.
     *((sizes, ["--shared"]) for sizes in SIZES[:2]),
     (GROUPS, ["--shared", "--heads", "2-3"]),
 ])
@@ -104,11 +104,11 @@ def test_dense(simulate):
     figures, given, dense = simulate("--dense")
     assert (figures["n"], figures["sink"], figures["recent"]) == (30, 0, 0)
     assert figures["recall"] == 1
-    assert figures["error_exact"] == pytest.approx(figures["error_method"])
-    assert 0 < figures["error_exact"] <= figures["error_exact_max"] < 0.02
-    error = exact.relative_error(dense["output"], exact.attention(
+    assert figures["error_reference"] == pytest.approx(figures["error_method"])
+    assert 0 < figures["error_reference"] <= figures["error_reference_max"] < 0.02
+    error = reference.relative_error(dense["output"], reference.attention(
         given["q"], given["k"], given["v"]))
-    assert figures["error_exact_max"] == pytest.approx(error.rows.max())
+    assert figures["error_reference_max"] == pytest.approx(error.queries.max())
     _, _, ranked = simulate("--n", 30, "--sink", 0, "--recent", 0)
     for name, array in dense.items():
         assert np.array_equal(ranked[name], array)
@@ -167,7 +167,7 @@ def test_both_methods(run, write, hash_options, simulate):
     figures = json.loads(outcome.out)
     assert figures["bit_exact"] is True
     assert (figures["method"], figures["codes"]) == ("had", None)
-    assert figures["error_exact"] > simulate(*FEW)[0]["error_exact"]
+    assert figures["error_reference"] > simulate(*FEW)[0]["error_reference"]
 
 
 def test_page_names_the_codes(run, write, hash_options, learned, tmp_path):

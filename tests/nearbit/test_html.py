@@ -14,7 +14,7 @@ import pytest
 import nearbit
 from nearbit.report import compare, explain, figures, page
 from nearbit.tensors import Tensors
-from nearbit_model import exact
+from nearbit_model import reference
 from nearbit_model.attention import attend
 from nearbit_model.config import Config, Rescore
 from nearbit_model.transfers import Plan
@@ -115,7 +115,7 @@ def test_figures(problem):
         assert row[1:6] == ["exact", f"{part.cycles:,}", f"{part.cycles:,}",
                             f"{part.load_cycles:,}", f"{part.cycles_per_query:,.1f}"]
         assert row[6] == f"{part.recall:.1%}"
-        assert row[8:] == [f"{part.error_exact:.1%} ({part.error_exact_max:.1%})",
+        assert row[8:] == [f"{part.error_reference:.1%} ({part.error_reference_max:.1%})",
                            f"{part.error_method:.2%} ({part.error_method_max:.2%})"]
 
 
@@ -134,13 +134,13 @@ def test_prediction(problem):
 def test_explanation(problem, options):
     hardware, _ = solve(problem, **options)
     whole = np.zeros((4, 5, 30))
-    for head, rows, weights in exact.weights(problem.q, problem.k,
-                                             counts=hardware.prepared.counts):
+    for head, rows, weights in reference.weights(problem.q, problem.k,
+                                                 counts=hardware.prepared.counts):
         whole[head, rows] = weights
     for head, explained in enumerate(explain.explain(problem, hardware)):
         maps = explained.maps
         assert maps.width == 1
-        np.testing.assert_allclose(maps.exact, whole[head], atol=1e-6)
+        np.testing.assert_allclose(maps.reference, whole[head], atol=1e-6)
         np.testing.assert_allclose(np.nansum(maps.shares, axis=1), 1, atol=1e-6)
         covered = []
         for query in range(5):
@@ -158,23 +158,24 @@ def test_explanation(problem, options):
                 assert key.index == hardware.selected[head, told.query, place]
                 assert key.distance == hardware.distances[head, told.query, place]
                 assert key.share == pytest.approx(used[place] / used.sum())
-                assert key.exact_share == pytest.approx(whole[head, told.query, key.index])
+                assert key.reference_share == pytest.approx(whole[head, told.query, key.index])
             chosen = set(hardware.selected[head, told.query].tolist())
             for key in told.missed:
                 assert key.index not in chosen
                 assert key.index < told.seen
-                assert key.exact_rank <= 1 + (whole[head, told.query] >= key.exact_share).sum()
+                assert key.reference_rank <= 1 + (whole[head,
+                                                        told.query] >= key.reference_share).sum()
 
 
 HASH = Config.preset("tiny").replace(
     top_n=64, rescore=Rescore(head_dim=8, lanes=4, element_bits=12, shared=True))
-TABLE = ["token", "selectedas", "distance(bits)", "exactscore", "weight",
+TABLE = ["token", "selectedas", "distance(bits)", "dot-productscore", "weight",
          "exactattention's weight", "itsrank"]
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_exact_scores(problem, shared):
-    """With the method hash: where a key comes from, its exact score, and the stage that made it."""
+def test_rescoring(problem, shared):
+    """With the method hash: where a key comes from, its score, and the stage that made it."""
     hardware, report = solve(problem, HASH, method="hash", n=3, sink=2, recent=1, shared=shared)
     assert report.total.bit_exact
     text = rendered(problem, hardware, report, codes="of a test")
@@ -186,7 +187,7 @@ def test_exact_scores(problem, shared):
     assert conditions["Method"].startswith("HashAttention: ")
     assert conditions["Method"].endswith("the heads of a group") is shared
     assert conditions["Codes"] == "8 bits, of a test"
-    assert conditions["Keys"].endswith("8 elements of 12 bits for exact scores")
+    assert conditions["Keys"].endswith("8 elements of 12 bits for rescoring")
     assert "Softmax logit_scale" not in conditions
     assert "multiplies 4 elements" in conditions["Accelerator"]
     title = [*TABLE[:2], "sum ofdistances" if shared else TABLE[2], *TABLE[3:]]
@@ -211,7 +212,7 @@ def test_exact_scores(problem, shared):
                 assert key.score == pytest.approx(real, abs=0.005)
 
 
-def test_ranked_exact_scores(problem):
+def test_ranked_rescoring(problem):
     """Where no key is always selected, nothing is said of where keys come from."""
     hardware, report = solve(problem, HASH, method="hash", n=3)
     reader = Reader(rendered(problem, hardware, report))
@@ -255,10 +256,10 @@ def test_large(monkeypatch, problem):
     monkeypatch.setattr(explain, "MAP_QUERIES", 3)
     hardware, report = solve(problem)
     maps = explain.explain(problem, hardware)[0].maps
-    assert (maps.width, maps.shares.shape, maps.exact.shape) == (3, (3, 10), (3, 10))
+    assert (maps.width, maps.shares.shape, maps.reference.shape) == (3, (3, 10), (3, 10))
     assert maps.queries.tolist() == [0, 2, 4]
     np.testing.assert_allclose(np.nansum(maps.shares, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(maps.exact.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(maps.reference.sum(axis=1), 1, atol=1e-6)
     whole = rendered(problem, hardware, report)
     assert "3 neighbouring tokens" in whole
     assert "the maps have 3 of the 5 queries" in whole

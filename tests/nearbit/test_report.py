@@ -89,15 +89,16 @@ def test_infinite_error(simulated, run, write):
     outcome = run("simulate", write(v=np.zeros((2, 20, 8), np.float32)), "--json")
     assert outcome.status == 0
     figures = json.loads(outcome.out)
-    assert figures["error_exact_max"] is None
-    assert figures["heads"][1]["error_exact_max"] == 0
+    assert figures["error_reference_max"] is None
+    assert figures["heads"][1]["error_reference_max"] == 0
 
 
 def test_total(write):
     path = write()
     heads = [report.HeadPart(
         head=head, queries=3, keys=20, bit_exact=True, mismatch=None, cycles=30 + head,
-        load_cycles=5, seconds=0.5, recall=0.5 * head, error_exact=0.25, error_exact_max=0.5 + head,
+        load_cycles=5, seconds=0.5, recall=0.5 * head, error_reference=0.25,
+        error_reference_max=0.5 + head,
         error_method=0.01 * head, error_method_max=0.125) for head in (0, 1)]
     total = report.Report(heads).total
     assert total.queries == 6
@@ -105,7 +106,7 @@ def test_total(write):
     assert total.cycles == 61
     assert total.seconds == 1
     assert (total.cycles_per_query, total.cycles_per_second) == (51 / 6, 61)
-    assert (total.recall, total.error_exact_max, total.error_method) == (0.25, 1.5, 0.005)
+    assert (total.recall, total.error_reference_max, total.error_method) == (0.25, 1.5, 0.005)
 
 
 def test_no_answer_is_not_equal(tensors):

@@ -40,7 +40,7 @@ def test_figures(run, write):
     assert figures["cycles_per_second"] == pytest.approx(figures["cycles"] / figures["seconds"])
     assert 0 < figures["recall"] <= 1
     assert 0 < figures["error_method"] <= figures["error_method_max"] < 0.05
-    assert 0 < figures["error_exact"] <= figures["error_exact_max"]
+    assert 0 < figures["error_reference"] <= figures["error_reference_max"]
 
 
 def test_prepared_and_packed_once(monkeypatch, run, write):
@@ -59,12 +59,13 @@ def test_prepared_and_packed_once(monkeypatch, run, write):
     monkeypatch.setattr(quantize, "values", counted)
     monkeypatch.setattr(Port, "pack", packed)
     simulate(run, write())
-    # Two key heads of 20 tokens with two columns of values; 9 distances; 3 queries of 2 rows each.
-    assert calls == {"values": 1, "i_key": 40, "i_value": 80, "i_table": 18, "i_query": 4}
+    # Two key heads of 20 tokens with two beats of values; 9 distances; 3 commands of 2 queries
+    # each.
+    assert calls == {"values": 1, "i_key": 40, "i_value": 80, "i_exp_table": 18, "i_command": 4}
 
 
 def test_no_rotate(run, write, tmp_path):
-    """Without rotation, a single selected key comes out as its value row does."""
+    """Without rotation, a single selected key comes out as its value vector does."""
     path = write()
     out = tmp_path / "out.npz"
     outcome = run("simulate", path, "--no-rotate", "--n", "1", "--json", "--out", out)
@@ -184,7 +185,7 @@ def test_vcd(run, write, tmp_path, engine):
     simulate(run, path, "--vcd", vcd, "--engine", engine)
     text = vcd.read_text()
     assert "$enddefinitions" in text
-    assert "i_query__valid" in text
+    assert "i_command__valid" in text
     assert sorted(tmp_path.iterdir()) == sorted([path, vcd])
 
 

@@ -44,7 +44,7 @@ def test_text(run, tmp_path):
     header = re.search(r"^module nearbit\((.*?)\);", text, re.MULTILINE | re.DOTALL)
     assert header is not None
     assert header[1].replace(" ", "").split(",")[:2] == ["clk", "rst"]
-    for stream in ("i_key", "i_value", "i_table", "i_query", "o_result", "o_trace"):
+    for stream in ("i_key", "i_value", "i_exp_table", "i_command", "o_result", "o_trace"):
         for part in ("payload", "valid", "ready"):
             assert f"{stream}__{part}" in header[1]
     assert {path.name for path in tmp_path.iterdir()} == {"nearbit.v", "nearbit.toml", "kept"}

@@ -19,10 +19,10 @@ from nearbit_model.quantize import Values
 TINY = PRESETS["tiny"]
 
 
-def rows(prepared, start, stop):
+def tokens(prepared, start, stop):
     values = prepared.values
     return SimpleNamespace(
-        k_codes=prepared.k_codes[0, start:stop], exact_keys=None, tables=prepared.tables,
+        k_codes=prepared.k_codes[0, start:stop], rescore_keys=None, tables=prepared.exp_tables,
         values=Values(values.elements[0, start:stop], values.scales[0, start:stop],
                       values.unit[0], rotated=values.rotated))
 
@@ -41,7 +41,7 @@ def test_answers(problem, monkeypatch):
     head = witness.HardwareHead(TINY, 0, 0)
     try:
         for start, stop in ((0, 10), (10, 11), (11, 12)):
-            head.append(rows(problem, start, stop))
+            head.append(tokens(problem, start, stop))
         golden = attend(problem)
         np.testing.assert_array_equal(head.ask(problem, golden), golden.output_int)
         assert (head.answers, head.differing) == (3, 0)

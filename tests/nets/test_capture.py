@@ -10,7 +10,7 @@ from nearbit import cli
 from nearbit.tensors import Tensors
 from nearbit_nets import texts
 from nearbit_nets.capture import capture
-from nearbit_nets.network import exact
+from nearbit_nets.network import reference_attention
 
 
 def test_rotated_queries_of_chosen_heads(decoder):
@@ -20,7 +20,7 @@ def test_rotated_queries_of_chosen_heads(decoder):
 
     def attend(layer, q, k, v, counts, first):
         seen[layer] = tuple(x[0].numpy() for x in (q, k, v))
-        return exact(layer, q, k, v, counts, first)
+        return reference_attention(layer, q, k, v, counts, first)
 
     with torch.inference_mode():
         decoder.hidden(torch.tensor([ids]), attend)

@@ -21,7 +21,7 @@ def _method(network, name="hash", **given):
                   **{"n": 4, **given})
 
 
-@pytest.mark.parametrize("name", ["hash", "had", "exact"])
+@pytest.mark.parametrize("name", ["hash", "had", "dense"])
 def test_token_by_token_equals_all_at_once(decoder, name):
     """Appending and asking gives what one call with all tokens gives, bit for bit.
 
@@ -43,7 +43,7 @@ def test_token_by_token_equals_all_at_once(decoder, name):
 
 def test_all_keys_are_near_the_model_as_it_is(decoder):
     ids = decoder.tokens(PROMPT + " jumps")
-    attend, past = Decoder(decoder, _method(decoder, "exact"), 64), Past()
+    attend, past = Decoder(decoder, _method(decoder, "dense"), 64), Past()
     with torch.inference_mode():
         expected = decoder.hidden(torch.tensor([ids]))[0]
         found = torch.cat([decoder.hidden(torch.tensor([part]), attend, past=past)[0]
@@ -102,8 +102,8 @@ class _Broken:
     def __init__(self):
         self.asked = []
 
-    def append(self, rows):
-        self.rows = rows
+    def append(self, tokens):
+        self.tokens = tokens
 
     def ask(self, asked, golden):
         self.asked.append(asked)
@@ -120,7 +120,7 @@ def test_witness_answers_for_its_head(decoder):
             states.append(decoder.hidden(torch.tensor([ids]), attend))
     assert not torch.allclose(*states, atol=1e-3)
     assert witness.asked[0].heads == witness.asked[0].kv_heads == 1
-    assert witness.rows.k_codes.shape == (len(ids), 1)
+    assert witness.tokens.k_codes.shape == (len(ids), 1)
 
 
 def test_refused(decoder, encoder):

@@ -14,7 +14,7 @@ from nearbit_nets import texts
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.evaluation import evaluate_decoder, evaluate_encoder
 from nearbit_nets.golden import GoldenAttention, Method, accelerator, codes_of
-from nearbit_nets.network import exact
+from nearbit_nets.network import reference_attention
 
 
 TEXT = "the quick brown fox jumps over the lazy dog; "
@@ -72,11 +72,11 @@ def test_had_by_the_golden_model(decoder):
     assert (warm(1, q, k, v, counts, first)[0].numpy() == expected.output).all()
 
 
-def test_exact_is_near_exact_attention(decoder):
+def test_dense_is_near_exact_attention(decoder):
     q, k, v = _heads()
     counts, first = CAUSAL
-    found = GoldenAttention(decoder, Method(name="exact"))(0, q, k, v, counts, first)
-    assert torch.allclose(found, exact(0, q, k, v, counts, first), atol=0.03)
+    found = GoldenAttention(decoder, Method(name="dense"))(0, q, k, v, counts, first)
+    assert torch.allclose(found, reference_attention(0, q, k, v, counts, first), atol=0.03)
     top = GoldenAttention(decoder, Method(name="topn", n=1000))(0, q, k, v, counts, first)
     assert (top == found).all()
 
@@ -99,7 +99,7 @@ def test_costs(decoder):
     selected = sum(min(count, 8) for count in range(1, 31)) * 4
     seen = sum(range(1, 31)) * 4
     assert (attend.keys_touched, attend.keys_dense) == (selected, seen)
-    # A code of 8 bits; a row of 8 bytes, its scale, and a key of 12-bit elements.
+    # A code of 8 bits; a vector of 8 bytes, its scale, and a key of 12-bit elements.
     assert attend.bytes_read == seen * 1 + selected * (8 + 2 + 12)
     assert attend.bytes_dense == seen * 2 * 8 * 2
 
@@ -122,9 +122,9 @@ def test_decoder(decoder):
     method = Method(name="hash", n=4, sink=1, recent=1, codes=codes_of(decoder, "sign"))
     first, second = evaluate_decoder(decoder, method, ids, sweep=[1000])
     assert (first.n, second.n, first.scored) == (4, 1000, len(ids) // 2)
-    assert first.loss_exact == pytest.approx(decoder.losses(ids, scored=len(ids) // 2).mean())
+    assert first.loss_reference == pytest.approx(decoder.losses(ids, scored=len(ids) // 2).mean())
     # With all keys there is nothing left to lose but rounding.
-    assert second.loss == pytest.approx(first.loss_exact, abs=0.02)
+    assert second.loss == pytest.approx(first.loss_reference, abs=0.02)
     assert second.loss == pytest.approx(second.loss_topn, abs=1e-6)
     assert first.loss != pytest.approx(second.loss, abs=1e-3)
     assert second.costs.keys_touched == second.costs.keys_dense
@@ -138,10 +138,10 @@ def test_encoder(encoder, text):
     first, second = evaluate_encoder(encoder, method, parts, sweep=[1000])
     assert first.cosine < second.cosine
     assert second.cosine > 0.999
-    assert second.retrieval == second.retrieval_exact == second.retrieval_topn
-    exact_report, = evaluate_encoder(encoder, Method(name="exact"), parts)
-    assert exact_report.cosine == pytest.approx(second.cosine)
-    assert exact_report.cosine_topn is None
+    assert second.retrieval == second.retrieval_reference == second.retrieval_topn
+    dense_report, = evaluate_encoder(encoder, Method(name="dense"), parts)
+    assert dense_report.cosine == pytest.approx(second.cosine)
+    assert dense_report.cosine_topn is None
 
 
 def test_command(decoder_folder, text, tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_command(decoder_folder, text, tmp_path, capsys):
                  "topn", "--n", "4", "--curve", "8,16", "--plot", str(plot)]
     assert cli.main([*arguments, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert {"loss", "loss_exact", "loss_topn", "keys_touched", "keys_dense", "seconds",
+    assert {"loss", "loss_reference", "loss_topn", "keys_touched", "keys_dense", "seconds",
             "bytes_read", "bytes_dense", "perplexity"} <= said.keys()
     assert [point["n"] for point in said["curve"]] == [8, 16]
     assert said["loss"] == said["loss_topn"]
@@ -162,7 +162,7 @@ def test_command(decoder_folder, text, tmp_path, capsys):
 def test_command_on_an_encoder(encoder_folder, text, capsys):
     assert cli.main(["evaluate", "--model", f"hf:{encoder_folder}", "--text", str(text()),
                      "--method", "had", "--n", "4", "--passage", "40", "--json"]) == 0
-    assert {"cosine", "cosine_topn", "retrieval", "retrieval_exact", "retrieval_topn",
+    assert {"cosine", "cosine_topn", "retrieval", "retrieval_reference", "retrieval_topn",
             "keys_touched", "keys_dense", "seconds"} <= json.loads(capsys.readouterr().out).keys()
 
 
@@ -185,7 +185,7 @@ def test_codes_of_another_model(encoder, decoder, tmp_path):
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--method", "best"], ("Invalid value for '--method': 'best' "
-     "is not one of 'exact', 'topn', 'had', 'hash'.")),
+     "is not one of 'dense', 'topn', 'had', 'hash'.")),
     (["--method", "had", "--codes", "sign"], "--codes needs --method hash"),
     (["--codes", "none"], "codes must be sign, hadamard, random or a .safetensors file, not"),
     (["--n", "0"], "n must be at least 1, not 0"),
@@ -214,10 +214,10 @@ def test_bad_passages(encoder_folder, text, capsys, options, said):
 
 
 @pytest.mark.parametrize(("given", "said"), [
-    ({"name": "none"}, "the method must be one of exact, topn, had, hash, not 'none'"),
+    ({"name": "none"}, "the method must be one of dense, topn, had, hash, not 'none'"),
     ({"name": "hash"}, "codes are needed with method hash, and with no other"),
     ({"name": "hash", "recent": -1}, "recent must be at least 0, not -1"),
-    ({"name": "exact", "logit_scale": np.ones((2, 4))}, "a logit scale needs method had"),
+    ({"name": "dense", "logit_scale": np.ones((2, 4))}, "a logit scale needs method had"),
 ])
 def test_bad_method(given, said):
     with pytest.raises(NetworkError, match=f"^{said}$"):

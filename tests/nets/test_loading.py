@@ -15,7 +15,7 @@ from nearbit_nets import loading, texts
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.gguf_file import interleaved_to_halves, read_llama
 from nearbit_nets.loading import load
-from nearbit_nets.network import exact
+from nearbit_nets.network import reference_attention
 
 from .conftest import llama
 from .families import WORDS, tokenizer
@@ -41,9 +41,9 @@ def test_losses_are_those_of_the_model(decoder):
 
 def test_replacing_attention_by_the_same_changes_nothing(decoder, encoder):
     ids = decoder.tokens("a text that is a little longer")
-    assert np.allclose(decoder.losses(ids, exact), decoder.losses(ids), atol=1e-5)
+    assert np.allclose(decoder.losses(ids, reference_attention), decoder.losses(ids), atol=1e-5)
     texts = [encoder.tokens(text) for text in ("short", "a longer text")]
-    assert np.allclose(encoder.embed(texts, exact), encoder.embed(texts), atol=1e-5)
+    assert np.allclose(encoder.embed(texts, reference_attention), encoder.embed(texts), atol=1e-5)
     assert np.allclose(np.linalg.norm(encoder.embed(texts), axis=1), 1, atol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_padding_is_not_seen(encoder):
     padded = torch.zeros((2, int(lengths.max())), dtype=torch.int64)
     for row, tokens in zip(padded, ids, strict=True):
         row[:len(tokens)] = torch.tensor(tokens)
-    for attend in (None, exact):
+    for attend in (None, reference_attention):
         with torch.inference_mode():
             together = encoder.hidden(padded, attend, lengths=lengths)
             for states, tokens in zip(together, ids, strict=True):
@@ -65,7 +65,7 @@ def test_gradients_flow_through_what_stands_in(decoder):
     scale = torch.ones((), requires_grad=True)
 
     def attend(layer, q, k, v, counts, first):
-        return scale * exact(layer, q, k, v, counts, first)
+        return scale * reference_attention(layer, q, k, v, counts, first)
 
     decoder.hidden(torch.tensor([decoder.tokens("a text")]), attend).sum().backward()
     assert scale.grad is not None

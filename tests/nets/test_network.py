@@ -20,7 +20,7 @@ from nearbit_nets.decoding import Decoder, generate
 from nearbit_nets.errors import NetworkError
 from nearbit_nets.evaluation import evaluate_decoder
 from nearbit_nets.golden import GoldenAttention, Method, accelerator, by_range, codes_of
-from nearbit_nets.network import Network, Past, Sizes, exact, sizes
+from nearbit_nets.network import Network, Past, Sizes, reference_attention, sizes
 
 from .families import DECODERS, ENCODERS, tiny
 
@@ -101,13 +101,13 @@ def test_exact_attention_is_the_models_own(family, tmp_path):
         assert (first + counts - 1 >= torch.arange(60)).all()
         assert made.kind == "encoder" or (first + counts - 1 == torch.arange(60)).all()
         most[layer] = int(counts.max())
-        return exact(layer, q, k, v, counts, first)
+        return reference_attention(layer, q, k, v, counts, first)
 
     assert _difference(_states(made, ids, attend), wanted) < 1e-4
     assert most == dict(enumerate(WINDOWS.get(family, [60, 60])))
     # Attention has a part in them, and so has each key.
     assert _difference(_states(made, ids, _nothing), wanted) > 0.1
-    fewer = _states(made, ids, lambda layer, q, k, v, counts, first: exact(
+    fewer = _states(made, ids, lambda layer, q, k, v, counts, first: reference_attention(
         layer, q, k, v, counts - (counts > 1).long(), first))
     assert _difference(fewer, wanted) > 0.1
     # What learns at a rate of its own has a known name in each layer.
@@ -123,7 +123,7 @@ def test_steps_are_the_models_own(family, tmp_path):
     with torch.no_grad():
         expected = made.module(input_ids=ids, labels=ids).loss.item()
     row = ids[0].tolist()
-    assert made.losses(row, exact).mean() == pytest.approx(expected, abs=1e-4)
+    assert made.losses(row, reference_attention).mean() == pytest.approx(expected, abs=1e-4)
     assert made.losses(row).mean() == pytest.approx(expected, abs=1e-5)
     keys = network._Steps()
     past, found = Past(), []
@@ -138,7 +138,7 @@ def test_steps_are_the_models_own(family, tmp_path):
 def test_padded_batches_are_the_models_own(family, tmp_path):
     made, ids = make(tmp_path, family), _ids(batch=2)
     lengths = torch.tensor([60, 23])
-    together = made.hidden(ids, exact, lengths=lengths)
+    together = made.hidden(ids, reference_attention, lengths=lengths)
     for states, row, length in zip(together, ids, lengths.tolist(), strict=True):
         assert _difference(states[:length], _states(made, row[None, :length])[0]) < 1e-4
 
@@ -152,7 +152,7 @@ def test_logits_in_blocks(family, tmp_path, monkeypatch):
     monkeypatch.setattr(network, "_ROWS", 7)
     # The first use, which runs the model for comparison, too.
     assert np.allclose(replace(made).losses(ids, _nothing), without, atol=1e-4)
-    for attend in (None, exact):
+    for attend in (None, reference_attention):
         assert np.allclose(made.losses(ids, attend), expected, atol=1e-4)
     assert np.allclose(made.losses(ids, scored=15), expected[-15:], atol=1e-4)
     assert np.allclose(made.losses(ids), expected, atol=1e-4)
@@ -164,7 +164,7 @@ def test_memory_beside_keys_and_values(tmp_path, monkeypatch):
         "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
         "mamba_chunk_size": 16})
     made = make(tmp_path, "falcon_h1")
-    assert _difference(_states(made, _ids(), exact), _states(made, _ids())) < 1e-4
+    assert _difference(_states(made, _ids(), reference_attention), _states(made, _ids())) < 1e-4
     with pytest.raises(NetworkError, match=r"is of the family falcon_h1, which remembers more of a "
                                            r"text than keys and values, so that it cannot"):
         made.verify(_ids(), steps=True)
@@ -172,7 +172,7 @@ def test_memory_beside_keys_and_values(tmp_path, monkeypatch):
 
 def test_soft_cap_can_be_left_out(tmp_path):
     made = make(tmp_path, "gemma2", attn_logit_softcapping=None)
-    assert _difference(_states(made, _ids(), exact), _states(made, _ids())) < 1e-4
+    assert _difference(_states(made, _ids(), reference_attention), _states(made, _ids())) < 1e-4
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [
@@ -191,14 +191,14 @@ def test_methods_on_families(family, tmp_path):
 
 def _check_methods(made, ids):
     """All methods with all keys lose little, with one key more."""
-    for method in (Method(name="exact"), Method(name="topn", n=40), Method(
+    for method in (Method(name="dense"), Method(name="topn", n=40), Method(
             name="hash", n=40, codes=codes_of(made, "hadamard"))):
         report, = evaluate_decoder(made, method, ids)
-        assert report.loss == pytest.approx(report.loss_exact, abs=0.1)
+        assert report.loss == pytest.approx(report.loss_reference, abs=0.1)
         assert report.costs.keys_touched == report.costs.keys_dense
     for name in ("had", "topn"):
         report, = evaluate_decoder(made, Method(name=name, n=1), ids)
-        assert abs(report.loss - report.loss_exact) > 0.005
+        assert abs(report.loss - report.loss_reference) > 0.005
         assert report.costs.keys_touched < report.costs.keys_dense
     assert report.loss == report.loss_topn
 
@@ -212,7 +212,7 @@ def test_costs_of_values_of_another_width(tmp_path):
     assert report.costs.bytes_read == seen * 3 + touched * (16 + 2)
 
 
-@pytest.mark.parametrize("method", ["exact", "topn", "had", "hash"])
+@pytest.mark.parametrize("method", ["dense", "topn", "had", "hash"])
 def test_window_by_the_golden_model(decoder, method):
     """Each query's answer is that to a store which holds no other keys than its own."""
     generator = torch.Generator().manual_seed(2)
@@ -226,10 +226,10 @@ def test_window_by_the_golden_model(decoder, method):
     found = attend(1, q, k, v, counts, first)[0]
     assert (attend.keys_dense, attend.keys_touched) == (
         4 * int(counts.sum()),
-        4 * int(counts.clamp_max(20 if method == "exact" else 5).sum()))
-    if method in ("exact", "topn"):
-        weights = exact(1, q, k, v, counts, first)[0]
-        if method == "exact":
+        4 * int(counts.clamp_max(20 if method == "dense" else 5).sum()))
+    if method in ("dense", "topn"):
+        weights = reference_attention(1, q, k, v, counts, first)[0]
+        if method == "dense":
             assert torch.allclose(found, weights, atol=0.03)
         best = (q.reshape(2, 2, 20, 8) @ k[0, :, None].transpose(2, 3)).reshape(4, 20, 20)
         hidden = ~network._seen(20, counts, first)[0]
@@ -248,7 +248,7 @@ def test_window_by_the_golden_model(decoder, method):
             q[0, :, query:query + 1].numpy(), k[0, :, part].numpy(), v[0, :, part].numpy(),
             accelerator(decoder, given, 20), n=3, sink=1, recent=1,
             logit_scale=np.full(4, 0.5), **scale).output[:, 0]
-        # The units of values and keys are of fewer rows here.
+        # The units of values and keys are of fewer tokens here.
         assert np.allclose(found[:, query], expected, atol=0.03)
 
 
@@ -262,8 +262,8 @@ def test_problems_by_range(decoder):
     parts = list(by_range(prepared, counts, first))
     assert [(rows.start, rows.stop, part.first, part.counts.tolist()) for rows, part in parts] == [
         (0, 2, 0, [1, 2]), (2, 4, 1, [2, 3]), (4, 5, 2, [3])]
-    assert all((part.exact.queries == prepared.exact.queries[:, rows]).all()
-               and (part.exact.multipliers == prepared.exact.multipliers[:, rows]).all()
+    assert all((part.rescore.queries == prepared.rescore.queries[:, rows]).all()
+               and (part.rescore.multipliers == prepared.rescore.multipliers[:, rows]).all()
                and (part.q_codes == prepared.q_codes[:, rows]).all() for rows, part in parts)
 
 
@@ -300,7 +300,7 @@ def test_ranges_of_masks(rows, first, counts):
 ])
 def test_masks_that_are_refused(decoder, mask, said):
     with pytest.raises(NetworkError, match=r"^the attention of llama, layer 0, " + said):
-        decoder.run(_ids(4), exact, attention_mask=mask)
+        decoder.run(_ids(4), reference_attention, attention_mask=mask)
 
 
 def test_decoder_that_sees_what_comes(tmp_path):
@@ -316,7 +316,7 @@ def test_attributes_are_not_trusted(decoder, monkeypatch):
     wanted = _states(decoder, ids)
     for layer in decoder.module.model.layers:
         monkeypatch.delattr(layer.self_attn, "is_causal")
-    assert _difference(_states(decoder, ids, exact), wanted) < 1e-4
+    assert _difference(_states(decoder, ids, reference_attention), wanted) < 1e-4
 
 
 def test_listed():
@@ -327,13 +327,13 @@ def test_listed():
 
 
 def _scaled(layer, q, k, v, counts, first):
-    return 1.01 * exact(layer, q, k, v, counts, first)
+    return 1.01 * reference_attention(layer, q, k, v, counts, first)
 
 
 @pytest.fixture
 def wrong(monkeypatch):
     """Exact attention that is not the model's."""
-    monkeypatch.setattr(network, "exact", _scaled)
+    monkeypatch.setattr(network, "reference_attention", _scaled)
 
 
 DIFFERS = (r"is of the family llama, whose hidden states differ by [0-9.e-]+ of their size from "
@@ -341,9 +341,10 @@ DIFFERS = (r"is of the family llama, whose hidden states differ by [0-9.e-]+ of 
 
 
 @pytest.mark.parametrize("use", [
-    lambda made, ids: made.losses(ids, exact), lambda made, ids: capture(made, ids, [0], [0]),
-    lambda made, ids: made.hidden(torch.tensor([ids]), exact),
-    lambda made, ids: made.logits(torch.tensor([ids]), exact, last=1),
+    lambda made, ids: made.losses(ids, reference_attention), lambda made,
+    ids: capture(made, ids, [0], [0]),
+    lambda made, ids: made.hidden(torch.tensor([ids]), reference_attention),
+    lambda made, ids: made.logits(torch.tensor([ids]), reference_attention, last=1),
     lambda made, ids: next(generate(made, ids, Decoder(made, Method(name="had"), 64), 1)),
     lambda made, ids: evaluate_decoder(made, Method(name="had"), ids)])
 def test_first_use_is_compared(decoder, wrong, use):
@@ -354,16 +355,16 @@ def test_first_use_is_compared(decoder, wrong, use):
 
 def test_encoder_is_compared(encoder, wrong):
     with pytest.raises(NetworkError, match=r"is of the family bert, whose hidden states differ "):
-        replace(encoder).embed([[2, 40, 50, 60, 3]], exact)
+        replace(encoder).embed([[2, 40, 50, 60, 3]], reference_attention)
 
 
 def test_compared_once(decoder, monkeypatch):
     made = replace(decoder)
-    made.losses(_ids(30)[0].tolist(), exact)
-    monkeypatch.setattr(network, "exact", _scaled)
-    made.losses(_ids(30)[0].tolist(), exact)
+    made.losses(_ids(30)[0].tolist(), reference_attention)
+    monkeypatch.setattr(network, "reference_attention", _scaled)
+    made.losses(_ids(30)[0].tolist(), reference_attention)
     with pytest.raises(NetworkError, match=r"whose logits of a next token differ by "):
-        made.logits(_ids(30), exact, last=1, past=Past())
+        made.logits(_ids(30), reference_attention, last=1, past=Past())
 
 
 def test_more_than_a_window_is_compared(tmp_path, monkeypatch):
@@ -388,7 +389,7 @@ def test_logits_are_compared(decoder, monkeypatch):
     monkeypatch.setattr(made.module.lm_head, "forward", lambda x: head(x) * (
         1.001 if made.module.config._attn_implementation == "nearbit" else 1))
     with pytest.raises(NetworkError, match=r"whose logits differ by 1\.0e-03 of their size"):
-        made.losses(_ids(30)[0].tolist(), exact)
+        made.losses(_ids(30)[0].tolist(), reference_attention)
 
 
 SHAPE = (4, 2, 8, 8)
@@ -412,7 +413,7 @@ def test_calls(shapes, said):
 def test_other_sizes_than_known(decoder):
     with pytest.raises(NetworkError, match=r"has query heads, key heads and elements of queries "
                                            r"and of values \(4, 2, 8, 8\), not \(4, 4, 8, 8\) "):
-        replace(decoder, kv_heads=4).losses(_ids(30)[0].tolist(), exact)
+        replace(decoder, kv_heads=4).losses(_ids(30)[0].tolist(), reference_attention)
 
 
 def test_attention_that_is_called_no_more(decoder, monkeypatch):
@@ -422,7 +423,7 @@ def test_attention_that_is_called_no_more(decoder, monkeypatch):
     monkeypatch.setattr(layer.self_attn, "forward", lambda hidden_states, **_: (
         hidden_states, None))
     with pytest.raises(NetworkError, match=r"whose layer 1 has no attention"):
-        made.losses(_ids(30)[0].tolist(), exact)
+        made.losses(_ids(30)[0].tolist(), reference_attention)
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -475,7 +476,7 @@ def test_hardware_that_is_not_asked_has_failed(decoder_folder, capsys, monkeypat
         def __init__(self, config, *place):
             pass
 
-        def append(self, rows):
+        def append(self, tokens):
             pass
 
         def ask(self, asked, golden):
@@ -530,7 +531,7 @@ def test_capture_with_windows_of_an_encoder(tmp_path):
 def test_generating(family, tmp_path):
     """Stores with windows, and with values of another width, are near the model as it is."""
     made = make(tmp_path, family)
-    attend, past, ids = Decoder(made, Method(name="exact"), 64), Past(), _ids(30)
+    attend, past, ids = Decoder(made, Method(name="dense"), 64), Past(), _ids(30)
     found = []
     for part in (ids[:, :20], *ids[:, 20:].split(1, dim=1)):
         with torch.no_grad():

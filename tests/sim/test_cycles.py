@@ -21,7 +21,7 @@ class Author:
         self.rng = random.Random(seed)
         self.program = Program(engine.ports)
         self.loaded = 0
-        self.tables = set()
+        self.exp_tables = set()
 
     def codes(self, count):
         """Codes of every kind: spread, all equal, few different ones, sorted by distance to 0."""
@@ -44,46 +44,46 @@ class Author:
         words = [code >> start & (1 << 64) - 1 for start in range(0, self.config.key_bits, 64)]
         return words if len(words) > 1 else words[0]
 
-    def keys(self, rows):
+    def keys(self, tokens):
         config, rng = self.config, self.rng
-        beats = [(row, column) for row in rows for column in range(config.columns)]
-        codes = [self.payload(code) for code in self.codes(max(1, len(rows)))[:len(rows)]]
-        unit, exact = config.rescore, {}
-        if unit is not None and rows and rng.random() < 0.9:
-            places = [(row, column) for row in rows for column in range(unit.columns)]
-            exact = {"i_exact_key": {
-                "row": [row for row, _ in places], "column": [column for _, column in places],
+        beats = [(token, beat) for token in tokens for beat in range(config.beats)]
+        codes = [self.payload(code) for code in self.codes(max(1, len(tokens)))[:len(tokens)]]
+        unit, rescore = config.rescore, {}
+        if unit is not None and tokens and rng.random() < 0.9:
+            places = [(token, beat) for token in tokens for beat in range(unit.beats)]
+            rescore = {"i_rescore_key": {
+                "token": [token for token, _ in places], "beat": [beat for _, beat in places],
                 "elements": np.array([self.elements() for _ in places])}}
         return {
-            **exact,
-            "i_key": {"row": rows, "code": np.array(codes, np.uint64)},
-            "i_value": {"row": [row for row, _ in beats], "column": [column for _, column in beats],
+            **rescore,
+            "i_key": {"token": tokens, "code": np.array(codes, np.uint64)},
+            "i_value": {"token": [token for token, _ in beats], "beat": [beat for _, beat in beats],
                         "elements": np.full((len(beats), config.value_lanes), rng.randint(-3, 3)),
                         "scale": [rng.randrange(1 << 16)] * len(beats)},
-        } if rows else {}
+        } if tokens else {}
 
     def elements(self):
-        """A beat of a key or of a query for exact scores."""
+        """A beat of a key or of a query for rescoring."""
         limit = 1 << self.config.rescore.element_bits - 1
         return [self.rng.randrange(-limit, limit) for _ in range(self.config.rescore.lanes)]
 
-    def table(self, table, whole=True):
+    def exp_table(self, exp_table, whole=True):
         distances = list(range(self.config.key_bits + 1)) if whole else [0]
         first = self.rng.choice([0, 1, 1, 1])
-        (self.tables.add if first else self.tables.discard)(table)
-        return {"i_table": {"table": [table] * len(distances), "distance": distances,
-                            "weight": [first] + [1] * (len(distances) - 1)}}
+        (self.exp_tables.add if first else self.exp_tables.discard)(exp_table)
+        return {"i_exp_table": {"exp_table": [exp_table] * len(distances), "distance": distances,
+                                "weight": [first] + [1] * (len(distances) - 1)}}
 
     def append(self, most):
         count = self.rng.randint(0, min(most, self.config.capacity - self.loaded))
-        rows = list(range(self.loaded, self.loaded + count))
+        tokens = list(range(self.loaded, self.loaded + count))
         self.loaded += count
-        return self.keys(rows)
+        return self.keys(tokens)
 
     def overwrite(self):
-        rows = [self.rng.randrange(self.config.capacity) for _ in range(self.rng.randint(1, 4))]
-        self.loaded = max(self.loaded, *(row + 1 for row in rows))
-        return self.keys(rows)
+        tokens = [self.rng.randrange(self.config.capacity) for _ in range(self.rng.randint(1, 4))]
+        self.loaded = max(self.loaded, *(token + 1 for token in tokens))
+        return self.keys(tokens)
 
     def commands(self, count):
         config, rng = self.config, self.rng
@@ -94,7 +94,8 @@ class Author:
         kind = rng.choice([0, 1, 1, None]) if unit else 0
         fields = {name: [] for name in ("first", "n", "sink", "recent", "trace", "rescore",
                                      "shared")}
-        rows = {name: [] for name in ("code", "count", "table", *(["multiplier"] if unit else []))}
+        asked = {name: [] for name in ("code", "count", "exp_table",
+                                       *(["multiplier"] if unit else []))}
         fixed = rng.randint(1, config.top_n) if rng.random() < 0.3 else None
         for _ in range(count):
             loaded = max(1, self.loaded)
@@ -104,18 +105,19 @@ class Author:
             sink = rng.choice([0, 0, rng.randint(0, config.top_n - n)])
             recent = rng.choice([0, 0, rng.randint(0, config.top_n - n - sink)])
             counts = []
-            for _ in range(config.rows):
+            for _ in range(config.queries):
                 longest = loaded - first
                 counts.append(longest if full else rng.randint(1, min(3, longest)) if short else
                               rng.choice([longest, rng.randint(1, longest),
                                           min(longest, n + sink + recent)]))
-            tables = [rng.choice(sorted(self.tables) or [0]) for _ in range(config.rows)]
+            exp_tables = [rng.choice(sorted(self.exp_tables) or [0]) for _ in range(config.queries)]
             rescore = rng.randrange(2) if kind is None else kind
             shared = int(unit is not None and unit.shared and rescore and rng.random() < 0.6)
             if shared:
-                counts = counts[:1] * config.rows
+                counts = counts[:1] * config.queries
             if rng.random() < 0.15:
-                match rng.choice(["n", "many", "empty", "range", "table", "rows", "rescore"]):
+                match rng.choice(["n", "many", "empty", "range", "exp_table", "queries",
+                                  "rescore"]):
                     case "rescore":
                         rescore, shared = rng.randrange(2), rng.randrange(2)
                     case "n":
@@ -123,40 +125,40 @@ class Author:
                     case "many":
                         recent = min(config.capacity, recent + config.top_n)
                     case "empty":
-                        counts = [0] * config.rows
+                        counts = [0] * config.queries
                     case "range":
-                        counts[rng.randrange(config.rows)] = config.capacity
-                    case "table":
-                        tables[rng.randrange(config.rows)] = rng.randrange(config.tables)
-                    case "rows":
+                        counts[rng.randrange(config.queries)] = config.capacity
+                    case "exp_table":
+                        exp_tables[rng.randrange(config.queries)] = rng.randrange(config.exp_tables)
+                    case "queries":
                         counts = [count * rng.randrange(2) for count in counts]
             for name, value in (("first", first), ("n", n), ("sink", sink), ("recent", recent),
                                 ("trace", rng.randrange(2) if trace is None else trace),
                                 ("rescore", rescore), ("shared", shared)):
                 fields[name].append(value)
             if unit:
-                rows["multiplier"].append([rng.getrandbits(rng.choice([8, 32]))
-                                           for _ in range(config.rows)])
-            rows["code"].append([self.payload(rng.choice([
+                asked["multiplier"].append([rng.getrandbits(rng.choice([8, 32]))
+                                            for _ in range(config.queries)])
+            asked["code"].append([self.payload(rng.choice([
                 0, (1 << config.key_bits) - 1, rng.getrandbits(config.key_bits)]))
-                for _ in range(config.rows)])
-            rows["count"].append(counts)
-            rows["table"].append(tables)
-        queries = sum(fields["rescore"]) * config.rows if unit else 0
-        exact = {} if queries == 0 else {"i_exact_query": np.array(
-            [self.elements() for _ in range(queries * unit.columns)])}
-        return {**exact, "i_query": {**fields, "rows": {
-            name: np.array(rows[name], np.uint64 if name == "code" else np.int64)
-            for name in rows}}}
+                for _ in range(config.queries)])
+            asked["count"].append(counts)
+            asked["exp_table"].append(exp_tables)
+        rescored = sum(fields["rescore"]) * config.queries if unit else 0
+        rescore = {} if rescored == 0 else {"i_rescore_query": np.array(
+            [self.elements() for _ in range(rescored * unit.beats)])}
+        return {**rescore, "i_command": {**fields, "queries": {
+            name: np.array(asked[name], np.uint64 if name == "code" else np.int64)
+            for name in asked}}}
 
     def write(self, sequences):
         """Add a number of sequences: loads, commands, or both at once, after pauses or none."""
         rng, config = self.rng, self.config
-        self.program.add({**self.append(config.capacity // 2), **self.table(0)})
+        self.program.add({**self.append(config.capacity // 2), **self.exp_table(0)})
         for _ in range(sequences):
             delay = rng.choice([0, 0, 0, rng.randint(0, 9), rng.randint(0, 400)])
             burst = rng.choice([1, 1, 2, rng.randint(1, 8), rng.randint(1, 16)])
-            match rng.choices(["commands", "append", "overwrite", "table", "together"],
+            match rng.choices(["commands", "append", "overwrite", "exp_table", "together"],
                               [10, 3, 1, 2, 2])[0]:
                 case "commands":
                     inputs = self.commands(burst)
@@ -164,12 +166,12 @@ class Author:
                     inputs = self.append(rng.choice([1, 2, config.capacity]))
                 case "overwrite":
                     inputs = self.overwrite()
-                case "table":
-                    inputs = self.table(rng.randrange(config.tables), rng.random() < 0.3)
+                case "exp_table":
+                    inputs = self.exp_table(rng.randrange(config.exp_tables), rng.random() < 0.3)
                 case "together":
                     inputs = {**self.commands(burst),
                               **rng.choice([self.append(3), self.overwrite(), {}]),
-                              **(self.table(rng.randrange(config.tables), False)
+                              **(self.exp_table(rng.randrange(config.exp_tables), False)
                                  if rng.random() < 0.5 else {})}
             self.program.add(inputs, delay=delay)
 
@@ -187,8 +189,9 @@ def compare(config, program, engine):
     timeline = predict(config, shapes(program))
     program.beats = {"o_result": len(timeline.results), "o_trace": len(timeline.trace)}
     outcome = engine.run(program, patience=50_000)
-    names = {"i_key": "keys", "i_value": "values", "i_table": "tables", "i_query": "commands",
-             "i_exact_key": "exact_keys", "i_exact_query": "exact_queries"}
+    names = {"i_key": "keys", "i_value": "values", "i_exp_table": "exp_tables",
+             "i_command": "commands",
+             "i_rescore_key": "rescore_keys", "i_rescore_query": "rescore_queries"}
     beats = outcome.outputs["o_result"]
     payloads = beats.payloads
     last = payloads["last"] == 1
@@ -210,39 +213,46 @@ def compare(config, program, engine):
 
 SMALL = {
     "tiny": Config.preset("tiny"),
-    # Several columns of an odd number, a wide second pass, a slow normalizer.
-    "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, tables=3,
+    # Several beats of an odd number, a wide second pass, a slow normalizer.
+    "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7,
+                  exp_tables=3,
                   refine_lanes=8, divider_cycles=2, value_ports=1),
     # The queue of keys has no room to spare.
     "tight": Config(key_bits=7, value_dim=2, capacity=32, lanes=2, value_lanes=2, top_n=6),
     # Nothing is wider than 1, and the longest division.
-    "narrow": Config(key_bits=5, value_dim=2, capacity=13, rows=2, lanes=1, value_lanes=1, top_n=3,
+    "narrow": Config(key_bits=5, value_dim=2, capacity=13, queries=2, lanes=1, value_lanes=1,
+                     top_n=3,
                      value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32),
-    "one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, tables=1),
-    # More words than one group of summaries; a single column; one output in many cycles.
+    "one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
+                  exp_tables=1),
+    # More words than one group of summaries; a single beat; one output in many cycles.
     "long": Config(key_bits=9, value_dim=4, capacity=256, lanes=2, value_lanes=4, top_n=40,
                    divider_cycles=8),
-    # Many rows: results, commands and banks wait for each other.
-    "rows": Config(key_bits=9, value_dim=3, capacity=32, rows=6, lanes=4, value_lanes=1, top_n=20,
-                   value_bits=5, weight_bits=7, output_fraction_bits=0, divider_cycles=1, tables=5,
-                   fan_in=2),
+    # Many queries: results, commands and banks wait for each other.
+    "queries": Config(key_bits=9, value_dim=3, capacity=32, queries=6, lanes=4, value_lanes=1,
+                      top_n=20,
+                      value_bits=5, weight_bits=7, output_fraction_bits=0, divider_cycles=1,
+                      exp_tables=5,
+                      fan_in=2),
     # Scoring is much faster than all that follows.
     "wide": Config(key_bits=12, value_dim=8, capacity=64, lanes=8, value_lanes=8, top_n=16,
                    refine_lanes=32, fan_in=12, cell="ecp5"),
     # Memories are registered among so many lanes.
     "far": Config(key_bits=6, value_dim=4, capacity=320, lanes=32, value_lanes=4, top_n=28,
                   divider_cycles=2),
-    # Exact scores: of a beat, of several, slower and faster than what comes before and after.
-    "exact": Config(key_bits=8, value_dim=8, capacity=64, rows=2, lanes=4, value_lanes=4, top_n=16,
-                    rescore=Rescore(head_dim=8, lanes=4)),
-    "exact slow": Config(key_bits=9, value_dim=3, capacity=32, lanes=4, value_lanes=3, top_n=6,
-                         rescore=Rescore(head_dim=5, lanes=1, element_bits=12)),
-    "exact fast": Config(key_bits=7, value_dim=6, capacity=32, rows=3, lanes=2, value_lanes=2,
-                         top_n=30, divider_cycles=4, rescore=Rescore(head_dim=16, lanes=16)),
-    "shared": Config(key_bits=8, value_dim=8, capacity=64, rows=3, lanes=4, value_lanes=4, top_n=16,
+    # Rescoring: of a beat, of several, slower and faster than what comes before and after.
+    "rescore": Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4,
+                      top_n=16,
+                      rescore=Rescore(head_dim=8, lanes=4)),
+    "rescore slow": Config(key_bits=9, value_dim=3, capacity=32, lanes=4, value_lanes=3, top_n=6,
+                           rescore=Rescore(head_dim=5, lanes=1, element_bits=12)),
+    "rescore fast": Config(key_bits=7, value_dim=6, capacity=32, queries=3, lanes=2, value_lanes=2,
+                           top_n=30, divider_cycles=4, rescore=Rescore(head_dim=16, lanes=16)),
+    "shared": Config(key_bits=8, value_dim=8, capacity=64, queries=3, lanes=4, value_lanes=4,
+                     top_n=16,
                      rescore=Rescore(head_dim=8, lanes=4, shared=True)),
-    "exact one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
-                        tables=1, rescore=Rescore(head_dim=1, lanes=1, element_bits=2)),
+    "rescore one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
+                          exp_tables=1, rescore=Rescore(head_dim=1, lanes=1, element_bits=2)),
 }
 
 
@@ -251,8 +261,9 @@ OTHERS = {
     f"{selection} {name}": config.replace(selection=selection)
     for selection in ("histograms", "serial")
     for name, config in {
-        "tiny": SMALL["tiny"], "tight": SMALL["tight"], "one": SMALL["one"], "rows": SMALL["rows"],
-        "exact": SMALL["exact"], "shared": SMALL["shared"],
+        "tiny": SMALL["tiny"], "tight": SMALL["tight"], "one": SMALL["one"],
+        "queries": SMALL["queries"],
+        "rescore": SMALL["rescore"], "shared": SMALL["shared"],
         "wide": SMALL["wide"].replace(refine_lanes=16),
         "short": Config(key_bits=3, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20),
     }.items()}
@@ -264,8 +275,8 @@ BLOCKS = {f"blocks {name}": config.replace(selection="histograms", selection_blo
     ("tiny", SMALL["tiny"].replace(capacity=1024, top_n=6, refine_lanes=8), 256),
     ("one lane", Config(key_bits=7, value_dim=2, capacity=400, lanes=1, value_lanes=2, top_n=9,
                         refine_lanes=2), 64),
-    ("rows", SMALL["rows"].replace(capacity=512, top_n=5, refine_lanes=8), 256),
-    ("exact", SMALL["exact"].replace(capacity=1024, top_n=7, refine_lanes=16), 256),
+    ("rows", SMALL["queries"].replace(capacity=512, top_n=5, refine_lanes=8), 256),
+    ("rescore", SMALL["rescore"].replace(capacity=1024, top_n=7, refine_lanes=16), 256),
     ("shared", SMALL["shared"].replace(capacity=512, top_n=4, refine_lanes=8), 256),
     ("three banks", Config(key_bits=1, value_dim=1, capacity=300, lanes=1, value_lanes=1, top_n=1,
                       refine_lanes=4), 64),
@@ -276,10 +287,10 @@ LARGE = {
     "reference": Config.preset("reference"),
     "head32": Config.preset("head32"),
     # A code of several words, and a GQA group.
-    "exact reference": Config.preset("reference").replace(
+    "rescore reference": Config.preset("reference").replace(
         rescore=Rescore(head_dim=64, lanes=32)),
-    "group": Config(key_bits=96, value_dim=16, capacity=256, rows=3, lanes=8, value_lanes=8,
-                    top_n=62, tables=3, refine_lanes=16, divider_cycles=2),
+    "group": Config(key_bits=96, value_dim=16, capacity=256, queries=3, lanes=8, value_lanes=8,
+                    top_n=62, exp_tables=3, refine_lanes=16, divider_cycles=2),
 }
 
 
@@ -294,7 +305,7 @@ def check(config, engine, *, programs, sequences, first=0):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow if name in ("exact slow", "exact fast") else [])
+    pytest.param(name, marks=pytest.mark.slow if name in ("rescore slow", "rescore fast") else [])
     for name in SMALL])
 def test_random_programs(name):
     """Hundreds of sequences for each configuration."""
@@ -309,7 +320,8 @@ def test_random_programs_of_blocks(name):
 
 
 @pytest.mark.parametrize("name", [
-    "histograms exact", "serial rows", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    "histograms rescore", "serial queries",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in (
         "histograms tiny", "histograms wide", "serial tight", "serial shared"))])
 def test_random_programs_of_other_selections(name):
     check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)
@@ -339,11 +351,11 @@ def test_constant_time(name):
     """Programs of one shape take the same cycles, whatever their data."""
     config = (SMALL | OTHERS)[name]
     engine = core_engine(config)
-    bits, rows, capacity = config.key_bits, config.rows, config.capacity
+    bits, queries, capacity = config.key_bits, config.queries, config.capacity
     rng = random.Random(name)
     spread = [index * bits // capacity for index in range(capacity)]
     for n in (1, config.top_n):
-        counts = [[rng.choice([capacity, rng.randint(1, capacity)]) for _ in range(rows)]
+        counts = [[rng.choice([capacity, rng.randint(1, capacity)]) for _ in range(queries)]
                   for _ in range(12)]
         seen = []
         for data in ("up", "down", "equal", "two ends", "random", "few", "few", "few", "few"):
@@ -353,21 +365,22 @@ def test_constant_time(name):
                     "few": rng.choices(rng.sample(range(bits + 1), 3), [1, 2, 20], k=capacity),
                     }[data]
             program = Program(engine.ports)
-            beats = [(row, column) for row in range(capacity) for column in range(config.columns)]
+            beats = [(token, beat) for token in range(capacity) for beat in range(config.beats)]
             program.add({
-                "i_key": {"row": list(range(capacity)), "code": [(1 << one) - 1 for one in ones]},
-                "i_value": {"row": [row for row, _ in beats],
-                            "column": [column for _, column in beats],
+                "i_key": {"token": list(range(capacity)), "code": [(1 << one) - 1 for one in ones]},
+                "i_value": {"token": [token for token, _ in beats],
+                            "beat": [beat for _, beat in beats],
                             "elements": np.zeros((len(beats), config.value_lanes), int),
                             "scale": [1] * len(beats)},
-                "i_table": {"table": [0], "distance": [0], "weight": [1]}})
+                "i_exp_table": {"exp_table": [0], "distance": [0], "weight": [1]}})
             same = np.zeros(len(counts), int)
-            program.add({"i_query": {
+            program.add({"i_command": {
                 "first": same, "n": same + n, "sink": same, "recent": same, "trace": same + 1,
                 "rescore": same, "shared": same,
-                "rows": {"code": np.array([[(1 << rng.choice([0, rng.randint(0, bits)])) - 1]
-                                           * rows for _ in counts]),
-                         "count": np.array(counts), "table": np.zeros((len(counts), rows), int)},
+                "queries": {"code": np.array([[(1 << rng.choice([0, rng.randint(0, bits)])) - 1]
+                                              * queries for _ in counts]),
+                            "count": np.array(counts),
+                            "exp_table": np.zeros((len(counts), queries), int)},
             }})
             timeline = predict(config, shapes(program))
             program.beats = {"o_result": len(timeline.results), "o_trace": len(timeline.trace)}

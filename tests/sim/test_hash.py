@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from nearbit_model import exact
+from nearbit_model import reference
 from nearbit_model.attention import ORIGINS, attention
 from nearbit_model.config import Config, Rescore
 from nearbit_model.mapping import Mapping
@@ -19,7 +19,7 @@ from nearbit_sim.simulation import run
 SINGLE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, lanes=2, value_lanes=2,
                 top_n=40, weight_bits=11, output_fraction_bits=3, divider_cycles=2,
                 rescore=Rescore(head_dim=12, lanes=3, element_bits=12))
-GROUP = Config(key_bits=8, value_dim=8, capacity=40, rows=2, lanes=4, value_lanes=4, top_n=40,
+GROUP = Config(key_bits=8, value_dim=8, capacity=40, queries=2, lanes=4, value_lanes=4, top_n=40,
                rescore=Rescore(head_dim=12, lanes=12, shared=True))
 
 
@@ -45,8 +45,8 @@ def check(hardware, golden):
 @pytest.mark.parametrize(("config", "heads", "kv_heads"), [
     (SINGLE, 2, 2),
     (SINGLE, 3, 1),
-    (GROUP, 4, 2),  # the group in the rows
-    (GROUP, 3, 1),  # groups that do not fill the rows
+    (GROUP, 4, 2),  # the group in a command
+    (GROUP, 3, 1),  # groups that do not fill the commands
 ])
 @pytest.mark.parametrize("options", [
     {"n": 4},
@@ -129,7 +129,7 @@ def test_dense_is_exact_attention():
     q, k, v = tensors(GROUP, 2, 1)
     dense = attention(q, k, v, GROUP, n=40, method="hash",
                       mapping=Mapping.hadamard(8, 12, heads=2, kv_heads=1))
-    assert exact.relative_error(dense.output, exact.attention(q, k, v)).rows.max() < 0.05
+    assert reference.relative_error(dense.output, reference.attention(q, k, v)).queries.max() < 0.05
     assert (dense.origins == ORIGINS.index("rank")).all()
 
 
@@ -149,7 +149,7 @@ NO_PRESET = "no preset fits, so give a configuration"
 
 @pytest.mark.parametrize(("changes", "options", "message"), [
     ({"rescore": None}, {},
-     "method hash needs a configuration with exact scores; set rescore, with head_dim 12; "
+     "method hash needs a configuration with rescoring; set rescore, with head_dim 12; "
      + NO_PRESET),
     ({"key_bits": 9}, {},
      (f"codes of 8 bits do not fit the configuration's key_bits (9); {NO_PRESET}, or take a "
@@ -159,8 +159,9 @@ NO_PRESET = "no preset fits, so give a configuration"
      "12; " + NO_PRESET),
     ({"rescore": Rescore(head_dim=12, lanes=4)}, {"shared": True},
      f"a shared selection needs rescore.shared in the configuration; {NO_PRESET}"),
-    ({"rows": 3}, {"shared": True},
-     (f"a shared selection needs the configuration's rows (3) to equal the heads of a group (2); "
+    ({"queries": 3}, {"shared": True},
+     (f"a shared selection needs the configuration's queries (3) to equal the heads of a group "
+      f"(2); "
      f"{NO_PRESET}")),
     ({}, {"method": "had"},
      ("mapping needs method hash: with method had the weights follow from the distances of sign "

@@ -16,7 +16,7 @@ def test_preset(name):
     config = PRESETS[name]
     unit = config.rescore
     rng = np.random.default_rng(1)
-    tokens, heads = min(config.capacity, 600), config.rows
+    tokens, heads = min(config.capacity, 600), config.queries
     methods = [("had", config.key_bits)] if unit is None \
         else [("had", config.key_bits), ("hash", unit.head_dim)]
     for method, dim in methods:

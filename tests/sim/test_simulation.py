@@ -30,19 +30,21 @@ def tensors(config, heads=2, kv_heads=1, queries=5, tokens=40, seed=0):
 
 TINY = Config.preset("tiny")
 
-# Few libraries to build, and every way of packing: rows and tables against the size of a group.
-SINGLE = TINY.replace(rows=1)
-WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, rows=3, lanes=2, value_lanes=2,
-              top_n=9, weight_bits=11, output_fraction_bits=3, tables=3, divider_cycles=2)
+# Few libraries to build, and every way of packing: queries and exp tables against the size of a
+# group.
+SINGLE = TINY.replace(queries=1)
+WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, queries=3, lanes=2,
+              value_lanes=2,
+              top_n=9, weight_bits=11, output_fraction_bits=3, exp_tables=3, divider_cycles=2)
 
 
 @pytest.mark.parametrize(("config", "heads", "kv_heads"), [
-    (TINY, 2, 2),   # groups of one: consecutive queries in the rows
-    (TINY, 4, 2),   # groups of two: the group in the rows
-    (TINY, 6, 2),   # more heads in a group than tables: one after another
-    (SINGLE, 3, 3), # one row
-    (SINGLE, 2, 1), # one row, both tables resident
-    (WIDE, 6, 2),   # codes of two words, groups that fill the rows
+    (TINY, 2, 2),   # groups of one: consecutive queries in the commands
+    (TINY, 4, 2),   # groups of two: the group in a command
+    (TINY, 6, 2),   # more heads in a group than exp tables: one after another
+    (SINGLE, 3, 3), # one query
+    (SINGLE, 2, 1), # one query, both exp tables resident
+    (WIDE, 6, 2),   # codes of two words, groups that fill the commands
     (WIDE, 4, 2),   # groups that do not
 ])
 @pytest.mark.parametrize("options", [
@@ -64,17 +66,17 @@ def test_bit_exact(config, heads, kv_heads, options):
     assert hardware.head_cycles.sum() == hardware.cycles == hardware.outcome.cycles
     assert (hardware.head_cycles > 0).all()
     assert hardware.head_seconds.sum() == pytest.approx(hardware.seconds)
-    loads = 40 * config.columns # the value rows take longest
-    sets = 1 if heads // kv_heads <= config.tables else heads // kv_heads
-    table = config.key_bits + 1
-    tables = table * (heads // kv_heads if sets == 1 else 1)
+    loads = 40 * config.beats # the value vectors take longest
+    sets = 1 if heads // kv_heads <= config.exp_tables else heads // kv_heads
+    exp_table = config.key_bits + 1
+    exp_tables = exp_table * (heads // kv_heads if sets == 1 else 1)
     np.testing.assert_array_equal(
-        hardware.load_cycles, [max(loads, tables) + (sets - 1) * table] * kv_heads)
+        hardware.load_cycles, [max(loads, exp_tables) + (sets - 1) * exp_table] * kv_heads)
     # Loading is over before the first query of a head.
     assert (hardware.query_cycles <= hardware.cycles - hardware.load_cycles[0]).all()
 
 
-BLOCKS = Config(key_bits=16, value_dim=2, capacity=700, rows=2, lanes=2, value_lanes=2, top_n=20,
+BLOCKS = Config(key_bits=16, value_dim=2, capacity=700, queries=2, lanes=2, value_lanes=2, top_n=20,
                 refine_lanes=4, selection="histograms", selection_block=256)
 
 
@@ -127,12 +129,12 @@ def test_without_trace():
     assert plain.difference(attention(q, k, v, TINY, n=3)) is None
 
 
-@pytest.mark.parametrize("tables", [2, 1])
-def test_loading_is_shared(tables):
+@pytest.mark.parametrize("exp_tables", [2, 1])
+def test_loading_is_shared(exp_tables):
     """Heads of a group that answer in turns share the loading; queries are left for each."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((heads, size, 8)) for heads, size in ((4, 1), (2, 60), (2, 60)))
-    config = Config.preset("tiny").replace(rows=1, tables=tables)
+    config = Config.preset("tiny").replace(queries=1, exp_tables=exp_tables)
     prediction = Plan(prepare(q, k, v, config, n=4)).predict()
     assert prediction.head_cycles.sum() == prediction.cycles
     # The second head of a group is asked when the first is answered, or in its shadow.
@@ -184,9 +186,9 @@ def test_wrong_hardware(monkeypatch):
 def test_refusing_hardware(monkeypatch):
     """Answers without outputs leave the engine waiting; it says so."""
     prepared = prepare(*tensors(TINY), TINY, n=3)
-    zero = prepared.tables.copy()
+    zero = prepared.exp_tables.copy()
     zero[:, 0] = 0
-    object.__setattr__(prepared, "tables", zero)
+    object.__setattr__(prepared, "exp_tables", zero)
     with pytest.raises(SimulationError, match=r"^the hardware has stopped: nothing moved in "):
         run(Plan(prepared))
 

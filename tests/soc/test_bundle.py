@@ -21,7 +21,7 @@ SMALL = Config(key_bits=6, value_dim=4, capacity=16, lanes=2, value_lanes=2, top
 
 CONFIGS = {
     "axi": SMALL,
-    "wishbone": SMALL.replace(rows=2, selection="histograms", rescore=Rescore(
+    "wishbone": SMALL.replace(queries=2, selection="histograms", rescore=Rescore(
         head_dim=4, lanes=2, element_bits=4, shared=True)),
 }
 

@@ -84,25 +84,25 @@ def test_driver_example(tmp_path):
 
 
 def test_error_before_the_command_is_accepted():
-    """A row that fails is answered while the other row waits for its unit."""
+    """A query that fails is answered while the other query waits for its unit."""
     for page in ("soc.md", "verilog.md"):
         assert "that fails may be answered" in " ".join((DOCS / page).read_text().split())
-    config = Config(key_bits=8, value_dim=2, capacity=8, rows=2, lanes=1, value_lanes=2, top_n=2,
-                    tables=1, selection="histograms")
+    config = Config(key_bits=8, value_dim=2, capacity=8, queries=2, lanes=1, value_lanes=2, top_n=2,
+                    exp_tables=1, selection="histograms")
     engine = IcarusEngine(Core(config))
     program = Program(engine.ports)
     program.add({
-        "i_key": {"row": [0], "code": [1]},
-        "i_value": {"row": [0], "column": [0], "elements": np.array([[1, 2]]), "scale": [65535]},
-        "i_table": {"table": np.zeros(9, int), "distance": np.arange(9),
-                    "weight": np.full(9, 65535)}})
+        "i_key": {"token": [0], "code": [1]},
+        "i_value": {"token": [0], "beat": [0], "elements": np.array([[1, 2]]), "scale": [65535]},
+        "i_exp_table": {"exp_table": np.zeros(9, int), "distance": np.arange(9),
+                        "weight": np.full(9, 65535)}})
     zero = np.zeros(1, int)
-    program.add({"i_query": {
+    program.add({"i_command": {
         "first": zero, "n": zero + 1, "sink": zero, "recent": zero, "trace": zero, "rescore": zero,
-        "shared": zero, "rows": {"code": np.zeros((1, 2), int), "count": np.array([[0, 1]]),
-                                 "table": np.zeros((1, 2), int)}}})
+        "shared": zero, "queries": {"code": np.zeros((1, 2), int), "count": np.array([[0, 1]]),
+                                    "exp_table": np.zeros((1, 2), int)}}})
     program.expect({"o_result": 3})
     outcome = engine.run(program)
     beats = outcome.outputs["o_result"]
     assert beats.payloads["error"].tolist() == [Error.EMPTY.value, 0, 0]
-    assert beats.cycles[0] < outcome.accepted[1]["i_query"][0] < beats.cycles[1]
+    assert beats.cycles[0] < outcome.accepted[1]["i_command"][0] < beats.cycles[1]

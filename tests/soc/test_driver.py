@@ -33,10 +33,11 @@ DATA = HERE.parent / "data" / "minilm-gpl3-64.npz"
 HEAD = Config(key_bits=32, value_dim=16, capacity=64, lanes=4, value_lanes=8, top_n=32)
 """What the real head needs."""
 
-HASH = Config(key_bits=12, value_dim=6, value_bits=5, capacity=32, rows=2, lanes=4, value_lanes=3,
+HASH = Config(key_bits=12, value_dim=6, value_bits=5, capacity=32, queries=2, lanes=4,
+              value_lanes=3,
               top_n=32, weight_bits=18, output_fraction_bits=12,
               rescore=Rescore(head_dim=12, lanes=6, element_bits=11, shared=True))
-"""Everything else: rows, exact scores, columns that do not fill their beats, wide results."""
+"""Everything else: several queries, rescoring, units that do not fill their beats, wide results."""
 
 DRIVER = ("nearbit.c", "nearbit.h")
 
@@ -100,8 +101,9 @@ class Port(ctypes.Structure):
 
 class HardwareConfig(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint32) for name in (
-        "version", "revision", "key_bits", "value_dim", "capacity", "value_bits", "rows", "lanes",
-        "value_lanes", "top_n", "weight_bits", "output_fraction_bits", "tables", "head_dim",
+        "version", "revision", "key_bits", "value_dim", "capacity", "value_bits", "queries",
+        "lanes",
+        "value_lanes", "top_n", "weight_bits", "output_fraction_bits", "exp_tables", "head_dim",
         "rescore_lanes", "element_bits", "has_rescore", "has_shared", "data_bits", "result_bits",
         "trace_bits"))
 
@@ -110,27 +112,28 @@ class Device(ctypes.Structure):
     _fields_ = (("port", ctypes.c_void_p), ("config", HardwareConfig))
 
 
-class Row(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("count", "table", "multiplier"))
-
-
 class Query(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("count", "exp_table", "multiplier"))
+
+
+class Batch(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_uint32) for name in ("first", "n", "sink", "recent")),
                 *((name, ctypes.c_int) for name in ("trace", "rescore", "shared")),
-                ("rows", ctypes.POINTER(Row)))
+                ("queries", ctypes.POINTER(Query)))
 
 
 class Result(ctypes.Structure):
-    _fields_ = (("row", ctypes.c_uint32), ("error", ctypes.c_uint32))
+    _fields_ = (("query", ctypes.c_uint32), ("error", ctypes.c_uint32))
 
 
 class Selected(ctypes.Structure):
-    _fields_ = (*((name, ctypes.c_uint32) for name in ("index", "row", "distance", "weight")),
+    _fields_ = (*((name, ctypes.c_uint32) for name in ("index", "query", "distance", "weight")),
                 ("score", ctypes.c_int32))
 
 
 class Error(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("code", "address", "row", "row_error"))
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("code", "address", "query",
+                                                          "query_error"))
 
 
 STATUS = ("OK", "NO_DEVICE", "NO_PORT", "ARGUMENT", "NO_ROOM", "IS_BUSY", "TIMEOUT", "TRANSPORT",
@@ -155,7 +158,7 @@ class Board:
                              "nearbit_room": ctypes.c_size_t, "nearbit_code_bytes": ctypes.c_size_t,
                              "nearbit_irq_pending": ctypes.c_uint32}.items():
             getattr(self.library, name).restype = result
-        for name in ("nearbit_text", "nearbit_error_text", "nearbit_row_text"):
+        for name in ("nearbit_text", "nearbit_error_text", "nearbit_query_text"):
             getattr(self.library, name).restype = ctypes.c_char_p
         self.bus = ctypes.c_void_p(self.library.bus_create(ctypes.c_uint64(seed), pause))
         self.buffer = ctypes.create_string_buffer(buffer_bytes)
@@ -203,12 +206,12 @@ class Board:
         return int(self.library.bus_errors(self.bus))
 
 
-def query(rows: list[tuple[int, int, int]], *, first: int = 0, n: int = 1, sink: int = 0,
+def batch(queries: list[tuple[int, int, int]], *, first: int = 0, n: int = 1, sink: int = 0,
           recent: int = 0, trace: bool = False, rescore: bool = False,
-          shared: bool = False) -> Query:
-    """Make a query; the rows are counts, tables and multipliers."""
-    array = (Row * len(rows))(*(Row(*row) for row in rows))
-    return Query(first, n, sink, recent, trace, rescore, shared, array)
+          shared: bool = False) -> Batch:
+    """Make a batch; the queries are counts, exp tables and multipliers."""
+    array = (Query * len(queries))(*(Query(*each) for each in queries))
+    return Batch(first, n, sink, recent, trace, rescore, shared, array)
 
 
 @pytest.fixture
@@ -231,23 +234,23 @@ def code_bytes(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def load(board: Board, prepared: Any, kv_head: int = 0) -> None:
-    """Load a head of keys, and the tables of its query heads."""
+    """Load a head of keys, and the exp tables of its query heads."""
     config = prepared.config
     codes = code_bytes(prepared.k_codes[kv_head], config.key_bits)
     elements = np.ascontiguousarray(prepared.values.elements[kv_head].astype(np.int16))
     scales = np.ascontiguousarray(prepared.values.scales[kv_head].astype(np.uint16))
     assert board.call("load_keys", 0, len(codes), codes) == "OK"
     assert board.call("load_values", 0, len(codes), elements, scales) == "OK"
-    if prepared.exact is None:
-        for table in range(min(config.tables, prepared.heads)):
-            weights = np.ascontiguousarray(prepared.tables[table].astype(np.uint32))
-            assert board.call("load_table", table, weights) == "OK"
+    if prepared.rescore is None:
+        for exp_table in range(min(config.exp_tables, prepared.heads)):
+            weights = np.ascontiguousarray(prepared.exp_tables[exp_table].astype(np.uint32))
+            assert board.call("load_exp_table", exp_table, weights) == "OK"
     else:
-        exact = np.ascontiguousarray(prepared.exact.keys[kv_head].astype(np.int16))
-        assert board.call("load_exact_keys", 0, len(codes), exact) == "OK"
+        rescore_keys = np.ascontiguousarray(prepared.rescore.keys[kv_head].astype(np.int16))
+        assert board.call("load_rescore_keys", 0, len(codes), rescore_keys) == "OK"
 
 
-def check(board: Board, golden: Any, head: int, row: int, position: int, outputs: np.ndarray
+def check(board: Board, golden: Any, head: int, query: int, position: int, outputs: np.ndarray
           ) -> None:
     """Compare an answer and its trace with the golden model."""
     wanted = golden.selected[head, position]
@@ -262,12 +265,12 @@ def check(board: Board, golden: Any, head: int, row: int, position: int, outputs
     assert [key.weight for key in found] == golden.weights[head, position][used][order].tolist()
     scores = -golden.distances if golden.scores is None else golden.scores
     assert [key.score for key in found] == scores[head, position][used][order].tolist()
-    assert {key.row for key in found} == {row}
+    assert {key.query for key in found} == {query}
 
 
 @pytest.mark.parametrize(("pause", "buffer_bytes"), [(0, 4096), (100, 264), (200, 4096)])
 def test_real_head(board, pause, buffer_bytes):
-    """A head of a language model, bit for bit, also with a buffer that just holds a table."""
+    """A head of a language model, bit for bit, also with a buffer that just holds an exp table."""
     with np.load(DATA) as file:
         golden = attention(file["q"], file["k"], file["v"], HEAD, n=24, sink=2, recent=3)
     prepared = golden.prepared
@@ -275,7 +278,7 @@ def test_real_head(board, pause, buffer_bytes):
     assert device.probe() == "OK"
     assert device.config.capacity == 64
     load(device, prepared)
-    asked = query([(int(prepared.counts[0]), 0, 0)], n=24, sink=2, recent=3, trace=True)
+    asked = batch([(int(prepared.counts[0]), 0, 0)], n=24, sink=2, recent=3, trace=True)
     codes = code_bytes(prepared.q_codes[0], HEAD.key_bits)
     device.raw("clear_counters")
     # All of them first: the bus has room for their answers.
@@ -283,9 +286,9 @@ def test_real_head(board, pause, buffer_bytes):
     result, outputs = Result(), np.zeros(HEAD.value_dim, np.int32)
     for position in range(len(codes)):
         assert device.call("take", ctypes.byref(result), outputs) == "OK"
-        assert (result.row, result.error) == (0, 0)
+        assert (result.query, result.error) == (0, 0)
         check(device, golden, 0, 0, position, outputs)
-    assert device.counter("QUERIES", HEAD) == len(codes)
+    assert device.counter("BATCHES", HEAD) == len(codes)
     assert device.counter("KEYS", HEAD) == len(codes) * 64 // HEAD.lanes
     assert device.counter("CYCLES", HEAD) > 0
     assert device.raw("is_active") == 0
@@ -294,30 +297,30 @@ def test_real_head(board, pause, buffer_bytes):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("data_bits", [64, pytest.param(128, marks=pytest.mark.slow)])
-def test_exact_scores(board, shared, data_bits):
+def test_rescoring(board, shared, data_bits):
     rng = np.random.default_rng(5)
     q = rng.standard_normal((2, 3, 12))
     k, v = rng.standard_normal((1, 20, 12)), rng.standard_normal((1, 20, 6))
     golden = attention(q, k, v, HASH, n=7, sink=1, method="hash", shared=shared, rotate=False)
     prepared = golden.prepared
-    exact = prepared.exact
-    assert exact is not None
+    rescore = prepared.rescore
+    assert rescore is not None
     device = board(HASH, pause=64, data_bits=data_bits)
     assert device.probe() == "OK"
     assert (device.config.has_rescore, device.config.trace_bits) == (1, 128)
     load(device, prepared)
     result, outputs = Result(), np.zeros(HASH.value_dim, np.int32)
     for position in range(3):
-        rows = [(int(prepared.counts[position]), 0, int(exact.multipliers[head, position]))
-                for head in range(2)]
-        asked = query(rows, n=7, sink=1, trace=True, rescore=True, shared=shared)
+        queries = [(int(prepared.counts[position]), 0, int(rescore.multipliers[head, position]))
+                   for head in range(2)]
+        asked = batch(queries, n=7, sink=1, trace=True, rescore=True, shared=shared)
         codes = code_bytes(prepared.q_codes[:, position], HASH.key_bits)
-        elements = np.ascontiguousarray(exact.queries[:, position].astype(np.int16))
+        elements = np.ascontiguousarray(rescore.queries[:, position].astype(np.int16))
         assert device.call("ask", ctypes.byref(asked), 1, codes, elements) == "OK"
-        for row in range(2):
+        for query in range(2):
             assert device.call("take", ctypes.byref(result), outputs) == "OK"
-            assert (result.row, result.error) == (row, 0)
-            check(device, golden, row, row, position, outputs)
+            assert (result.query, result.error) == (query, 0)
+            check(device, golden, query, query, position, outputs)
     assert device.bus_errors() == 0
 
 
@@ -334,10 +337,10 @@ def loaded(board: Any, **options: Any) -> tuple[Board, Any]:
 
 
 def ask_all(device: Board, golden: Any, **fields: Any) -> list[int]:
-    """Ask all queries one by one, compare the answers, and return the errors."""
+    """Ask all batches one by one, compare the answers, and return the errors."""
     prepared = golden.prepared
     codes = code_bytes(prepared.q_codes[0], HEAD.key_bits)
-    asked = query([(20, 0, 0)], **{"n": 5, **fields})
+    asked = batch([(20, 0, 0)], **{"n": 5, **fields})
     results = (Result * len(codes))()
     outputs = np.full((len(codes), HEAD.value_dim), -1, np.int32)
     assert device.call("query", ctypes.byref(asked), len(codes), codes, None, results,
@@ -348,19 +351,19 @@ def ask_all(device: Board, golden: Any, **fields: Any) -> list[int]:
     return [result.error for result in results]
 
 
-def test_query(board):
+def test_batch(board):
     device, golden = loaded(board, pause=50)
     assert ask_all(device, golden) == [0, 0, 0]
     assert device.bus_errors() == 0
 
 
-def test_row_errors(board):
-    """A query that cannot be answered says why, and hinders nothing."""
+def test_query_errors(board):
+    """A batch that cannot be answered says why, and hinders nothing."""
     device, golden = loaded(board)
     assert ask_all(device, golden, n=0) == [1, 1, 1]
     error = device.error()
-    assert (error.code, error.row, error.row_error) == (7, 0, 1)
-    assert device.library.nearbit_row_text(error.row_error) == b"n is 0"
+    assert (error.code, error.query, error.query_error) == (7, 0, 1)
+    assert device.library.nearbit_query_text(error.query_error) == b"n is 0"
     assert ask_all(device, golden, n=33) == [2, 2, 2]
     assert ask_all(device, golden, first=1) == [4, 4, 4]
     assert ask_all(device, golden) == [0, 0, 0]
@@ -431,7 +434,7 @@ def test_reset_within_a_packet(board, engines):
 
     @SEND
     def send(context, data, length):
-        # One row is taken before the reset, the rest waits.
+        # One token is taken before the reset, the rest waits.
         device.library.bus_beats(ctypes.c_void_p(context), data, ctypes.c_size_t(8), 0)
         rest = ctypes.cast(ctypes.addressof(data.contents) + 8, ctypes.POINTER(ctypes.c_uint8))
         device.library.bus_offer(ctypes.c_void_p(context), rest, ctypes.c_size_t(length - 8), 1)
@@ -458,17 +461,17 @@ def test_arguments(board):
     """What the accelerator has no room for never reaches it."""
     device, golden = loaded(board)
     some = np.zeros(1000, np.uint8)
-    for row, number in ((64, 1), (63, 2), (0, 65), (0, 0), (2**32 - 1, 2)):
-        assert device.call("load_keys", row, number, some) == "ARGUMENT"
-    assert device.call("load_table", 2, some) == "ARGUMENT"
-    assert device.call("load_exact_keys", 0, 1, some) == "ARGUMENT"
+    for token, number in ((64, 1), (63, 2), (0, 65), (0, 0), (2**32 - 1, 2)):
+        assert device.call("load_keys", token, number, some) == "ARGUMENT"
+    assert device.call("load_exp_table", 2, some) == "ARGUMENT"
+    assert device.call("load_rescore_keys", 0, 1, some) == "ARGUMENT"
     for fields in ({"first": 64}, {"n": 65}, {"sink": 65}, {"recent": 65}, {"rescore": True},
                    {"shared": True}):
-        asked = query([(1, 0, 0)], **{"n": 1, **fields})
+        asked = batch([(1, 0, 0)], **{"n": 1, **fields})
         assert device.call("ask", ctypes.byref(asked), 1, some, None) == "ARGUMENT"
-    for row in ((65, 0, 0), (1, 2, 0)):
-        assert device.call("ask", ctypes.byref(query([row])), 1, some, None) == "ARGUMENT"
-    assert device.call("ask", ctypes.byref(query([(1, 0, 0)])), 0, some, None) == "ARGUMENT"
+    for query in ((65, 0, 0), (1, 2, 0)):
+        assert device.call("ask", ctypes.byref(batch([query])), 1, some, None) == "ARGUMENT"
+    assert device.call("ask", ctypes.byref(batch([(1, 0, 0)])), 0, some, None) == "ARGUMENT"
     assert ask_all(device, golden) == [0, 0, 0]
     assert device.bus_errors() == 0
 
@@ -506,7 +509,7 @@ def test_memory(board):
     device.port.registers = ctypes.addressof(memory)
     assert device.probe() == "OK"
     config = device.config
-    assert (config.key_bits, config.rows, config.head_dim, config.rescore_lanes,
+    assert (config.key_bits, config.queries, config.head_dim, config.rescore_lanes,
             config.element_bits, config.has_shared, config.result_bits) == (12, 2, 12, 6, 11, 1, 32)
     # CONTROL.CLEAR was written.
     assert memory[0x80 // 4] == 1
@@ -531,7 +534,7 @@ def test_texts(board):
     """Every status and error has words of its own."""
     device = board(HEAD)
     for name, count in (("text", len(STATUS)), ("error_text", len(SocError)),
-                        ("row_text", len(Dispatched))):
+                        ("query_text", len(Dispatched))):
         texts = [getattr(device.library, f"nearbit_{name}")(code) for code in range(count + 1)]
         assert len(set(texts)) == count + 1
         assert texts[-1].startswith(b"unknown")

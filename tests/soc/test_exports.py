@@ -8,7 +8,7 @@ from systemrdl import RDLCompiler
 from systemrdl.node import FieldNode, RegNode
 
 from nearbit.soc import exports
-from nearbit_hw.soc.registers import ROW_STRIDE, Address, Command, SocError, register_map
+from nearbit_hw.soc.registers import QUERY_STRIDE, Address, Command, SocError, register_map
 from nearbit_model.config import PRESETS, Config
 
 
@@ -86,12 +86,12 @@ def test_c_header(registers):
     found = defines(exports.c_header(registers))
     prefix = "NEARBIT_REG_"
     for register in registers.registers:
-        name = register.name.replace("ROW0_", "ROW_")
-        if register.row not in (None, 0):
+        name = register.name.replace("QUERY0_", "QUERY_")
+        if register.query not in (None, 0):
             base, _, rest = register.name.partition("_")
-            assert int(base[3:]) == register.row
-            assert register.address == (found[f"{prefix}ROW_{rest}"]
-                                        + register.row * found[f"{prefix}ROW_STRIDE"])
+            assert int(base[5:]) == register.query
+            assert register.address == (found[f"{prefix}QUERY_{rest}"]
+                                        + register.query * found[f"{prefix}QUERY_STRIDE"])
             continue
         assert found[prefix + name] == register.address
         if len(register.fields) > 1:
@@ -102,7 +102,7 @@ def test_c_header(registers):
     assert {f"{prefix}ERROR_CODE_{code.name}": code.value for code in SocError}.items() \
         <= found.items()
     assert {f"{prefix}COMMAND_{code.name}": code.value for code in Command}.items() <= found.items()
-    assert found[f"{prefix}ROW_STRIDE"] == ROW_STRIDE
+    assert found[f"{prefix}QUERY_STRIDE"] == QUERY_STRIDE
 
 
 def test_c_header_is_whole():
@@ -117,8 +117,8 @@ def test_markdown(registers):
     """Each register and field has its row, and each packet its tables."""
     text = exports.markdown(registers)
     for register in registers.registers:
-        if register.row in (None, 0):
-            name = register.name.replace("ROW0_", "ROW_")
+        if register.query in (None, 0):
+            name = register.name.replace("QUERY0_", "QUERY_")
             assert f"| 0x{register.address:03x} | `{name}`" in text
             assert all(field.description in text for field in register.fields
                        if len(register.fields) > 1)

@@ -18,7 +18,7 @@ from nearbit_model.config import Config, Rescore
 
 CONFIGS = {
     "left": Config(key_bits=6, value_dim=4, capacity=16, lanes=2, value_lanes=2, top_n=4),
-    "right": Config(key_bits=5, value_dim=2, capacity=8, rows=2, lanes=1, value_lanes=2, top_n=3,
+    "right": Config(key_bits=5, value_dim=2, capacity=8, queries=2, lanes=1, value_lanes=2, top_n=3,
                     rescore=Rescore(head_dim=4, lanes=2, element_bits=4)),
 }
 INTERFACES = {"left": "axi", "right": "wishbone"}

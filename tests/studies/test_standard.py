@@ -30,15 +30,15 @@ class Load:
 
     def fill(self):
         given = self.given
-        rows = range(given["capacity"])
-        self.keys = [self.vector(self.key_limit, given["head_dim"]) for _ in rows]
-        self.values = [self.vector(self.value_limit, given["value_dim"]) for _ in rows]
+        tokens = range(given["capacity"])
+        self.keys = [self.vector(self.key_limit, given["head_dim"]) for _ in tokens]
+        self.values = [self.vector(self.value_limit, given["value_dim"]) for _ in tokens]
         most = (1 << given["scale_bits"]) - 1
-        self.scales = [self.rng.choice([0, most, self.rng.randint(0, most)]) for _ in rows]
-        for row in rows:
-            self.bench.source("i_key").send({"row": row, "elements": self.keys[row]})
+        self.scales = [self.rng.choice([0, most, self.rng.randint(0, most)]) for _ in tokens]
+        for token in tokens:
+            self.bench.source("i_key").send({"token": token, "elements": self.keys[token]})
             self.bench.source("i_value").send(
-                {"row": row, "elements": self.values[row], "scale": self.scales[row]})
+                {"token": token, "elements": self.values[token], "scale": self.scales[token]})
 
     async def loaded(self):
         while self.bench.source("i_key").pending or self.bench.source("i_value").pending:

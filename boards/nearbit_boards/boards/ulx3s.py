@@ -10,8 +10,8 @@ __all__ = ["BOARDS"]
 
 
 # Values and keys fill the block RAMs. All keys are scored in 128 cycles, in which 16 value lanes
-# weight 32 rows and two cycles are left for each output; with 16, the 85F's values would need more
-# block RAMs than with 32.
+# weight 32 vectors and two cycles are left for each output; with 16, the 85F's values would need
+# more block RAMs than with 32.
 _SMALL = Config(key_bits=64, value_dim=64, capacity=1024, lanes=8, value_lanes=16, top_n=32,
                 divider_cycles=2, cell="ecp5")
 _MIDDLE = Config(key_bits=64, value_dim=64, capacity=2048, lanes=16, value_lanes=16, top_n=32,

@@ -1,16 +1,17 @@
 """Attention to the selected keys: weights, weighted sums of their values, and the division.
 
-:class:`Weights` weights each key by its distance, or by the exact score that :class:`Rescorer`
-makes of the keys in :class:`ExactKeyStore`. :class:`ValueAccumulator` sums the rows of
+:class:`Softmax` weights each key by its distance, or by the dot-product score that
+:class:`Rescorer` makes of the keys in :class:`RescoreKeyStore`. :class:`ValueAccumulator` sums the
+values of
 :class:`ValueStore`, and :class:`Normalizer` divides by the sum of weights.
 """
 
-from nearbit_hw.attend.exact_key_store import ExactKeyStore
 from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
-from nearbit_hw.attend.weights import Weights
 
 
-__all__ = ["ExactKeyStore", "Normalizer", "Rescorer", "ValueAccumulator", "ValueStore", "Weights"]
+__all__ = ["RescoreKeyStore", "Normalizer", "Rescorer", "ValueAccumulator", "ValueStore", "Softmax"]

@@ -40,8 +40,8 @@ __all__ = ["Normalizer"]
 #
 # The sums stay in the input stream, unaccepted, until the last element has entered. So they need
 # no register here, and Z needs one only for the elements that are still in work afterwards. Which
-# of the two an element takes its Z from is `gone`: whether its column was accepted. That register
-# is free again when the next column is accepted, value_lanes * divider_cycles cycles later; where a
+# of the two an element takes its Z from is `gone`: whether its beat was accepted. That register
+# is free again when the next beat is accepted, value_lanes * divider_cycles cycles later; where a
 # division takes longer, each unit has a register for Z of its own.
 #
 # Whether everything moves is a register, `advance`, because it goes to every other one. So an
@@ -49,7 +49,7 @@ __all__ = ["Normalizer"]
 # pipeline holds from the next cycle on until it is taken.
 
 class Normalizer(wiring.Component):
-    """Weighted means: the sums of a column, one after another, divided by the total.
+    """Weighted means: the sums of a beat, one after another, divided by the total.
 
     Element j of the output is :py:`floor((sums[j] * 2**F + floor(total / 2)) / total)`, F the
     fraction bits: an exact division, rounded to the nearest, ties upward. It is defined for
@@ -57,8 +57,8 @@ class Normalizer(wiring.Component):
     2**(value_bits - 1) * total - total / 2**(F + 1)`, which includes all weighted means of
     elements of :py:`value_bits` bits.
 
-    A column *starts* in the first cycle in which it is presented and :py:`interval` cycles have
-    passed since the column before it started. Started at cycle t, its element j is presented at
+    A beat *starts* in the first cycle in which it is presented and :py:`interval` cycles have
+    passed since the beat before it started. Started at cycle t, its element j is presented at
     cycle :py:`t + j * divider_cycles + latency`, and it is accepted at cycle
     :py:`t + (value_lanes - 1) * divider_cycles`, all if the output is never stalled; a stall holds
     everything from the next cycle on, until the output is taken. Cycles do not depend on the data.
@@ -69,7 +69,7 @@ class Normalizer(wiring.Component):
     Parameters
     ----------
     value_lanes : :class:`int`
-        Elements of a column. At least 1.
+        Elements of a beat. At least 1.
     value_bits : :class:`int`
         Bits of an element of the values that were summed. At least 1.
     sum_bits : :class:`int`
@@ -84,9 +84,9 @@ class Normalizer(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"sums": ..., "total": range(total_max + 1)})))`
-        Sums of a column, and the total.
+        Sums of a beat, and the total.
     o : :py:`Out(stream.Signature(StructLayout({"output": ..., "last": 1})))`
-        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a column's
+        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a beat's
         last one.
     next_ready : :py:`Out(1)`
         What :py:`i.ready` will be in the next cycle.
@@ -162,7 +162,7 @@ class Normalizer(wiring.Component):
 
     @property
     def interval(self) -> int:
-        """Cycles from the start of one column to the start of the next."""
+        """Cycles from the start of one beat to the start of the next."""
         return self._value_lanes * self._divider_cycles
 
     def elaborate(self, platform) -> Module:
@@ -212,7 +212,7 @@ class Normalizer(wiring.Component):
                 m.d.comb += element.eq(ahead)
 
         # ---- Step 0. Its outcome has the bits of floor(Z / 2) as its lowest F. These are the same
-        # for all elements of a column, so a pipeline of single steps takes them from Z when they
+        # for all elements of a beat, so a pipeline of single steps takes them from Z when they
         # are due, and `bits` begins with only the `carried` bits above them.
         fraction_bits = self._output_fraction_bits
         half = Cat(self.i.p.total[1:], Const(0, fraction_bits))

@@ -1,4 +1,4 @@
-"""Exact scores of selected keys: integer dot products."""
+"""Rescoring: integer dot products of the query and the selected keys."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ class Rescorer(wiring.Component):
     the sum of the products of its elements with those of the query; for another one it is minus
     its distance. Keys leave in their order.
 
-    Queries come on :py:`i_query`, :py:`columns` beats each, in the order of the selections that
+    Queries come on :py:`i_query`, :py:`beats` beats each, in the order of the selections that
     need them; :py:`queries` of them are held. A key with :py:`skip` set stands for a selection
     that failed after its query was sent: it takes the query and leaves nothing.
 
-    A key of a rescored selection is accepted when its last beat is asked for, :py:`columns` cycles
+    A key of a rescored selection is accepted when its last beat is asked for, :py:`beats` cycles
     after the key before; the first one waits until its whole query was accepted in earlier cycles.
     Other keys, and those to skip, take one cycle. If the store presents beats s cycles after
-    accepting requests (1 for :class:`~nearbit_hw.attend.ExactKeyStore`), and nothing is
+    accepting requests (1 for :class:`~nearbit_hw.attend.RescoreKeyStore`), and nothing is
     stalled, a key accepted at cycle t is presented at cycle :py:`t + s + latency`, and one that is
     not rescored at :py:`t + 1 + latency`, which is sustained if :py:`depth` is more than s. A
     stalled output stops the pipeline at once. A query's place is free in the cycle after the last
@@ -65,7 +65,7 @@ class Rescorer(wiring.Component):
 "rescore": 1, "skip": 1})))`
         Selected keys, :py:`last` on a selection's last one; :py:`rescore` is the same for all of
         a selection.
-    o_request : :py:`Out(stream.Signature(StructLayout({"row": ..., "column": ...})))`
+    o_request : :py:`Out(stream.Signature(StructLayout({"token": ..., "beat": ...})))`
         Beats of keys that are wanted.
     i_beat : :py:`In(stream.Signature(ArrayLayout(signed(element_bits), lanes)))`
         These beats, in order.
@@ -105,7 +105,7 @@ class Rescorer(wiring.Component):
             "i": In(stream.Signature(key_layout(
                 capacity=capacity, distance_max=distance_max, rescore=True))),
             "o_request": Out(stream.Signature(
-                place_layout(capacity=capacity, columns=self.columns))),
+                place_layout(capacity=capacity, beats=self.beats))),
             "i_beat": In(stream.Signature(elements)),
             "o": Out(stream.Signature(key_layout(
                 capacity=capacity, distance_max=distance_max, score_max=self.score_max))),
@@ -140,7 +140,7 @@ class Rescorer(wiring.Component):
         return self._depth
 
     @property
-    def columns(self) -> int:
+    def beats(self) -> int:
         """Beats of a query and of a key."""
         return self._head_dim // self._lanes
 
@@ -162,33 +162,33 @@ class Rescorer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        final_column = self.columns - 1
-        column_shape = range(max(2, self.columns)) # Amaranth has trouble with registers of 0 bits
+        final_beat = self.beats - 1
+        beat_shape = range(max(2, self.beats)) # Amaranth has trouble with registers of 0 bits
         waits, leaves, frees, query_read = self._hold_queries(m)
         read_slot = Signal(range(self._queries))
-        read_column = Signal(column_shape)
-        column_bits = ceil_log2(self.columns)
+        read_beat = Signal(beat_shape)
+        beat_bits = ceil_log2(self.beats)
 
         # ---- Request: the key waits for its beats.
         m.submodules.waiting = waiting = StreamFifo(self.i.payload.shape(), depth=self._depth)
-        column = Signal(column_shape)
+        beat = Signal(beat_shape)
         is_asking, may_go, goes = Signal(), Signal(), Signal()
         m.d.comb += [
             is_asking.eq(self.i.p.rescore & ~self.i.p.skip),
             may_go.eq(self.i.valid & waiting.i.ready & (~self.i.p.rescore | (waits != 0))),
             self.o_request.valid.eq(may_go & is_asking),
-            self.o_request.p.row.eq(self.i.p.index),
-            self.o_request.p.column.eq(column),
+            self.o_request.p.token.eq(self.i.p.index),
+            self.o_request.p.beat.eq(beat),
             goes.eq(may_go & (~is_asking | self.o_request.ready)),
-            self.i.ready.eq(goes & (~is_asking | (column == final_column))),
+            self.i.ready.eq(goes & (~is_asking | (beat == final_beat))),
             leaves.eq(self.i.ready & self.i.p.rescore & (self.i.p.last | self.i.p.skip)),
             waiting.i.payload.eq(self.i.payload),
             waiting.i.valid.eq(goes),
         ]
         with m.If(goes):
-            m.d.sync += column.eq(column + 1)
+            m.d.sync += beat.eq(beat + 1)
         with m.If(self.i.ready):
-            m.d.sync += column.eq(0)
+            m.d.sync += beat.eq(0)
 
         # ---- Operands: a beat of a key and the same of its query.
         advance = Signal()
@@ -198,15 +198,15 @@ class Rescorer(wiring.Component):
             advance.eq(~self.o.valid | self.o.ready),
             needs_beat.eq(key.rescore & ~key.skip),
             takes.eq(waiting.o.valid & advance & (~needs_beat | self.i_beat.valid)),
-            is_final.eq(~needs_beat | (read_column == final_column)),
+            is_final.eq(~needs_beat | (read_beat == final_beat)),
             waiting.o.ready.eq(takes),
             self.i_beat.ready.eq(waiting.o.valid & advance & needs_beat),
             frees.eq(takes & key.rescore & is_final & (key.last | key.skip)),
-            query_read.addr.eq(Cat(read_column[:column_bits], read_slot)),
+            query_read.addr.eq(Cat(read_beat[:beat_bits], read_slot)),
             query_read.en.eq(advance),
         ]
         with m.If(takes):
-            m.d.sync += read_column.eq(Mux(is_final, 0, read_column + 1))
+            m.d.sync += read_beat.eq(Mux(is_final, 0, read_beat + 1))
         with m.If(frees):
             m.d.sync += read_slot.eq(read_slot + 1)
 
@@ -229,7 +229,7 @@ class Rescorer(wiring.Component):
                 step.distance.eq(key.distance),
                 step.last.eq(key.last),
                 step.rescore.eq(key.rescore),
-                step.first.eq(read_column == 0),
+                step.first.eq(read_beat == 0),
                 beat.eq(self.i_beat.payload),
             ]
 
@@ -291,31 +291,31 @@ class Rescorer(wiring.Component):
         `waits` until that key is accepted. Gives how many wait; to be driven, that one leaves or
         is free; and the port that reads beats.
         """
-        final_column = self.columns - 1
+        final_beat = self.beats - 1
         slot_shape = range(self._queries)
         count_shape = range(self._queries + 1)
-        column_shape = range(max(2, self.columns))
+        beat_shape = range(max(2, self.beats))
         complete, waits = Signal(count_shape), Signal(count_shape)
         completes, leaves, frees = Signal(), Signal(), Signal()
         write_slot = Signal(slot_shape)
-        write_column = Signal(column_shape)
-        column_bits = ceil_log2(self.columns)
+        write_beat = Signal(beat_shape)
+        beat_bits = ceil_log2(self.beats)
         m.submodules.queries = queries = block_ram(
-            shape=self.i_query.payload.shape(), depth=self._queries << column_bits)
+            shape=self.i_query.payload.shape(), depth=self._queries << beat_bits)
         ports: Any = (queries.write_port(), queries.read_port())
         query_write, query_read = ports
         m.d.comb += [
             self.i_query.ready.eq(complete != self._queries),
             completes.eq(self.i_query.valid & self.i_query.ready
-                         & (write_column == final_column)),
-            query_write.addr.eq(Cat(write_column[:column_bits], write_slot)),
+                         & (write_beat == final_beat)),
+            query_write.addr.eq(Cat(write_beat[:beat_bits], write_slot)),
             query_write.data.eq(self.i_query.payload),
             query_write.en.eq(self.i_query.valid & self.i_query.ready),
         ]
         with m.If(query_write.en):
-            m.d.sync += write_column.eq(write_column + 1)
+            m.d.sync += write_beat.eq(write_beat + 1)
         with m.If(completes):
-            m.d.sync += [write_column.eq(0), write_slot.eq(write_slot + 1)]
+            m.d.sync += [write_beat.eq(0), write_slot.eq(write_slot + 1)]
         m.d.sync += [
             complete.eq(complete + completes - frees),
             waits.eq(waits + completes - leaves),

@@ -1,4 +1,4 @@
-"""Weighted sums of value rows."""
+"""Weighted sums of value vectors."""
 
 from typing import Any
 
@@ -21,28 +21,28 @@ __all__ = ["ValueAccumulator"]
 
 
 class ValueAccumulator(wiring.Component):
-    """Weighted sum of value rows, a column at a time.
+    """Weighted sum of value vectors, a beat at a time.
 
-    For the keys up to and including one with :py:`last` set, with w a key's weight, c its row's
-    scale and v an element of the row's beat, each lane sums :py:`u * v`, where
+    For the keys up to and including one with :py:`last` set, with w a key's weight, c its vector's
+    scale and v an element of the vector's beat, each lane sums :py:`u * v`, where
     :py:`u = (w * c + 2**(scale_bits - 1)) >> scale_bits`, and :py:`total` sums w. Widths are such
     that nothing overflows for up to :py:`top_n` keys.
 
     A key is accepted, and its beat asked for, in the same cycle. If the store presents beats s
     cycles after accepting requests (2 for :class:`~nearbit_hw.attend.ValueStore`), the sums
-    of a column whose last key is accepted at cycle t are presented at cycle
-    :py:`t + s + latency`. Throughput is one key per cycle, also from one column to the next, if
+    of a beat whose last key is accepted at cycle t are presented at cycle
+    :py:`t + s + latency`. Throughput is one key per cycle, also from one beat to the next, if
     :py:`depth` is more than s. Sums that are not taken stop the pipeline only when the next
-    column's are complete. Reset drops everything that is in work.
+    beat's are complete. Reset drops everything that is in work.
 
     Reference: :func:`nearbit_model.golden.accumulate`.
 
     Parameters
     ----------
     capacity : :class:`int`
-        Rows of the store. At least 1.
-    columns : :class:`int`
-        Beats of a row. At least 1.
+        Tokens of the store. At least 1.
+    beats : :class:`int`
+        Beats of a vector. At least 1.
     value_lanes : :class:`int`
         Elements of a beat. At least 1.
     value_bits : :class:`int`
@@ -52,21 +52,21 @@ class ValueAccumulator(wiring.Component):
     scale_bits : :class:`int`
         Bits of a scale. At least 1.
     top_n : :class:`int`
-        The most keys of a column. At least 1.
+        The most keys of a beat. At least 1.
     depth : :class:`int`
         Weights held while their beats are on the way. At least 1.
 
     Members
     -------
-    i : :py:`In(stream.Signature(StructLayout({"index": ..., "column": ..., "weight": ..., \
+    i : :py:`In(stream.Signature(StructLayout({"index": ..., "beat": ..., "weight": ..., \
 "last": 1})))`
-        Keys with their weights, :py:`last` on a column's last one.
-    o_request : :py:`Out(stream.Signature(StructLayout({"row": ..., "column": ...})))`
+        Keys with their weights, :py:`last` on a beat's last one.
+    o_request : :py:`Out(stream.Signature(StructLayout({"token": ..., "beat": ...})))`
         Beats that are wanted.
     i_beat : :py:`In(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
         These beats, in order.
     o : :py:`Out(stream.Signature(StructLayout({"sums": ..., "total": ...})))`
-        For each column, its sums and the sum of its weights.
+        For each beat, its sums and the sum of its weights.
     next_ready : :py:`In(1)`
         What :py:`o.ready` will be in the next cycle.
     """
@@ -77,17 +77,17 @@ class ValueAccumulator(wiring.Component):
     o: stream.Interface
     next_ready: Signal
 
-    def __init__(self, *, capacity: int, columns: int, value_lanes: int, value_bits: int,
+    def __init__(self, *, capacity: int, beats: int, value_lanes: int, value_bits: int,
                  weight_bits: int, scale_bits: int = 16, top_n: int,
                  depth: int = ACCUMULATOR_DEPTH):
-        for name, value in [("Capacity", capacity), ("Columns", columns),
+        for name, value in [("Capacity", capacity), ("Beats", beats),
                             ("Value lanes", value_lanes), ("Value bits", value_bits),
                             ("Weight bits", weight_bits), ("Scale bits", scale_bits),
                             ("Top N", top_n), ("Depth", depth)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         self._capacity = capacity
-        self._columns = columns
+        self._beats = beats
         self._value_lanes = value_lanes
         self._value_bits = value_bits
         self._weight_bits = weight_bits
@@ -97,8 +97,8 @@ class ValueAccumulator(wiring.Component):
 
         super().__init__({
             "i": In(stream.Signature(weighted_layout(
-                capacity=capacity, columns=columns, weight_bits=weight_bits))),
-            "o_request": Out(stream.Signature(place_layout(capacity=capacity, columns=columns))),
+                capacity=capacity, beats=beats, weight_bits=weight_bits))),
+            "o_request": Out(stream.Signature(place_layout(capacity=capacity, beats=beats))),
             "i_beat": In(stream.Signature(value_layout(
                 value_bits=value_bits, value_lanes=value_lanes, scale_bits=scale_bits))),
             "o": Out(stream.Signature(sums_layout(
@@ -111,8 +111,8 @@ class ValueAccumulator(wiring.Component):
         return self._capacity
 
     @property
-    def columns(self) -> int:
-        return self._columns
+    def beats(self) -> int:
+        return self._beats
 
     @property
     def value_lanes(self) -> int:
@@ -157,7 +157,7 @@ class ValueAccumulator(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from the beat of a column's last key to its sums: two products, two sums."""
+        """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
         return ACCUMULATOR_LATENCY
 
     def elaborate(self, platform) -> Module:
@@ -168,16 +168,16 @@ class ValueAccumulator(wiring.Component):
         m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
         m.d.comb += [
             self.o_request.valid.eq(self.i.valid & waiting.i.ready),
-            self.o_request.p.row.eq(self.i.p.index),
-            self.o_request.p.column.eq(self.i.p.column),
+            self.o_request.p.token.eq(self.i.p.index),
+            self.o_request.p.beat.eq(self.i.p.beat),
             self.i.ready.eq(self.o_request.ready & waiting.i.ready),
             waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last)),
             waiting.i.valid.eq(self.i.valid & self.o_request.ready),
         ]
         key = waiting.o.p
 
-        # The pipeline moves as a whole, and stops only if a column's sums are complete and those of
-        # the column before are still in the output register. Whether it moves is a register, found
+        # The pipeline moves as a whole, and stops only if a beat's sums are complete and those of
+        # the beat before are still in the output register. Whether it moves is a register, found
         # out a cycle ahead, because it goes to every other one.
         advance, complete = Signal(init=1), Signal()
         next_complete, next_full = Signal(), Signal()
@@ -227,7 +227,7 @@ class ValueAccumulator(wiring.Component):
             for lane in range(self._value_lanes):
                 m.d.sync += terms[lane].eq(scaled * scaled_elements[lane])
 
-        # ---- Sums. The last term of a column goes with the sum into the output register while the
+        # ---- Sums. The last term of a beat goes with the sum into the output register while the
         # sum is cleared. So no adder needs a gate before its input to begin anew, which would cost
         # a LUT for each bit; and the sums, as they are never "first", must be cleared by reset.
         sums_shape = data.ArrayLayout(signed(self.acc_bits), self._value_lanes)

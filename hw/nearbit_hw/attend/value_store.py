@@ -1,4 +1,4 @@
-"""Store of value rows: written and read a column of a row at a time."""
+"""Store of value vectors: written and read a beat at a time."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
@@ -13,26 +13,26 @@ __all__ = ["ValueStore"]
 
 
 class ValueStore(wiring.Component):
-    """Value rows in block RAM, with a scale for each row.
+    """Value vectors in block RAM, with a scale for each.
 
-    A row has :py:`columns = value_dim / value_lanes` beats; column c holds its elements
-    :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the row's and is
-    written with every beat. Answers leave in the order of the requests.
+    A vector has :py:`beats = value_dim / value_lanes` beats; beat c holds its elements
+    :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the vector's and
+    is written with every beat. Answers leave in the order of the requests.
 
     A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
     cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
-    answers to requests of cycle t + 1 or later; a row must not be written from the cycle in which
-    it is asked for until it is presented. Reset drops requests and answers; it does not touch the
-    rows.
+    answers to requests of cycle t + 1 or later; a vector must not be written from the cycle in
+    which it is asked for until it is presented. Reset drops requests and answers; it does not touch
+    the vectors.
 
     Reference: the values as given to :func:`nearbit_model.golden.attend`.
 
     Parameters
     ----------
     capacity : :class:`int`
-        Rows held. At least 1.
+        Vectors held. At least 1.
     value_dim : :class:`int`
-        Elements of a row, a multiple of :py:`value_lanes`.
+        Elements of a vector, a multiple of :py:`value_lanes`.
     value_lanes : :class:`int`
         Elements of a beat. At least 1.
     value_bits : :class:`int`
@@ -41,17 +41,17 @@ class ValueStore(wiring.Component):
         Bits of a scale. At least 1.
     single_port : :class:`bool`
         Whether the elements are in a memory that either reads or writes in a cycle. Then a write
-        must not come from the cycle in which a row is asked for until it is presented.
+        must not come from the cycle in which a vector is asked for until it is presented.
 
     Members
     -------
-    i_write : :py:`In(stream.Signature(StructLayout({"row": ..., "column": ..., "elements": ..., \
+    i_write : :py:`In(stream.Signature(StructLayout({"token": ..., "beat": ..., "elements": ..., \
 "scale": ...})))`
-        A beat of a row; always ready.
-    i : :py:`In(stream.Signature(StructLayout({"row": range(capacity), "column": range(columns)})))`
+        A beat of a vector; always ready.
+    i : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "beat": range(beats)})))`
         Beats to read.
     o : :py:`Out(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
-        The elements of a beat, and the row's scale.
+        The elements of a beat, and the vector's scale.
     """
 
     i_write: stream.Interface
@@ -75,7 +75,7 @@ class ValueStore(wiring.Component):
         self._single_port = bool(single_port)
 
         beat = {"value_bits": value_bits, "value_lanes": value_lanes, "scale_bits": scale_bits}
-        place = {"capacity": capacity, "columns": self.columns}
+        place = {"capacity": capacity, "beats": self.beats}
         super().__init__({
             "i_write": In(stream.Signature(
                 value_write_layout(**place, **beat), always_ready=True)),
@@ -108,8 +108,8 @@ class ValueStore(wiring.Component):
         return self._single_port
 
     @property
-    def columns(self) -> int:
-        """Beats of a row."""
+    def beats(self) -> int:
+        """Beats of a vector."""
         return self._value_dim // self._value_lanes
 
     @property
@@ -120,7 +120,7 @@ class ValueStore(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        address = Address(self._capacity, self.columns)
+        address = Address(self._capacity, self.beats)
         shape = elements_layout(self._value_bits, self._value_lanes)
         elements = (single_port_ram if self._single_port else block_ram)(
             shape=shape, depth=address.depth)
@@ -132,10 +132,10 @@ class ValueStore(wiring.Component):
 
         written = self.i_write.p
         m.d.comb += [
-            elements_write.addr.eq(address(written.row, written.column)),
+            elements_write.addr.eq(address(written.token, written.beat)),
             elements_write.data.eq(written.elements),
             elements_write.en.eq(self.i_write.valid),
-            scales_write.addr.eq(written.row),
+            scales_write.addr.eq(written.token),
             scales_write.data.eq(written.scale),
             scales_write.en.eq(self.i_write.valid),
         ]
@@ -149,7 +149,7 @@ class ValueStore(wiring.Component):
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
-            scales_read.addr.eq(self.i.p.row),
+            scales_read.addr.eq(self.i.p.token),
             scales_read.en.eq(advance),
             elements_read.addr.eq(elements_address),
             elements_read.en.eq(advance),
@@ -159,7 +159,7 @@ class ValueStore(wiring.Component):
         with m.If(advance):
             m.d.sync += [
                 reading.eq(self.i.valid),
-                elements_address.eq(address(self.i.p.row, self.i.p.column)),
+                elements_address.eq(address(self.i.p.token, self.i.p.beat)),
                 self.o.valid.eq(reading),
                 scale.eq(scales_read.data),
             ]
@@ -167,7 +167,7 @@ class ValueStore(wiring.Component):
             # Both ports have one address, and are never enabled together: one port.
             place = Signal.like(elements_address)
             m.d.comb += [
-                place.eq(Mux(self.i_write.valid, address(written.row, written.column),
+                place.eq(Mux(self.i_write.valid, address(written.token, written.beat),
                              elements_address)),
                 elements_write.addr.eq(place),
                 elements_read.addr.eq(place),

@@ -15,8 +15,8 @@ __all__ = ["KeyStore"]
 class KeyStore(wiring.Component):
     """Key codes in block RAM.
 
-    Key :py:`row` is in lane :py:`row % lanes` of word :py:`row // lanes`. A write is accepted in
-    every cycle. Words leave in the order in which they were asked for, with their :py:`last`
+    Key :py:`token` is in lane :py:`token % lanes` of word :py:`token // lanes`. A write is accepted
+    in every cycle. Words leave in the order in which they were asked for, with their :py:`last`
     unchanged.
 
     A request accepted at cycle t presents its word at cycle :py:`t + latency`; one request per
@@ -38,7 +38,7 @@ class KeyStore(wiring.Component):
 
     Members
     -------
-    i_write : :py:`In(stream.Signature(StructLayout({"row": range(capacity), "code": key_bits})))`
+    i_write : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "code": key_bits})))`
         A key's code; always ready.
     i : :py:`In(stream.Signature(StructLayout({"word": range(capacity // lanes), "last": 1})))`
         Words to read.
@@ -101,15 +101,15 @@ class KeyStore(wiring.Component):
 
         # A memory for each lane: a write then cannot disturb what is read of the other lanes.
         lane_bits = len(Signal(range(self._lanes)))
-        row = self.i_write.p.row
+        token = self.i_write.p.token
         for lane in range(self._lanes):
             m.submodules[f"lane_{lane}"] = codes = block_ram(
                 shape=self._key_bits, depth=self._capacity // self._lanes)
             write, read = codes.write_port(), codes.read_port()
             m.d.comb += [
-                write.addr.eq(row[lane_bits:]),
+                write.addr.eq(token[lane_bits:]),
                 write.data.eq(self.i_write.p.code),
-                write.en.eq(self.i_write.valid & (row[:lane_bits] == lane)),
+                write.en.eq(self.i_write.valid & (token[:lane_bits] == lane)),
                 read.addr.eq(self.i.p.word),
                 read.en.eq(advance),
                 self.o.p.codes[lane].eq(read.data),

@@ -12,37 +12,38 @@ from nearbit_model.structure import FAN_IN, tree_latency
 __all__ = ["ScoreArray", "cell_operands"]
 
 
-def cell_operands(rows: int, target: str) -> int:
+def cell_operands(queries: int, target: str) -> int:
     """Operands of the cells: 1, where the key registers hold the differences.
 
     On iCE40 a cell has no room for the XOR, but a register has a LUT in front of it that nothing
-    else uses. Several rows would need registers of their own, which costs as much as it saves.
+    else uses. Several queries would need registers of their own, which costs as much as it saves.
     """
-    return 1 if target == "ice40" and rows == 1 else 2
+    return 1 if target == "ice40" and queries == 1 else 2
 
 
 class ScoreArray(wiring.Component):
     """Hamming distances between the resident queries and every key that passes.
 
-    Each of the :py:`rows` rows holds one query code. A word of :py:`lanes` key codes enters the
-    first stage, which is :py:`rows_per_stage` rows, and moves on by one stage per cycle, so all
-    wires are between neighbours. The words up to and including one with :py:`last` set belong to
-    one command; a stage's rows take their codes of the command when the command's first word
+    The array holds the codes of :py:`queries` queries. A word of :py:`lanes` key codes enters the
+    first stage, which is :py:`queries_per_stage` queries, and moves on by one stage per cycle, so
+    all wires are between neighbours. The words up to and including one with :py:`last` set belong
+    to one command; a stage's queries take their codes of the command when the command's first word
     reaches it, so commands follow each other without a gap.
 
-    Accepted at cycle t, a word's distances leave row r at cycle
-    :py:`t + 1 + r // rows_per_stage + latency_of_a_cell`, see :py:`latency`. Throughput is one word
-    per cycle. The outputs cannot be stalled: whoever asks for words must have room for their
+    Accepted at cycle t, a word's distances leave query r at cycle
+    :py:`t + 1 + r // queries_per_stage + latency_of_a_cell`, see :py:`latency`. Throughput is one
+    word per cycle. The outputs cannot be stalled: whoever asks for words must have room for their
     distances.
 
-    A command's codes are taken from :py:`i_query` while its first word passes the stages: the first
-    word waits until :py:`i_query` is valid, and :py:`i_query` is accepted :py:`stages - 1` cycles
-    after that word. Two commands are therefore at least :py:`stages` cycles apart.
+    A command's codes are taken from :py:`i_queries` while its first word passes the stages: the
+    first word waits until :py:`i_queries` is valid, and :py:`i_queries` is accepted
+    :py:`stages - 1` cycles after that word. Two commands are therefore at least :py:`stages` cycles
+    apart.
 
     Where :func:`cell_operands` is 1, the key registers hold the differences to the query.
 
     The cells of some targets want some bits later than others. These are delayed once, the keys'
-    where they enter the array, the query's in its row, and not in each cell.
+    where they enter the array, the query's beside its cells, and not in each cell.
 
     Reference: :func:`nearbit_model.popcount.hamming`.
 
@@ -50,14 +51,14 @@ class ScoreArray(wiring.Component):
     ----------
     key_bits : :class:`int`
         Bits of a code. At least 1.
-    rows : :class:`int`
+    queries : :class:`int`
         Queries scored at the same time. At least 1.
     lanes : :class:`int`
         Keys per word. At least 1.
     fan_in : :class:`int`
         Terms added per node of a cell's tree, see :class:`XorPopcount`. At least 2.
-    rows_per_stage : :class:`int`
-        Rows that read the same registers of keys. At least 1. More of them save registers and
+    queries_per_stage : :class:`int`
+        Queries that read the same registers of keys. At least 1. More of them save registers and
         cycles, and load the wires.
     target : :class:`str`, optional
         Device that the cells are written for, see :class:`XorPopcount`; by default what suits the
@@ -65,22 +66,22 @@ class ScoreArray(wiring.Component):
 
     Members
     -------
-    i_query : :py:`In(stream.Signature(StructLayout({"codes": ..., "active": rows})))`
-        A command's query code for each row, and which rows take part; the others stay silent.
+    i_queries : :py:`In(stream.Signature(StructLayout({"codes": ..., "active": queries})))`
+        A command's codes, and which queries take part; the others stay silent.
     i : :py:`In(stream.Signature(StructLayout({"codes": ..., "last": 1})))`
         Words of key codes, lane 0 lowest; :py:`last` on a command's last word.
-    o : :py:`Out(stream.Signature(StructLayout({"distances": ..., "last": 1}))).array(rows)`
-        Distances of each row, lane 0 lowest; always taken.
+    o : :py:`Out(stream.Signature(StructLayout({"distances": ..., "last": 1}))).array(queries)`
+        Distances of each query, lane 0 lowest; always taken.
     """
 
-    i_query: stream.Interface
+    i_queries: stream.Interface
     i: stream.Interface
     o: list[stream.Interface]
 
-    def __init__(self, *, key_bits: int, rows: int, lanes: int, fan_in: int = FAN_IN,
-                 rows_per_stage: int = 1, target: str | None = None):
-        for name, value in [("Key bits", key_bits), ("Rows", rows), ("Lanes", lanes),
-                            ("Rows per stage", rows_per_stage)]:
+    def __init__(self, *, key_bits: int, queries: int, lanes: int, fan_in: int = FAN_IN,
+                 queries_per_stage: int = 1, target: str | None = None):
+        for name, value in [("Key bits", key_bits), ("Queries", queries), ("Lanes", lanes),
+                            ("Queries per stage", queries_per_stage)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         if not isinstance(fan_in, int) or fan_in < 2:
@@ -88,18 +89,18 @@ class ScoreArray(wiring.Component):
         if target is not None and target not in TARGETS:
             raise ValueError(f"Target must be one of {', '.join(TARGETS)}, not {target!r}")
         self._key_bits = key_bits
-        self._rows = rows
+        self._queries = queries
         self._lanes = lanes
         self._fan_in = fan_in
-        self._rows_per_stage = rows_per_stage
+        self._queries_per_stage = queries_per_stage
         self._target = target
 
         super().__init__({
-            "i_query": In(stream.Signature(codes_layout(key_bits=key_bits, rows=rows))),
+            "i_queries": In(stream.Signature(codes_layout(key_bits=key_bits, queries=queries))),
             "i": In(stream.Signature(code_word_layout(key_bits=key_bits, lanes=lanes))),
             "o": Out(stream.Signature(
                 distance_word_layout(distance_max=key_bits, lanes=lanes),
-                always_ready=True)).array(rows),
+                always_ready=True)).array(queries),
         })
 
     @property
@@ -107,8 +108,8 @@ class ScoreArray(wiring.Component):
         return self._key_bits
 
     @property
-    def rows(self) -> int:
-        return self._rows
+    def queries(self) -> int:
+        return self._queries
 
     @property
     def lanes(self) -> int:
@@ -119,13 +120,13 @@ class ScoreArray(wiring.Component):
         return self._fan_in
 
     @property
-    def rows_per_stage(self) -> int:
-        return self._rows_per_stage
+    def queries_per_stage(self) -> int:
+        return self._queries_per_stage
 
     @property
     def stages(self) -> int:
         """Sets of key registers that a word passes."""
-        return -(-self._rows // self._rows_per_stage)
+        return -(-self._queries // self._queries_per_stage)
 
     @property
     def target(self) -> str | None:
@@ -133,22 +134,22 @@ class ScoreArray(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from accepting a word to its distances at row 0; each further stage adds one."""
+        """Cycles from accepting a word to its distances at query 0; each further stage adds one."""
         return 1 + tree_latency(self._key_bits, self._fan_in)
 
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # `start` walks down the stages beside a command's first word; a stage's rows load their
-        # codes from `i_query`, which therefore must stay until the last stage has them.
+        # `start` walks down the stages beside a command's first word; a stage's queries load their
+        # codes from `i_queries`, which therefore must stay until the last stage has them.
         busy = Signal()  # inside a command
         start = Signal(self.stages)
         enter = Signal()
         m.d.comb += [
-            self.i.ready.eq(busy | (self.i_query.valid & ~start[1:].any())),
+            self.i.ready.eq(busy | (self.i_queries.valid & ~start[1:].any())),
             enter.eq(self.i.valid & self.i.ready),
             start[0].eq(enter & ~busy),
-            self.i_query.ready.eq(start[-1]),
+            self.i_queries.ready.eq(start[-1]),
         ]
         m.d.sync += start[1:].eq(start)
         with m.If(enter):
@@ -157,7 +158,7 @@ class ScoreArray(wiring.Component):
         target = self._target or platform_target(platform)
         skew = operand_skew(self._key_bits, fan_in=self._fan_in, target=target)
 
-        operands = cell_operands(self._rows, target)
+        operands = cell_operands(self._queries, target)
 
         def skewed(code: Value, name: str) -> Value:
             """Delay each bit as the cells want it."""
@@ -174,14 +175,14 @@ class ScoreArray(wiring.Component):
                               for lane in range(self._lanes)]
         valid, last = enter, self.i.p.last
         last_out: Value = Const(0)
-        queries = [Signal(self._key_bits, name=f"query_{row}", reset_less=True)
-                   for row in range(self._rows)]
+        held = [Signal(self._key_bits, name=f"query_{query}", reset_less=True)
+                for query in range(self._queries)]
         if operands == 1:
             # Not the difference to one Mux, which Yosys would share with the query's register.
-            codes = [Mux(start[0], code ^ self.i_query.p.codes[0], code ^ queries[0])
+            codes = [Mux(start[0], code ^ self.i_queries.p.codes[0], code ^ held[0])
                      for code in codes]
-        for row in range(self._rows):
-            stage, place = divmod(row, self._rows_per_stage)
+        for query in range(self._queries):
+            stage, place = divmod(query, self._queries_per_stage)
             if place == 0:
                 # Key registers of the stage: the word moves on from here to the next stage.
                 stage_codes = Signal(data.ArrayLayout(self._key_bits, self._lanes),
@@ -196,15 +197,15 @@ class ScoreArray(wiring.Component):
                 m.d.sync += last_delay.eq(Cat(last, last_delay))
                 last_out = last_delay[-1]
 
-            query = queries[row]
-            active = Signal(name=f"active_{row}")
+            code = held[query]
+            active = Signal(name=f"active_{query}")
             with m.If(start[stage]):
-                m.d.sync += [query.eq(self.i_query.p.codes[row]),
-                             active.eq(self.i_query.p.active[row])]
-            query_bits = skewed(query, f"query_{row}")
+                m.d.sync += [code.eq(self.i_queries.p.codes[query]),
+                             active.eq(self.i_queries.p.active[query])]
+            query_bits = skewed(code, f"query_{query}")
 
             for lane in range(self._lanes):
-                m.submodules[f"cell_{row}_{lane}"] = cell = XorPopcount(
+                m.submodules[f"cell_{query}_{lane}"] = cell = XorPopcount(
                     self._key_bits, fan_in=self._fan_in, target=target, skewed=True,
                     operands=operands)
                 m.d.comb += [
@@ -212,10 +213,10 @@ class ScoreArray(wiring.Component):
                         codes[lane] if operands == 1 else Cat(query_bits, codes[lane])),
                     cell.i.valid.eq(valid & active),
                     cell.o.ready.eq(1),
-                    self.o[row].p.distances[lane].eq(cell.o.payload),
+                    self.o[query].p.distances[lane].eq(cell.o.payload),
                 ]
                 if lane == 0:
-                    m.d.comb += self.o[row].valid.eq(cell.o.valid)
-            m.d.comb += self.o[row].p.last.eq(last_out)
+                    m.d.comb += self.o[query].valid.eq(cell.o.valid)
+            m.d.comb += self.o[query].p.last.eq(last_out)
 
         return m

@@ -1,4 +1,4 @@
-"""Distances of the rows, added."""
+"""Distances of the queries, added."""
 
 from typing import Any
 
@@ -18,27 +18,27 @@ COMMANDS = 4
 
 
 class DistanceSum(wiring.Component):
-    """The last row's distances, or the sums of all rows' for commands that share a selection.
+    """The last query's distances, or the sums of all queries' for commands that share a selection.
 
-    The rows of :class:`~nearbit_hw.score.ScoreArray`, each a stage of its own, present the
-    same word one cycle after each other. So sums move down with it: each row adds its distances to
-    those that come from the row above, and the last row's words leave in the cycle in which they
-    come. Of the other rows, the distances are looked at whether they are valid or not.
+    The queries of :class:`~nearbit_hw.score.ScoreArray`, each a stage of its own, present the
+    same word one cycle after each other. So sums move down with it: each query adds its distances
+    to those that come from the query above, and the last query's words leave in the cycle in which
+    they come. Of the other queries, the distances are looked at whether they are valid or not.
 
     A command must be accepted before the cycle in which its first word comes. Reset drops
     commands.
 
     Parameters
     ----------
-    key_bits, rows, lanes : :class:`int`
+    key_bits, queries, lanes : :class:`int`
         As in :class:`nearbit_model.Config`.
 
     Members
     -------
     i_command : :py:`In(stream.Signature(StructLayout({"shared": 1})))`
-        For each command that the last row has words for: whether to add. Never stalled while
+        For each command that the last query has words for: whether to add. Never stalled while
         there are no more than :py:`COMMANDS`.
-    i : :py:`In(stream.Signature(...)).array(rows)`
+    i : :py:`In(stream.Signature(...)).array(queries)`
         As :py:`ScoreArray.o`.
     o : :py:`Out(stream.Signature(...))`
         Words for :class:`~nearbit_hw.select.TopN`.
@@ -48,12 +48,12 @@ class DistanceSum(wiring.Component):
     i: list[stream.Interface]
     o: stream.Interface
 
-    def __init__(self, *, key_bits: int, rows: int, lanes: int):
-        for name, value in [("Key bits", key_bits), ("Rows", rows), ("Lanes", lanes)]:
+    def __init__(self, *, key_bits: int, queries: int, lanes: int):
+        for name, value in [("Key bits", key_bits), ("Queries", queries), ("Lanes", lanes)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         self._key_bits = key_bits
-        self._rows = rows
+        self._queries = queries
         self._lanes = lanes
 
         def words(most: int) -> stream.Signature:
@@ -62,8 +62,8 @@ class DistanceSum(wiring.Component):
 
         super().__init__({
             "i_command": In(stream.Signature(data.StructLayout({"shared": 1}))),
-            "i": In(words(key_bits)).array(rows),
-            "o": Out(words(key_bits * rows)),
+            "i": In(words(key_bits)).array(queries),
+            "o": Out(words(key_bits * queries)),
         })
 
     @property
@@ -71,8 +71,8 @@ class DistanceSum(wiring.Component):
         return self._key_bits
 
     @property
-    def rows(self) -> int:
-        return self._rows
+    def queries(self) -> int:
+        return self._queries
 
     @property
     def lanes(self) -> int:
@@ -94,10 +94,10 @@ class DistanceSum(wiring.Component):
         ]
         for lane in range(self._lanes):
             above: Any = Const(0)
-            for row in range(self._rows - 1):
-                total = Signal(range(self._key_bits * (row + 1) + 1),
-                               name=f"sum_{row}_{lane}", reset_less=True)
-                m.d.sync += total.eq(above + self.i[row].p.distances[lane])
+            for query in range(self._queries - 1):
+                total = Signal(range(self._key_bits * (query + 1) + 1),
+                               name=f"sum_{query}_{lane}", reset_less=True)
+                m.d.sync += total.eq(above + self.i[query].p.distances[lane])
                 above = total
             m.d.comb += self.o.p.distances[lane].eq(
                 own.p.distances[lane] + Mux(commands.o.p.shared, above, 0))

@@ -1,4 +1,4 @@
-"""The stream into a SoC core: packets of loads and queries, cut to what the core takes."""
+"""The stream into a SoC core: packets of loads and batches, cut to what the core takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +18,18 @@ __all__ = ["InputStream", "beat_layout"]
 # How it works
 # ------------
 # A packet is a sequence of *units*, what the core takes at once, each of whole beats: a code, a
-# column of a value row, a weight. The codes of all rows of a query are one unit. The beats of a
+# beat of a value vector, a weight. The codes of all queries of a batch are one unit. The beats of a
 # unit are shifted into one register from its upper end, where a unit of any length is complete with
 # its last beat; so neither the register nor what reads it has a multiplexer. The register is `full`
 # until the core takes the unit, and the next beat comes in that cycle at the earliest. A scale does
-# not go this way: it is kept beside for the columns that follow.
+# not go this way: it is kept beside for the elements that follow.
 #
-# A unit at the beginning of a row or query is its `head`: the scale before columns of values, the
-# codes before the exact queries.
+# A unit at the beginning of a token or batch is its `head`: the scale before elements of values,
+# the codes before the rescore queries.
 #
-# What a core with exact scores has got of a query's exact elements cannot be taken back. If the
-# packet ends among them, the rest is padded with what there is, and the query is sent with no keys
-# to select; so its rows are answered with an error, and the core is ready for the next query.
+# What a core with rescoring has got of a batch's rescore elements cannot be taken back. If the
+# packet ends among them, the rest is padded with what there is, and the batch is sent with no keys
+# to select; so its queries are answered with an error, and the core is ready for the next batch.
 
 def beat_layout(data_bits: int) -> data.StructLayout:
     """Layout of a beat of an AXI4-Stream."""
@@ -41,7 +41,7 @@ class _Place:
     """A place in the packet."""
 
     beat: Signal
-    column: Signal
+    core_beat: Signal
     head: Signal
 
 
@@ -49,11 +49,11 @@ class InputStream(wiring.Component):
     """Takes an operation's packet and hands its units to the core.
 
     One beat per cycle is taken, if the core takes units when they are complete. A unit is offered
-    to the core in the cycle after its last beat. A query is offered then, too, and the next beat is
-    taken from the cycle after its acceptance on; with the unit for exact scores, a query is offered
-    one cycle after its last unit was taken, and the next query's codes are taken meanwhile.
+    to the core in the cycle after its last beat. A batch is offered then, too, and the next beat is
+    taken from the cycle after its acceptance on; with the rescoring unit, a batch is offered
+    one cycle after its last unit was taken, and the next batch's codes are taken meanwhile.
 
-    :py:`i.ready` depends on no other stream's :py:`ready` but those of loads and exact queries,
+    :py:`i.ready` depends on no other stream's :py:`ready` but those of loads and rescore queries,
     which depend on registers of the core. A unit that is offered stays until it is taken, whatever
     is cleared.
 
@@ -66,23 +66,24 @@ class InputStream(wiring.Component):
     -------
     i : :py:`In(stream.Signature(beat_layout(data_bits)))`
         Packets.
-    o_key, o_value, o_table, o_exact_key, o_exact_query, o_query : :py:`Out(stream.Signature(...))`
-        To the core's streams of these names. Of :py:`o_query`, only the codes are driven, and
+    o_key, o_value, o_exp_table, o_rescore_key, o_rescore_query, o_command : \
+:py:`Out(stream.Signature(...))`
+        To the core's streams of these names. Of :py:`o_command`, only the codes are driven, and
         :py:`n` if it must be 0: :py:`void`.
     void : :py:`Out(1)`
-        The query that is offered was not complete.
+        The batch that is offered was not complete.
     start : :py:`In(1)`
         An operation starts, for one cycle, with
     command : :py:`In(3)`
         from the next cycle on.
-    row : :py:`In(...)`, rescore : :py:`In(1)`, table : :py:`In(...)`
-        Row of the next load, and flags; they hold while :py:`busy`.
+    token : :py:`In(...)`, rescore : :py:`In(1)`, exp_table : :py:`In(...)`
+        Token of the next load, and flags; they hold while :py:`busy`.
     final : :py:`In(1)`
-        The row or query that is being taken is the last one.
+        The token or batch that is being taken is the last one.
     clear, abandon : :py:`In(1)`
         End the operation, with or without dropping the rest of its packet.
     advance : :py:`Out(1)`
-        A row or query has been taken; :py:`row` and :py:`final` change in the next cycle.
+        A token or batch has been taken; :py:`token` and :py:`final` change in the next cycle.
     early, late : :py:`Out(1)`
         The packet ended before the operation, or not with it; for one cycle.
     busy : :py:`Out(1)`
@@ -94,16 +95,16 @@ class InputStream(wiring.Component):
     i: stream.Interface
     o_key: stream.Interface
     o_value: stream.Interface
-    o_table: stream.Interface
-    o_exact_key: stream.Interface
-    o_exact_query: stream.Interface
-    o_query: stream.Interface
+    o_exp_table: stream.Interface
+    o_rescore_key: stream.Interface
+    o_rescore_query: stream.Interface
+    o_command: stream.Interface
     void: Signal
     start: Signal
     command: Signal
-    row: Signal
+    token: Signal
     rescore: Signal
-    table: Signal
+    exp_table: Signal
     final: Signal
     clear: Signal
     abandon: Signal
@@ -121,14 +122,14 @@ class InputStream(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(beat_layout(description.data_bits))),
             **{"o" + name[1:]: member.flip() for name, member in core_members(config).items()
-               if name.startswith("i_") and name != "i_query"},
-            "o_query": Out(stream.Signature(data.ArrayLayout(config.key_bits, config.rows))),
+               if name.startswith("i_") and name != "i_command"},
+            "o_command": Out(stream.Signature(data.ArrayLayout(config.key_bits, config.queries))),
             "void": Out(1),
             "start": In(1),
             "command": In(3),
-            "row": In(description.register("ROW").bits),
+            "token": In(description.register("TOKEN").bits),
             "rescore": In(1),
-            "table": In(description.register("TABLE").bits),
+            "exp_table": In(description.register("EXP_TABLE").bits),
             "final": In(1),
             "clear": In(1),
             "abandon": In(1),
@@ -151,81 +152,81 @@ class InputStream(wiring.Component):
         beats = {
             Command.LOAD_KEYS: code_beats,
             Command.LOAD_VALUES: -(-config.value_lanes * config.value_bits // bits),
-            Command.LOAD_TABLE: 1,
-            Command.QUERY: config.rows * code_beats,
+            Command.LOAD_EXP_TABLE: 1,
+            Command.QUERY: config.queries * code_beats,
         }
-        exact_beats = 0 # of exact queries, after the head
-        columns = {Command.LOAD_VALUES: config.columns}
+        rescore_beats = 0 # of rescore queries, after the head
+        core_beats = {Command.LOAD_VALUES: config.beats}
         if unit is not None:
-            exact_beats = -(-unit.lanes * unit.element_bits // bits)
-            beats[Command.LOAD_EXACT_KEYS] = exact_beats
-            columns[Command.LOAD_EXACT_KEYS] = unit.columns
-            columns[Command.QUERY] = config.rows * unit.columns
+            rescore_beats = -(-unit.lanes * unit.element_bits // bits)
+            beats[Command.LOAD_RESCORE_KEYS] = rescore_beats
+            core_beats[Command.LOAD_RESCORE_KEYS] = unit.beats
+            core_beats[Command.QUERY] = config.queries * unit.beats
 
         def is_command(command: Command) -> Value:
             return self.command == command
 
         # ---- The place in the packet.
-        beat = Signal(range(max(*beats.values(), exact_beats)))
-        column = Signal(range(max(columns.values())))
-        head = Signal(init=1)      # the row's or query's first unit is being taken
-        place = _Place(beat, column, head)
+        beat = Signal(range(max(*beats.values(), rescore_beats)))
+        core_beat = Signal(range(max(core_beats.values())))
+        head = Signal(init=1)      # the token's or batch's first unit is being taken
+        place = _Place(beat, core_beat, head)
         is_head = Signal()         # and it is something else than those that follow
         has_rest = Signal()        # units follow it
-        last_beat, last_column = Signal(), Signal()
-        row_end = Signal()         # the beat is the last of its row or query
+        last_beat, last_core_beat = Signal(), Signal()
+        item_end = Signal()         # the beat is the last of its token or batch
         m.d.comb += [
             is_head.eq(head & (is_command(Command.LOAD_VALUES) | is_command(Command.QUERY))),
             has_rest.eq(is_command(Command.LOAD_VALUES)
                         | (self.rescore & (unit is not None))),
-            row_end.eq(last_beat & Mux(is_head, ~has_rest, last_column)),
+            item_end.eq(last_beat & Mux(is_head, ~has_rest, last_core_beat)),
         ]
         with m.Switch(self.command):
             for command, count in beats.items():
                 with m.Case(command.value):
                     m.d.comb += [last_beat.eq(beat == count - 1),
-                                 last_column.eq(column == columns.get(command, 1) - 1)]
+                                 last_core_beat.eq(core_beat == core_beats.get(command, 1) - 1)]
                     if command == Command.LOAD_VALUES:
                         with m.If(is_head):
                             m.d.comb += last_beat.eq(1)
                     if command == Command.QUERY and unit is not None:
                         with m.If(~is_head):
-                            m.d.comb += last_beat.eq(beat == exact_beats - 1)
+                            m.d.comb += last_beat.eq(beat == rescore_beats - 1)
 
         # ---- Taking beats.
         take = Signal()    # a beat goes on: one of the stream, or padding
         room = Signal()    # the unit before is gone, or going
         active = Signal()
         void = Signal()
-        waiting = Signal() # a query is offered to the core, by registers of its own
+        waiting = Signal() # a batch is offered to the core, by registers of its own
         m.d.comb += self.void.eq(void)
         with m.If(take):
             m.d.sync += beat.eq(beat + 1)
             with m.If(last_beat):
-                m.d.sync += [beat.eq(0), head.eq(0), column.eq(column + ~is_head)]
-            with m.If(row_end):
-                m.d.sync += [head.eq(1), column.eq(0)]
+                m.d.sync += [beat.eq(0), head.eq(0), core_beat.eq(core_beat + ~is_head)]
+            with m.If(item_end):
+                m.d.sync += [head.eq(1), core_beat.eq(0)]
 
-        self._run(m, place, take=take, row_end=row_end, room=room, active=active, void=void,
+        self._run(m, place, take=take, item_end=item_end, room=room, active=active, void=void,
                   waiting=waiting)
 
         # ---- Handing units over.
         full = Signal()
-        collected = Signal(max(*beats.values(), exact_beats) * bits, reset_less=True)
-        held_row = Signal(len(self.row), reset_less=True)
-        held_column = Signal(len(column), reset_less=True)
+        collected = Signal(max(*beats.values(), rescore_beats) * bits, reset_less=True)
+        held_token = Signal(len(self.token), reset_less=True)
+        held_core_beat = Signal(len(core_beat), reset_less=True)
         scale = Signal(SCALE_BITS, reset_less=True)
         keeps_scale = is_head & is_command(Command.LOAD_VALUES)
         taken = Signal()
         m.d.comb += room.eq(~full | taken)
-        with m.If(taken | (self.o_query.valid & self.o_query.ready & (unit is None))):
+        with m.If(taken | (self.o_command.valid & self.o_command.ready & (unit is None))):
             m.d.sync += full.eq(0)
         with m.If(take & keeps_scale):
             m.d.sync += scale.eq(self.i.p.data)
         with m.If(take & ~keeps_scale):
             m.d.sync += Cat(collected).eq(Cat(collected[bits:], self.i.p.data))
             with m.If(last_beat):
-                m.d.sync += [full.eq(1), held_row.eq(self.row), held_column.eq(column)]
+                m.d.sync += [full.eq(1), held_token.eq(self.token), held_core_beat.eq(core_beat)]
 
         def hand(target: stream.Interface, offered: Value, beats: int, field: str | None = None,
                  **fields: Value) -> None:
@@ -237,24 +238,25 @@ class InputStream(wiring.Component):
             with m.If(full & offered):
                 m.d.comb += taken.eq(target.ready)
 
-        hand(self.o_key, is_command(Command.LOAD_KEYS), code_beats, "code", row=held_row)
+        hand(self.o_key, is_command(Command.LOAD_KEYS), code_beats, "code", token=held_token)
         hand(self.o_value, is_command(Command.LOAD_VALUES), beats[Command.LOAD_VALUES], "elements",
-             row=held_row, column=held_column, scale=scale)
-        hand(self.o_table, is_command(Command.LOAD_TABLE), 1, "weight", distance=held_row,
-             table=self.table)
+             token=held_token, beat=held_core_beat, scale=scale)
+        hand(self.o_exp_table, is_command(Command.LOAD_EXP_TABLE), 1, "weight", distance=held_token,
+             exp_table=self.exp_table)
         codes = collected[-beats[Command.QUERY] * bits:]
         if unit is None:
-            m.d.comb += self.o_query.valid.eq(full & is_command(Command.QUERY))
+            m.d.comb += self.o_command.valid.eq(full & is_command(Command.QUERY))
         else:
-            hand(self.o_exact_key, is_command(Command.LOAD_EXACT_KEYS), exact_beats, "elements",
-                 row=held_row, column=held_column)
+            hand(self.o_rescore_key, is_command(Command.LOAD_RESCORE_KEYS), rescore_beats,
+                 "elements",
+                 token=held_token, beat=held_core_beat)
             held_head, held_end = Signal(), Signal()
             with m.If(take & last_beat):
-                m.d.sync += [held_head.eq(is_head), held_end.eq(row_end)]
-            hand(self.o_exact_query, is_command(Command.QUERY) & ~held_head, exact_beats)
+                m.d.sync += [held_head.eq(is_head), held_end.eq(item_end)]
+            hand(self.o_rescore_query, is_command(Command.QUERY) & ~held_head, rescore_beats)
             kept = Signal(len(codes), reset_less=True)
-            m.d.comb += self.o_query.valid.eq(waiting)
-            with m.If(self.o_query.ready):
+            m.d.comb += self.o_command.valid.eq(waiting)
+            with m.If(self.o_command.ready):
                 m.d.sync += waiting.eq(0)
             with m.If(full & is_command(Command.QUERY)):
                 with m.If(held_head & ~waiting):
@@ -264,11 +266,11 @@ class InputStream(wiring.Component):
                     m.d.sync += waiting.eq(1)
             codes = kept
         m.d.comb += [code.eq(codes[place * code_beats * bits:])
-                     for place, code in enumerate(self.o_query.payload)]
+                     for place, code in enumerate(self.o_command.payload)]
         m.d.comb += self.busy.eq(active | full | waiting)
         return m
 
-    def _run(self, m: Module, place: _Place, *, take: Signal, row_end: Signal, room: Signal,
+    def _run(self, m: Module, place: _Place, *, take: Signal, item_end: Signal, room: Signal,
              active: Signal, void: Signal, waiting: Signal) -> None:
         """Go through an operation's packet, beat by beat.
 
@@ -276,13 +278,13 @@ class InputStream(wiring.Component):
         ----------
         take, active, void
             To be driven: a beat goes on, one of the stream or padding; the packet is not at its
-            end; the query that is padded is not complete.
-        row_end
-            The beat is the last of its row or query.
+            end; the batch that is padded is not complete.
+        item_end
+            The beat is the last of its token or batch.
         room
             A beat can go on.
         waiting
-            A query is offered to the core.
+            A batch is offered to the core.
         """
         pads = self._description.config.rescore is not None
         touched = Signal() # some of the packet has come
@@ -295,14 +297,14 @@ class InputStream(wiring.Component):
                     m.next = "Run"
             with m.State("Run"):
                 m.d.comb += [active.eq(1), self.i.ready.eq(room & ~stop),
-                             take.eq(self.i.valid & self.i.ready), self.advance.eq(take & row_end)]
+                             take.eq(self.i.valid & self.i.ready), self.advance.eq(take & item_end)]
                 with m.If(stop):
                     m.next = "End"
                     with m.If(touched & ~self.abandon):
                         m.next = "Drop"
                 with m.Elif(take):
                     m.d.sync += touched.eq(1)
-                    with m.If(row_end & self.final):
+                    with m.If(item_end & self.final):
                         m.next = "Idle"
                         with m.If(~self.i.p.last):
                             m.d.comb += self.late.eq(1)
@@ -317,17 +319,17 @@ class InputStream(wiring.Component):
             with m.State("End"):
                 m.d.comb += active.eq(1)
                 m.next = "Idle"
-                m.d.sync += [place.beat.eq(0), place.head.eq(1), place.column.eq(0)]
+                m.d.sync += [place.beat.eq(0), place.head.eq(1), place.core_beat.eq(0)]
                 if pads:
                     with m.If((self.command == Command.QUERY) & ~place.head):
                         m.d.sync += [place.beat.eq(place.beat), place.head.eq(0),
-                                     place.column.eq(place.column)]
+                                     place.core_beat.eq(place.core_beat)]
                         m.next = "End"
-                        with m.If(~waiting): # a query before it is not void
+                        with m.If(~waiting): # a batch before it is not void
                             m.d.sync += void.eq(1)
                             m.next = "Pad"
             if pads:
                 with m.State("Pad"):
                     m.d.comb += [active.eq(1), take.eq(room)]
-                    with m.If(take & row_end):
+                    with m.If(take & item_end):
                         m.next = "Idle"

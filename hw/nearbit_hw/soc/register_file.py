@@ -82,13 +82,13 @@ class RegisterFile(wiring.Component):
     busy, active, dropping : :py:`In(1)`
         As in STATUS. What is high for a cycle in :py:`start` must raise :py:`busy` in the next.
     advance : :py:`In(1)`
-        A row or query is taken: ROW counts up and NUMBER down.
+        A token or batch is taken: TOKEN counts up and NUMBER down.
     early, late : :py:`In(1)`
         An error of a packet, for one cycle.
     failed : :py:`In(1)`
-        A row of a query is answered with an error, for one cycle:
+        A query of a batch is answered with an error, for one cycle:
     failure : :py:`In(9)`
-        the core's code, and above it the row.
+        the core's code, and above it the query.
     start : :py:`Out(1)`
         An operation starts, for one cycle:
     command : :py:`Out(3)`
@@ -203,11 +203,11 @@ class RegisterFile(wiring.Component):
         with m.Elif(is_command & bus.strobe[0] & is_wrong_command):
             m.d.comb += refusal.eq(SocError.COMMAND)
 
-        row, number = self.fields["ROW"], self.fields["NUMBER"]
+        token, number = self.fields["TOKEN"], self.fields["NUMBER"]
         m.d.comb += self.final.eq(number == 1)
         with m.If(self.advance):
             # Bit by bit: with what else they can be set to, carry chains would be larger.
-            for target, turns in ((row, row), (number, ~number)):
+            for target, turns in ((token, token), (number, ~number)):
                 for place, bit in enumerate(target):
                     m.d.sync += bit.eq(bit ^ turns[:place].all())
         for register in kept:
@@ -268,7 +268,7 @@ class RegisterFile(wiring.Component):
             "ERROR": Cat(code, C(0, 13), detail),
             "IRQ_ENABLE": enable,
             "IRQ_STATUS": status,
-            "ROW": row,
+            "TOKEN": token,
             "NUMBER": number,
         }
         if self._description.resets_fields:
@@ -293,7 +293,7 @@ class RegisterFile(wiring.Component):
         copied = [register for register in kept if register.name not in live]
         if copied:
             ram = self._read_back(m, copied, low_word, accepted)
-            sources.insert(1, (low_word >= Address.ROW >> 2, ram))
+            sources.insert(1, (low_word >= Address.TOKEN >> 2, ram))
         m.d.comb += [
             bus.answer.eq(reduce(or_, (Mux(chosen, value, 0) for chosen, value in sources))),
             bus.error.eq(~mapped | (bus.write & (refusal != SocError.NONE))),
@@ -325,16 +325,16 @@ class RegisterFile(wiring.Component):
     def _is_wrong_command(self, m: Module, command: Value) -> Value:
         """Tell whether an operation cannot be started."""
         config = self._description.config
-        row, number = self.fields["ROW"], self.fields["NUMBER"]
+        token, number = self.fields["TOKEN"], self.fields["NUMBER"]
         end = Signal(len(number) + 1)
-        m.d.comb += end.eq(row + number)
+        m.d.comb += end.eq(token + number)
         is_wrong = Signal(init=1)
         with m.Switch(command):
             for known in Command:
-                if known == Command.LOAD_EXACT_KEYS and config.rescore is None:
+                if known == Command.LOAD_RESCORE_KEYS and config.rescore is None:
                     continue
                 beyond: Value = C(0)
-                if known == Command.LOAD_TABLE:
+                if known == Command.LOAD_EXP_TABLE:
                     beyond = _is_more(end, config.key_bits + 1)
                 elif known != Command.QUERY:
                     beyond = _is_more(end, config.capacity)
@@ -346,7 +346,7 @@ class RegisterFile(wiring.Component):
         """Keep a copy of what is written, a memory for each byte lane."""
         bus: Any = self.bus
         words = [register.address >> 2 for register in kept]
-        index = word[:ceil_log2(max(words) - (Address.ROW >> 2) + 1)]
+        index = word[:ceil_log2(max(words) - (Address.TOKEN >> 2) + 1)]
         in_ram = Signal()
         with m.Switch(word):
             for place in words:

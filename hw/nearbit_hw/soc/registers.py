@@ -11,7 +11,7 @@ from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config
 
 
 __all__ = [
-    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "QUERIES_MAX", "REVISION", "WINDOW_BYTES",
+    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "BATCHES_MAX", "REVISION", "WINDOW_BYTES",
     "Address", "Command", "Control", "Field", "Flag", "Interrupt", "Packet", "Register",
     "RegisterMap", "SocError", "Status", "Unit", "register_map",
 ]
@@ -23,8 +23,8 @@ IDENTITY = 0x4e454152
 REVISION = 1
 """Revision of this interface; incremented with every change visible to software."""
 
-QUERIES_MAX = 255
-"""Queries that an operation can have in every configuration; if the capacity is larger, it is the
+BATCHES_MAX = 255
+"""Batches that an operation can have in every configuration; if the capacity is larger, it is the
 limit."""
 
 WINDOW_BYTES = 4096
@@ -49,37 +49,37 @@ class Address(IntEnum):
     VALUE_BITS = 0x018
     VALUE_LANES = 0x01c
     CAPACITY = 0x020
-    ROWS = 0x024
+    QUERIES = 0x024
     LANES = 0x028
     TOP_N = 0x02c
     WEIGHT_BITS = 0x030
     OUTPUT_FRACTION_BITS = 0x034
-    TABLES = 0x038
+    EXP_TABLES = 0x038
     RESCORE = 0x03c
     CONTROL = 0x080
     STATUS = 0x084
     ERROR = 0x088
     IRQ_ENABLE = 0x08c
     IRQ_STATUS = 0x090
-    ROW = 0x0c0
+    TOKEN = 0x0c0
     NUMBER = 0x0c4
     FIRST = 0x0c8
     N = 0x0cc
     SINK = 0x0d0
     RECENT = 0x0d4
     FLAGS = 0x0d8
-    TABLE = 0x0dc
+    EXP_TABLE = 0x0dc
     COMMAND = 0x0e0
-    # The registers of row r are 16 r bytes further.
-    ROW_COUNT = 0x0f0
-    ROW_TABLE = 0x0f4
-    ROW_MULTIPLIER = 0x0f8
+    # The registers of query r are 16 r bytes further.
+    QUERY_COUNT = 0x0f0
+    QUERY_EXP_TABLE = 0x0f4
+    QUERY_MULTIPLIER = 0x0f8
     # The words of counter c are 8 c bytes further.
     COUNTERS = 0x800
 
 
-ROW_STRIDE = 16
-"""Bytes from the registers of a row to those of the next."""
+QUERY_STRIDE = 16
+"""Bytes from the registers of a query to those of the next."""
 
 
 class Command(IntEnum):
@@ -87,8 +87,8 @@ class Command(IntEnum):
 
     LOAD_KEYS = 1
     LOAD_VALUES = 2
-    LOAD_TABLE = 3
-    LOAD_EXACT_KEYS = 4
+    LOAD_EXP_TABLE = 3
+    LOAD_RESCORE_KEYS = 4
     QUERY = 5
 
 
@@ -101,7 +101,7 @@ class SocError(IntEnum):
     #: A read-only register was written.
     READ_ONLY = 2
     #: COMMAND was written with an unknown command, one whose unit is absent, with NUMBER 0, or with
-    #: rows (weights of a table) beyond the end. No operation was started.
+    #: tokens (weights of an exp table) beyond the end. No operation was started.
     COMMAND = 3
     #: A value does not fit its register. The write had no effect.
     FIELD = 4
@@ -109,7 +109,7 @@ class SocError(IntEnum):
     EARLY = 5
     #: The packet did not end with the operation; the rest of the packet was dropped.
     LATE = 6
-    #: The core answered a row of a query with an error.
+    #: The core answered a query of a batch with an error.
     QUERY = 7
 
 
@@ -147,10 +147,11 @@ class Flag(IntEnum):
 
 COUNTERS = (
     ("CYCLES", "Clock cycles."),
-    ("QUERIES", "Queries accepted by the core; all rows of a query count as one."),
-    ("KEYS", "Words of LANES keys scored by all rows of a query; multiply by LANES to get keys."),
-    ("STALL_QUERY", "Cycles in which a query waits for the core to accept it."),
-    ("STALL_SCORE", "Cycles in which a query waits for a free selection before scoring."),
+    ("BATCHES", "Batches of queries accepted by the core."),
+    ("KEYS",
+     "Words of LANES keys scored by all queries of a batch; multiply by LANES to get keys."),
+    ("STALL_QUERY", "Cycles in which a batch waits for the core to accept it."),
+    ("STALL_SCORE", "Cycles in which a batch waits for a free selection before scoring."),
     ("STALL_SELECT", "Cycles in which selected keys wait to be weighted or scored exactly."),
     ("STALL_VALUE", "Cycles in which weighted keys wait for their values to be accumulated."),
     ("STALL_RESULT", "Cycles in which a result or a trace waits for its stream."),
@@ -213,8 +214,8 @@ class Register:
     kept
         Whether it is a command field. Unless :attr:`RegisterMap.resets_fields`, it is 0 when the
         device is configured and keeps its value across reset.
-    row
-        Number of the query row, if each row has such a register.
+    query
+        Number of the query, if each query has such a register.
     """
 
     name: str
@@ -223,7 +224,7 @@ class Register:
     description: str
     fields: tuple[Field, ...]
     kept: bool = False
-    row: int | None = None
+    query: int | None = None
 
     @property
     def reset(self) -> int:
@@ -283,7 +284,7 @@ class Packet:
     description
         How often the units are repeated, and where ``tlast`` is.
     units
-        What is repeated NUMBER times (loads, queries), or sent once (results).
+        What is repeated NUMBER times (loads, batches), or sent once (results).
     fields
         Of a header or of a trace beat: the bits of the first or only beat.
     bits
@@ -369,11 +370,11 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("MINOR", 8, 8, minor, "Minor version."),
             ("MAJOR", 16, 8, major, "Major version.")]),
         register("CAPABILITIES", "Features of this core.", [
-            ("RESCORE", 0, 1, int(unit is not None), "The unit for exact scores is present."),
+            ("RESCORE", 0, 1, int(unit is not None), "The rescoring unit is present."),
             ("SHARED", 1, 1, int(unit is not None and unit.shared),
-             "Rows can share a selection."),
+             "Queries can share a selection."),
             ("APPEND_VALUES", 2, 1, int(config.value_ports > 1),
-             "Value rows can be appended while queries are in flight; if 0, only when idle."),
+             "Value vectors can be appended while batches are in flight; if 0, only when idle."),
             ("REVISION", 8, 8, REVISION, "Revision of this interface."),
             ("COUNTERS", 16, 8, len(COUNTERS), "Number of counters.")]),
         register("STREAM", "Stream widths.", [
@@ -381,20 +382,20 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("RESULT_BITS", 16, 8, result_bits, "Bits per element in m_axis_result."),
             ("TRACE_BITS", 24, 8, trace_bits, "Bits per beat of m_axis_trace.")]),
         number("KEY_BITS", config.key_bits, "Bits per code."),
-        number("VALUE_DIM", config.value_dim, "Elements per value row and per result."),
+        number("VALUE_DIM", config.value_dim, "Elements per value vector and per result."),
         number("VALUE_BITS", config.value_bits, "Bits per value element."),
-        number("VALUE_LANES", config.value_lanes, "Elements per unit of a value row."),
-        number("CAPACITY", config.capacity, "Capacity in keys and value rows."),
-        number("ROWS", config.rows, "Rows per query."),
-        number("LANES", config.lanes, "Keys scored per cycle by each row."),
+        number("VALUE_LANES", config.value_lanes, "Elements per unit of a value vector."),
+        number("CAPACITY", config.capacity, "Capacity in keys and value vectors."),
+        number("QUERIES", config.queries, "Queries per batch."),
+        number("LANES", config.lanes, "Keys scored per cycle by each query."),
         number("TOP_N", config.top_n, "Maximum number of keys that a query can select."),
         number("WEIGHT_BITS", config.weight_bits, "Bits per weight."),
         number("OUTPUT_FRACTION_BITS", config.output_fraction_bits,
                "Fraction bits per result element."),
-        number("TABLES", config.tables, "Number of weight tables."),
-        register("RESCORE", "The unit for exact scores; 0 if absent.", [
-            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements per exact key."),
-            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements per unit of an exact key."),
+        number("EXP_TABLES", config.exp_tables, "Number of exp tables."),
+        register("RESCORE", "The rescoring unit; 0 if absent.", [
+            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements per rescore key."),
+            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements per unit of a rescore key."),
             ("ELEMENT_BITS", 24, 8, unit.element_bits if unit else 0, "Bits per element.")]),
     ]
 
@@ -410,7 +411,7 @@ def _control() -> list[Register]:
     return [
         Register(
             name="CONTROL", address=Address.CONTROL, access="wo",
-            description="Write 1 to trigger; self-clearing. Loaded data and queries already in the "
+            description="Write 1 to trigger; self-clearing. Loaded data and batches already in the "
                         "core are kept.",
             fields=(
                 flag(Control.CLEAR, "wo",
@@ -427,7 +428,7 @@ def _control() -> list[Register]:
             fields=(
                 flag(Status.BUSY, "ro", "An operation is receiving its packet; no other can be "
                                         "started, and the command fields cannot be written."),
-                flag(Status.ACTIVE, "ro", "Queries are in flight, or answers wait for their "
+                flag(Status.ACTIVE, "ro", "Batches are in flight, or answers wait for their "
                                           "streams."),
                 flag(Status.ERROR, "ro", "ERROR is not 0."),
                 flag(Status.DROPPING, "ro", "The rest of a packet is being dropped."))),
@@ -440,8 +441,8 @@ def _control() -> list[Register]:
                       enumeration=tuple((code.name, code.value) for code in SocError)),
                 Field(name="DETAIL", lowest=16, bits=12, access="ro",
                       description="BUSY, READ_ONLY, COMMAND, FIELD: address of the register. "
-                                  "QUERY: the core's error code in the low 3 bits, the row "
-                                  "above. EARLY, LATE: 0; ROW and NUMBER show how far the "
+                                  "QUERY: the core's error code in the low 3 bits, the query "
+                                  "above. EARLY, LATE: 0; TOKEN and NUMBER show how far the "
                                   "operation got."))),
         Register(name="IRQ_ENABLE", address=Address.IRQ_ENABLE, access="rw",
                  description="Selects the bits of IRQ_STATUS that assert irq.",
@@ -459,29 +460,31 @@ def _command(config: Config) -> list[Register]:
     capacity = config.capacity
     entries = config.key_bits + 1
     unit = config.rescore
-    rows_bits = _bits(max(capacity, entries))
-    number_bits = max(QUERIES_MAX.bit_length(), rows_bits)
+    tokens_bits = _bits(max(capacity, entries))
+    number_bits = max(BATCHES_MAX.bit_length(), tokens_bits)
     flags = [(Flag.TRACE, "Send traces in addition to results."),
-             (Flag.RESCORE, "Weight by exact scores; exact queries follow the codes."),
-             (Flag.SHARED, "Make one selection for all rows.")]
+             (Flag.RESCORE, "Weight by dot-product scores; the queries' elements follow."),
+             (Flag.SHARED, "Make one selection for all queries.")]
 
     def register(name: str, bits: int, description: str) -> Register:
         return Register(name=name, address=Address[name], access="rw", description=description,
                         kept=True, fields=(Field(name=name, lowest=0, bits=bits, access="rw",
                                                  description=description),))
 
-    def of_row(row: int, name: str, bits: int, description: str) -> Register:
+    def of_query(query: int, name: str, bits: int, description: str) -> Register:
         return Register(
-            name=f"ROW{row}_{name}", address=Address[f"ROW_{name}"] + ROW_STRIDE * row,
-            access="rw", description=description, kept=True, row=row,
+            name=f"QUERY{query}_{name}", address=Address[f"QUERY_{name}"] + QUERY_STRIDE * query,
+            access="rw", description=description, kept=True, query=query,
             fields=(Field(name=name, lowest=0, bits=bits, access="rw", description=description),))
 
     registers = [
-        register("ROW", rows_bits,
-                 "First row of a load, or first distance of LOAD_TABLE. Counts up as rows are "
-                 "received: after an error, it is the row that is incomplete."),
+        register("TOKEN", tokens_bits,
+                 "First token of a load, or first distance of LOAD_EXP_TABLE. Counts up as tokens "
+                 "are "
+                 "received: after an error, it is the token that is incomplete."),
         register("NUMBER", number_bits,
-                 f"Number of rows, of weights (LOAD_TABLE) or of queries, in {number_bits} bits. "
+                 f"Number of tokens, of weights (LOAD_EXP_TABLE) or of batches, in {number_bits} "
+                 f"bits. "
                  "Counts down to 0 as they are received."),
         register("FIRST", _bits(capacity - 1), "First key that the queries see."),
         register("N", _bits(capacity), "Number of nearest keys to select."),
@@ -490,10 +493,10 @@ def _command(config: Config) -> list[Register]:
         register("RECENT", _bits(capacity), "Number of keys at the end of the range that are "
                                             "always selected."),
         Register(name="FLAGS", address=Address.FLAGS, access="rw", kept=True,
-                 description="Query options.",
+                 description="Options of a batch.",
                  fields=tuple(Field(name=flag.name, lowest=flag.value, bits=1, access="rw",
                                     description=says) for flag, says in flags)),
-        register("TABLE", _bits(config.tables - 1), "Table written by LOAD_TABLE."),
+        register("EXP_TABLE", _bits(config.exp_tables - 1), "Exp table written by LOAD_EXP_TABLE."),
         Register(name="COMMAND", address=Address.COMMAND, access="wo",
                  description="A write starts an operation, which then receives one packet on "
                              "s_axis.",
@@ -502,15 +505,17 @@ def _command(config: Config) -> list[Register]:
                                enumeration=tuple((command.name, command.value) for command in
                                                  Command)),)),
     ]
-    for row in range(config.rows):
+    for query in range(config.queries):
         registers += [
-            of_row(row, "COUNT", _bits(capacity), "Number of keys that the row sees, starting at "
-                                                  "FIRST; 0 if the row is unused."),
-            of_row(row, "TABLE", _bits(config.tables - 1), "Weight table of the row."),
+            of_query(query, "COUNT", _bits(capacity), "Number of keys that the query sees, "
+                                                      "starting at "
+                                                  "FIRST; 0 if the query is unused."),
+            of_query(query, "EXP_TABLE", _bits(config.exp_tables - 1), "Exp table of the query."),
         ]
         if unit is not None:
-            registers.append(of_row(row, "MULTIPLIER", MULTIPLIER_BITS,
-                                    "Scale of the row's exact scores, with 24 fraction bits."))
+            registers.append(of_query(query, "MULTIPLIER", MULTIPLIER_BITS,
+                                      "Scale of the query's dot-product scores, with 24 fraction "
+                                      "bits."))
     return registers
 
 
@@ -540,49 +545,51 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
         return Field(name=name, lowest=lowest, bits=bits, access="ro", description=description)
 
     packets = [
-        load(Command.LOAD_KEYS, "The code of a row.", one("code", config.key_bits)),
-        load(Command.LOAD_VALUES, "A beat with the scale of a row, then its elements.",
+        load(Command.LOAD_KEYS, "The code of a token.", one("code", config.key_bits)),
+        load(Command.LOAD_VALUES, "A beat with the scale of a token, then its elements.",
              one("scale", SCALE_BITS),
              Unit(name="elements", elements=config.value_lanes, element_bits=config.value_bits,
-                  signed=True, count=config.columns)),
-        load(Command.LOAD_TABLE, "A beat with the weight of a distance.",
+                  signed=True, count=config.beats)),
+        load(Command.LOAD_EXP_TABLE, "A beat with the weight of a distance.",
              one("weight", config.weight_bits)),
     ]
-    exact: tuple[Unit, ...] = ()
+    rescore: tuple[Unit, ...] = ()
     if unit is not None:
         elements = Unit(name="elements", elements=unit.lanes, element_bits=unit.element_bits,
-                        signed=True, count=unit.columns)
-        exact = (Unit(name="exact elements", elements=unit.lanes, element_bits=unit.element_bits,
-                      signed=True, count=config.rows * unit.columns),)
-        packets.append(load(Command.LOAD_EXACT_KEYS, "The elements of a row's exact key.",
+                        signed=True, count=unit.beats)
+        rescore = (Unit(name="rescore elements", elements=unit.lanes,
+                        element_bits=unit.element_bits,
+                        signed=True, count=config.queries * unit.beats),)
+        packets.append(load(Command.LOAD_RESCORE_KEYS, "The elements of a token's rescore key.",
                             elements))
     packets.append(load(
-        Command.QUERY, "The codes of all rows of a query, unused ones included; with "
+        Command.QUERY, "The codes of all queries of a batch, unused ones included; with "
                        "FLAGS.RESCORE, "
-                       "then the elements of all rows' exact queries, row by row.",
-        one("code", config.key_bits, config.rows), *exact))
+                       "then the elements of all queries, one query after another.",
+        one("code", config.key_bits, config.queries), *rescore))
     packets.append(Packet(
         name="RESULT", port="m_axis_result", bits=data_bits,
-        description="For each row of each query, in order: a header, then its elements. A row with "
-                    "an error is a header only. tlast on the row's last beat.",
-        fields=(field("ROW", 0, 8, "Row of the query."),
+        description="For each query of each batch, in order: a header, then its elements. A query "
+                    "with "
+                    "an error is a header only. tlast on the query's last beat.",
+        fields=(field("QUERY", 0, 8, "Query of the batch."),
                 field("ERROR", 8, 8, "0, or the core's error code."),
                 field("ELEMENTS", 16, 16, "Number of elements that follow: VALUE_DIM, or 0.")),
         units=(Unit(name="result", elements=config.value_dim, element_bits=result_bits, signed=True,
                     count=1),)))
     narrow = (field("WEIGHT", 48, 16, "Weight of the key."),) if trace_bits == 64 else (
         field("SCORE", 64, 32, "Score of the key, two's complement; minus the distance without "
-                               "exact scores."),
+                               "dot-product scores."),
         field("WEIGHT", 96, 32, "Weight of the key."))
     packets.append(Packet(
         name="TRACE", port="m_axis_trace", bits=trace_bits,
-        description="For each row without an error, if FLAGS.TRACE is set: a beat for each "
+        description="For each query without an error, if FLAGS.TRACE is set: a beat for each "
                     "selected "
-                    "key, the highest index first. tlast on the row's last beat.",
-        fields=(field("INDEX", 0, 24, "Row of the key in the store."),
-                field("ROW", 24, 8, "Row of the query."),
+                    "key, the highest index first. tlast on the query's last beat.",
+        fields=(field("INDEX", 0, 24, "Token of the key."),
+                field("QUERY", 24, 8, "Query of the batch."),
                 field("DISTANCE", 32, 16, "Hamming distance of the key; with a shared selection, "
-                                          "the sum over all rows."),
+                                          "the sum over all queries."),
                 *narrow),
         units=()))
     return packets

@@ -16,20 +16,20 @@ __all__ = ["ResultStream"]
 
 # How it works
 # ------------
-# Elements are written to their places in `packed`, one per cycle. When it is full, or the row at
+# Elements are written to their places in `packed`, one per cycle. When it is full, or the query at
 # its end, it moves to `spare`, and from there to the output register. A header goes straight to the
-# output register; it is due from the cycle after its row's first element on. As it passes by
+# output register; it is due from the cycle after its query's first element on. As it passes by
 # `spare`, it holds up no element, and each register needs no more than one place to come from.
 #
 # What moves without regard to `o.ready` may be seen by `i.ready`: `packed` moves if `spare` is
 # empty, or moves itself because the output register is empty.
 
 class ResultStream(wiring.Component):
-    """Packs the core's results into beats, with a header before each row.
+    """Packs the core's results into beats, with a header before each query.
 
-    A row's header is there two cycles after its first element was taken; a beat, :py:`latency`
-    cycles after its last element was. Elements of a row of at least 8 are taken without a gap, one
-    per cycle, as long as the output is not stalled. No path leads from :py:`o.ready` to
+    A query's header is there two cycles after its first element was taken; a beat, :py:`latency`
+    cycles after its last element was. Elements of a query of at least 8 are taken without a gap,
+    one per cycle, as long as the output is not stalled. No path leads from :py:`o.ready` to
     :py:`i.ready`.
 
     Parameters
@@ -82,7 +82,7 @@ class ResultStream(wiring.Component):
         source: Any = self.i.p
 
         take, leave = Signal(), Signal() # into `packed`, and out of it
-        first = Signal(init=1)           # the next element is its row's first
+        first = Signal(init=1)           # the next element is its query's first
         place = Signal(range(places))
         packed, spare = Signal(bits, reset_less=True), Signal(bits, reset_less=True)
         packed_last, spare_last = Signal(reset_less=True), Signal(reset_less=True)
@@ -90,7 +90,7 @@ class ResultStream(wiring.Component):
         header = Signal()                # one is due
         header_first = Signal()          # it goes before `spare`
         error = Signal(Error, reset_less=True)
-        row = Signal(len(source.row), reset_less=True)
+        query = Signal(len(source.query), reset_less=True)
 
         # ---- Packing.
         m.d.comb += [
@@ -131,11 +131,11 @@ class ResultStream(wiring.Component):
         with m.If(header_goes):
             m.d.sync += [
                 header.eq(0), header_first.eq(0), self.o.p.last.eq(error != Error.OK),
-                self.o.p.data.eq(Cat(row, C(0, 8 - len(row)), error, C(0, 5),
+                self.o.p.data.eq(Cat(query, C(0, 8 - len(query)), error, C(0, 5),
                                      Mux(error == Error.OK, config.value_dim, 0)))]
         with m.If(leave):
             m.d.sync += [spare.eq(packed), spare_last.eq(packed_last), spare_full.eq(1),
                          header_first.eq(header & ~header_goes)]
         with m.If(take & first):
-            m.d.sync += [header.eq(1), row.eq(source.row), error.eq(source.error)]
+            m.d.sync += [header.eq(1), query.eq(source.query), error.eq(source.error)]
         return m

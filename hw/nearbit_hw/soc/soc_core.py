@@ -62,13 +62,13 @@ class SocCore(wiring.Component):
     """A :class:`nearbit_hw.core.Core` with registers on a bus and AXI4-Stream for all data.
 
     Software writes the command fields and COMMAND; the operation then takes one packet from
-    :py:`s_axis`. Rows of queries are answered on :py:`m_axis_result`, and with traces on
+    :py:`s_axis`. Batches are answered query by query on :py:`m_axis_result`, and with traces on
     :py:`m_axis_trace`, which must both be taken. Registers and packets are described by
     :func:`nearbit_hw.soc.registers.register_map`.
 
     **Cycles.** The core's interval is kept as long as the streams are not held up, and if it is at
-    least 4 cycles more than the beats of a query. A query reaches the core in the cycle after its
-    last beat, with the unit for exact scores two cycles after; a row's last beat leaves three
+    least 4 cycles more than the beats of a batch. A batch reaches the core in the cycle after its
+    last beat, with the rescoring unit two cycles after; a query's last beat leaves three
     cycles after the core's last element. So the latency from the last beat in to the last one out
     is :py:`latency` cycles more than the core's alone.
 
@@ -103,7 +103,7 @@ class SocCore(wiring.Component):
     wb_... : Wishbone
         Registers, with :py:`bus="wishbone"`.
     s_axis_... : AXI4-Stream
-        Packets of loads and queries.
+        Packets of loads and batches.
     m_axis_result_..., m_axis_trace_... : AXI4-Stream
         Packets of results and traces.
     """
@@ -161,7 +161,7 @@ class SocCore(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from a query's last beat in to its row's last beat out that are not the core's."""
+        """Cycles from a batch's last beat in to its answer's last beat out, less the core's."""
         return 4 if self.config.rescore is None else 5
 
     def elaborate(self, platform) -> Module:
@@ -194,15 +194,15 @@ class SocCore(wiring.Component):
         # ---- Operations.
         self._connect_axis(m, "s_axis", inputs.i)
         for name in core.signature.members:
-            if name.startswith("i_") and name != "i_query":
+            if name.startswith("i_") and name != "i_command":
                 wiring.connect(m, getattr(inputs, "o" + name[1:]), getattr(core, name))
         flags = fields["FLAGS"]
         m.d.comb += [
             inputs.start.eq(registers.start),
             inputs.command.eq(registers.command),
-            inputs.row.eq(fields["ROW"]),
+            inputs.token.eq(fields["TOKEN"]),
             inputs.rescore.eq(flags[Flag.RESCORE]),
-            inputs.table.eq(fields["TABLE"]),
+            inputs.exp_table.eq(fields["EXP_TABLE"]),
             inputs.final.eq(registers.final),
             inputs.clear.eq(registers.clear),
             inputs.abandon.eq(registers.abandon),
@@ -213,27 +213,27 @@ class SocCore(wiring.Component):
             registers.dropping.eq(inputs.dropping),
         ]
 
-        query: Any = core.i_query.p
+        command: Any = core.i_command.p
         m.d.comb += [
-            core.i_query.valid.eq(inputs.o_query.valid),
-            inputs.o_query.ready.eq(core.i_query.ready),
-            query.first.eq(fields["FIRST"]),
-            query.n.eq(Mux(inputs.void, 0, fields["N"])),
-            query.sink.eq(fields["SINK"]),
-            query.recent.eq(fields["RECENT"]),
-            query.trace.eq(flags[Flag.TRACE]),
-            query.rescore.eq(flags[Flag.RESCORE]),
-            query.shared.eq(flags[Flag.SHARED]),
+            core.i_command.valid.eq(inputs.o_command.valid),
+            inputs.o_command.ready.eq(core.i_command.ready),
+            command.first.eq(fields["FIRST"]),
+            command.n.eq(Mux(inputs.void, 0, fields["N"])),
+            command.sink.eq(fields["SINK"]),
+            command.recent.eq(fields["RECENT"]),
+            command.trace.eq(flags[Flag.TRACE]),
+            command.rescore.eq(flags[Flag.RESCORE]),
+            command.shared.eq(flags[Flag.SHARED]),
         ]
-        for index in range(config.rows):
-            row = query.rows[index]
+        for index in range(config.queries):
+            query = command.queries[index]
             m.d.comb += [
-                row.code.eq(inputs.o_query.payload[index]),
-                row.count.eq(fields[f"ROW{index}_COUNT"]),
-                row.table.eq(fields[f"ROW{index}_TABLE"]),
+                query.code.eq(inputs.o_command.payload[index]),
+                query.count.eq(fields[f"QUERY{index}_COUNT"]),
+                query.exp_table.eq(fields[f"QUERY{index}_EXP_TABLE"]),
             ]
             if config.rescore is not None:
-                m.d.comb += row.multiplier.eq(fields[f"ROW{index}_MULTIPLIER"])
+                m.d.comb += query.multiplier.eq(fields[f"QUERY{index}_MULTIPLIER"])
 
         # ---- Answers.
         wiring.connect(m, core.o_result, results.i)
@@ -243,16 +243,16 @@ class SocCore(wiring.Component):
         trace_waiting = self._trace(m, core)
         m.d.comb += [
             registers.failed.eq(result_taken & (result.error != Error.OK)),
-            registers.failure.eq(Cat(result.error, result.row)),
+            registers.failure.eq(Cat(result.error, result.query)),
         ]
         out = [(getattr(self, f"{name}_tvalid"), getattr(self, f"{name}_tready"))
                for name in ("m_axis_result", "m_axis_trace")]
         # All through registers: the counters are far from where this is known.
         events = Cat(
             C(1, 1),
-            core.i_query.valid & core.i_query.ready,
+            core.i_command.valid & core.i_command.ready,
             activity.word,
-            core.i_query.valid & ~core.i_query.ready,
+            core.i_command.valid & ~core.i_command.ready,
             activity.score_waits,
             activity.select_waits,
             activity.value_waits,
@@ -269,10 +269,10 @@ class SocCore(wiring.Component):
         bits = self._registers.trace_bits
         source: Any = core.o_trace.p
         layout = data.StructLayout({
-            "index": 24, "row": 8, "distance": 16,
+            "index": 24, "query": 8, "distance": 16,
             **({"weight": 16} if bits == 64 else {"gap": 16, "score": signed(32), "weight": 32})})
         beat: Any = Signal(layout)
-        m.d.comb += [beat.index.eq(source.index), beat.row.eq(source.row),
+        m.d.comb += [beat.index.eq(source.index), beat.query.eq(source.query),
                      beat.distance.eq(source.distance), beat.weight.eq(source.weight)]
         if bits == 128:
             m.d.comb += beat.score.eq(source.score if self.config.rescore is not None

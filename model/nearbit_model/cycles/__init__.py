@@ -12,9 +12,9 @@ constants and rules are those in the docstrings of the blocks of :mod:`nearbit_h
 
 ==============  =====================================================================
 ``shapes``      what goes into a core and what comes of it
-``loads``       stores, tables and exact queries
+``loads``       stores, exp tables and rescore queries
 ``selection``   scores and the selection of the nearest keys
-``replay``      exact scores, weights, values and the division
+``replay``      dot-product scores, weights, values and the division
 ``pipeline``    stages that move as a whole, of which ``replay`` consists
 ``core``        all of them, and the queues between: :func:`predict`
 ``formula``     :func:`steady`
@@ -24,7 +24,7 @@ Cycles are counted from the first one after reset. Names of times say what happe
 
 After the selection the blocks are pipelines that move as a whole or not at all, see
 :class:`~nearbit_model.cycles.pipeline.Pipeline`; they wait for each other only where a query's
-columns come faster than the normalizer takes them.
+beats come faster than the normalizer takes them.
 """
 
 from nearbit_model.cycles.core import predict

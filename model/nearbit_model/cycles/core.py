@@ -29,13 +29,13 @@ class _Core:
         self._config = config
         self._loads = Loads(config)
         selector = TopN if config.selection == "counters" else HistogramTopN
-        self._selectors = [selector(config, row) for row in range(config.rows)]
+        self._selectors = [selector(config, query) for query in range(config.queries)]
         self._rescorer = Rescorer(config)
         self._replay = Replay(config)
         # Dispatcher
         self._free = NEVER  # the command before may be followed by another
         self._announced = NEVER # its last block is announced
-        # RowMerge
+        # QueryMerge
         self._merge_turn = NEVER
         self._merged = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
         # Results
@@ -60,41 +60,42 @@ class _Core:
     def _command(self, command: Command, offered: int) -> int:
         """Work on a command that is first offered in a cycle; gives when it is accepted."""
         config = self._config
-        rows = range(config.rows)
-        errors = [self._loads.error(command, row, config.top_n) for row in rows]
-        good = [row for row in rows if errors[row] == Error.OK]
-        # Rows that select; if they share, the last one does for all.
+        queries = range(config.queries)
+        errors = [self._loads.error(command, query, config.top_n) for query in queries]
+        good = [query for query in queries if errors[query] == Error.OK]
+        # Queries that select; if they share, the last one does for all.
         selecting = good[-1:] if command.shared else good
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
         announced = max(offered + 1, self._merged[0] + 1)
         earliest = max(offered, self._announced) + 1
-        claims = [self._selectors[row].claim(earliest) for row in selecting]
+        claims = [self._selectors[query].claim(earliest) for query in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
         selections: dict[int, tuple[Selection, dict[str, Interval]]] = {}
         if good:
             skip = command.first % config.lanes
-            words = -(-(skip + max(command.counts[row] for row in good)) // config.lanes)
+            words = -(-(skip + max(command.counts[query] for query in good)) // config.lanes)
             # The words go out in the cycles after. The score array takes the first word two cycles
             # after the command is accepted, and the codes when that word is in its last stage.
             last_word = accepted + words
             if config.selection_block:
                 last_word = self._blocks(command, selecting, accepted, words, selections)
             else:
-                for row in selecting:
-                    selections[row] = self._selectors[row].select(
-                        last_word, words, command.survivors(row, command.counts[row]))
+                for query in selecting:
+                    selections[query] = self._selectors[query].select(
+                        last_word, words, command.survivors(query, command.counts[query]))
             self._free = max(last_word, accepted + config.score_stages + 1)
 
-        # ---- RowMerge: the rows in turns.
+        # ---- QueryMerge: the queries in turns.
         turn = max(self._merge_turn, announced + 1)
-        for row in rows:
+        for query in queries:
             noted = max(turn, self._given[0] + 1)
             # A result leaves when it is noted and the one before is out.
             leave = max(noted + 1, self._given[-1] + 1)
-            if errors[row] == Error.OK:
-                selection, selecting_stages = selections[config.rows - 1 if command.shared else row]
+            if errors[query] == Error.OK:
+                selection, selecting_stages = selections[config.queries - 1
+                                                         if command.shared else query]
                 stages = dict(selecting_stages)
                 commanded = max(turn, self._replay.free)
                 if config.rescore is None:
@@ -105,22 +106,22 @@ class _Core:
                 else:
                     last, stages["rescore"] = self._rescorer.run(
                         selection, turn, rescore=command.rescore, free=self._replay.free,
-                        again=command.shared and row > 0)
+                        again=command.shared and query > 0)
                 outputs, trace, later = self._replay.run(
                     selection.selected, last, leave, command.trace)
                 answer = Answer(
-                    command=self._commands, row=row, error=Error.OK, words=words,
+                    command=self._commands, query=query, error=Error.OK, words=words,
                     selected=selection.selected, offered=offered, accepted=accepted,
-                    columns=outputs, beats_per_column=config.value_lanes,
-                    beat_cycles=config.divider_cycles, trace=trace, stages={**stages, **later})
+                    beat_starts=outputs, outputs_per_beat=config.value_lanes,
+                    output_cycles=config.divider_cycles, trace=trace, stages={**stages, **later})
                 turn = max(noted, commanded, selection.passed) + 1
             else:
                 skipped = (self._rescorer.skip(turn)
                            if command.rescore and config.rescore is not None else turn)
                 answer = Answer(
-                    command=self._commands, row=row, error=errors[row], words=0, selected=0,
-                    offered=offered, accepted=accepted, columns=(leave,), beats_per_column=1,
-                    beat_cycles=1, trace=(), stages={})
+                    command=self._commands, query=query, error=errors[query], words=0, selected=0,
+                    offered=offered, accepted=accepted, beat_starts=(leave,), outputs_per_beat=1,
+                    output_cycles=1, trace=(), stages={})
                 turn = max(noted, skipped) + 1
             self.answers.append(answer)
             self._given.append(answer.end)
@@ -131,35 +132,35 @@ class _Core:
         return accepted
 
 
-    def _blocks(self, command: Command, rows: list[int], accepted: int, words: int,
+    def _blocks(self, command: Command, queries: list[int], accepted: int, words: int,
                 selections: dict[int, tuple[Selection, dict[str, Interval]]]) -> int:
         """Select block by block; gives when the last word is asked for.
 
         A block is announced with the first word of the one before, and begins when that has ended
-        and all rows have taken it.
+        and all queries have taken it.
         """
         config = self._config
         size = config.selection_block // config.lanes
         skip = command.first % config.lanes
         begins, last_word = accepted, accepted
-        survivors = dict.fromkeys(rows, 0)
+        survivors = dict.fromkeys(queries, 0)
         for start in range(0, words, size):
             if start:
                 begins = max(last_word, *(
-                    self._selectors[row].claim(begins + 1) for row in rows))
+                    self._selectors[query].claim(begins + 1) for query in queries))
                 self._announced = begins
             end = min(start + size, words)
             last_word = begins + end - start
-            for row in rows:
-                selected = command.survivors(row, end * config.lanes - skip)
-                selector = self._selectors[row]
+            for query in queries:
+                selected = command.survivors(query, end * config.lanes - skip)
+                selector = self._selectors[query]
                 assert isinstance(selector, HistogramTopN)
                 selection, stages = selector.select(
-                    last_word, end - start, selected, survivors=survivors[row],
+                    last_word, end - start, selected, survivors=survivors[query],
                     final=end == words)
                 scored = Interval(accepted + 1, stages["score"].end)
-                selections[row] = selection, {**stages, "score": scored}
-                survivors[row] = selected
+                selections[query] = selection, {**stages, "score": scored}
+                survivors[query] = selected
         return last_word
 
 
@@ -172,8 +173,8 @@ def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
     """
     for phase in phases:
         for command in phase.commands:
-            if len(command.counts) != config.rows:
-                raise ValueError(f"a command must have {config.rows} counts, "
+            if len(command.counts) != config.queries:
+                raise ValueError(f"a command must have {config.queries} counts, "
                                  f"not {len(command.counts)}")
     core = _Core(config)
     start = 0

@@ -7,10 +7,10 @@ from nearbit_model.config import Config
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
     BANKS,
-    EXACT_KEY_STORE_LATENCY,
+    RESCORE_KEY_STORE_LATENCY,
     VALUE_STORE_LATENCY,
     rescorer_latency,
-    weights_latency,
+    softmax_latency,
 )
 
 
@@ -22,8 +22,8 @@ class Steady:
     """Commands of one shape, one after another without a pause, by formula.
 
     The latency is exact. So is the interval, but where queues between the stages are full: with
-    several rows, if the selection is by histograms, or if ``top_n`` is hardly more than what is
-    selected, or if value rows have two or three elements. :func:`predict` knows them.
+    several queries, if the selection is by histograms, or if ``top_n`` is hardly more than what is
+    selected, or if value vectors have two or three elements. :func:`predict` knows them.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Steady:
         Cycles from one command to the next in the long run: those of the slowest stage.
     stages
         For each stage, the cycles that a command takes of it: ``score``, ``refine``, ``emit``,
-        ``rescore`` (if the core has exact scores), ``weigh`` (ValueAccumulator is as fast),
+        ``rescore`` (if the core has rescoring), ``weigh`` (ValueAccumulator is as fast),
         ``normalize``. And ``banks``, no stage but the time
         from the start of a command to the end of its selection, by 3, or by 4 with histograms, as
         so many of them are in work at the same time; only three of the four are counted or merged.
@@ -59,11 +59,11 @@ def _steady_selection(config: Config, words: int, selected: int
                 + times.registers), {"refine": Fraction(reads), "emit": Fraction(emitted)}
     if config.selection_block:
         return _steady_blocks(config, words, selected)
-    histogram = config.histogram_times(config.rows - 1)
+    histogram = config.histogram_times(config.queries - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
     # From the acceptance of a command until its last key is presented.
-    whole = merged + reads + emitted + config.score_stages + (config.rows - 1) * selected
+    whole = merged + reads + emitted + config.score_stages + (config.queries - 1) * selected
     if not histogram.overlap:
         return merged + reads + emitted - 1, {"select": Fraction(whole)}
     freed = scored + histogram.count_latency + histogram.free_latency + config.score_stages
@@ -82,7 +82,7 @@ def _steady_blocks(config: Config, words: int, selected: int) -> tuple[int, dict
     Words do not wait for the selection of blocks before. Only the last block may begin to be listed
     later than it could, as the one before is whole.
     """
-    times = config.histogram_times(config.rows - 1)
+    times = config.histogram_times(config.queries - 1)
     size = config.selection_block // config.lanes
     whole = -(-words // size) - 1 # blocks before the last one
     lengths = [size] * whole + [words - size * whole]
@@ -112,44 +112,44 @@ def _steady_blocks(config: Config, words: int, selected: int) -> tuple[int, dict
 
 
 def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
-    """Latency and interval of commands whose rows all have the same number of words and keys.
+    """Latency and interval of commands whose queries all have the same number of words and keys.
 
     Parameters
     ----------
     words
         Words of keys: the longest range by ``lanes``, rounded up, if it begins with a word.
     selected
-        Keys that each row selects; with blocks, none of them for being recent.
+        Keys that each query selects; with blocks, none of them for being recent.
     rescore
         Whether they are scored exactly.
     """
     selection, selecting = _steady_selection(config, words, selected)
-    column = config.value_lanes * config.divider_cycles
-    beats = config.rescore.columns if config.rescore is not None and rescore else 1
+    beat = config.value_lanes * config.divider_cycles
+    beats = config.rescore.beats if config.rescore is not None and rescore else 1
     stages = {
         "score": Fraction(max(words, config.score_stages + 1)),
         **selecting,
         **({} if config.rescore is None
-           else {"rescore": Fraction(config.rows * beats * selected)}),
-        "weigh": Fraction(config.rows * config.columns * selected),
-        "normalize": Fraction(config.rows * config.columns * column),
+           else {"rescore": Fraction(config.queries * beats * selected)}),
+        "weigh": Fraction(config.queries * config.beats * selected),
+        "normalize": Fraction(config.queries * config.beats * beat),
     }
     if config.selection == "counters":
         stages["banks"] = Fraction(selection + config.score_stages, BANKS)
-    # From the last key into the queue to the last one into Weights' buffer.
+    # From the last key into the queue to the last one into Softmax's buffer.
     handing = 2
     if config.rescore is not None:
-        handing += (selected * (beats - 1) + EXACT_KEY_STORE_LATENCY
+        handing += (selected * (beats - 1) + RESCORE_KEY_STORE_LATENCY
                     + rescorer_latency(config.rescore.lanes))
     interval = max(stages.values())
-    # Row 0 alone; the first column must be complete before the first output. Then the rows follow
-    # each other at the pace of the slowest of these stages.
-    replay = (handing + (selected == 1) + weights_latency(scores=config.rescore is not None)
+    # Query 0 alone; the first beat must be complete before the first output. Then the queries
+    # follow each other at the pace of the slowest of these stages.
+    replay = (handing + (selected == 1) + softmax_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
-              + selected + (config.columns - 1) * max(selected, column)
+              + selected + (config.beats - 1) * max(selected, beat)
               + (config.value_lanes - 1) * config.divider_cycles + config.output_bits)
-    paces = [stages[name] / config.rows
+    paces = [stages[name] / config.queries
              for name in ("rescore", "weigh", "normalize") if name in stages]
-    following = (config.rows - 1) * int(max(paces))
+    following = (config.queries - 1) * int(max(paces))
     return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
                   limit=next(name for name, cycles in stages.items() if cycles == interval))

@@ -1,20 +1,20 @@
-"""From selected keys to outputs: exact scores, weights, sums and their division."""
+"""From selected keys to outputs: dot-product scores, weights, sums and their division."""
 
 from collections import deque
 
 from nearbit_model.config import Config
-from nearbit_model.cycles.loads import ExactQueries
+from nearbit_model.cycles.loads import RescoreQueries
 from nearbit_model.cycles.pipeline import NEVER, Pipeline
 from nearbit_model.cycles.selection import Selection
 from nearbit_model.cycles.shapes import Interval
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
-    EXACT_KEY_STORE_LATENCY,
+    RESCORE_KEY_STORE_LATENCY,
     RESCORER_DEPTH,
+    SOFTMAX_BUFFERS,
     VALUE_STORE_LATENCY,
-    WEIGHT_BUFFERS,
     rescorer_latency,
-    weights_latency,
+    softmax_latency,
 )
 
 
@@ -22,15 +22,15 @@ __all__ = ["Replay", "Rescorer"]
 
 
 class Rescorer:
-    """Rescorer and ExactKeyStore: from the selection's keys to Weights."""
+    """Rescorer and RescoreKeyStore: from the selection's keys to Softmax."""
 
     def __init__(self, config: Config) -> None:
         """Begin as after reset."""
         unit = config.rescore
         lanes = 1 if unit is None else unit.lanes
-        self._columns = 1 if unit is None else unit.columns
+        self._beats = 1 if unit is None else unit.beats
         self._latency = rescorer_latency(lanes)
-        self.queries = ExactQueries(self._columns, config.exact_query_slots)
+        self.queries = RescoreQueries(self._beats, config.rescore_query_slots)
         self._store = Pipeline()
         self._pipeline = Pipeline()
         self._asked = NEVER # when the last beat, or key that needs none, began to wait
@@ -45,7 +45,7 @@ class Rescorer:
         if needs_beat:
             move = self._store.next_move(asked)
             asked = self._store.cycle(move)
-            answered = move + EXACT_KEY_STORE_LATENCY
+            answered = move + RESCORE_KEY_STORE_LATENCY
             shown = max(asked + 1, self._store.shown(answered))
         self._taken = max(self._pipeline.next_move(shown), self._taken + 1)
         taken = self._pipeline.cycle(self._taken)
@@ -63,9 +63,9 @@ class Rescorer:
 
     def run(self, selection: Selection, turn: int, *, rescore: bool, free: int, again: bool
             ) -> tuple[int, Interval]:
-        """Take a selection from a cycle on; gives when Weights, once free, takes the last key.
+        """Take a selection from a cycle on; gives when Softmax, once free, takes the last key.
 
-        It may be one that a row before had.
+        It may be one that a query before had.
         """
         cycle = max(turn, selection.passed + 2 if again else selection.first_shown)
         each: list[int] = []
@@ -74,7 +74,7 @@ class Rescorer:
         first = NEVER
         left = NEVER
         for key in range(selection.selected):
-            for _ in range(self._columns if rescore else 1):
+            for _ in range(self._beats if rescore else 1):
                 cycle = self._go(cycle, needs_beat=rescore)
                 first = cycle if first == NEVER else first
             each.append(cycle)
@@ -92,27 +92,27 @@ class Rescorer:
 
 
 class Replay:
-    """Weights, ValueStore, ValueAccumulator and Normalizer: keys, columns, outputs."""
+    """Softmax, ValueStore, ValueAccumulator and Normalizer: keys, beats, outputs."""
 
     def __init__(self, config: Config) -> None:
         """Begin as after reset."""
-        self._columns = config.columns
+        self._beats = config.beats
         self._lanes = config.value_lanes
         self._steps = config.output_bits
         self._divider_cycles = config.divider_cycles
-        self._latency = weights_latency(scores=config.rescore is not None)
-        self._weights = Pipeline()
+        self._latency = softmax_latency(scores=config.rescore is not None)
+        self._softmax = Pipeline()
         self._store = Pipeline()
         self._accumulator = Pipeline()
         self._normalizer = Pipeline()
-        self._freed: deque[int] = deque([NEVER] * WEIGHT_BUFFERS,
-                                        maxlen=WEIGHT_BUFFERS)
-        self._issued = NEVER   # move of Weights in which the last key so far was read
+        self._freed: deque[int] = deque([NEVER] * SOFTMAX_BUFFERS,
+                                        maxlen=SOFTMAX_BUFFERS)
+        self._issued = NEVER   # move of Softmax in which the last key so far was read
         self._asked = NEVER    # move of ValueStore in which its beat was asked for
         self._added = NEVER    # move of ValueAccumulator in which its beat was taken
-        self._started = NEVER  # move of Normalizer in which the column before started
-        self._accepted = NEVER # cycle in which that column was accepted
-        self._last_sums = NEVER # cycle in which the sums of the column before were complete
+        self._started = NEVER  # move of Normalizer in which the beat before started
+        self._accepted = NEVER # cycle in which that beat was accepted
+        self._last_sums = NEVER # cycle in which the sums of the beat before were complete
 
     @property
     def free(self) -> int:
@@ -123,44 +123,44 @@ class Replay:
             ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Interval]]:
         """Answer a selection whose last key is taken in a cycle.
 
-        Its result may leave from the cycle ``turn`` on. Gives the first output of each column, the
+        Its result may leave from the cycle ``turn`` on. Gives the first output of each beat, the
         trace, and the stages' cycles.
         """
         ready = last + (keys == 1)
-        issue = max(self._weights.next_move(ready), self._issued + 1)
-        first_issue = self._weights.cycle(issue)
+        issue = max(self._softmax.next_move(ready), self._issued + 1)
+        first_issue = self._softmax.cycle(issue)
         outputs: list[int] = []
         traced: tuple[int, ...] = ()
         first_asked = first_entered = 0
-        for column in range(self._columns):
+        for beat in range(self._beats):
             key = 0
             while key < keys:
                 # Without a stall on the way, all keys but the last are as they should be.
-                if (key or column) and self._accumulator.last_held <= self._added \
+                if (key or beat) and self._accumulator.last_held <= self._added \
                         and self._store.last_held <= self._asked:
                     key = keys - 1
                 asked = self._move_key(issue + key)
-                if key == 0 and column == 0:
+                if key == 0 and beat == 0:
                     first_asked = asked
                 key += 1
-            entered = self._move_column()
-            if column == 0:
+            entered = self._move_beat()
+            if beat == 0:
                 # What leaves before this result holds the normalizer; only the first output is put
                 # aside.
                 self._normalizer.hold(self._started + self._steps + 1, turn + 1)
                 first_entered = entered
                 if trace:
-                    traced = tuple(self._weights.shown(issue + key + self._latency)
+                    traced = tuple(self._softmax.shown(issue + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
                 self._started + (self._lanes - 1) * self._divider_cycles)
             outputs.append(max(self._normalizer.cycle(self._started + self._steps), turn))
             issue += keys
         self._issued = issue - 1
-        self._freed.append(self._weights.cycle(issue) + 1)
+        self._freed.append(self._softmax.cycle(issue) + 1)
         end = outputs[-1] + (self._lanes - 1) * self._divider_cycles
         return tuple(outputs), traced, {
-            "weigh": Interval(first_issue, self._weights.cycle(self._issued)),
+            "weigh": Interval(first_issue, self._softmax.cycle(self._issued)),
             "accumulate": Interval(first_asked, self._last_sums),
             "normalize": Interval(first_entered, end),
         }
@@ -168,16 +168,16 @@ class Replay:
     def _move_key(self, issue: int) -> int:
         """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
         weighed = issue + self._latency
-        self._asked = self._store.next_move(self._weights.shown(weighed))
+        self._asked = self._store.next_move(self._softmax.shown(weighed))
         asked = self._store.cycle(self._asked)
-        self._weights.hold(weighed, asked)
+        self._softmax.hold(weighed, asked)
         answered = self._asked + VALUE_STORE_LATENCY
         self._added = self._accumulator.next_move(self._store.shown(answered))
         self._store.hold(answered, self._accumulator.cycle(self._added))
         return asked
 
-    def _move_column(self) -> int:
-        """Take the sums of the last key's column to the normalizer; gives when they enter it."""
+    def _move_beat(self) -> int:
+        """Take the sums of the last key's beat to the normalizer; gives when they enter it."""
         complete = self._added + ACCUMULATOR_LATENCY - 1
         self._accumulator.hold(complete, self._accepted)
         self._last_sums = self._accumulator.cycle(complete)

@@ -14,7 +14,7 @@ __all__ = ["HistogramTopN", "Selection", "TopN"]
 
 @dataclass
 class Selection:
-    """A query in a row's selection."""
+    """A query in its selection."""
 
     selected: int
     emit: int      # emitting starts
@@ -23,7 +23,7 @@ class Selection:
     last: int = 0  # and takes the last one
     each: list[int] = field(default_factory=list) # when it takes each, if not one per cycle
     latency: int = 2 # from the queue of keys to the next unit
-    passed: int = 0 # the last key is taken for the last time so far, if rows share the selection
+    passed: int = 0 # the last key is taken for the last time so far, if queries share the selection
 
     @property
     def first_shown(self) -> int:
@@ -46,14 +46,14 @@ class Selection:
 
 
 class TopN:
-    """A row's selection: banks, the queue in front of counting, refining, emitting."""
+    """A query's selection: banks, the queue in front of counting, refining, emitting."""
 
-    def __init__(self, config: Config, row: int) -> None:
+    def __init__(self, config: Config, query: int) -> None:
         """Begin as after reset."""
         self._times = config.counter_times
         self._ratio = config.refine_lanes // config.lanes
         self._gapless = config.rescore is not None
-        self._score_latency = config.score_latency(row)
+        self._score_latency = config.score_latency(query)
         self._released: deque[int] = deque([NEVER] * BANKS, maxlen=BANKS)
         self._counting = NEVER # the command before goes from waiting to counting
         self._counted = NEVER  # its last word arrives
@@ -121,13 +121,13 @@ class TopN:
 
 
 class HistogramTopN:
-    """A row's selection by histograms: counting, merging, scanning, emitting."""
+    """A query's selection by histograms: counting, merging, scanning, emitting."""
 
-    def __init__(self, config: Config, row: int) -> None:
+    def __init__(self, config: Config, query: int) -> None:
         """Begin as after reset."""
-        self._times = config.histogram_times(row)
+        self._times = config.histogram_times(query)
         self._ratio = config.refine_lanes // config.lanes
-        self._score_latency = config.score_latency(row)
+        self._score_latency = config.score_latency(query)
         times = self._times
         self._merges: deque[int] = deque([NEVER] * times.limit, maxlen=times.limit) # starts
         # As if a query was handed over when all bins are cleared after reset.

@@ -17,20 +17,21 @@ class Command:
     Parameters
     ----------
     counts
-        For each row, the keys that it may see.
+        For each query, the keys that it may see.
     n, sink, recent
         Which of them are selected.
     first
-        The first key that all rows see.
-    tables
-        For each row, its weight table; table 0, if there are none.
+        The first key that all queries see.
+    exp_tables
+        For each query, its exp table; exp table 0, if there are none.
     trace
         Whether the selection is to be told.
     rescore
-        Whether the selected keys are scored exactly. Then there is a query for each row among the
-        :attr:`Phase.exact_queries` of the same phase or one before.
+        Whether the selected keys are rescored. Then there is a rescore query for each query among
+        the
+        :attr:`Phase.rescore_queries` of the same phase or one before.
     shared
-        Whether the rows share a selection.
+        Whether the queries share a selection.
     """
 
     counts: tuple[int, ...]
@@ -38,7 +39,7 @@ class Command:
     sink: int = 0
     recent: int = 0
     first: int = 0
-    tables: tuple[int, ...] = ()
+    exp_tables: tuple[int, ...] = ()
     trace: bool = False
     rescore: bool = False
     shared: bool = False
@@ -48,12 +49,12 @@ class Command:
         """Keys selected of a long range."""
         return self.n + self.sink + self.recent
 
-    def survivors(self, row: int, seen: int) -> int:
-        """Keys selected of a row's range when only the first of it were seen.
+    def survivors(self, query: int, seen: int) -> int:
+        """Keys selected of a query's range when only the first of it were seen.
 
         The last `recent` keys are those of the whole range.
         """
-        count = self.counts[row]
+        count = self.counts[query]
         seen = min(seen, count)
         sinks = min(self.sink, seen)
         recent = max(0, seen - max(count - self.recent, sinks))
@@ -68,16 +69,17 @@ class Phase:
     Parameters
     ----------
     keys
-        Rows of the key loads, in order.
+        Tokens of the key loads, in order.
     values
-        Row and column of the value loads, in order.
-    tables
-        Table, distance and weight of the table loads, in order. Of the weight it matters only
-        whether it is 0, and only for distance 0: a table whose first weight is 0 is not usable.
-    exact_keys
-        Row and column of the loads of keys for exact scores, in order.
-    exact_queries
-        Beats of queries for exact scores.
+        Token and beat of the value loads, in order.
+    exp_tables
+        Exp table, distance and weight of the exp table loads, in order. Of the weight it matters
+        only whether it is 0, and only for distance 0: an exp table whose first weight is 0 is not
+        usable.
+    rescore_keys
+        Token and beat of the loads of keys for rescoring, in order.
+    rescore_queries
+        Beats of rescore queries.
     commands
         Commands, in order.
     delay
@@ -86,23 +88,24 @@ class Phase:
 
     keys: Sequence[int] = ()
     values: Sequence[tuple[int, int]] = ()
-    tables: Sequence[tuple[int, int, int]] = ()
-    exact_keys: Sequence[tuple[int, int]] = ()
-    exact_queries: int = 0
+    exp_tables: Sequence[tuple[int, int, int]] = ()
+    rescore_keys: Sequence[tuple[int, int]] = ()
+    rescore_queries: int = 0
     commands: Sequence[Command] = ()
     delay: int = 0
 
 
-def load(config: Config, keys: int, *, first: int = 0, tables: int = 1, delay: int = 0) -> Phase:
-    """Shape the phase that loads rows from ``first`` on and some whole tables."""
-    rows = range(first, first + keys)
-    exact_columns = 0 if config.rescore is None else config.rescore.columns
+def load(config: Config, keys: int, *, first: int = 0, exp_tables: int = 1,
+         delay: int = 0) -> Phase:
+    """Shape the phase that loads tokens from ``first`` on and some whole exp tables."""
+    tokens = range(first, first + keys)
+    rescore_beats = 0 if config.rescore is None else config.rescore.beats
     return Phase(
-        exact_keys=[(row, column) for row in rows for column in range(exact_columns)],
-        keys=rows,
-        values=[(row, column) for row in rows for column in range(config.columns)],
-        tables=[(table, distance, 1) for table in range(tables)
-                for distance in range(config.key_bits + 1)],
+        rescore_keys=[(token, beat) for token in tokens for beat in range(rescore_beats)],
+        keys=tokens,
+        values=[(token, beat) for token in tokens for beat in range(config.beats)],
+        exp_tables=[(exp_table, distance, 1) for exp_table in range(exp_tables)
+                    for distance in range(config.key_bits + 1)],
         delay=delay)
 
 
@@ -112,9 +115,9 @@ class Accepted:
 
     keys: list[int] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
-    tables: list[int] = field(default_factory=list)
-    exact_keys: list[int] = field(default_factory=list)
-    exact_queries: list[int] = field(default_factory=list)
+    exp_tables: list[int] = field(default_factory=list)
+    rescore_keys: list[int] = field(default_factory=list)
+    rescore_queries: list[int] = field(default_factory=list)
     commands: list[int] = field(default_factory=list)
 
 
@@ -132,60 +135,60 @@ class Interval:
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's answer to a command.
+    """A query's answer to a command.
 
     Parameters
     ----------
     command
         Index of the command, over all phases.
-    row
-        Row of the command.
+    query
+        Query of the command.
     error
         Error.OK, or why there is a single beat and no result.
     words, selected
         Words of keys that were scored, and keys selected of them; 0 for an error.
     offered, accepted
         When the command was offered and accepted.
-    columns
-        The first beat of each column of the result; the single beat of an error.
-    beats_per_column, beat_cycles
-        Beats of a column, and cycles from one to the next.
+    beat_starts
+        The first output of each beat of values; the single one of an error.
+    outputs_per_beat, output_cycles
+        Outputs of a beat of values, and cycles from one to the next.
     trace
         The beats of the trace; none, if it was not asked for.
     stages
         When each stage worked on it: ``score``, ``refine``, ``emit``, ``rescore`` (if the core has
-        exact scores), ``weigh``, ``accumulate``, ``normalize``. Empty for an error.
+        rescoring), ``weigh``, ``accumulate``, ``normalize``. Empty for an error.
     """
 
     command: int
-    row: int
+    query: int
     error: Error
     words: int
     selected: int
     offered: int
     accepted: int
-    columns: tuple[int, ...]
-    beats_per_column: int
-    beat_cycles: int
+    beat_starts: tuple[int, ...]
+    outputs_per_beat: int
+    output_cycles: int
     trace: tuple[int, ...]
     stages: dict[str, Interval]
 
     @property
     def start(self) -> int:
         """Cycle of the first beat."""
-        return self.columns[0]
+        return self.beat_starts[0]
 
     @property
     def end(self) -> int:
         """Cycle of the last beat."""
-        return self.columns[-1] + (self.beats_per_column - 1) * self.beat_cycles
+        return self.beat_starts[-1] + (self.outputs_per_beat - 1) * self.output_cycles
 
     @property
     def beats(self) -> Iterator[int]:
         """Cycles of all beats."""
-        for first in self.columns:
-            yield from range(first, first + self.beats_per_column * self.beat_cycles,
-                             self.beat_cycles)
+        for first in self.beat_starts:
+            yield from range(first, first + self.outputs_per_beat * self.output_cycles,
+                             self.output_cycles)
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class Timeline:
     accepted
         For each phase, when its transfers are accepted.
     answers
-        Answers in the order in which they leave: command by command, row by row.
+        Answers in the order in which they leave: command by command, query by query.
     """
 
     accepted: list[Accepted]

@@ -51,8 +51,8 @@ class HardwareAttention:
     outcome
         All transfers with their cycles.
     scores
-        With method "hash", the keys' exact integer scores, int64 [heads, queries, m], 0 where there
-        is no key; else None.
+        With method "hash", the keys' integer dot-product scores, int64 [heads, queries, m], 0 where
+        there is no key; else None.
     """
 
     output: NDArray[np.float32]

@@ -17,7 +17,7 @@ from nearbit_model.transfers.shapes import shapes
 from nearbit_model.transfers.streams import core_ports
 
 
-__all__ = ["Plan", "Prediction", "row_loads", "table_loads"]
+__all__ = ["Plan", "Prediction", "token_loads", "exp_table_loads"]
 
 
 # Cycles without any transfer, as a multiple of what the longest command can take, after which the
@@ -51,11 +51,11 @@ class Prediction:
 class Plan:
     """The program of a problem, and how to read its outcome.
 
-    For each key head: its keys, values and weight tables are loaded, then all queries of its heads
-    follow back to back. A row of a command is a query of a head. Rows are filled with the heads of
-    the group at the same position if there is a table for each head, or if none is needed;
-    otherwise with consecutive queries of one head. What is left of the last command's rows sees no
-    keys.
+    For each key head: its keys, values and exp tables are loaded, then all queries of its heads
+    follow back to back. A command is filled with the heads of
+    the group at the same position if there is an exp table for each head, or if none is needed;
+    otherwise with consecutive queries of one head. What is left of the last command's queries sees
+    no keys.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Plan:
         Whether each command asks for its selection as well.
     loads
         Whether anything is loaded. If not, the keys and values of the only key head are there, and
-        a table for each head that needs one.
+        an exp table for each head that needs one.
     """
 
     def __init__(self, prepared: Prepared, *, trace: bool = True, loads: bool = True) -> None:
@@ -75,7 +75,7 @@ class Plan:
         self._has_loads = loads
         self._config = prepared.config
         self.program = Program(core_ports(prepared.config))
-        # For each answer the head and the query that it is to, or -1 for a row without.
+        # For each answer the head and the query that it is to, or -1 for one without.
         self._heads: list[NDArray[np.int64]] = []
         self._queries: list[NDArray[np.int64]] = []
         # For each phase the key head that it loads, or -1.
@@ -103,8 +103,8 @@ class Plan:
     def patience(self) -> int:
         """Cycles without any transfer that no command takes."""
         config = self._config
-        beats = config.columns + (0 if config.rescore is None else config.rescore.columns)
-        return _PATIENCE * (1000 + config.capacity // config.lanes + config.rows * beats
+        beats = config.beats + (0 if config.rescore is None else config.rescore.beats)
+        return _PATIENCE * (1000 + config.capacity // config.lanes + config.queries * beats
                             * (config.top_n + config.value_lanes * config.divider_cycles))
 
     def _selected_counts(self) -> NDArray[np.int64]:
@@ -116,28 +116,28 @@ class Plan:
     def _add_group(self, kv_head: int) -> None:
         prepared, config = self._prepared, self._config
         heads = np.arange(kv_head * prepared.group, (kv_head + 1) * prepared.group)
-        together = prepared.exact is not None or prepared.group <= config.tables
-        exact = prepared.exact
-        load = row_loads(
+        together = prepared.rescore is not None or prepared.group <= config.exp_tables
+        rescore = prepared.rescore
+        load = token_loads(
             config, prepared.k_codes[kv_head], prepared.values.elements[kv_head],
-            prepared.values.scales[kv_head], None if exact is None else exact.keys[kv_head]
+            prepared.values.scales[kv_head], None if rescore is None else rescore.keys[kv_head]
             ) if self._has_loads else {}
         if load and together:
             self._loads.append(kv_head)
-            self.program.add(load if exact is not None
-                             else {**load, **table_loads(prepared.tables[heads])})
+            self.program.add(load if rescore is not None
+                             else {**load, **exp_table_loads(prepared.exp_tables[heads])})
         for sequence in self._sequences(heads, together):
             if not together:
                 self._loads.append(kv_head)
-                self.program.add({**load, **table_loads(prepared.tables[sequence[0][:1]])})
+                self.program.add({**load, **exp_table_loads(prepared.exp_tables[sequence[0][:1]])})
                 load = {}
             self._add_queries(heads, *sequence, together=together)
 
     def _sequences(self, heads: NDArray[np.int64], together: bool
                    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """List heads and queries of the answers, in the order of the rows."""
+        """List heads and queries of the answers, in the order of the commands."""
         queries = np.arange(self._prepared.queries)
-        if together and self._config.rows > 1:
+        if together and self._config.queries > 1:
             yield np.tile(heads, len(queries)), np.repeat(queries, len(heads))
         else:
             for head in heads:
@@ -146,34 +146,37 @@ class Plan:
     def _add_queries(self, group: NDArray[np.int64], heads: NDArray[np.int64],
                      queries: NDArray[np.int64], *, together: bool) -> None:
         prepared, config = self._prepared, self._config
-        exact, unit = prepared.exact, config.rescore
-        spare = -len(heads) % config.rows
-        commands = (len(heads) + spare) // config.rows
+        rescore, unit = prepared.rescore, config.rescore
+        spare = -len(heads) % config.queries
+        commands = (len(heads) + spare) // config.queries
 
-        def rows(x: NDArray[Any]) -> NDArray[Any]:
+        def by_command(x: NDArray[Any]) -> NDArray[Any]:
             filled = np.concatenate([x, np.zeros((spare, *x.shape[1:]), x.dtype)])
-            return filled.reshape(commands, config.rows, *x.shape[1:])
+            return filled.reshape(commands, config.queries, *x.shape[1:])
 
         def every(number: int) -> NDArray[np.int64]:
             return np.full(commands, number)
 
-        tables = rows(heads - group[0] if together and exact is None else np.zeros_like(heads))
-        fields = {"code": rows(_code(prepared.q_codes[heads, queries], config.key_bits)),
-                  "count": rows(prepared.counts[queries]), "table": tables}
+        exp_tables = by_command(heads - group[0]
+                                if together and rescore is None else np.zeros_like(heads))
+        fields = {"code": by_command(_code(prepared.q_codes[heads, queries], config.key_bits)),
+                  "count": by_command(prepared.counts[queries]), "exp_table": exp_tables}
         inputs: dict[str, Any] = {}
         if unit is not None:
-            fields["multiplier"] = rows(np.zeros_like(heads) if exact is None
-                                        else exact.multipliers[heads, queries].astype(np.int64))
-        if unit is not None and exact is not None:
-            # One for every row, also for those that are left.
-            inputs["i_exact_query"] = rows(exact.queries[heads, queries]).reshape(-1, unit.lanes)
+            fields["multiplier"] = by_command(np.zeros_like(heads) if rescore is None
+                                              else rescore.multipliers[heads,
+                                                                       queries].astype(np.int64))
+        if unit is not None and rescore is not None:
+            # One for every query, also for those that are left.
+            inputs["i_rescore_query"] = by_command(rescore.queries[heads, queries]).reshape(-1,
+                                                                                            unit.lanes)
 
         self._loads.append(-1)
-        self.program.add({**inputs, "i_query": {
+        self.program.add({**inputs, "i_command": {
             "first": every(prepared.first),
             "n": every(prepared.n), "sink": every(prepared.sink), "recent": every(prepared.recent),
-            "trace": every(int(self._trace)), "rescore": every(int(exact is not None)),
-            "shared": every(int(prepared.shared)), "rows": fields,
+            "trace": every(int(self._trace)), "rescore": every(int(rescore is not None)),
+            "shared": every(int(prepared.shared)), "queries": fields,
         }})
         unused = np.full(spare, -1)
         self._heads.append(np.concatenate([heads, unused]))
@@ -215,9 +218,9 @@ class Plan:
         timeline = cycle_model.predict(self._config, shapes(self.program))
         heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
         accepted = [{name: np.array(transfers, np.int64) for name, transfers in (
-            ("i_key", phase.keys), ("i_value", phase.values), ("i_table", phase.tables),
-            ("i_exact_key", phase.exact_keys), ("i_exact_query", phase.exact_queries),
-            ("i_query", phase.commands)) if transfers} for phase in timeline.accepted]
+            ("i_key", phase.keys), ("i_value", phase.values), ("i_exp_table", phase.exp_tables),
+            ("i_rescore_key", phase.rescore_keys), ("i_rescore_query", phase.rescore_queries),
+            ("i_command", phase.commands)) if transfers} for phase in timeline.accepted]
         ended = np.array([answer.end for answer in timeline.answers], np.int64)
         return Prediction(timeline.cycles, *self._count_cycles(
             accepted, ended, heads, timeline.cycles), timeline, heads, queries)
@@ -243,7 +246,7 @@ class Plan:
 
         return (spread("index", np.int64), spread("distance", np.int32),
                 spread("weight", np.int64),
-                None if prepared.exact is None else spread("score", np.int64, 0))
+                None if prepared.rescore is None else spread("score", np.int64, 0))
 
     def _count_cycles(self, transfers: list[dict[str, Cycles]], ended: Cycles,
                       heads: NDArray[np.int64], total: int
@@ -275,7 +278,7 @@ class Plan:
 
         # Heads whose answers come one after another are counted from end to end; those whose
         # answers alternate share.
-        phases = [accepted["i_query"] for kv_head, accepted
+        phases = [accepted["i_command"] for kv_head, accepted
                   in zip(self._loads, transfers, strict=True) if kv_head < 0]
         start = answered = 0
         for phase, asked in zip(self._heads, phases, strict=True):
@@ -287,7 +290,7 @@ class Plan:
             shares = np.diff(np.linspace(start, last, len(members) + 1).astype(np.int64))
             for head, share in zip(members, shares, strict=True):
                 final = ended[segment][here == head].max(initial=asked[0])
-                first = asked[np.flatnonzero(phase == head)[0] // self._config.rows]
+                first = asked[np.flatnonzero(phase == head)[0] // self._config.queries]
                 head_cycles[head] += share
                 query_cycles[head] += final - first + 1
             start = last
@@ -301,9 +304,9 @@ class Plan:
         return head_cycles, query_cycles, load_cycles
 
 
-def row_loads(config: Config, k_codes: NDArray[np.uint64], elements: NDArray[Any],
-              scales: NDArray[Any], exact_keys: NDArray[Any] | None, *, first: int = 0
-              ) -> dict[str, Any]:
+def token_loads(config: Config, k_codes: NDArray[np.uint64], elements: NDArray[Any],
+                scales: NDArray[Any], rescore_keys: NDArray[Any] | None, *, first: int = 0
+                ) -> dict[str, Any]:
     """Make what :meth:`Program.add` takes of keys and values that stand one after another.
 
     Parameters
@@ -314,34 +317,34 @@ def row_loads(config: Config, k_codes: NDArray[np.uint64], elements: NDArray[Any
         uint64 [tokens, words].
     elements, scales
         Integers [tokens, value_dim] and [tokens].
-    exact_keys
-        Integers [tokens, head_dim]; None without exact scores.
+    rescore_keys
+        Integers [tokens, head_dim]; None without rescoring.
     first
-        Row of the first of them.
+        Token of the first of them.
     """
-    rows = np.arange(first, first + len(k_codes))
-    exact: dict[str, Any] = {}
-    if exact_keys is not None and config.rescore is not None:
-        columns = config.rescore.columns
-        exact["i_exact_key"] = {"row": np.repeat(rows, columns),
-                                "column": np.tile(np.arange(columns), len(rows)),
-                                "elements": exact_keys.reshape(-1, config.rescore.lanes)}
+    tokens = np.arange(first, first + len(k_codes))
+    rescore: dict[str, Any] = {}
+    if rescore_keys is not None and config.rescore is not None:
+        beats = config.rescore.beats
+        rescore["i_rescore_key"] = {"token": np.repeat(tokens, beats),
+                                    "beat": np.tile(np.arange(beats), len(tokens)),
+                                    "elements": rescore_keys.reshape(-1, config.rescore.lanes)}
     return {
-        **exact,
-        "i_key": {"row": rows, "code": _code(k_codes, config.key_bits)},
-        "i_value": {"row": np.repeat(rows, config.columns),
-                    "column": np.tile(np.arange(config.columns), len(rows)),
+        **rescore,
+        "i_key": {"token": tokens, "code": _code(k_codes, config.key_bits)},
+        "i_value": {"token": np.repeat(tokens, config.beats),
+                    "beat": np.tile(np.arange(config.beats), len(tokens)),
                     "elements": elements.reshape(-1, config.value_lanes),
-                    "scale": np.repeat(scales, config.columns)},
+                    "scale": np.repeat(scales, config.beats)},
     }
 
 
-def table_loads(tables: NDArray[np.uint32]) -> dict[str, Any]:
-    """Make what :meth:`Program.add` takes of weight tables [heads, key_bits + 1], from 0 on."""
-    heads, entries = tables.shape
-    return {"i_table": {"table": np.repeat(np.arange(heads), entries),
-                        "distance": np.tile(np.arange(entries), heads),
-                        "weight": tables.reshape(-1)}}
+def exp_table_loads(exp_tables: NDArray[np.uint32]) -> dict[str, Any]:
+    """Make what :meth:`Program.add` takes of exp tables [heads, key_bits + 1], from 0 on."""
+    heads, entries = exp_tables.shape
+    return {"i_exp_table": {"exp_table": np.repeat(np.arange(heads), entries),
+                            "distance": np.tile(np.arange(entries), heads),
+                            "weight": exp_tables.reshape(-1)}}
 
 
 def _code(words: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:

@@ -14,29 +14,29 @@ def shapes(program: Program) -> list[Phase]:
         fields = {name: program.port(name, is_input=True).unpack(words)
                   for name, words in phase.inputs.items()}
         keys, values = fields.get("i_key"), fields.get("i_value")
-        exact_keys = fields.get("i_exact_key")
-        tables, queries = fields.get("i_table"), fields.get("i_query")
+        rescore_keys = fields.get("i_rescore_key")
+        exp_tables, asked = fields.get("i_exp_table"), fields.get("i_command")
         commands: list[Command] = []
-        if queries is not None:
-            rows = queries["rows"]
+        if asked is not None:
+            queries = asked["queries"]
             commands = [
                 Command(counts=tuple(counts), n=n, sink=sink, recent=recent, first=first,
-                        tables=tuple(loaded), trace=bool(trace), rescore=bool(rescore),
+                        exp_tables=tuple(loaded), trace=bool(trace), rescore=bool(rescore),
                         shared=bool(shared))
                 for counts, loaded, n, sink, recent, first, trace, rescore, shared in zip(
-                    rows["count"].tolist(), rows["table"].tolist(),
-                    *(queries[name].tolist() for name in (
+                    queries["count"].tolist(), queries["exp_table"].tolist(),
+                    *(asked[name].tolist() for name in (
                         "n", "sink", "recent", "first", "trace", "rescore", "shared")),
                     strict=True)]
         phases.append(Phase(
-            keys=[] if keys is None else keys["row"].tolist(),
+            keys=[] if keys is None else keys["token"].tolist(),
             values=[] if values is None else list(zip(
-                values["row"].tolist(), values["column"].tolist(), strict=True)),
-            tables=[] if tables is None else list(zip(
-                *(tables[name].tolist() for name in ("table", "distance", "weight")),
+                values["token"].tolist(), values["beat"].tolist(), strict=True)),
+            exp_tables=[] if exp_tables is None else list(zip(
+                *(exp_tables[name].tolist() for name in ("exp_table", "distance", "weight")),
                 strict=True)),
-            exact_keys=[] if exact_keys is None else list(zip(
-                exact_keys["row"].tolist(), exact_keys["column"].tolist(), strict=True)),
-            exact_queries=len(phase.inputs.get("i_exact_query", ())),
+            rescore_keys=[] if rescore_keys is None else list(zip(
+                rescore_keys["token"].tolist(), rescore_keys["beat"].tolist(), strict=True)),
+            rescore_queries=len(phase.inputs.get("i_rescore_query", ())),
             commands=commands, delay=phase.delay))
     return phases

@@ -15,36 +15,36 @@ __all__ = ["core_ports"]
 def core_ports(config: Config) -> list[Port]:
     """List the streams of a core, in the order of its signature."""
     place, keys = _up_to(config.capacity - 1), _up_to(config.capacity)
-    table, row = _up_to(config.tables - 1), _up_to(config.rows - 1)
+    exp_table, query = _up_to(config.exp_tables - 1), _up_to(config.queries - 1)
     error = _up_to(max(Error))
     unit = config.rescore
     multiplier: dict[str, Shape] = {} if unit is None else {"multiplier": Bits(MULTIPLIER_BITS)}
     score: dict[str, Shape] = {} if unit is None else {
         "score": Bits(config.score_max.bit_length() + 1, signed=True)}
     inputs: dict[str, Shape] = {
-        "i_key": _struct(row=place, code=Bits(config.key_bits)),
+        "i_key": _struct(token=place, code=Bits(config.key_bits)),
         "i_value": _struct(
-            row=place, column=_up_to(config.columns - 1),
+            token=place, beat=_up_to(config.beats - 1),
             elements=Array(config.value_lanes, Bits(config.value_bits, signed=True)),
             scale=Bits(SCALE_BITS)),
-        "i_table": _struct(
-            table=table, distance=_up_to(config.key_bits), weight=Bits(config.weight_bits)),
+        "i_exp_table": _struct(
+            exp_table=exp_table, distance=_up_to(config.key_bits), weight=Bits(config.weight_bits)),
     }
     if unit is not None:
         elements = Array(unit.lanes, Bits(unit.element_bits, signed=True))
-        inputs["i_exact_key"] = _struct(
-            row=place, column=_up_to(unit.columns - 1), elements=elements)
-        inputs["i_exact_query"] = elements
-    inputs["i_query"] = _struct(
+        inputs["i_rescore_key"] = _struct(
+            token=place, beat=_up_to(unit.beats - 1), elements=elements)
+        inputs["i_rescore_query"] = elements
+    inputs["i_command"] = _struct(
         first=place, n=keys, sink=keys, recent=keys, trace=Bits(1), rescore=Bits(1),
         shared=Bits(1),
-        rows=Array(config.rows, _struct(
-            code=Bits(config.key_bits), count=keys, table=table, **multiplier)))
+        queries=Array(config.queries, _struct(
+            code=Bits(config.key_bits), count=keys, exp_table=exp_table, **multiplier)))
     outputs: dict[str, Shape] = {
         "o_result": _struct(
-            row=row, error=error, output=Bits(config.output_bits, signed=True), last=Bits(1)),
+            query=query, error=error, output=Bits(config.output_bits, signed=True), last=Bits(1)),
         "o_trace": _struct(
-            row=row, index=place, distance=_up_to(config.distance_max), **score,
+            query=query, index=place, distance=_up_to(config.distance_max), **score,
             weight=Bits(config.weight_bits), last=Bits(1)),
     }
     return [*(Port(name, True, shape) for name, shape in inputs.items()),

@@ -6,8 +6,8 @@
 
 #define FIELD(word, name) (((word) & NEARBIT_REG_##name##_MASK) >> NEARBIT_REG_##name##_SHIFT)
 
-/* NUMBER has room for as many queries with any configuration, and for as many as keys. */
-#define MOST_QUERIES 255u
+/* NUMBER has room for as many batches with any configuration, and for as many as keys. */
+#define MOST_BATCHES 255u
 
 /* --- Registers ------------------------------------------------------------------------------ */
 
@@ -66,7 +66,7 @@ static void put_code(struct writer *writer, const uint8_t *code, uint32_t bits)
     put(writer, *code, bits);
 }
 
-/* Elements in columns of some lanes, each from a new beat on; `start` is where a beat began. */
+/* Elements in units of some lanes, each from a new beat on; `start` is where a beat began. */
 static void put_elements(struct writer *writer, const uint8_t *start, size_t beat,
                          const int16_t *elements, uint32_t number, uint32_t lanes, uint32_t bits)
 {
@@ -108,8 +108,8 @@ static size_t whole_beats(const struct nearbit *device, uint32_t bits)
     return (size_t)((bits + width - 1) / width) * beat_bytes(device);
 }
 
-/* Elements come in columns of some lanes, each of whole beats. */
-static size_t column_bytes(const struct nearbit *device, uint32_t elements, uint32_t lanes,
+/* Elements come in units of some lanes, each of whole beats. */
+static size_t unit_bytes(const struct nearbit *device, uint32_t elements, uint32_t lanes,
                            uint32_t bits)
 {
     return lanes ? elements / lanes * whole_beats(device, lanes * bits) : 0;
@@ -118,14 +118,14 @@ static size_t column_bytes(const struct nearbit *device, uint32_t elements, uint
 static size_t value_bytes(const struct nearbit *device)
 {
     const struct nearbit_config *config = &device->config;
-    return beat_bytes(device) + column_bytes(device, config->value_dim, config->value_lanes,
+    return beat_bytes(device) + unit_bytes(device, config->value_dim, config->value_lanes,
                                              config->value_bits);
 }
 
-static size_t exact_bytes(const struct nearbit *device)
+static size_t rescore_bytes(const struct nearbit *device)
 {
     const struct nearbit_config *config = &device->config;
-    return column_bytes(device, config->head_dim, config->rescore_lanes, config->element_bits);
+    return unit_bytes(device, config->head_dim, config->rescore_lanes, config->element_bits);
 }
 
 static size_t result_bytes(const struct nearbit *device)
@@ -134,11 +134,11 @@ static size_t result_bytes(const struct nearbit *device)
     return beat_bytes(device) + whole_beats(device, config->value_dim * config->result_bits);
 }
 
-static size_t query_bytes(const struct nearbit *device, int rescore)
+static size_t batch_bytes(const struct nearbit *device, int rescore)
 {
     const struct nearbit_config *config = &device->config;
-    return config->rows * (whole_beats(device, config->key_bits)
-                           + (rescore ? exact_bytes(device) : 0));
+    return config->queries * (whole_beats(device, config->key_bits)
+                           + (rescore ? rescore_bytes(device) : 0));
 }
 
 size_t nearbit_code_bytes(const struct nearbit *device)
@@ -151,7 +151,7 @@ size_t nearbit_room(const struct nearbit *device)
     const size_t sizes[] = {
         value_bytes(device),
         (device->config.key_bits + 1) * beat_bytes(device),
-        query_bytes(device, device->config.has_rescore),
+        batch_bytes(device, device->config.has_rescore),
         result_bytes(device),
         device->config.trace_bits / 8,
     };
@@ -163,7 +163,7 @@ size_t nearbit_room(const struct nearbit *device)
 
 /* --- Operations ------------------------------------------------------------------------------ */
 
-/* The error of a query row is in the row's answer, too, and hinders nothing. */
+/* The error of a query is in the query's answer, too, and hinders nothing. */
 static enum nearbit_status refusal(const struct nearbit *device)
 {
     const uint32_t code = FIELD(read32(device, NEARBIT_REG_ERROR), ERROR_CODE);
@@ -208,13 +208,13 @@ static uint32_t at_once(const struct nearbit *device, size_t bytes, uint32_t num
     return room < number ? (uint32_t)room : number;
 }
 
-static enum nearbit_status check_rows(const struct nearbit *device, uint32_t row, uint32_t number)
+static enum nearbit_status check_tokens(const struct nearbit *device, uint32_t token, uint32_t number)
 {
     const uint32_t capacity = device->config.capacity;
-    return number && row < capacity && number <= capacity - row ? NEARBIT_OK : NEARBIT_ARGUMENT;
+    return number && token < capacity && number <= capacity - token ? NEARBIT_OK : NEARBIT_ARGUMENT;
 }
 
-/* Load rows of a kind, in as many packets as the buffer needs. */
+/* Load tokens of a kind, in as many packets as the buffer needs. */
 struct source {
     uint32_t command;
     size_t bytes;
@@ -223,7 +223,7 @@ struct source {
     const uint16_t *scales;
 };
 
-static void put_row(const struct nearbit *device, struct writer *writer, struct source *source)
+static void put_token(const struct nearbit *device, struct writer *writer, struct source *source)
 {
     const struct nearbit_config *config = &device->config;
     const uint8_t *start = writer->at;
@@ -248,10 +248,10 @@ static void put_row(const struct nearbit *device, struct writer *writer, struct 
     end_beat(writer, start, beat);
 }
 
-static enum nearbit_status load_rows(struct nearbit *device, uint32_t row, uint32_t number,
+static enum nearbit_status load_tokens(struct nearbit *device, uint32_t token, uint32_t number,
                                      struct source source)
 {
-    enum nearbit_status status = check_rows(device, row, number);
+    enum nearbit_status status = check_tokens(device, token, number);
     while (status == NEARBIT_OK && number) {
         const uint32_t count = at_once(device, source.bytes, number);
         if (count == 0)
@@ -261,47 +261,47 @@ static enum nearbit_status load_rows(struct nearbit *device, uint32_t row, uint3
             return status;
         struct writer writer = {device->port->buffer, 0, 0};
         for (uint32_t i = 0; i < count; i++)
-            put_row(device, &writer, &source);
-        write32(device, NEARBIT_REG_ROW, row);
+            put_token(device, &writer, &source);
+        write32(device, NEARBIT_REG_TOKEN, token);
         status = transfer(device, source.command, count, &writer);
-        row += count;
+        token += count;
         number -= count;
     }
     return status;
 }
 
-enum nearbit_status nearbit_load_keys(struct nearbit *device, uint32_t row, uint32_t number,
+enum nearbit_status nearbit_load_keys(struct nearbit *device, uint32_t token, uint32_t number,
                                       const uint8_t *codes)
 {
     const struct source source = {NEARBIT_REG_COMMAND_LOAD_KEYS,
                                   whole_beats(device, device->config.key_bits), codes, NULL, NULL};
-    return load_rows(device, row, number, source);
+    return load_tokens(device, token, number, source);
 }
 
-enum nearbit_status nearbit_load_values(struct nearbit *device, uint32_t row, uint32_t number,
+enum nearbit_status nearbit_load_values(struct nearbit *device, uint32_t token, uint32_t number,
                                         const int16_t *elements, const uint16_t *scales)
 {
     const struct source source = {NEARBIT_REG_COMMAND_LOAD_VALUES, value_bytes(device), NULL,
                                   elements, scales};
-    return load_rows(device, row, number, source);
+    return load_tokens(device, token, number, source);
 }
 
-enum nearbit_status nearbit_load_exact_keys(struct nearbit *device, uint32_t row, uint32_t number,
+enum nearbit_status nearbit_load_rescore_keys(struct nearbit *device, uint32_t token, uint32_t number,
                                             const int16_t *elements)
 {
-    const struct source source = {NEARBIT_REG_COMMAND_LOAD_EXACT_KEYS, exact_bytes(device),
+    const struct source source = {NEARBIT_REG_COMMAND_LOAD_RESCORE_KEYS, rescore_bytes(device),
                                   NULL, elements, NULL};
     if (!device->config.has_rescore)
         return NEARBIT_ARGUMENT;
-    return load_rows(device, row, number, source);
+    return load_tokens(device, token, number, source);
 }
 
-enum nearbit_status nearbit_load_table(struct nearbit *device, uint32_t table,
+enum nearbit_status nearbit_load_exp_table(struct nearbit *device, uint32_t exp_table,
                                        const uint32_t *weights)
 {
     const uint32_t entries = device->config.key_bits + 1;
     const size_t beat = beat_bytes(device);
-    if (table >= device->config.tables)
+    if (exp_table >= device->config.exp_tables)
         return NEARBIT_ARGUMENT;
     if (at_once(device, beat, entries) < entries)
         return NEARBIT_NO_ROOM;
@@ -313,72 +313,72 @@ enum nearbit_status nearbit_load_table(struct nearbit *device, uint32_t table,
         put(&writer, weights[i], device->config.weight_bits);
         end_beat(&writer, device->port->buffer, beat);
     }
-    write32(device, NEARBIT_REG_TABLE, table);
-    write32(device, NEARBIT_REG_ROW, 0);
-    return transfer(device, NEARBIT_REG_COMMAND_LOAD_TABLE, entries, &writer);
+    write32(device, NEARBIT_REG_EXP_TABLE, exp_table);
+    write32(device, NEARBIT_REG_TOKEN, 0);
+    return transfer(device, NEARBIT_REG_COMMAND_LOAD_EXP_TABLE, entries, &writer);
 }
 
-static enum nearbit_status check_query(const struct nearbit *device,
-                                       const struct nearbit_query *query)
+static enum nearbit_status check_batch(const struct nearbit *device,
+                                       const struct nearbit_batch *batch)
 {
     const struct nearbit_config *config = &device->config;
     const uint32_t most = config->capacity;
-    if (query->first >= most || query->n > most || query->sink > most || query->recent > most)
+    if (batch->first >= most || batch->n > most || batch->sink > most || batch->recent > most)
         return NEARBIT_ARGUMENT;
-    if ((query->rescore && !config->has_rescore) || (query->shared && !config->has_shared))
+    if ((batch->rescore && !config->has_rescore) || (batch->shared && !config->has_shared))
         return NEARBIT_ARGUMENT;
-    for (uint32_t row = 0; row < config->rows; row++)
-        if (query->rows[row].count > most || query->rows[row].table >= config->tables)
+    for (uint32_t query = 0; query < config->queries; query++)
+        if (batch->queries[query].count > most || batch->queries[query].exp_table >= config->exp_tables)
             return NEARBIT_ARGUMENT;
     return NEARBIT_OK;
 }
 
-static void write_query(const struct nearbit *device, const struct nearbit_query *query)
+static void write_batch(const struct nearbit *device, const struct nearbit_batch *batch)
 {
-    write32(device, NEARBIT_REG_FIRST, query->first);
-    write32(device, NEARBIT_REG_N, query->n);
-    write32(device, NEARBIT_REG_SINK, query->sink);
-    write32(device, NEARBIT_REG_RECENT, query->recent);
-    write32(device, NEARBIT_REG_FLAGS, (query->trace ? NEARBIT_REG_FLAGS_TRACE_MASK : 0)
-                                       | (query->rescore ? NEARBIT_REG_FLAGS_RESCORE_MASK : 0)
-                                       | (query->shared ? NEARBIT_REG_FLAGS_SHARED_MASK : 0));
-    for (uint32_t row = 0; row < device->config.rows; row++) {
-        const uint32_t offset = row * NEARBIT_REG_ROW_STRIDE;
-        write32(device, NEARBIT_REG_ROW_COUNT + offset, query->rows[row].count);
-        write32(device, NEARBIT_REG_ROW_TABLE + offset, query->rows[row].table);
+    write32(device, NEARBIT_REG_FIRST, batch->first);
+    write32(device, NEARBIT_REG_N, batch->n);
+    write32(device, NEARBIT_REG_SINK, batch->sink);
+    write32(device, NEARBIT_REG_RECENT, batch->recent);
+    write32(device, NEARBIT_REG_FLAGS, (batch->trace ? NEARBIT_REG_FLAGS_TRACE_MASK : 0)
+                                       | (batch->rescore ? NEARBIT_REG_FLAGS_RESCORE_MASK : 0)
+                                       | (batch->shared ? NEARBIT_REG_FLAGS_SHARED_MASK : 0));
+    for (uint32_t query = 0; query < device->config.queries; query++) {
+        const uint32_t offset = query * NEARBIT_REG_QUERY_STRIDE;
+        write32(device, NEARBIT_REG_QUERY_COUNT + offset, batch->queries[query].count);
+        write32(device, NEARBIT_REG_QUERY_EXP_TABLE + offset, batch->queries[query].exp_table);
         if (device->config.has_rescore)
-            write32(device, NEARBIT_REG_ROW_MULTIPLIER + offset, query->rows[row].multiplier);
+            write32(device, NEARBIT_REG_QUERY_MULTIPLIER + offset, batch->queries[query].multiplier);
     }
 }
 
-enum nearbit_status nearbit_ask(struct nearbit *device, const struct nearbit_query *query,
+enum nearbit_status nearbit_ask(struct nearbit *device, const struct nearbit_batch *batch,
                                 uint32_t number, const uint8_t *codes, const int16_t *elements)
 {
     const struct nearbit_config *config = &device->config;
     const size_t beat = beat_bytes(device);
-    enum nearbit_status status = check_query(device, query);
+    enum nearbit_status status = check_batch(device, batch);
     if (status != NEARBIT_OK)
         return status;
-    if (number == 0 || (query->rescore && elements == NULL))
+    if (number == 0 || (batch->rescore && elements == NULL))
         return NEARBIT_ARGUMENT;
     status = begin(device);
     if (status != NEARBIT_OK)
         return status;
-    write_query(device, query);
+    write_batch(device, batch);
     while (status == NEARBIT_OK && number) {
-        const uint32_t most = config->capacity > MOST_QUERIES ? config->capacity : MOST_QUERIES;
-        const uint32_t count = at_once(device, query_bytes(device, query->rescore),
+        const uint32_t most = config->capacity > MOST_BATCHES ? config->capacity : MOST_BATCHES;
+        const uint32_t count = at_once(device, batch_bytes(device, batch->rescore),
                                        number < most ? number : most);
         if (count == 0)
             return NEARBIT_NO_ROOM;
         struct writer writer = {device->port->buffer, 0, 0};
         for (uint32_t i = 0; i < count; i++) {
-            for (uint32_t row = 0; row < config->rows; row++) {
+            for (uint32_t query = 0; query < config->queries; query++) {
                 put_code(&writer, codes, config->key_bits);
                 end_beat(&writer, device->port->buffer, beat);
                 codes += nearbit_code_bytes(device);
             }
-            for (uint32_t row = 0; query->rescore && row < config->rows; row++) {
+            for (uint32_t query = 0; batch->rescore && query < config->queries; query++) {
                 put_elements(&writer, device->port->buffer, beat, elements, config->head_dim,
                              config->rescore_lanes, config->element_bits);
                 elements += config->head_dim;
@@ -405,7 +405,7 @@ enum nearbit_status nearbit_take(struct nearbit *device, struct nearbit_result *
     if (length < beat_bytes(device))
         return NEARBIT_PACKET;
     const uint32_t header = get32(port->buffer, 4);
-    result->row = (header & NEARBIT_RESULT_ROW_MASK) >> NEARBIT_RESULT_ROW_SHIFT;
+    result->query = (header & NEARBIT_RESULT_QUERY_MASK) >> NEARBIT_RESULT_QUERY_SHIFT;
     result->error = (header & NEARBIT_RESULT_ERROR_MASK) >> NEARBIT_RESULT_ERROR_SHIFT;
     if (length != (result->error ? beat_bytes(device) : result_bytes(device)))
         return NEARBIT_PACKET;
@@ -438,7 +438,7 @@ enum nearbit_status nearbit_take_trace(struct nearbit *device, struct nearbit_se
     for (size_t i = 0; i < *number; i++) {
         const uint8_t *at = port->buffer + i * beat;
         keys[i].index = get32(at, 3);
-        keys[i].row = get32(at + 3, 1);
+        keys[i].query = get32(at + 3, 1);
         keys[i].distance = get32(at + 4, 2);
         keys[i].weight = is_wide ? get32(at + 12, 4) : get32(at + 6, 2);
         keys[i].score = is_wide ? sign_extend(get32(at + 8, 4), 32) : -(int32_t)keys[i].distance;
@@ -446,23 +446,23 @@ enum nearbit_status nearbit_take_trace(struct nearbit *device, struct nearbit_se
     return NEARBIT_OK;
 }
 
-enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_query *query,
-                                  uint32_t number, const uint8_t *codes, const int16_t *exact,
+enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_batch *batch,
+                                  uint32_t number, const uint8_t *codes, const int16_t *query_elements,
                                   struct nearbit_result *results, int32_t *elements)
 {
     const struct nearbit_config *config = &device->config;
-    if (query->trace)
+    if (batch->trace)
         return NEARBIT_ARGUMENT;
     for (; number; number--) {
-        enum nearbit_status status = nearbit_ask(device, query, 1, codes, exact);
-        for (uint32_t row = 0; status == NEARBIT_OK && row < config->rows; row++) {
+        enum nearbit_status status = nearbit_ask(device, batch, 1, codes, query_elements);
+        for (uint32_t query = 0; status == NEARBIT_OK && query < config->queries; query++) {
             status = nearbit_take(device, results++, elements);
             elements += config->value_dim;
         }
         if (status != NEARBIT_OK)
             return status;
-        codes += config->rows * nearbit_code_bytes(device);
-        exact = exact ? exact + config->rows * config->head_dim : NULL;
+        codes += config->queries * nearbit_code_bytes(device);
+        query_elements = query_elements ? query_elements + config->queries * config->head_dim : NULL;
     }
     return NEARBIT_OK;
 }
@@ -484,13 +484,13 @@ static void read_config(struct nearbit *device)
     config->value_dim = read32(device, NEARBIT_REG_VALUE_DIM);
     config->capacity = read32(device, NEARBIT_REG_CAPACITY);
     config->value_bits = read32(device, NEARBIT_REG_VALUE_BITS);
-    config->rows = read32(device, NEARBIT_REG_ROWS);
+    config->queries = read32(device, NEARBIT_REG_QUERIES);
     config->lanes = read32(device, NEARBIT_REG_LANES);
     config->value_lanes = read32(device, NEARBIT_REG_VALUE_LANES);
     config->top_n = read32(device, NEARBIT_REG_TOP_N);
     config->weight_bits = read32(device, NEARBIT_REG_WEIGHT_BITS);
     config->output_fraction_bits = read32(device, NEARBIT_REG_OUTPUT_FRACTION_BITS);
-    config->tables = read32(device, NEARBIT_REG_TABLES);
+    config->exp_tables = read32(device, NEARBIT_REG_EXP_TABLES);
     config->head_dim = FIELD(rescore, RESCORE_HEAD_DIM);
     config->rescore_lanes = FIELD(rescore, RESCORE_LANES);
     config->element_bits = FIELD(rescore, RESCORE_ELEMENT_BITS);
@@ -524,8 +524,8 @@ struct nearbit_error nearbit_error(const struct nearbit *device)
     const uint32_t detail = FIELD(word, ERROR_DETAIL);
     struct nearbit_error error = {FIELD(word, ERROR_CODE), 0, 0, 0};
     if (error.code == NEARBIT_REG_ERROR_CODE_QUERY) {
-        error.row = detail >> 3;
-        error.row_error = detail & 7;
+        error.query = detail >> 3;
+        error.query_error = detail & 7;
     } else {
         error.address = detail;
     }
@@ -609,26 +609,26 @@ const char *nearbit_error_text(uint32_t code)
         "no error",
         "a command field or COMMAND was written during an operation",
         "a read-only register was written",
-        "COMMAND has no such command, or NUMBER is 0, or rows are beyond the end",
+        "COMMAND has no such command, or NUMBER is 0, or tokens are beyond the end",
         "a value does not fit its register",
         "the packet ended before the operation did",
         "the packet did not end with the operation",
-        "a row of a query was answered with an error",
+        "a query of a batch was answered with an error",
     };
     return code < COUNT(texts) ? texts[code] : "unknown error";
 }
 
-const char *nearbit_row_text(uint32_t error)
+const char *nearbit_query_text(uint32_t error)
 {
     static const char *const texts[] = {
         "no error",
         "n is 0",
         "n + sink + recent is more than top_n",
-        "the row sees no keys",
-        "the row sees keys or value rows that are not loaded",
-        "the row's weight table is not loaded",
-        "there is no unit for exact scores, or for a shared selection",
-        "a shared selection without exact scores, or of rows that see different keys",
+        "the query sees no keys",
+        "the query sees keys or value vectors that are not loaded",
+        "the query's exp table is not loaded",
+        "there is no unit for rescoring, or for a shared selection",
+        "a shared selection without rescoring, or of queries that see different keys",
     };
     return error < COUNT(texts) ? texts[error] : "unknown error";
 }

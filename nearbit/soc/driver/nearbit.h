@@ -53,7 +53,7 @@ struct nearbit_port {
     /* Given to all of these. */
     void *context;
 
-    /* Where packets are put together and taken apart. Loads and queries that are longer than this
+    /* Where packets are put together and taken apart. Loads and batches that are longer than this
      * become several packets. nearbit_room() says how much is needed at least. */
     uint8_t *buffer;
     size_t buffer_bytes;
@@ -67,21 +67,21 @@ struct nearbit_config {
     uint32_t version;               /* major, minor, patch: the bytes 2, 1, 0 */
     uint32_t revision;              /* of the interface */
     uint32_t key_bits;              /* bits of a code */
-    uint32_t value_dim;             /* elements of a value row */
+    uint32_t value_dim;             /* elements of a value vector */
     uint32_t capacity;              /* keys */
     uint32_t value_bits;            /* bits of a value element */
-    uint32_t rows;                  /* rows of a query: codes that see keys from the same first on */
+    uint32_t queries;               /* queries of a batch, which see keys from the same first on */
     uint32_t lanes;
     uint32_t value_lanes;
     uint32_t top_n;                 /* the most that n + sink + recent may be */
     uint32_t weight_bits;
     uint32_t output_fraction_bits;
-    uint32_t tables;                /* weight tables */
-    uint32_t head_dim;              /* elements of an exact key; 0 without exact scores */
+    uint32_t exp_tables;            /* exp tables */
+    uint32_t head_dim;              /* elements of a rescore key; 0 without rescoring */
     uint32_t rescore_lanes;         /* of them multiplied in a cycle */
-    uint32_t element_bits;          /* bits of such an element; 0 without exact scores */
-    int has_rescore;                /* exact scores */
-    int has_shared;                 /* one selection for all rows */
+    uint32_t element_bits;          /* bits of such an element; 0 without rescoring */
+    int has_rescore;                /* rescoring */
+    int has_shared;                 /* one selection for all queries */
     uint32_t data_bits;             /* bits of a beat of the input and of the result stream */
     uint32_t result_bits;           /* bits of an element in a result packet */
     uint32_t trace_bits;            /* bits of a beat of the trace */
@@ -92,41 +92,41 @@ struct nearbit {
     struct nearbit_config config;
 };
 
-/* One row of a query. */
-struct nearbit_row {
-    uint32_t count;                 /* keys that it sees, from the query's first on; 0: unused */
-    uint32_t table;                 /* its weight table, without exact scores */
-    uint32_t multiplier;            /* scale of its scores, with exact scores */
+/* One query of a batch. */
+struct nearbit_query {
+    uint32_t count;                 /* keys that it sees, from the batch's first on; 0: unused */
+    uint32_t exp_table;             /* its exp table, without rescoring */
+    uint32_t multiplier;            /* scale of its scores, with rescoring */
 };
 
-/* What a query asks. `rows` has as many as the configuration. */
-struct nearbit_query {
+/* What a batch asks. `queries` has as many as the configuration. */
+struct nearbit_batch {
     uint32_t first, n, sink, recent;
     int trace, rescore, shared;
-    const struct nearbit_row *rows;
+    const struct nearbit_query *queries;
 };
 
-/* The answer to a row. */
+/* The answer to a query. */
 struct nearbit_result {
-    uint32_t row;
-    uint32_t error;                 /* 0, or why there are no elements: nearbit_row_text() */
+    uint32_t query;
+    uint32_t error;                 /* 0, or why there are no elements: nearbit_query_text() */
 };
 
 /* A key of the trace. */
 struct nearbit_selected {
     uint32_t index;
-    uint32_t row;                   /* of the query */
+    uint32_t query;                 /* of the batch */
     uint32_t distance;
     uint32_t weight;
-    int32_t score;                  /* the exact score; without one, minus the distance */
+    int32_t score;                  /* the dot-product score; without one, minus the distance */
 };
 
 /* What nearbit_error() finds. */
 struct nearbit_error {
     uint32_t code;                  /* 0: none. nearbit_error_text() */
     uint32_t address;               /* of the register, if it is one of BUSY to FIELD */
-    uint32_t row;                   /* of the query, if it is QUERY */
-    uint32_t row_error;             /* why: nearbit_row_text() */
+    uint32_t query;                 /* of the batch, if it is QUERY */
+    uint32_t query_error;           /* why: nearbit_query_text() */
 };
 
 /* Look for an accelerator, read what it is, and clear it. */
@@ -138,57 +138,57 @@ size_t nearbit_room(const struct nearbit *device);
 /* Bytes of a code in memory: bit j of a code is bit j % 8 of byte j / 8. */
 size_t nearbit_code_bytes(const struct nearbit *device);
 
-/* Load keys from a row on: codes[number][nearbit_code_bytes]. */
-enum nearbit_status nearbit_load_keys(struct nearbit *device, uint32_t row, uint32_t number,
+/* Load keys from a token on: codes[number][nearbit_code_bytes]. */
+enum nearbit_status nearbit_load_keys(struct nearbit *device, uint32_t token, uint32_t number,
                                       const uint8_t *codes);
 
-/* Load value rows: elements[number][value_dim] and scales[number]. */
-enum nearbit_status nearbit_load_values(struct nearbit *device, uint32_t row, uint32_t number,
+/* Load value vectors: elements[number][value_dim] and scales[number]. */
+enum nearbit_status nearbit_load_values(struct nearbit *device, uint32_t token, uint32_t number,
                                         const int16_t *elements, const uint16_t *scales);
 
-/* Load a weight table: weights[key_bits + 1], that of distance 0 first. */
-enum nearbit_status nearbit_load_table(struct nearbit *device, uint32_t table,
+/* Load an exp table: weights[key_bits + 1], that of distance 0 first. */
+enum nearbit_status nearbit_load_exp_table(struct nearbit *device, uint32_t exp_table,
                                        const uint32_t *weights);
 
-/* Load the elements of keys for exact scores: elements[number][head_dim]. */
-enum nearbit_status nearbit_load_exact_keys(struct nearbit *device, uint32_t row, uint32_t number,
+/* Load the elements of keys for rescoring: elements[number][head_dim]. */
+enum nearbit_status nearbit_load_rescore_keys(struct nearbit *device, uint32_t token, uint32_t number,
                                             const int16_t *elements);
 
-/* Ask `number` queries that differ in their codes only: codes[number][rows][nearbit_code_bytes],
- * and with exact scores elements[number][rows][head_dim], else NULL. Returns when the accelerator
- * has taken them. Each gives `rows` answers, in order, which nearbit_take() takes.
+/* Ask `number` batches that differ in their codes only: codes[number][queries][nearbit_code_bytes],
+ * and with rescoring elements[number][queries][head_dim], else NULL. Returns when the accelerator
+ * has taken them. Each gives `queries` answers, in order, which nearbit_take() takes.
  *
- * The accelerator takes a further query only while there is room for answers: ask no more at once
+ * The accelerator takes a further batch only while there is room for answers: ask no more at once
  * than what receives results, and the trace, can hold. */
-enum nearbit_status nearbit_ask(struct nearbit *device, const struct nearbit_query *query,
+enum nearbit_status nearbit_ask(struct nearbit *device, const struct nearbit_batch *batch,
                                 uint32_t number, const uint8_t *codes, const int16_t *elements);
 
-/* Take the answer to the next row: elements[value_dim], not written if there is an error. */
+/* Take the answer to the next query: elements[value_dim], not written if there is an error. */
 enum nearbit_status nearbit_take(struct nearbit *device, struct nearbit_result *result,
                                  int32_t *elements);
 
-/* Take the trace of the next row that asked for it and has no error: its selected keys, by
+/* Take the trace of the next query that asked for it and has no error: its selected keys, by
  * descending index. The buffer of the port needs room for a beat of each. */
 enum nearbit_status nearbit_take_trace(struct nearbit *device, struct nearbit_selected *keys,
                                        size_t room, size_t *number);
 
-/* Ask queries one by one, and take the answers of each: results[number][rows] and
- * elements[number][rows][value_dim]. Without a trace. */
-enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_query *query,
-                                  uint32_t number, const uint8_t *codes, const int16_t *exact,
+/* Ask batches one by one, and take the answers of each: results[number][queries] and
+ * elements[number][queries][value_dim]. Without a trace. */
+enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_batch *batch,
+                                  uint32_t number, const uint8_t *codes, const int16_t *query_elements,
                                   struct nearbit_result *results, int32_t *elements);
 
 /* The first error since the last clear. */
 struct nearbit_error nearbit_error(const struct nearbit *device);
 
 /* Clear the error, and end the operation: the rest of a packet of which some has come is dropped,
- * so it must still be sent. What was loaded stays, and so do the queries that were taken. */
+ * so it must still be sent. What was loaded stays, and so do the batches that were taken. */
 enum nearbit_status nearbit_clear(struct nearbit *device);
 
 /* The same if no rest will come, because what sends was reset. */
 enum nearbit_status nearbit_abandon(struct nearbit *device);
 
-/* Whether queries are in work, or answers wait to be taken. */
+/* Whether batches are in work, or answers wait to be taken. */
 int nearbit_is_active(const struct nearbit *device);
 
 /* Start all counters from 0. */
@@ -202,10 +202,10 @@ void nearbit_irq_enable(struct nearbit *device, uint32_t bits);
 uint32_t nearbit_irq_pending(const struct nearbit *device);
 void nearbit_irq_clear(struct nearbit *device, uint32_t bits);
 
-/* In words: what a function returned, the code of nearbit_error(), the error of a row. */
+/* In words: what a function returned, the code of nearbit_error(), the error of a query. */
 const char *nearbit_text(enum nearbit_status status);
 const char *nearbit_error_text(uint32_t code);
-const char *nearbit_row_text(uint32_t error);
+const char *nearbit_query_text(uint32_t error);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,9 @@
-"""Standard attention in hardware: every key scored exactly, every value row weighted.
+"""Standard attention in hardware: every key scored by its dot product, every value vector weighted.
 
 The same memories, streams, exponential, accumulation and division as Nearbit's core, but nothing is
-selected: in each cycle :py:`lanes` keys are multiplied with the query, and :py:`lanes` value rows
-with their weights. It leaves out what Nearbit's core has for its host (checks, errors, traces,
-several rows), which makes it smaller.
+selected: in each cycle :py:`lanes` keys are multiplied with the query, and :py:`lanes` value
+vectors with their weights. It leaves out what Nearbit's core has for its host (checks, errors,
+traces, several rows), which makes it smaller.
 """
 
 # ruff: noqa: F403, F405, D102, D107 (the language as it is meant to be used, as in hw)
@@ -54,7 +54,7 @@ def product_sum(a, b, count, width):
             rows.append(Cat(Const(0, place), row))
             correction -= inverted << place # -x is ~x - 1, for each single bit
         # Product by product: Amaranth's time grows with the depth of an expression.
-        products.append(sum(rows[1:], rows[0]))
+        products.append(sum(tokens[1:], tokens[0]))
     return sum(products[1:], products[0]) + Const(correction % (1 << width), width)
 
 
@@ -104,7 +104,7 @@ class ProductSum(wiring.Component):
 
 
 class DotProduct(wiring.Component):
-    """Exact score of a key: the dot product with the query, in every cycle.
+    """Score of a key: the dot product with the query, in every cycle.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ class Exponential(wiring.Component):
 
 
 class ScaledWeight(wiring.Component):
-    """A key's weight, and the weight with its value row's scale.
+    """A key's weight, and the weight with its value vector's scale.
 
     :py:`weight` is :py:`entry >> shift`, or 0 for a lane that is not used; a cycle later,
     :py:`scaled` is that by :py:`scale`, rounded.
@@ -296,12 +296,12 @@ class ScaledWeight(wiring.Component):
 
 
 class WeightedSum(wiring.Component):
-    """Weighted sum of one element of all value rows.
+    """Weighted sum of one element of all value vectors.
 
     Parameters
     ----------
     lanes : :class:`int`
-        Rows per cycle.
+        Tokens per cycle.
     weight_bits, value_bits : :class:`int`
         Bits of a scaled weight and of an element.
     sum_bits : :class:`int`
@@ -363,16 +363,16 @@ class WeightedSum(wiring.Component):
 
 
 class StandardAttention(wiring.Component):
-    """Attention of each query to all its keys: exact scores, softmax, weighted mean of the values.
+    """Attention of each query to all its keys: scores, softmax, weighted mean of the values.
 
     Two passes over a query's keys: one makes the scores, which go into a buffer while the best one
-    is found; the other weights them and sums the value rows. Consecutive queries overlap, so that a
-    query of m keys, eight words or more, follows the one before after :py:`ceil(m / lanes)` cycles,
-    or :py:`value_dim * divider_cycles` if that is more. A stalled output stops the second pass, and
-    the first when the buffer is full.
+    is found; the other weights them and sums the value vectors. Consecutive queries overlap, so
+    that a query of m keys, eight words or more, follows the one before after :py:`ceil(m / lanes)`
+    cycles, or :py:`value_dim * divider_cycles` if that is more. A stalled output stops the second
+    pass, and the first when the buffer is full.
 
-    Keys and values are written a row at a time, while no query that reads them is in work. A query
-    attends to the keys 0 to :py:`last_key`.
+    Keys and values are written a token at a time, while no query that reads them is in work. A
+    query attends to the keys 0 to :py:`last_key`.
 
     Reference: :func:`studies.area_energy.standard.golden.attend`.
 
@@ -383,11 +383,11 @@ class StandardAttention(wiring.Component):
     lanes : :class:`int`
         Keys per cycle, a power of two.
     head_dim, value_dim : :class:`int`
-        Elements of a key and of a value row.
+        Elements of a key and of a value vector.
     element_bits, value_bits : :class:`int`
-        Bits of an element of a key and of a value row, two's complement.
+        Bits of an element of a key and of a value vector, two's complement.
     weight_bits, scale_bits : :class:`int`
-        Bits of a weight and of a value row's scale.
+        Bits of a weight and of a value vector's scale.
     output_fraction_bits : :class:`int`
         Fraction bits of an output.
     divider_cycles : :class:`int`
@@ -396,9 +396,9 @@ class StandardAttention(wiring.Component):
     Members
     -------
     i_key : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` as key number :py:`row`.
+        Loads :py:`elements` as key number :py:`token`.
     i_value : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` and :py:`scale` as value row number :py:`row`.
+        Loads :py:`elements` and :py:`scale` as value vector number :py:`token`.
     i_query : :py:`In(stream.Signature(...))`
         Queries: :py:`elements`, :py:`last_key`, :py:`multiplier`.
     o_result : :py:`Out(stream.Signature(...))`
@@ -437,11 +437,11 @@ class StandardAttention(wiring.Component):
 
         super().__init__({
             "i_key": In(stream.Signature(data.StructLayout({
-                "row": range(capacity),
+                "token": range(capacity),
                 "elements": data.ArrayLayout(signed(element_bits), head_dim),
             }), always_ready=True)),
             "i_value": In(stream.Signature(data.StructLayout({
-                "row": range(capacity),
+                "token": range(capacity),
                 "elements": data.ArrayLayout(signed(value_bits), value_dim),
                 "scale": scale_bits,
             }), always_ready=True)),
@@ -488,7 +488,7 @@ class StandardAttention(wiring.Component):
         words = self._capacity // lanes
         top_shape = range(max(2, lanes))
 
-        # ---- Stores, in words of `lanes` rows.
+        # ---- Stores, in words of `lanes` tokens.
         m.submodules.key_store = key_store = KeyStore(
             capacity=self._capacity, lanes=lanes, key_bits=self._head_dim * self._element_bits)
         m.submodules.value_store = value_store = KeyStore(
@@ -497,13 +497,13 @@ class StandardAttention(wiring.Component):
             capacity=self._capacity, lanes=lanes, key_bits=self._scale_bits)
         m.d.comb += [
             key_store.i_write.valid.eq(self.i_key.valid),
-            key_store.i_write.p.row.eq(self.i_key.p.row),
+            key_store.i_write.p.token.eq(self.i_key.p.token),
             key_store.i_write.p.code.eq(self.i_key.p.elements.as_value()),
             value_store.i_write.valid.eq(self.i_value.valid),
-            value_store.i_write.p.row.eq(self.i_value.p.row),
+            value_store.i_write.p.token.eq(self.i_value.p.token),
             value_store.i_write.p.code.eq(self.i_value.p.elements.as_value()),
             scale_store.i_write.valid.eq(self.i_value.valid),
-            scale_store.i_write.p.row.eq(self.i_value.p.row),
+            scale_store.i_write.p.token.eq(self.i_value.p.token),
             scale_store.i_write.p.code.eq(self.i_value.p.scale),
         ]
 
@@ -613,7 +613,7 @@ class StandardAttention(wiring.Component):
 
         # ---- Second pass, which moves as a whole. A word's stages: 1, out of the buffer; 2,
         # excess; 3, place in the table; 4, out of the table; 5, weight; 6, scaled weight, with the
-        # value rows; 7, if there are many lanes, products; then the sums.
+        # value vectors; 7, if there are many lanes, products; then the sums.
         advance = Signal()
         m.d.comb += [
             reads.eq(advance & (available != 0)),
@@ -646,16 +646,16 @@ class StandardAttention(wiring.Component):
             ends.eq(multipliers.r_en),
         ]
 
-        # Value rows are asked for in the order of the words, scales a cycle before.
-        value_word, row_word = Signal(range(words)), Signal(range(words), reset_less=True)
+        # Value vectors are asked for in the order of the words, scales a cycle before.
+        value_word, token_word = Signal(range(words)), Signal(range(words), reset_less=True)
         with m.If(advance & valids[4]):
-            m.d.sync += [value_word.eq(Mux(lasts[4], 0, value_word + 1)), row_word.eq(value_word)]
+            m.d.sync += [value_word.eq(Mux(lasts[4], 0, value_word + 1)), token_word.eq(value_word)]
         m.d.comb += [
             scale_store.i.valid.eq(valids[4]),
             scale_store.i.p.word.eq(value_word),
             scale_store.o.ready.eq(advance),
             value_store.i.valid.eq(valids[5]),
-            value_store.i.p.word.eq(row_word),
+            value_store.i.p.word.eq(token_word),
             value_store.o.ready.eq(advance),
         ]
 
@@ -730,11 +730,11 @@ class StandardAttention(wiring.Component):
                 normalizer.i.p.sums[element].eq(weighted_sum.sum),
             ]
             for lane in range(lanes):
-                row = value_store.o.p.codes[lane]
+                vector = value_store.o.p.codes[lane]
                 m.d.comb += [
                     weighted_sum.weights[lane].eq(scaled[lane]),
                     weighted_sum.elements[lane].eq(
-                        row[element * self._value_bits:(element + 1) * self._value_bits]),
+                        vector[element * self._value_bits:(element + 1) * self._value_bits]),
                 ]
         with m.If(complete & advance):
             m.d.sync += o_valid.eq(1)

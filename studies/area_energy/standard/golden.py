@@ -82,7 +82,7 @@ def attend(query: NDArray[Any], keys: NDArray[Any], multiplier: int, elements: N
     multiplier
         0 to 2**16 - 1.
     elements
-        Value rows, integers [tokens, value_dim].
+        Value vectors, integers [tokens, value_dim].
     scales
         Their scales, integers [tokens], 0 to 2**scale_bits - 1.
 

@@ -13,8 +13,8 @@ from nearbit_sim.stream import MATRIX, Bench
 KINDS = ("random", "lowest", "highest", "ties", "multiples")
 
 
-class Columns:
-    """Columns that a bench has sent, and what is expected of them."""
+class Beats:
+    """Beats that a bench has sent, and what is expected of them."""
 
     def __init__(self, bench):
         self.bench = bench
@@ -22,7 +22,7 @@ class Columns:
             setattr(self, name, value)
 
     def draw(self, kind):
-        """Sums and total of a column: all that weighted means can be."""
+        """Sums and total of a beat: all that weighted means can be."""
         rng = self.bench.rng
         total = rng.choice([1, self.total_max, rng.randint(1, self.total_max),
                             rng.randint(1, min(9, self.total_max))])
@@ -42,7 +42,7 @@ class Columns:
                     // (2 * unit) + rng.randint(0, 1) for _ in sums]
         return [min(max(value, lowest), highest) for value in sums], total
 
-    def column(self, kind="random"):
+    def beat(self, kind="random"):
         sums, total = self.draw(kind)
         self.bench.source("i").send({"sums": sums, "total": total})
         outputs = normalize(np.array(sums), np.array(total), self.output_fraction_bits)
@@ -53,47 +53,47 @@ class Columns:
 
 @cocotb.test()
 @cocotb.parametrize(MATRIX)
-async def columns(dut, idle, stall):
+async def beats(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
-    columns = Columns(bench)
-    for _ in range(max(2, 40 // columns.interval)):
+    beats = Beats(bench)
+    for _ in range(max(2, 40 // beats.interval)):
         for kind in KINDS:
-            columns.column(kind)
+            beats.beat(kind)
     await bench.finish()
 
 
 @cocotb.test()
 @cocotb.parametrize(kind=KINDS)
 async def cycles(dut, kind):
-    """An element every divider_cycles, whatever the data, also from one column to the next."""
+    """An element every divider_cycles, whatever the data, also from one beat to the next."""
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
-    count = 2 + 40 // columns.interval
+    beats = Beats(bench)
+    count = 2 + 40 // beats.interval
     for _ in range(count):
-        columns.column(kind)
+        beats.beat(kind)
     await bench.finish()
     assert bench.source("i").cycles == [
-        columns.interval * n + (columns.value_lanes - 1) * columns.divider_cycles
+        beats.interval * n + (beats.value_lanes - 1) * beats.divider_cycles
         for n in range(count)]
     assert bench.sink("o").cycles == [
-        columns.latency + columns.divider_cycles * n for n in range(columns.value_lanes * count)]
+        beats.latency + beats.divider_cycles * n for n in range(beats.value_lanes * count)]
 
 
 @cocotb.test()
-async def sparse_columns(dut):
-    """A column starts at any time after the one before it, without waiting for a phase."""
+async def sparse_beats(dut):
+    """A beat starts at any time after the one before it, without waiting for a phase."""
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
+    beats = Beats(bench)
     cycles = []
-    for gap in range(columns.divider_cycles + 3):
-        columns.column()
+    for gap in range(beats.divider_cycles + 3):
+        beats.beat()
         start = bench.cycle
-        cycles += [start + columns.latency + columns.divider_cycles * n
-                   for n in range(columns.value_lanes)]
-        await bench.step(columns.interval + gap)
+        cycles += [start + beats.latency + beats.divider_cycles * n
+                   for n in range(beats.value_lanes)]
+        await bench.step(beats.interval + gap)
     await bench.finish()
     assert bench.sink("o").cycles == cycles
 
@@ -102,7 +102,7 @@ async def sparse_columns(dut):
 async def next_ready_comes_true(dut):
     bench = Bench(dut, idle=0.3, stall=0.5)
     await bench.reset()
-    columns = Columns(bench)
+    beats = Beats(bench)
     seen = []
 
     async def watch():
@@ -117,7 +117,7 @@ async def next_ready_comes_true(dut):
 
     watching = cocotb.start_soon(watch())
     for _ in range(20):
-        columns.column()
+        beats.beat()
     await bench.finish()
     watching.cancel()
     assert set(seen) == {0, 1}
@@ -127,26 +127,26 @@ async def next_ready_comes_true(dut):
 async def reset_forgets(dut):
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
-    most = columns.interval + columns.latency + 3
+    beats = Beats(bench)
+    most = beats.interval + beats.latency + 3
     for cycles in range(1, most, -(-most // 20)):
         bench.sink("o").stall = cycles % 2
         for _ in range(most):
-            columns.column()
+            beats.beat()
         await bench.step(cycles)
         await bench.reset()
     bench.sink("o").stall = 0
     for _ in range(3):
-        columns.column()
+        beats.beat()
     await bench.finish()
-    assert bench.sink("o").cycles[0] == columns.latency
+    assert bench.sink("o").cycles[0] == beats.latency
 
 
 @pytest.mark.parametrize("spare", [0, 3])
 @pytest.mark.parametrize(("value_lanes", "value_bits", "total_max", "fraction_bits", "cycles"), [
     (1, 1, 1, 0, 1),
     (1, 2, 1, 0, 2),
-    (1, 8, 1000, 8, 1),     # a division takes longer than a column
+    (1, 8, 1000, 8, 1),     # a division takes longer than a beat
     (3, 5, 77, 2, 1),
     (3, 8, 255, 4, 4),
     (5, 4, 3, 3, 7),        # one unit, which does all

@@ -51,16 +51,16 @@ class Load:
         for place, index in enumerate(indices):
             distance = self.rng.randint(0, self.distance_max)
             key = {"index": index, "distance": distance, "last": int(place == count - 1)}
-            self.bench.source("i").send({**key, "rescore": int(kind == "exact"), "skip": 0})
+            self.bench.source("i").send({**key, "rescore": int(kind == "rescore"), "skip": 0})
             self.bench.sink("o").expect(
-                {**key, "score": int(scores[place]) if kind == "exact" else -distance})
+                {**key, "score": int(scores[place]) if kind == "rescore" else -distance})
 
     def answer(self):
         """Answer what was asked at least `delay` cycles ago."""
         while self.asked and self.asked[0][0] + self.delay <= self.bench.cycle:
             _, beat = self.asked.popleft()
-            start = beat["column"] * self.lanes
-            self.bench.source("i_beat").send(self.keys[beat["row"]][start:start + self.lanes])
+            start = beat["beat"] * self.lanes
+            self.bench.source("i_beat").send(self.keys[beat["token"]][start:start + self.lanes])
 
     async def run(self):
         bench = self.bench
@@ -78,7 +78,7 @@ async def selections(dut, idle, stall):
     await bench.reset()
     load = Load(bench, delay=bench.rng.choice([1, 1, 4]))
     for _ in range(40):
-        kind = bench.rng.choice(["exact", "exact", "plain", "skip"])
+        kind = bench.rng.choice(["rescore", "rescore", "plain", "skip"])
         load.select(bench.rng.choice([1, 1, 2, bench.rng.randint(1, 9)]), kind)
     await load.run()
 
@@ -91,10 +91,10 @@ async def queries_wait_for_room(dut):
     load = Load(bench)
     bench.source("i").idle = 1
     for _ in range(3 * bench.parameters["queries"]):
-        load.select(2, bench.rng.choice(["exact", "skip"]))
-    await bench.step(3 * bench.parameters["queries"] * bench.parameters["columns"])
+        load.select(2, bench.rng.choice(["rescore", "skip"]))
+    await bench.step(3 * bench.parameters["queries"] * bench.parameters["beats"])
     assert (len(bench.source("i_query").cycles)
-            == bench.parameters["queries"] * bench.parameters["columns"])
+            == bench.parameters["queries"] * bench.parameters["beats"])
     bench.source("i").idle = 0
     await load.run()
 
@@ -106,7 +106,7 @@ async def keys_wait_for_their_query(dut):
     load = Load(bench)
     bench.source("i_query").idle = 1
     load.select(3, "plain")
-    load.select(3, "exact")
+    load.select(3, "rescore")
     for _ in range(40):
         load.answer()
         await bench.step()
@@ -120,17 +120,17 @@ async def latency_and_rate(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    columns, latency = bench.parameters["columns"], bench.parameters["latency"]
+    beats, latency = bench.parameters["beats"], bench.parameters["latency"]
     bench.source("i").idle = 1
-    for kind in ("exact", "exact", "plain"):
+    for kind in ("rescore", "rescore", "plain"):
         load.select(5, kind)
-    await bench.step(3 * columns)
+    await bench.step(3 * beats)
     bench.source("i").idle = 0
     await load.run()
     accepted = bench.source("i").cycles
     first = accepted[0]
-    assert accepted == [*(first + columns * key for key in range(10)),
-                        *(first + columns * 9 + 1 + key for key in range(5))]
+    assert accepted == [*(first + beats * key for key in range(10)),
+                        *(first + beats * 9 + 1 + key for key in range(5))]
     assert bench.sink("o").cycles == [cycle + 1 + latency for cycle in accepted]
 
 
@@ -141,13 +141,13 @@ async def reset_forgets(dut):
         await bench.reset()
         load = Load(bench)
         for _ in range(4):
-            load.select(3, bench.rng.choice(["exact", "plain", "skip"]))
+            load.select(3, bench.rng.choice(["rescore", "plain", "skip"]))
         for _ in range(cycles):
             load.answer()
             await bench.step()
         await bench.reset()
         load = Load(bench)
-        for kind in ("exact", "skip", "plain", "exact"):
+        for kind in ("rescore", "skip", "plain", "rescore"):
             load.select(3, kind)
         await load.run()
 
@@ -164,7 +164,7 @@ def test_bench(capacity, distance_max, head_dim, lanes, element_bits, queries):
     given = {"capacity": capacity, "distance_max": distance_max, "head_dim": head_dim,
              "lanes": lanes, "element_bits": element_bits, "queries": queries}
     dut = Rescorer(**given)
-    run_bench(dut, __file__, parameters={**given, "columns": dut.columns, "latency": dut.latency})
+    run_bench(dut, __file__, parameters={**given, "beats": dut.beats, "latency": dut.latency})
 
 
 @pytest.mark.parametrize(("changes", "message"), [

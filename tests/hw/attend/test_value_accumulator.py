@@ -18,7 +18,7 @@ KINDS = ("random", "most negative", "most positive", "ties")
 
 
 class Held(wiring.Component):
-    """The unit with room for one column more behind it, which knows its next cycle's ready."""
+    """The unit with room for one beat more behind it, which knows its next cycle's ready."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -46,21 +46,21 @@ class Held(wiring.Component):
         return m
 
 
-class Columns:
+class Beats:
     """A store that answers, and what is expected of the keys that a bench has sent."""
 
     def __init__(self, bench):
         self.bench = bench
         for name, value in bench.parameters.items():
             setattr(self, name, value)
-        self.beats = []
+        self.sent = []
         self.answered = 0
         bench.sink("o_request").expect()
         bench.sink("o_request").on_beat = self.answer
         self.due = []
 
     def answer(self, payload, cycle):
-        self.due.append((cycle + self.store_latency, self.beats[self.answered]))
+        self.due.append((cycle + self.store_latency, self.sent[self.answered]))
         self.answered += 1
 
     async def step(self, cycles=1):
@@ -72,17 +72,17 @@ class Columns:
     async def finish(self):
         while self.bench.source("i").pending or self.bench.sink("o").pending:
             await self.step()
-        assert self.answered == len(self.beats)
+        assert self.answered == len(self.sent)
         await self.bench.finish()
 
     async def reset(self):
         await self.bench.reset()
-        self.beats.clear()
+        self.sent.clear()
         self.due.clear()
         self.answered = 0
 
     def draw(self, kind, length):
-        """Weights, scales and elements of a column."""
+        """Weights, scales and elements of a beat."""
         rng = np.random.default_rng(self.bench.rng.getrandbits(64))
         weight_max, scale_max = (1 << self.weight_bits) - 1, (1 << self.scale_bits) - 1
         limit = 1 << self.value_bits - 1
@@ -100,15 +100,15 @@ class Columns:
             elements[:] = -limit if kind == "most negative" else limit - 1
         return weights, scales, elements
 
-    def column(self, length, kind="random"):
+    def beat(self, length, kind="random"):
         weights, scales, elements = self.draw(kind, length)
-        column = self.bench.rng.randrange(self.columns)
+        beat = self.bench.rng.randrange(self.beats)
         for j in range(length):
             index = self.bench.rng.randrange(self.capacity)
-            self.bench.source("i").send({"index": index, "column": column,
+            self.bench.source("i").send({"index": index, "beat": beat,
                                          "weight": weights[j], "last": int(j == length - 1)})
-            self.bench.sink("o_request").expect({"row": index, "column": column})
-            self.beats.append({"elements": elements[j].tolist(), "scale": scales[j]})
+            self.bench.sink("o_request").expect({"token": index, "beat": beat})
+            self.sent.append({"elements": elements[j].tolist(), "scale": scales[j]})
         sums, total = accumulate(weights, elements, scales, scale_bits=self.scale_bits)
         self.bench.sink("o").expect({"sums": sums.tolist(), "total": int(total)})
 
@@ -119,83 +119,83 @@ class Columns:
 
 @cocotb.test()
 @cocotb.parametrize(MATRIX)
-async def columns(dut, idle, stall):
+async def beats(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
-    columns = Columns(bench)
+    beats = Beats(bench)
     for kind in KINDS:
-        columns.column(columns.top_n, kind)
+        beats.beat(beats.top_n, kind)
     for _ in range(10):
-        columns.column(columns.any_length(), bench.rng.choice(KINDS))
-    await columns.finish()
+        beats.beat(beats.any_length(), bench.rng.choice(KINDS))
+    await beats.finish()
 
 
 @cocotb.test()
 @cocotb.parametrize(kind=KINDS)
 async def cycles(dut, kind):
-    """A key per cycle, whatever the data; sums a fixed time after a column's last key."""
+    """A key per cycle, whatever the data; sums a fixed time after a beat's last key."""
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
-    lengths = [1, 1, 1, columns.top_n, 1, columns.top_n, columns.top_n]
-    lengths += [columns.any_length() for _ in range(5)]
+    beats = Beats(bench)
+    lengths = [1, 1, 1, beats.top_n, 1, beats.top_n, beats.top_n]
+    lengths += [beats.any_length() for _ in range(5)]
     for length in lengths:
-        columns.column(length, kind)
-    await columns.finish()
+        beats.beat(length, kind)
+    await beats.finish()
     accepted = bench.source("i").cycles
     ends = np.cumsum(lengths) - 1
-    if columns.depth > columns.store_latency:
+    if beats.depth > beats.store_latency:
         assert accepted == list(range(sum(lengths)))
     assert bench.sink("o_request").cycles == accepted
     assert bench.sink("o").cycles == [
-        accepted[end] + columns.store_latency + columns.latency for end in ends]
+        accepted[end] + beats.store_latency + beats.latency for end in ends]
 
 
 @cocotb.test()
-async def stalled_sums_do_not_hold_the_next_column(dut):
+async def stalled_sums_do_not_hold_the_next_beat(dut):
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
+    beats = Beats(bench)
     for _ in range(4):
-        columns.column(columns.top_n)
+        beats.beat(beats.top_n)
     bench.sink("o").stall = 1
-    await columns.step(4 * columns.top_n + 20 * columns.store_latency)
+    await beats.step(4 * beats.top_n + 20 * beats.store_latency)
     accepted = len(bench.source("i").cycles)
-    # One column is behind the unit, one at its output, and one complete before that.
-    assert 3 * columns.top_n <= accepted
+    # One beat is behind the unit, one at its output, and one complete before that.
+    assert 3 * beats.top_n <= accepted
     # The rest is held by the pipeline's stages and the waiting weights.
-    assert accepted <= 3 * columns.top_n + columns.latency - 1 + columns.depth
+    assert accepted <= 3 * beats.top_n + beats.latency - 1 + beats.depth
     bench.sink("o").stall = 0
-    await columns.finish()
+    await beats.finish()
 
 
 @cocotb.test()
 async def reset_forgets(dut):
     bench = Bench(dut)
     await bench.reset()
-    columns = Columns(bench)
-    for cycles in range(3, 3 + columns.store_latency + columns.top_n + 8):
+    beats = Beats(bench)
+    for cycles in range(3, 3 + beats.store_latency + beats.top_n + 8):
         bench.sink("o").stall = cycles % 2
         for _ in range(3):
-            columns.column(columns.top_n, "most negative")
-        await columns.step(cycles)
-        await columns.reset()
+            beats.beat(beats.top_n, "most negative")
+        await beats.step(cycles)
+        await beats.reset()
     bench.sink("o").stall = 0
     for _ in range(5):
-        columns.column(columns.any_length())
-    await columns.finish()
+        beats.beat(beats.any_length())
+    await beats.finish()
 
 
 @pytest.mark.parametrize(("parameters", "store_latency"), [
-    ({"capacity": 1, "columns": 1, "value_lanes": 1, "value_bits": 1, "weight_bits": 1,
+    ({"capacity": 1, "beats": 1, "value_lanes": 1, "value_bits": 1, "weight_bits": 1,
       "scale_bits": 1, "top_n": 1, "depth": 1}, 1),
-    ({"capacity": 9, "columns": 3, "value_lanes": 3, "value_bits": 2, "weight_bits": 2,
+    ({"capacity": 9, "beats": 3, "value_lanes": 3, "value_bits": 2, "weight_bits": 2,
       "scale_bits": 16, "top_n": 5, "depth": 3}, 2),
-    ({"capacity": 64, "columns": 2, "value_lanes": 4, "value_bits": 8, "weight_bits": 16,
+    ({"capacity": 64, "beats": 2, "value_lanes": 4, "value_bits": 8, "weight_bits": 16,
       "scale_bits": 16, "top_n": 16, "depth": 3}, 2),
-    ({"capacity": 64, "columns": 2, "value_lanes": 2, "value_bits": 16, "weight_bits": 24,
+    ({"capacity": 64, "beats": 2, "value_lanes": 2, "value_bits": 16, "weight_bits": 24,
       "scale_bits": 16, "top_n": 7, "depth": 2}, 4),
-    ({"capacity": 64, "columns": 1, "value_lanes": 1, "value_bits": 5, "weight_bits": 9,
+    ({"capacity": 64, "beats": 1, "value_lanes": 1, "value_bits": 5, "weight_bits": 9,
       "scale_bits": 4, "top_n": 12, "depth": 10}, 9),
 ], ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value)
 def test_bench(parameters, store_latency):
@@ -204,7 +204,7 @@ def test_bench(parameters, store_latency):
                                                       "store_latency": store_latency})
 
 
-GOOD = {"capacity": 8, "columns": 2, "value_lanes": 4, "value_bits": 8, "weight_bits": 16,
+GOOD = {"capacity": 8, "beats": 2, "value_lanes": 4, "value_bits": 8, "weight_bits": 16,
         "scale_bits": 16, "top_n": 32, "depth": 3}
 
 
@@ -226,7 +226,7 @@ def test_widths_are_tight():
     """No sum needs more than the widths, and one needs them."""
     for weight_bits, scale_bits, value_bits, top_n in itertools.product(
             (1, 2, 9, 16, 24), (1, 2, 8, 16), (1, 2, 8, 16), (1, 2, 5, 32)):
-        dut = ValueAccumulator(capacity=32, columns=1, value_lanes=1, value_bits=value_bits,
+        dut = ValueAccumulator(capacity=32, beats=1, value_lanes=1, value_bits=value_bits,
                                weight_bits=weight_bits, scale_bits=scale_bits, top_n=top_n)
         sums, total = accumulate(np.full(top_n, (1 << weight_bits) - 1),
                                  np.full((top_n, 1), -(1 << value_bits - 1)),
@@ -239,7 +239,7 @@ def test_widths_are_tight():
 
 @pytest.mark.parametrize("value", [0, -1, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("capacity", "Capacity"), ("columns", "Columns"), ("value_lanes", "Value lanes"),
+    ("capacity", "Capacity"), ("beats", "Beats"), ("value_lanes", "Value lanes"),
     ("value_bits", "Value bits"), ("weight_bits", "Weight bits"), ("scale_bits", "Scale bits"),
     ("top_n", "Top N"), ("depth", "Depth")])
 def test_wrong_number(name, text, value):

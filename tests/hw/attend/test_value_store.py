@@ -13,36 +13,36 @@ from nearbit_sim.stream import MATRIX, Bench
 
 
 class Store:
-    """The beats that a bench has written, and each row's scale."""
+    """The beats that a bench has written, and each token's scale."""
 
     def __init__(self, bench):
         self.bench = bench
         self.parameters = bench.parameters
-        self.capacity, self.columns = self.parameters["capacity"], self.parameters["columns"]
+        self.capacity, self.beats = self.parameters["capacity"], self.parameters["beats"]
         self.elements, self.scales = {}, {}
 
-    def write(self, row, column):
+    def write(self, token, beat):
         limit = 1 << self.parameters["value_bits"] - 1
         elements = [self.bench.rng.randrange(-limit, limit)
                     for _ in range(self.parameters["value_lanes"])]
-        self.elements[row, column] = elements
-        self.scales[row] = self.bench.rng.getrandbits(self.parameters["scale_bits"])
-        self.bench.source("i_write").send({"row": row, "column": column, "elements": elements,
-                                           "scale": self.scales[row]})
+        self.elements[token, beat] = elements
+        self.scales[token] = self.bench.rng.getrandbits(self.parameters["scale_bits"])
+        self.bench.source("i_write").send({"token": token, "beat": beat, "elements": elements,
+                                           "scale": self.scales[token]})
 
     def write_all(self):
-        places = [(row, column) for row in range(self.capacity) for column in range(self.columns)]
+        places = [(token, beat) for token in range(self.capacity) for beat in range(self.beats)]
         self.bench.rng.shuffle(places)
         for place in places:
             self.write(*place)
 
-    def ask(self, row, column):
-        self.bench.source("i").send({"row": row, "column": column})
-        self.bench.sink("o").expect({"elements": self.elements[row, column],
-                                     "scale": self.scales[row]})
+    def ask(self, token, beat):
+        self.bench.source("i").send({"token": token, "beat": beat})
+        self.bench.sink("o").expect({"elements": self.elements[token, beat],
+                                     "scale": self.scales[token]})
 
     def ask_any(self):
-        self.ask(self.bench.rng.randrange(self.capacity), self.bench.rng.randrange(self.columns))
+        self.ask(self.bench.rng.randrange(self.capacity), self.bench.rng.randrange(self.beats))
 
 
 @cocotb.test()
@@ -67,13 +67,13 @@ async def appends_between_reads(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
     store = Store(bench)
-    for row in range(store.capacity):
-        for _ in range(10 if row else 0):
-            store.ask(bench.rng.randrange(row), bench.rng.randrange(store.columns))
+    for token in range(store.capacity):
+        for _ in range(10 if token else 0):
+            store.ask(bench.rng.randrange(token), bench.rng.randrange(store.beats))
         if bench.parameters.get("single_port"):
             await bench.finish(extra=0)
-        for column in range(store.columns):
-            store.write(row, column)
+        for beat in range(store.beats):
+            store.write(token, beat)
         await bench.finish(extra=0)
 
 
@@ -84,7 +84,7 @@ async def latency_and_rate(dut):
     store = Store(bench)
     store.write_all()
     await bench.finish(extra=0)
-    assert bench.source("i_write").cycles == list(range(store.capacity * store.columns))
+    assert bench.source("i_write").cycles == list(range(store.capacity * store.beats))
     start = bench.cycle
     for _ in range(20):
         store.ask_any()
@@ -102,7 +102,7 @@ async def written_is_read_in_the_next_cycle(dut):
     store.write_all()
     await bench.finish(extra=0)
     for _ in range(20):
-        place = bench.rng.randrange(store.capacity), bench.rng.randrange(store.columns)
+        place = bench.rng.randrange(store.capacity), bench.rng.randrange(store.beats)
         store.write(*place)
         await bench.step()
         store.ask(*place)
@@ -140,7 +140,7 @@ async def reset_forgets_requests_only(dut):
 def test_bench(parameters):
     dut = ValueStore(**parameters)
     run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
-                                                      "columns": dut.columns})
+                                                      "beats": dut.beats})
 
 
 @pytest.mark.parametrize("command", ["synth_ice40 -device u -spram", "synth_ice40", "synth_ecp5"])
@@ -164,7 +164,7 @@ def test_memories(command, tmp_path):
 def test_properties():
     dut = ValueStore(capacity=7, value_dim=9, value_lanes=3, value_bits=5)
     assert (dut.capacity, dut.value_dim, dut.value_lanes, dut.value_bits) == (7, 9, 3, 5)
-    assert (dut.scale_bits, dut.columns, dut.latency) == (16, 3, 2)
+    assert (dut.scale_bits, dut.beats, dut.latency) == (16, 3, 2)
 
 
 GOOD = {"capacity": 4, "value_dim": 8, "value_lanes": 4, "value_bits": 8, "scale_bits": 16}

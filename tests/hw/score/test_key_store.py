@@ -16,15 +16,15 @@ class Store:
         self.words = self.capacity // self.lanes
         self.codes = [0] * self.capacity
 
-    def write(self, row):
-        self.codes[row] = self.bench.rng.getrandbits(self.bench.parameters["key_bits"])
-        self.bench.source("i_write").send({"row": row, "code": self.codes[row]})
+    def write(self, token):
+        self.codes[token] = self.bench.rng.getrandbits(self.bench.parameters["key_bits"])
+        self.bench.source("i_write").send({"token": token, "code": self.codes[token]})
 
     def write_all(self):
-        rows = list(range(self.capacity))
-        self.bench.rng.shuffle(rows)
-        for row in rows:
-            self.write(row)
+        tokens = list(range(self.capacity))
+        self.bench.rng.shuffle(tokens)
+        for token in tokens:
+            self.write(token)
 
     def word(self, word, last=0):
         return {"codes": self.codes[word * self.lanes:(word + 1) * self.lanes], "last": last}
@@ -59,14 +59,14 @@ async def appends_between_reads(dut, idle, stall):
     await bench.reset()
     store = Store(bench)
     received = bench.sink("o").received
-    for row in range(min(store.capacity, 20)):
-        known = store.codes[:row]
-        words = -(-row // store.lanes)
+    for token in range(min(store.capacity, 20)):
+        known = store.codes[:token]
+        words = -(-token // store.lanes)
         bench.source("i").send(*({"word": word, "last": 0} for word in range(words)))
-        store.write(row)
+        store.write(token)
         await bench.until(lambda words=words: len(received) == words
                           and not bench.source("i_write").pending)
-        assert [code for beat in received for code in beat["codes"]][:row] == known
+        assert [code for beat in received for code in beat["codes"]][:token] == known
         received.clear()
 
 
@@ -95,10 +95,10 @@ async def written_is_read_in_the_next_cycle(dut):
     store.write_all()
     await bench.finish(extra=0)
     for _ in range(20):
-        row = bench.rng.randrange(store.capacity)
-        store.write(row)
+        token = bench.rng.randrange(store.capacity)
+        store.write(token)
         await bench.step()
-        store.ask(row // store.lanes)
+        store.ask(token // store.lanes)
         await bench.step()
         assert bench.source("i_write").cycles[-1] + 1 == bench.source("i").cycles[-1]
     await bench.finish()

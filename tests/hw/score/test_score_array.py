@@ -13,21 +13,21 @@ IDLE = ("idle", [0.0, 0.3, 0.8])
 
 
 def send(bench, lengths, expect=True):
-    """Commands of the given numbers of words; all rows' distances in plain Python."""
-    key_bits, rows, lanes = (bench.parameters[name] for name in ("key_bits", "rows", "lanes"))
+    """Commands of the given numbers of words; all queries' distances in plain Python."""
+    key_bits, queries, lanes = (bench.parameters[name] for name in ("key_bits", "queries", "lanes"))
     for length in lengths:
-        codes = [bench.rng.getrandbits(key_bits) for _ in range(rows)]
-        active = bench.rng.getrandbits(rows)
-        bench.source("i_query").send({"codes": codes, "active": active})
+        codes = [bench.rng.getrandbits(key_bits) for _ in range(queries)]
+        active = bench.rng.getrandbits(queries)
+        bench.source("i_queries").send({"codes": codes, "active": active})
         for index in range(length):
             last = int(index == length - 1)
             word = [bench.rng.choice([bench.rng.getrandbits(key_bits), codes[0], ~codes[0]])
                     & (1 << key_bits) - 1 for _ in range(lanes)]
             bench.source("i").send({"codes": word, "last": last})
-            for row in range(rows):
-                if expect and active >> row & 1:
-                    bench.sink(f"o__{row}").expect({
-                        "distances": [(codes[row] ^ code).bit_count() for code in word],
+            for query in range(queries):
+                if expect and active >> query & 1:
+                    bench.sink(f"o__{query}").expect({
+                        "distances": [(codes[query] ^ code).bit_count() for code in word],
                         "last": last,
                     })
 
@@ -45,21 +45,21 @@ async def distances(dut, idle):
 async def latency_and_rate(dut):
     bench = Bench(dut)
     await bench.reset()
-    rows, lanes = bench.parameters["rows"], bench.parameters["lanes"]
-    stage = bench.parameters["rows_per_stage"]
-    length = rows + 3
+    queries, lanes = bench.parameters["queries"], bench.parameters["lanes"]
+    stage = bench.parameters["queries_per_stage"]
+    length = queries + 3
     for _ in range(4):
-        bench.source("i_query").send({"codes": [0] * rows, "active": (1 << rows) - 1})
+        bench.source("i_queries").send({"codes": [0] * queries, "active": (1 << queries) - 1})
         for index in range(length):
             bench.source("i").send({"codes": [0] * lanes, "last": int(index == length - 1)})
     await bench.finish()
     entered = bench.source("i").cycles
     assert entered == list(range(4 * length))
-    for row in range(rows):
-        assert bench.sink(f"o__{row}").cycles == [
-            cycle + bench.parameters["latency"] + row // stage for cycle in entered]
-    last_stage = (rows - 1) // stage
-    assert bench.source("i_query").cycles == [last_stage + length * index for index in range(4)]
+    for query in range(queries):
+        assert bench.sink(f"o__{query}").cycles == [
+            cycle + bench.parameters["latency"] + query // stage for cycle in entered]
+    last_stage = (queries - 1) // stage
+    assert bench.source("i_queries").cycles == [last_stage + length * index for index in range(4)]
 
 
 @cocotb.test()
@@ -68,7 +68,7 @@ async def short_commands_are_stages_apart(dut):
     await bench.reset()
     send(bench, [1] * 8)
     await bench.finish()
-    stages = -(-bench.parameters["rows"] // bench.parameters["rows_per_stage"])
+    stages = -(-bench.parameters["queries"] // bench.parameters["queries_per_stage"])
     assert bench.source("i").cycles == [stages * index for index in range(8)]
 
 
@@ -84,25 +84,27 @@ async def reset_forgets(dut):
         await bench.finish()
 
 
-@pytest.mark.parametrize(("key_bits", "rows", "lanes", "rows_per_stage"), [
+@pytest.mark.parametrize(("key_bits", "queries", "lanes", "queries_per_stage"), [
     (1, 1, 1, 1), (64, 1, 16, 4), (64, 8, 2, 1), (33, 3, 5, 1), (128, 2, 3, 2), (7, 1, 64, 1),
     (9, 8, 2, 3), (16, 4, 3, 9),
 ])
-def test_bench(key_bits, rows, lanes, rows_per_stage):
-    given = {"key_bits": key_bits, "rows": rows, "lanes": lanes, "rows_per_stage": rows_per_stage}
+def test_bench(key_bits, queries, lanes, queries_per_stage):
+    given = {"key_bits": key_bits, "queries": queries, "lanes": lanes,
+             "queries_per_stage": queries_per_stage}
     dut = ScoreArray(**given)
     run_bench(dut, __file__, parameters={**given, "latency": dut.latency})
 
 
-@pytest.mark.parametrize(("key_bits", "rows", "lanes", "rows_per_stage", "fan_in", "target"), [
+@pytest.mark.parametrize(("key_bits", "queries", "lanes", "queries_per_stage", "fan_in", "target"),
+                         [
     (64, 2, 3, 1, 2, "generic"), (64, 1, 4, 1, 4, "ecp5"), (64, 2, 2, 1, 2, "ecp5"),
     (33, 3, 2, 2, 4, "ecp5"), (64, 3, 2, 2, 2, "ecp5"),
     (64, 1, 4, 1, 4, "ice40"), (7, 1, 1, 1, 4, "ice40"), (33, 1, 3, 1, 2, "ice40"),
     (64, 2, 2, 1, 2, "ice40"), (33, 3, 2, 3, 4, "ice40"),
 ])
-def test_bench_of_targets(key_bits, rows, lanes, rows_per_stage, fan_in, target):
-    parameters = {"key_bits": key_bits, "rows": rows, "lanes": lanes,
-                  "rows_per_stage": rows_per_stage}
+def test_bench_of_targets(key_bits, queries, lanes, queries_per_stage, fan_in, target):
+    parameters = {"key_bits": key_bits, "queries": queries, "lanes": lanes,
+                  "queries_per_stage": queries_per_stage}
     given = {**parameters, "fan_in": fan_in, "target": target}
     dut = ScoreArray(**given)
     run_bench(dut, __file__, parameters={**parameters, "latency": dut.latency},
@@ -111,17 +113,17 @@ def test_bench_of_targets(key_bits, rows, lanes, rows_per_stage, fan_in, target)
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes"),
-    ("rows_per_stage", "Rows per stage")])
+    ("key_bits", "Key bits"), ("queries", "Queries"), ("lanes", "Lanes"),
+    ("queries_per_stage", "Queries per stage")])
 def test_wrong_parameter(name, text, value):
-    given = {"key_bits": 8, "rows": 1, "lanes": 1, name: value}
+    given = {"key_bits": 8, "queries": 1, "lanes": 1, name: value}
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
         ScoreArray(**given)
 
 
 def test_wrong_cell():
     with pytest.raises(TypeError, match=r"^Fan-in must be an integer greater than 1, not 1$"):
-        ScoreArray(key_bits=8, rows=1, lanes=1, fan_in=1)
+        ScoreArray(key_bits=8, queries=1, lanes=1, fan_in=1)
     with pytest.raises(ValueError,
                        match=r"^Target must be one of generic, ecp5, ice40, xc7, not 'x'$"):
-        ScoreArray(key_bits=8, rows=1, lanes=1, target="x")
+        ScoreArray(key_bits=8, queries=1, lanes=1, target="x")

@@ -8,15 +8,15 @@ from nearbit_sim.stream import Bench
 
 
 class Load:
-    """Commands, and their words as ScoreArray presents them: a row one cycle after the one above.
+    """Commands, and their words as ScoreArray presents them: a query one cycle after the one above.
 
-    Rows above the last one say that their words are valid in some commands, and in others not.
+    Queries above the last one say that their words are valid in some commands, and in others not.
     """
 
     def __init__(self, bench):
         self.bench, self.rng = bench, bench.rng
-        self.key_bits, self.rows, self.lanes = (
-            bench.parameters[name] for name in ("key_bits", "rows", "lanes"))
+        self.key_bits, self.queries, self.lanes = (
+            bench.parameters[name] for name in ("key_bits", "queries", "lanes"))
         self.due = {} # cycle -> what enters then
         self.last_words = []
 
@@ -25,7 +25,7 @@ class Load:
         return [self.rng.randint(least, self.key_bits) for _ in range(self.lanes)]
 
     def words(self, start, shared, gaps, *, valid=True, expect=True):
-        """Words of a command, of which the last row gets the first one at a cycle; the last one's.
+        """Words of a command, the first at a cycle for the last query; the last query's words.
 
         `gaps` are the idle cycles before each word.
         """
@@ -33,11 +33,11 @@ class Load:
         for place, gap in enumerate(gaps):
             cycle += 1 + gap
             last = int(place == len(gaps) - 1)
-            each = [self.distances() for _ in range(self.rows)]
-            for row, distances in enumerate(each):
-                self.due.setdefault(cycle - (self.rows - 1) + row, []).append(
-                    (row, {"distances": distances, "last": last},
-                     valid or row == self.rows - 1))
+            each = [self.distances() for _ in range(self.queries)]
+            for query, distances in enumerate(each):
+                self.due.setdefault(cycle - (self.queries - 1) + query, []).append(
+                    (query, {"distances": distances, "last": last},
+                     valid or query == self.queries - 1))
             self.last_words.append(cycle)
             if expect:
                 total = [sum(lane) for lane in zip(*each, strict=True)] if shared else each[-1]
@@ -46,16 +46,16 @@ class Load:
 
     async def step(self):
         bench = self.bench
-        entering = {row: (word, valid) for row, word, valid in self.due.pop(bench.cycle, [])}
-        for row in range(self.rows):
-            word, valid = entering.get(row, (None, False))
-            source = bench.source(f"i__{row}")
+        entering = {query: (word, valid) for query, word, valid in self.due.pop(bench.cycle, [])}
+        for query in range(self.queries):
+            word, valid = entering.get(query, (None, False))
+            source = bench.source(f"i__{query}")
             if word is not None:
                 source.send(word)
-            if row < self.rows - 1:
+            if query < self.queries - 1:
                 # A source offers what it sends, or noise; here its `valid` is driven apart from it.
                 source._valid = None
-                getattr(bench.dut, f"i__{row}__valid").value = int(valid)
+                getattr(bench.dut, f"i__{query}__valid").value = int(valid)
         await bench.step()
 
     async def run(self):
@@ -71,7 +71,7 @@ async def commands(dut):
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
-    cycle, ends, accept = load.rows, [], {}
+    cycle, ends, accept = load.queries, [], {}
     for index in range(150):
         shared = bench.rng.getrandbits(1)
         accepted = cycle - 1 - bench.rng.choice([0, 0, 1, 7])
@@ -105,7 +105,7 @@ async def as_many_commands_as_there_is_room_for(dut):
         bench.source("i_command").send({"shared": shared})
     await bench.step(20)
     assert bench.source("i_command").cycles == list(range(COMMANDS))
-    first = cycle = bench.cycle + load.rows
+    first = cycle = bench.cycle + load.queries
     for index, shared in enumerate(kinds):
         cycle = load.words(cycle, shared, [0] * (2 + index)) + 1
     await load.run()
@@ -122,7 +122,7 @@ async def extremes(dut):
     for most in (True, False):
         load.distances = lambda most=most: [load.key_bits * most] * load.lanes
         bench.source("i_command").send({"shared": 1}, {"shared": 0}, {"shared": 1})
-        cycle = bench.cycle + load.rows + 3
+        cycle = bench.cycle + load.queries + 3
         for shared in (1, 0, 1):
             cycle = load.words(cycle, shared, [0, 0]) + 1
         await load.run()
@@ -134,7 +134,7 @@ async def reset_forgets(dut):
     for cycles in range(1, 14):
         await bench.reset()
         load = Load(bench)
-        cycle = load.rows
+        cycle = load.queries
         bench.source("i_command").send({"shared": 1}, {"shared": 1}, {"shared": 1})
         for _ in range(2):
             cycle = load.words(cycle, 1, [0, 0, 0], expect=False) + 1
@@ -142,22 +142,22 @@ async def reset_forgets(dut):
             await load.step()
         await bench.reset()
         load = Load(bench)
-        cycle = load.rows
+        cycle = load.queries
         for shared in (0, 1, 0, 1):
             bench.source("i_command").send({"shared": shared})
             cycle = load.words(max(cycle, 4), shared, [0, 1]) + 1
         await load.run()
 
 
-@pytest.mark.parametrize(("key_bits", "rows", "lanes"), [
+@pytest.mark.parametrize(("key_bits", "queries", "lanes"), [
     (64, 3, 4), (8, 2, 1), (33, 5, 7), (1, 4, 3), (1, 1, 1), (7, 1, 2), (13, 9, 1),
 ])
-def test_bench(key_bits, rows, lanes):
-    given = {"key_bits": key_bits, "rows": rows, "lanes": lanes}
+def test_bench(key_bits, queries, lanes):
+    given = {"key_bits": key_bits, "queries": queries, "lanes": lanes}
     run_bench(DistanceSum(**given), __file__, parameters=given)
 
 
-GIVEN = {"key_bits": 8, "rows": 3, "lanes": 4}
+GIVEN = {"key_bits": 8, "queries": 3, "lanes": 4}
 
 
 def test_properties():
@@ -167,7 +167,7 @@ def test_properties():
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("key_bits", "Key bits"), ("rows", "Rows"), ("lanes", "Lanes")])
+    ("key_bits", "Key bits"), ("queries", "Queries"), ("lanes", "Lanes")])
 def test_wrong_parameter(name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
         DistanceSum(**{**GIVEN, name: value})

@@ -21,32 +21,32 @@ async def fresh(dut):
 
 
 async def fill(host, count):
-    for what in ("keys", "values", *(["exact"] if host.unit else [])):
+    for what in ("keys", "values", *(["rescore"] if host.unit else [])):
         await host.load(what, 0, count)
-    await host.load_table(0)
+    await host.load_exp_table(0)
 
 
-def full_query(host, count, trace=1, rescore=0):
-    """Fields of a query that sees all keys and selects as many as it can."""
+def full_batch(host, count, trace=1, rescore=0):
+    """Fields of a batch that sees all keys and selects as many as it can."""
     return {"first": 0, "n": min(count, host.config.top_n), "sink": 0, "recent": 0, "trace": trace,
             "rescore": rescore, "shared": 0,
-            "rows": [{"count": count, "table": 0, "multiplier": 0}] * host.config.rows}
+            "queries": [{"count": count, "exp_table": 0, "multiplier": 0}] * host.config.queries}
 
 
 async def ask(host, command, number):
     """Start an operation and send its packet; return the cycles of its beats and of the answers."""
     await host.field("NUMBER", number)
-    queries = host.query_packet(command, number)
-    for codes, exact, _ in queries:
-        host.expect(command, codes, exact)
+    batches = host.batch_packet(command, number)
+    for codes, elements, _ in batches:
+        host.expect(command, codes, elements)
     await host.start(Command.QUERY)
     host.monitor._clear()
-    host.send([beat for *_, beats in queries for beat in beats])
+    host.send([beat for *_, beats in batches for beat in beats])
     lengths = [len(packet) for packet in host.expected_results]
     await host.answers()
     taken = host.monitor.transfers["m_axis_result_"]
     ends = [taken[sum(lengths[:index + 1]) - 1] for index in range(len(lengths))]
-    return host.monitor.transfers["s_axis_"], ends[host.config.rows - 1::host.config.rows]
+    return host.monitor.transfers["s_axis_"], ends[host.config.queries - 1::host.config.queries]
 
 
 @cocotb.test()
@@ -56,7 +56,7 @@ async def cycles_are_the_cores(dut):
     config, count = host.config, host.config.capacity
     await fill(host, count)
     for trace, rescore in [(0, 0), (1, 0), *([(0, 1)] if host.unit else [])]:
-        command = full_query(host, count, trace, rescore)
+        command = full_batch(host, count, trace, rescore)
         await host.write_fields(command)
         core = steady(config, words=count // config.lanes, selected=command["n"],
                       rescore=bool(rescore))
@@ -83,15 +83,15 @@ async def beats_come_in_every_cycle(dut):
     """Loads take a beat per cycle."""
     host = await fresh(dut)
     for what in ("keys", "values"):
-        rows, beats = host.new_rows(what, 4)
-        packet = [beat for row in beats for beat in row]
+        tokens, beats = host.new_tokens(what, 4)
+        packet = [beat for token in beats for beat in token]
         await host.start(Command.LOAD_KEYS if what == "keys" else Command.LOAD_VALUES, 0, 4)
         host.monitor._clear()
         host.send(packet)
         await host.idle()
         taken = host.monitor.transfers["s_axis_"]
         assert taken == list(range(taken[0], taken[0] + len(packet)))
-        host.keep(what, 0, rows)
+        host.keep(what, 0, tokens)
 
 
 @cocotb.test()
@@ -164,14 +164,14 @@ async def interrupts(dut):
     await host.cycles(2)
     assert not int(dut.irq.value)
     # Done means that the answers are out.
-    command = full_query(host, 2)
+    command = full_batch(host, 2)
     await host.write_fields(command)
     host.results.pause = True
     await host.field("NUMBER", 1)
-    queries = host.query_packet(command, 1)
-    host.expect(command, *queries[0][:2])
+    batches = host.batch_packet(command, 1)
+    host.expect(command, *batches[0][:2])
     await host.start(Command.QUERY)
-    host.send(queries[0][2])
+    host.send(batches[0][2])
     await host.cycles(300)
     assert (await host.read(Address.STATUS)) & 3 == 2
     assert not int(dut.irq.value)
@@ -198,11 +198,11 @@ async def ends_of_operations(dut):
     host = await fresh(dut)
     config = host.config
     await fill(host, 4)
-    command = full_query(host, 4)
+    command = full_batch(host, 4)
     await host.write_fields(command)
-    rows, beats = host.new_rows("values", 3)
-    packet = [beat for row in beats for beat in row]
-    cut = len(beats[0]) + 1 # a row is whole, another is not
+    tokens, beats = host.new_tokens("values", 3)
+    packet = [beat for token in beats for beat in token]
+    cut = len(beats[0]) + 1 # a token is whole, another is not
     for control in (1, 2, 3):
         for number in (0, cut):
             await host.start(Command.LOAD_VALUES, 4, 3)
@@ -224,38 +224,38 @@ async def ends_of_operations(dut):
                 host.error = SocError.BUSY
                 await host.errors()
             assert status & 9 == 0
-            assert await host.read(Address.ROW) == 4 + (number > 0)
+            assert await host.read(Address.TOKEN) == 4 + (number > 0)
             assert await host.read(Address.ERROR) == 0
             await ask(host, command, 2)
     if config.capacity >= 7:
-        host.keep("values", 4, rows[:1])
+        host.keep("values", 4, tokens[:1])
         await host.load("values", 5, 2)
         await host.load("keys", 4, 3)
         if host.unit:
-            await host.load("exact", 4, 3)
-        command = full_query(host, 7)
+            await host.load("rescore", 4, 3)
+        command = full_batch(host, 7)
         await host.write_fields(command)
         await ask(host, command, 2)
 
 
 @cocotb.test()
 async def queries_given_up(dut):
-    """A query that is cut off is answered with errors if the core had exact elements of it."""
+    """A batch that is cut off is answered with errors if the core had rescore elements of it."""
     host = await fresh(dut)
     if not host.unit:
         return
     await fill(host, 4)
-    command = full_query(host, 4, rescore=1)
+    command = full_batch(host, 4, rescore=1)
     await host.write_fields(command)
-    heads = host.config.rows * -(-host.config.key_bits // host.map.data_bits)
+    heads = host.config.queries * -(-host.config.key_bits // host.map.data_bits)
     for control in (1, 2):
-        queries = host.query_packet(command, 3)
-        packet = [beat for *_, beats in queries for beat in beats]
-        size = len(queries[0][2])
+        batches = host.batch_packet(command, 3)
+        packet = [beat for *_, beats in batches for beat in beats]
+        size = len(batches[0][2])
         for into in sorted({1, heads, heads + 1, size - 1}):
-            host.expect(command, *queries[0][:2])
+            host.expect(command, *batches[0][:2])
             if into >= heads:
-                host.expect({**command, "n": 0}, *queries[1][:2])
+                host.expect({**command, "n": 0}, *batches[1][:2])
                 host.error = SocError.QUERY
             await host.start(Command.QUERY, None, 3)
             await host.raw(packet[:size + into])
@@ -269,25 +269,25 @@ async def queries_given_up(dut):
 
 
 @cocotb.test()
-async def cut_off_behind_a_waiting_query(dut):
-    """Only the query that is cut off is answered with errors, not the one that waits before it."""
+async def cut_off_behind_a_waiting_batch(dut):
+    """Only the batch that is cut off is answered with errors, not the one that waits before it."""
     host = await fresh(dut)
     if not host.unit:
         return
-    # Keys to score for longer than a query's beats, and one to rescore: queries wait for words.
+    # Keys to score for longer than a batch's beats, and one to rescore: batches wait for words.
     await fill(host, host.config.capacity)
-    command = {**full_query(host, host.config.capacity, trace=0, rescore=1), "n": 1}
+    command = {**full_batch(host, host.config.capacity, trace=0, rescore=1), "n": 1}
     await host.write_fields(command)
     for number in (6, 7, 8):
-        queries = host.query_packet(command, number + 1)
+        batches = host.batch_packet(command, number + 1)
         await host.start(Command.QUERY, None, number + 9)
         # One waits, and the codes of the next have come.
-        packet = [beat for *_, beats in queries for beat in beats]
-        await host.raw(packet[:number * len(queries[0][2]) + 1])
+        packet = [beat for *_, beats in batches for beat in beats]
+        await host.raw(packet[:number * len(batches[0][2]) + 1])
         await host.write(Address.CONTROL, 2)
-        for codes, exact, _ in queries[:-1]:
-            host.expect(command, codes, exact)
-        host.expect({**command, "n": 0}, *queries[-1][:2])
+        for codes, elements, _ in batches[:-1]:
+            host.expect(command, codes, elements)
+        host.expect({**command, "n": 0}, *batches[-1][:2])
         await host.answers()
         await host.errors()
     await ask(host, command, 2)
@@ -295,10 +295,10 @@ async def cut_off_behind_a_waiting_query(dut):
 
 @cocotb.test()
 async def errors_one_after_another(dut):
-    """Rows that are headers alone, with and without a stream that takes them."""
+    """Answers that are headers alone, with and without a stream that takes them."""
     host = await fresh(dut)
     await fill(host, 4)
-    command = {**full_query(host, 4), "n": 0}
+    command = {**full_batch(host, 4), "n": 0}
     await host.write_fields(command)
     for pattern in ("never", "half", "mostly"):
         generator = pauses(pattern, random.Random(1))
@@ -321,21 +321,21 @@ async def counters(dut):
     assert abs(second - first - passed) <= 16 + 4
     assert (second - first) % 16 == 0
     await fill(host, 4)
-    command = full_query(host, 4)
+    command = full_batch(host, 4)
     await host.write_fields(command)
     host.results.pause = True
-    queries = host.query_packet(command, 12)
-    for codes, exact, _ in queries:
-        host.expect(command, codes, exact)
+    batches = host.batch_packet(command, 12)
+    for codes, elements, _ in batches:
+        host.expect(command, codes, elements)
     await host.start(Command.QUERY, None, 12)
-    host.send([beat for *_, beats in queries for beat in beats])
+    host.send([beat for *_, beats in batches for beat in beats])
     await host.cycles(1500)
     start = host.monitor.cycle
     stalled = {name: await host.counter(name) for name, _ in COUNTERS}
     await host.cycles(64)
     for name, value in stalled.items():
         grown = await host.counter(name) - value
-        if name in ("QUERIES", "KEYS"):
+        if name in ("BATCHES", "KEYS"):
             assert grown == 0
         elif name in ("CYCLES", "STALL_RESULT", "STALL_QUERY"):
             assert 64 <= grown <= host.monitor.cycle - start
@@ -354,7 +354,7 @@ async def reset_at_any_time(dut):
     host = await fresh(dut)
     for cycles in (3, 40, 100, 170):
         await fill(host, 3)
-        command = full_query(host, 3)
+        command = full_batch(host, 3)
         await host.write_fields(command)
         await host.field("NUMBER", 20)
         await host.start(Command.QUERY)
@@ -366,8 +366,8 @@ async def reset_at_any_time(dut):
         host.traces.clear()
         assert await host.read(Address.STATUS) == 0
         assert await host.read(Address.ERROR) == 0
-        assert await host.counter("QUERIES") == 0
+        assert await host.counter("BATCHES") == 0
         # Fields stay, and read as what they are.
-        assert await host.read(host.map.register("ROW0_COUNT").address) == 3
+        assert await host.read(host.map.register("QUERY0_COUNT").address) == 3
     await fill(host, 3)
     await ask(host, command, 2)

@@ -31,13 +31,13 @@ from cocotbext.axi.axil_channels import (
 from nearbit_hw.soc.registers import COUNTERS, Address, Command, SocError, register_map
 from nearbit_model.config import Config
 from nearbit_model.golden import Result, attend, attend_one
-from nearbit_model.quantize import Exact, Values, codes_from_ints
+from nearbit_model.quantize import RescoreOperands, Values, codes_from_ints
 
 
 # cocotbext-axi 0.1.28 sets its initial values in a way that cocotb 2.1 has deprecated.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotbext\.axi\.")
 
-NO_N, TOO_MANY, EMPTY, RANGE, TABLE, RESCORE, SHARED = range(1, 8)
+NO_N, TOO_MANY, EMPTY, RANGE, EXP_TABLE, RESCORE, SHARED = range(1, 8)
 
 PATTERNS = ("never", "rarely", "half", "mostly", "every other", "bursts")
 
@@ -170,10 +170,10 @@ class Host:
 
     def _forget(self):
         capacity = self.config.capacity
-        self.loaded = {"keys": 0, "values": 0, "exact": 0}
-        self.codes, self.rows, self.exact = ([None] * capacity for _ in range(3))
-        self.tables = {}
-        self.queries = self.words = 0
+        self.loaded = {"keys": 0, "values": 0, "rescore": 0}
+        self.codes, self.values, self.rescore = ([None] * capacity for _ in range(3))
+        self.exp_tables = {}
+        self.batches = self.words = 0
         self.error = SocError.NONE
         self.expected_results, self.expected_traces = deque(), deque()
 
@@ -313,58 +313,59 @@ class Host:
         return [self.rng.randrange(-limit, limit) for _ in range(self.unit.head_dim)]
 
     # ---- Loads.
-    def new_rows(self, what, count):
-        """Random rows, and the beats of each."""
+    def new_tokens(self, what, count):
+        """Random tokens, and the beats of each."""
         config, rng = self.config, self.rng
         match what:
             case "keys":
-                rows = [rng.getrandbits(config.key_bits) for _ in range(count)]
-                return rows, [self.beats([row], config.key_bits) for row in rows]
+                tokens = [rng.getrandbits(config.key_bits) for _ in range(count)]
+                return tokens, [self.beats([token], config.key_bits) for token in tokens]
             case "values":
                 low, high = -(1 << config.value_bits - 1), (1 << config.value_bits - 1) - 1
-                rows = [([rng.randint(low, high) for _ in range(config.value_dim)],
+                tokens = [([rng.randint(low, high) for _ in range(config.value_dim)],
                          rng.randrange(1 << 16)) for _ in range(count)]
-                return rows, [
+                return tokens, [
                     [scale, *self.groups(elements, config.value_lanes, config.value_bits)]
-                    for elements, scale in rows]
-            case "exact":
-                rows = [self.vector() for _ in range(count)]
-                return rows, [self.groups(row, self.unit.lanes, self.unit.element_bits)
-                              for row in rows]
+                    for elements, scale in tokens]
+            case "rescore":
+                tokens = [self.vector() for _ in range(count)]
+                return tokens, [self.groups(token, self.unit.lanes, self.unit.element_bits)
+                              for token in tokens]
         raise ValueError(what)
 
-    def keep(self, what, start, rows):
-        store = {"keys": self.codes, "values": self.rows, "exact": self.exact}[what]
-        store[start:start + len(rows)] = rows
-        if rows:
-            self.loaded[what] = max(self.loaded[what], start + len(rows))
+    def keep(self, what, start, tokens):
+        store = {"keys": self.codes, "values": self.values, "rescore": self.rescore}[what]
+        store[start:start + len(tokens)] = tokens
+        if tokens:
+            self.loaded[what] = max(self.loaded[what], start + len(tokens))
 
-    async def start(self, command, row=None, number=None, okay=True):
-        if row is not None:
-            await self.field("ROW", row)
+    async def start(self, command, token=None, number=None, okay=True):
+        if token is not None:
+            await self.field("TOKEN", token)
         if number is not None:
             await self.field("NUMBER", number)
         await self.write(Address.COMMAND, command, okay=okay)
 
     async def load(self, what, start, count, fault=None):
-        """Load rows, and with a fault the rest of them after it."""
+        """Load tokens, and with a fault the rest of them after it."""
         command = {"keys": Command.LOAD_KEYS, "values": Command.LOAD_VALUES,
-                   "exact": Command.LOAD_EXACT_KEYS}[what]
-        rows, beats = self.new_rows(what, count)
-        packet = [beat for row in beats for beat in row]
+                   "rescore": Command.LOAD_RESCORE_KEYS}[what]
+        tokens, beats = self.new_tokens(what, count)
+        packet = [beat for token in beats for beat in token]
         await self._packet(command, start, count, beats, packet, fault,
-                           lambda place, number: self.keep(what, place, rows[place - start:][
+                           lambda place, number: self.keep(what, place, tokens[place - start:][
                                :number]))
 
-    async def load_table(self, table, fault=None):
+    async def load_exp_table(self, exp_table, fault=None):
         config, rng = self.config, self.rng
         top = (1 << config.weight_bits) - 1
         weights = sorted((rng.randint(0, top) for _ in range(config.key_bits)), reverse=True)
         weights.insert(0, rng.choice([top, rng.randint(1, top)]))
-        await self.field("TABLE", table)
-        await self._packet(Command.LOAD_TABLE, 0, len(weights), [[weight] for weight in weights],
+        await self.field("EXP_TABLE", exp_table)
+        await self._packet(Command.LOAD_EXP_TABLE, 0, len(weights),
+                           [[weight] for weight in weights],
                            weights, fault, lambda place, number: None)
-        self.tables[table] = weights
+        self.exp_tables[exp_table] = weights
 
     async def _packet(self, command, start, count, beats, packet, fault, keep):
         rng = self.rng
@@ -378,11 +379,11 @@ class Host:
             keep(start, whole)
             if self.error == SocError.NONE:
                 self.error = SocError.EARLY
-            assert await self.read(Address.ROW) == start + whole
+            assert await self.read(Address.TOKEN) == start + whole
             assert await self.read(Address.NUMBER) == count - whole
             await self.errors()
-            # ROW and NUMBER stand where it goes on.
-            rest = [beat for row in beats[whole:] for beat in row]
+            # TOKEN and NUMBER stand where it goes on.
+            rest = [beat for token in beats[whole:] for beat in token]
             await self._run(command, None, None, rest)
             keep(start + whole, count - whole)
         else:
@@ -392,7 +393,7 @@ class Host:
             if fault == "late" and self.error == SocError.NONE:
                 self.error = SocError.LATE
         assert await self.read(Address.NUMBER) == 0
-        assert await self.read(Address.ROW) == start + count
+        assert await self.read(Address.TOKEN) == start + count
 
     async def _run(self, command, start, count, packet):
         """Send a packet before or after its command, and wait for the end."""
@@ -409,8 +410,9 @@ class Host:
     async def _disturb(self):
         """Write fields and commands during an operation, which must not notice."""
         assert (await self.read(Address.STATUS)) & 1
-        name = self.rng.choice(["ROW", "NUMBER", "FIRST", "N", "SINK", "RECENT", "FLAGS", "TABLE",
-                                "COMMAND", "ROW0_COUNT", "ROW0_TABLE"])
+        name = self.rng.choice(["TOKEN", "NUMBER", "FIRST", "N", "SINK", "RECENT", "FLAGS",
+                                "EXP_TABLE",
+                                "COMMAND", "QUERY0_COUNT", "QUERY0_EXP_TABLE"])
         await self.write(self.map.register(name).address, self.rng.randrange(2), okay=False)
         if self.error == SocError.NONE:
             self.error = SocError.BUSY
@@ -418,64 +420,65 @@ class Host:
             self.error = None # whichever comes first
 
     # ---- Queries.
-    def row_error(self, command, row):
+    def query_error(self, command, query):
         config = self.config
         if command["n"] == 0:
             return NO_N
         if command["n"] + command["sink"] + command["recent"] > config.top_n:
             return TOO_MANY
-        if row["count"] == 0:
+        if query["count"] == 0:
             return EMPTY
         readable = min(self.loaded["keys"], self.loaded["values"])
         if command["rescore"] and self.unit is not None:
-            readable = min(readable, self.loaded["exact"])
-        if command["first"] + row["count"] > readable:
+            readable = min(readable, self.loaded["rescore"])
+        if command["first"] + query["count"] > readable:
             return RANGE
-        if not command["rescore"] and row["table"] not in self.tables:
-            return TABLE
+        if not command["rescore"] and query["exp_table"] not in self.exp_tables:
+            return EXP_TABLE
         can_share = self.unit is not None and self.unit.shared
         if (command["rescore"] and self.unit is None) or (command["shared"] and not can_share):
             return RESCORE
         if command["shared"] and (not command["rescore"]
-                                  or len({other["count"] for other in command["rows"]}) > 1):
+                                  or len({other["count"] for other in command["queries"]}) > 1):
             return SHARED
         return 0
 
-    def header(self, row, error):
-        return row | error << 8 | (0 if error else self.config.value_dim) << 16
+    def header(self, query, error):
+        return query | error << 8 | (0 if error else self.config.value_dim) << 16
 
-    def expect(self, command, codes, exact):
-        """Queue what a query must be answered with."""
+    def expect(self, command, codes, elements):
+        """Queue what a batch must be answered with."""
         config, lanes = self.config, self.config.lanes
         store = min(self.loaded["keys"], self.loaded["values"])
         known = self.codes[:store]
-        errors = [self.row_error(command, row) for row in command["rows"]]
-        self.queries += 1
-        self.words += max([0, *((command["first"] % lanes + row["count"] - 1) // lanes + 1
-                                for row, error in zip(command["rows"], errors, strict=True)
+        errors = [self.query_error(command, query) for query in command["queries"]]
+        self.batches += 1
+        self.words += max([0, *((command["first"] % lanes + query["count"] - 1) // lanes + 1
+                                for query, error in zip(command["queries"], errors, strict=True)
                                 if not error)])
-        elements = [row[0] for row in self.rows[:store]]
-        scales = [row[1] for row in self.rows[:store]]
+        elements = [value[0] for value in self.values[:store]]
+        scales = [value[1] for value in self.values[:store]]
         rescored = bool(self.unit and command["rescore"])
         if rescored:
-            # Exact keys are for the rows that have them.
-            held = min(store, self.loaded["exact"])
+            # Rescore keys are for the tokens that have them.
+            held = min(store, self.loaded["rescore"])
             known, elements, scales = known[:held], elements[:held], scales[:held]
         shared = None
         if command["shared"] and not errors[0]:
-            ones = [[1] * (config.key_bits + 1)] * config.rows
+            ones = [[1] * (config.key_bits + 1)] * config.queries
             result = attend(
                 np.array([codes_from_ints([code], config.key_bits) for code in codes]),
                 codes_from_ints(known, config.key_bits)[None],
                 Values(np.array([elements]), np.array([scales])), ones, config=config,
-                counts=command["rows"][0]["count"], first=command["first"], n=command["n"],
+                counts=command["queries"][0]["count"], first=command["first"], n=command["n"],
                 sink=command["sink"], recent=command["recent"], shared=True,
-                exact=Exact(np.array(exact)[:, None], np.array([self.exact[:len(known)]]),
-                            np.array([[row["multiplier"]] for row in command["rows"]])))
-            shared = [Result(result.output_int[row, 0], result.selected[row, 0],
-                             result.distances[row, 0], result.weights[row, 0],
-                             result.scores[row, 0]) for row in range(config.rows)]
-        for index, (row, error) in enumerate(zip(command["rows"], errors, strict=True)):
+                rescore=RescoreOperands(np.array(elements)[:, None],
+                                        np.array([self.rescore[:len(known)]]),
+                            np.array([[query["multiplier"]] for query in command["queries"]])))
+            shared = [Result(result.output_int[query, 0], result.selected[query, 0],
+                             result.distances[query, 0], result.weights[query, 0],
+                             result.scores[query, 0]) for query in range(config.queries)]
+        for index, (query, error) in enumerate(zip(command["queries"], errors, strict=True)):
             if error:
                 self.expected_results.append([self.header(index, error)])
                 if self.error == SocError.NONE:
@@ -483,22 +486,23 @@ class Host:
                 continue
             golden = shared[index] if shared else attend_one(
                 codes[index], known, elements, scales,
-                self.tables.get(row["table"], [1] * (config.key_bits + 1)), config=config,
-                count=row["count"], first=command["first"], n=command["n"], sink=command["sink"],
+                self.exp_tables.get(query["exp_table"], [1] * (config.key_bits + 1)), config=config,
+                count=query["count"], first=command["first"], n=command["n"], sink=command["sink"],
                 recent=command["recent"],
-                exact=Exact(np.array([[exact[index]]]), np.array([self.exact[:len(known)]]),
-                            np.array([[row["multiplier"]]])) if rescored else None)
+                rescore=RescoreOperands(np.array([[elements[index]]]),
+                                        np.array([self.rescore[:len(known)]]),
+                            np.array([[query["multiplier"]]])) if rescored else None)
             self.expected_results.append([
                 self.header(index, 0),
                 *self.beats(golden.output_int.tolist(), self.map.result_bits)])
             if command["trace"]:
                 self.expected_traces.append(self.trace(index, golden))
 
-    def trace(self, row, golden):
+    def trace(self, query, golden):
         scores = -golden.distances if golden.scores is None else golden.scores
         packet = []
         for place in np.argsort(-golden.selected).tolist():
-            low = (int(golden.selected[place]) | row << 24 | int(golden.distances[place]) << 32)
+            low = (int(golden.selected[place]) | query << 24 | int(golden.distances[place]) << 32)
             weight = int(golden.weights[place])
             if self.map.trace_bits == 64:
                 packet.append(low | weight << 48)
@@ -516,86 +520,88 @@ class Host:
         command = {
             "first": first, "n": n, "sink": sink, "recent": recent, "trace": rng.randrange(2),
             "rescore": rng.randrange(2) if self.unit else 0, "shared": 0,
-            "rows": [{"count": rng.randint(1, store - first), "table": rng.choice([*self.tables]),
+            "queries": [{"count": rng.randint(1, store - first),
+                         "exp_table": rng.choice([*self.exp_tables]),
                       "multiplier": rng.choice([0, rng.randrange(1 << 32), rng.randrange(1 << 20)])}
-                     for _ in range(config.rows)]}
+                     for _ in range(config.queries)]}
         if self.unit and self.unit.shared and command["rescore"] and rng.random() < 0.5:
             command["shared"] = 1
-            for row in command["rows"]:
-                row["count"] = command["rows"][0]["count"]
+            for query in command["queries"]:
+                query["count"] = command["queries"][0]["count"]
         if faulty:
-            row = rng.choice(command["rows"])
-            match rng.choice(["n", "many", "empty", "range", "rescore", "shared", "table"]):
+            query = rng.choice(command["queries"])
+            match rng.choice(["n", "many", "empty", "range", "rescore", "shared", "exp_table"]):
                 case "n":
                     command["n"] = 0
                 case "many":
                     command["recent"] = config.capacity
                 case "empty":
-                    row["count"] = 0
+                    query["count"] = 0
                 case "range":
-                    row["count"] = config.capacity
+                    query["count"] = config.capacity
                 case "rescore":
                     command["rescore"] = 1
                 case "shared":
                     command["shared"] = 1
-                case "table":
-                    row["table"] = rng.randrange(config.tables)
+                case "exp_table":
+                    query["exp_table"] = rng.randrange(config.exp_tables)
         return command
 
-    def query_packet(self, command, number):
-        """Codes, exact queries and beats of some random queries."""
+    def batch_packet(self, command, number):
+        """Codes, rescore queries and beats of some random batches."""
         config, rng = self.config, self.rng
-        queries = []
+        batches = []
         for _ in range(number):
-            codes = [rng.getrandbits(config.key_bits) for _ in range(config.rows)]
+            codes = [rng.getrandbits(config.key_bits) for _ in range(config.queries)]
             beats = [beat for code in codes for beat in self.beats([code], config.key_bits)]
-            exact = []
+            elements = []
             if self.unit and command["rescore"]:
-                exact = [self.vector() for _ in range(config.rows)]
-                beats += [beat for row in exact
-                          for beat in self.groups(row, self.unit.lanes, self.unit.element_bits)]
-            queries.append((codes, exact, beats))
-        return queries
+                elements = [self.vector() for _ in range(config.queries)]
+                beats += [beat for query in elements
+                          for beat in self.groups(query, self.unit.lanes, self.unit.element_bits)]
+            batches.append((codes, elements, beats))
+        return batches
 
     async def write_fields(self, command):
-        """Write the fields of a query, in any order."""
+        """Write the fields of a batch, in any order."""
         values = {"FIRST": command["first"], "N": command["n"], "SINK": command["sink"],
                   "RECENT": command["recent"],
                   "FLAGS": command["trace"] | command["rescore"] << 1 | command["shared"] << 2}
-        for index, row in enumerate(command["rows"]):
-            values |= {f"ROW{index}_{name.upper()}": row[name] for name in ("count", "table")}
+        for index, query in enumerate(command["queries"]):
+            values |= {f"QUERY{index}_{name.upper()}": query[name]
+                       for name in ("count", "exp_table")}
             if self.unit:
-                values[f"ROW{index}_MULTIPLIER"] = row["multiplier"]
+                values[f"QUERY{index}_MULTIPLIER"] = query["multiplier"]
         for name in self.rng.sample(list(values), len(values)):
             await self.field(name, values[name])
         name = self.rng.choice(list(values))
         assert await self.read(self.map.register(name).address) == values[name]
 
     async def ask(self, number, fault=None, faulty=False):
-        """Send an operation of some queries, and expect its answers."""
+        """Send an operation of some batches, and expect its answers."""
         rng = self.rng
         command = self.random_command(faulty)
         await self.write_fields(command)
-        queries = self.query_packet(command, number)
-        packet = [beat for *_, beats in queries for beat in beats]
+        batches = self.batch_packet(command, number)
+        packet = [beat for *_, beats in batches for beat in beats]
         if fault == "early" and len(packet) > 1:
             short = rng.randint(1, len(packet) - 1)
             left = short
             complete = 0
-            while left >= len(queries[complete][2]):
-                left -= len(queries[complete][2])
+            while left >= len(batches[complete][2]):
+                left -= len(batches[complete][2])
                 complete += 1
-            for codes, exact, _ in queries[:complete]:
-                self.expect(command, codes, exact)
-            heads = self.config.rows * -(-self.config.key_bits // self.map.data_bits)
+            for codes, elements, _ in batches[:complete]:
+                self.expect(command, codes, elements)
+            heads = self.config.queries * -(-self.config.key_bits // self.map.data_bits)
             if self.unit and command["rescore"] and left >= heads:
-                # The core may have some of its exact elements: it is answered with errors.
-                self.expect({**command, "n": 0}, queries[complete][0], queries[complete][1])
+                # The core may have some of its rescore elements: it is answered with errors.
+                self.expect({**command, "n": 0}, batches[complete][0], batches[complete][1])
             packet = packet[:short]
             kind = SocError.EARLY
         else:
-            for codes, exact, _ in queries:
-                self.expect(command, codes, exact)
+            for codes, elements, _ in batches:
+                self.expect(command, codes, elements)
             kind = SocError.LATE
             if fault == "late":
                 packet += [rng.getrandbits(self.map.data_bits) for _ in range(rng.randint(1, 9))]
@@ -618,5 +624,5 @@ class Host:
         await self.idle(active=True)
         assert self.results.empty()
         assert self.traces.empty()
-        assert await self.counter("QUERIES") == self.queries
+        assert await self.counter("BATCHES") == self.batches
         assert await self.counter("KEYS") == self.words

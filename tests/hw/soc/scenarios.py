@@ -31,7 +31,7 @@ async def mistake(host, rng):
             return
         case "command":
             command = rng.choice([0, 6, 7, 0 if host.unit else 4])
-            await host.field("ROW", 0)
+            await host.field("TOKEN", 0)
             await host.field("NUMBER", 1)
             await host.start(command, okay=False)
             kind = SocError.COMMAND
@@ -44,9 +44,9 @@ async def mistake(host, rng):
             kind = SocError.FIELD
         case "past the end":
             capacity = host.config.capacity
-            row = rng.randint(1, capacity)
-            await host.start(rng.choice([Command.LOAD_KEYS, Command.LOAD_VALUES]), row,
-                             capacity - row + rng.randint(1, 9), okay=False)
+            token = rng.randint(1, capacity)
+            await host.start(rng.choice([Command.LOAD_KEYS, Command.LOAD_VALUES]), token,
+                             capacity - token + rng.randint(1, 9), okay=False)
             kind = SocError.COMMAND
         case "no number":
             await host.start(rng.choice(list(Command)), 0, 0, okay=False)
@@ -61,12 +61,12 @@ async def scenario(host, rng):
     host.rng = rng
     await host.reset()
     host.pause(rng)
-    whats = ["keys", "values", *(["exact"] if host.unit else [])]
+    whats = ["keys", "values", *(["rescore"] if host.unit else [])]
     count = rng.randint(1, min(4, host.config.capacity))
     for what in rng.sample(whats, len(whats)):
         await host.load(what, 0, count, fault_of(rng))
         await settle(host)
-    await host.load_table(0, fault_of(rng))
+    await host.load_exp_table(0, fault_of(rng))
     await settle(host)
     for _ in range(rng.randint(1, 2)):
         match rng.choice(["append", "overwrite", "ask", "ask", "ask", "mistake", "pause"]):
@@ -80,8 +80,8 @@ async def scenario(host, rng):
                     count += more
             case "overwrite":
                 await host.answers()
-                row = rng.randrange(count)
-                await host.load(rng.choice(whats), row, rng.randint(1, count - row),
+                token = rng.randrange(count)
+                await host.load(rng.choice(whats), token, rng.randint(1, count - token),
                                 fault_of(rng))
             case "ask":
                 await host.ask(rng.choice([1, 1, 2, 3]), fault_of(rng), faulty=rng.random() < 0.15)

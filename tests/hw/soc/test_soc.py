@@ -17,11 +17,12 @@ from nearbit_sim.bench import run_bench
 TINY = Config.preset("tiny")
 CONFIGS = [
     (TINY, 64),
-    (TINY.replace(rows=1), 32),
-    (Config(key_bits=70, value_dim=6, capacity=40, rows=1, lanes=2, value_lanes=3, top_n=7,
-            tables=3, refine_lanes=4, divider_cycles=2), 64),
-    (TINY.replace(rows=3, rescore=Rescore(head_dim=8, lanes=4, element_bits=10, shared=True)), 32),
-    (Config(key_bits=5, value_dim=9, capacity=13, rows=2, lanes=1, value_lanes=9, top_n=3,
+    (TINY.replace(queries=1), 32),
+    (Config(key_bits=70, value_dim=6, capacity=40, queries=1, lanes=2, value_lanes=3, top_n=7,
+            exp_tables=3, refine_lanes=4, divider_cycles=2), 64),
+    (TINY.replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, element_bits=10, shared=True)),
+     32),
+    (Config(key_bits=5, value_dim=9, capacity=13, queries=2, lanes=1, value_lanes=9, top_n=3,
             value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 64),
 ]
 NUMBERS = range(len(CONFIGS))
@@ -46,8 +47,8 @@ def test_directed(number):
     bench("directed.py", config, data_bits, queries=24)
 
 
-def test_directed_with_exact_scores():
-    config = TINY.replace(rows=1, rescore=Rescore(head_dim=8, lanes=4))
+def test_directed_with_rescoring():
+    config = TINY.replace(queries=1, rescore=Rescore(head_dim=8, lanes=4))
     bench("directed.py", config, queries=24,
           test_filter="cycles_are_the_cores|given_up|cut_off|after_another")
 
@@ -80,8 +81,8 @@ READY = {
 @pytest.mark.parametrize("rescore", [None, Rescore(head_dim=2, lanes=1, element_bits=2)])
 def test_no_path_from_ready(rescore, bus):
     """No output depends on a ready input within a cycle, so no loop can come about outside."""
-    config = Config(key_bits=2, value_dim=4, capacity=4, rows=2, lanes=1, value_lanes=2, top_n=2,
-                    value_bits=2, weight_bits=2, tables=1, rescore=rescore)
+    config = Config(key_bits=2, value_dim=4, capacity=4, queries=2, lanes=1, value_lanes=2, top_n=2,
+                    value_bits=2, weight_bits=2, exp_tables=1, rescore=rescore)
     verilog = generate(SocCore(config, bus=bus), "top")
     checks = [f"select -assert-none i:{name} %coe* o:* %i" for name in READY[bus]]
     # To see that it would be found: there is a path to this one.
@@ -102,7 +103,7 @@ def test_widths_that_do_not_fit():
                                          r"not 32$"):
         SocCore(CONFIGS[4][0], data_bits=32)
     with pytest.raises(ValueError, match=r"^Distances must be below 65536 .* 65536$"):
-        SocCore(TINY.replace(key_bits=1024, rows=64,
+        SocCore(TINY.replace(key_bits=1024, queries=64,
                              rescore=Rescore(head_dim=8, lanes=4, shared=True)))
     with pytest.raises(ValueError, match=r"^Scores must be below 2\*\*31 .* 2147483648$"):
         SocCore(TINY.replace(rescore=Rescore(head_dim=2, lanes=1, element_bits=16)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearbit_model import exact, golden
+from nearbit_model import golden, reference
 from nearbit_model.attention import attention
 from nearbit_model.config import Config
 
@@ -33,7 +33,7 @@ def brute_softmax(logits, rows):
 def test_attention():
     q, k, v = tensors(1)
     counts = np.array([1, 3, 12, 7, 5])
-    result = exact.attention(q, k, v, counts=counts)
+    result = reference.attention(q, k, v, counts=counts)
     assert result.dtype == np.float64
     for head in range(4):
         for query, count in enumerate(counts):
@@ -41,16 +41,16 @@ def test_attention():
                       for i in range(count)]
             np.testing.assert_allclose(
                 result[head, query], brute_softmax(logits, v[head // 2, :count]), rtol=1e-12)
-    np.testing.assert_array_equal(exact.attention(q, k, v),
-                                  exact.attention(q, k, v, counts=np.full((4, 5), 12)))
+    np.testing.assert_array_equal(reference.attention(q, k, v),
+                                  reference.attention(q, k, v, counts=np.full((4, 5), 12)))
 
 
 def test_weights():
     q, k, v = tensors(1)
     counts = np.array([1, 3, 12, 7, 5])
-    output = exact.attention(q, k, v, counts=counts)
+    output = reference.attention(q, k, v, counts=counts)
     seen = []
-    for head, rows, weights in exact.weights(q, k, counts=counts):
+    for head, rows, weights in reference.weights(q, k, counts=counts):
         np.testing.assert_allclose(weights.sum(axis=1), 1)
         np.testing.assert_array_equal(weights > 0, np.arange(12) < counts[rows, None])
         np.testing.assert_allclose(weights @ v[head // 2], output[head, rows], rtol=1e-12)
@@ -60,7 +60,7 @@ def test_weights():
 
 def test_large_logits_do_not_overflow():
     q, k, v = tensors(2)
-    result = exact.attention(q * 1e6, k * 1e6, v)
+    result = reference.attention(q * 1e6, k * 1e6, v)
     best = (q @ np.repeat(k, 2, axis=0).transpose(0, 2, 1)).argmax(axis=-1)
     for head, query in np.ndindex(4, 5):
         np.testing.assert_allclose(result[head, query], v[head // 2, best[head, query]])
@@ -70,9 +70,9 @@ def test_large_logits_do_not_overflow():
 def test_attention_of_the_models(name):
     with np.load(DATA / f"{name}.npz") as file:
         counts = file["qpos"] + 1 if file["causal"] else None
-        result = exact.attention(file["q"], file["k"], file["v"], counts=counts)
+        result = reference.attention(file["q"], file["k"], file["v"], counts=counts)
         # The file's own is rounded to float16.
-        assert exact.relative_error(file["o_exact"], result).maximum.max() < 0.0005
+        assert reference.relative_error(file["o_exact"], result).maximum.max() < 0.0005
 
 
 def test_float_form():
@@ -81,7 +81,7 @@ def test_float_form():
     result = attention(q, k, v, Config(key_bits=8, value_dim=3, value_lanes=3, capacity=16,
                                        top_n=6), n=4, sink=1, causal=True, qpos=counts - 1)
     logit_scale = np.array([0.1, 0.0, 1.0, 300.0])
-    form = exact.float_form(v, result.selected, result.distances, logit_scale)
+    form = reference.float_form(v, result.selected, result.distances, logit_scale)
     for head, query in np.ndindex(4, 5):
         valid = result.selected[head, query] >= 0
         assert valid.sum() == min(counts[query], 5)
@@ -98,12 +98,12 @@ def test_blocks(monkeypatch):
                                       top_n=6), n=4)
     options = {"output": whole.output, "selected": whole.selected, "distances": whole.distances,
                "logit_scale": whole.prepared.logit_scale}
-    one = exact.measure(q, k, v, **options)
-    monkeypatch.setattr(exact, "_BLOCK", 30)
-    other = exact.measure(q, k, v, **options)
+    one = reference.measure(q, k, v, **options)
+    monkeypatch.setattr(reference, "_BLOCK", 30)
+    other = reference.measure(q, k, v, **options)
     assert np.allclose(one.recall, other.recall)
-    assert np.allclose(one.error_exact.rows, other.error_exact.rows)
-    assert np.allclose(one.error_method.rows, other.error_method.rows)
+    assert np.allclose(one.error_reference.queries, other.error_reference.queries)
+    assert np.allclose(one.error_method.queries, other.error_method.queries)
 
 
 def test_recall():
@@ -121,30 +121,30 @@ def test_recall():
         shares[head, query] = len(set(top) & set(selected[head, query, :m].tolist())) / m
     # Queries 0 and 1 selected all of the 3 keys that they see.
     assert (shares[:, :2] == 1).all()
-    np.testing.assert_allclose(exact.recall(q, k, selected, counts=counts),
+    np.testing.assert_allclose(reference.recall(q, k, selected, counts=counts),
                                shares[:, 2:].mean(axis=1))
-    assert exact.recall(q[:, :2], k, selected[:, :2], counts=counts[:2]).tolist() == [1] * 4
+    assert reference.recall(q[:, :2], k, selected[:, :2], counts=counts[:2]).tolist() == [1] * 4
 
 
 def test_recall_of_the_best_and_the_worst():
     q, k, _ = tensors(7)
     order = (q @ np.repeat(k, 2, axis=0).transpose(0, 2, 1)).argsort(axis=-1)
-    assert exact.recall(q, k, order[..., -5:]).tolist() == [1] * 4
-    assert exact.recall(q, k, order[..., :5]).tolist() == [0] * 4
+    assert reference.recall(q, k, order[..., -5:]).tolist() == [1] * 4
+    assert reference.recall(q, k, order[..., :5]).tolist() == [0] * 4
 
 
 def test_recall_counts_ties_as_hits():
     q = np.ones((1, 1, 2))
     k = np.array([[[1.0, 1.0], [0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]])
     for second, expected in ((1, 1.0), (2, 1.0), (3, 0.5)):
-        assert exact.recall(q, k, np.array([[[0, second]]])).tolist() == [expected]
+        assert reference.recall(q, k, np.array([[[0, second]]])).tolist() == [expected]
 
 
 def test_relative_error():
     b = np.array([[[3.0, 4.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]]])
     a = np.array([[[3.0, 4.5], [0.0, 0.0]], [[1.0, 2.0], [1e-3, 0.0]]])
-    error = exact.relative_error(a, b)
-    assert error.rows.tolist() == [[0.1, 0.0], [0.5, np.inf]]
+    error = reference.relative_error(a, b)
+    assert error.queries.tolist() == [[0.1, 0.0], [0.5, np.inf]]
     assert error.mean.tolist() == [0.05, np.inf]
     assert error.maximum.tolist() == [0.1, np.inf]
 
@@ -154,12 +154,13 @@ def test_measure():
     config = Config(key_bits=8, value_dim=3, value_lanes=3, capacity=16, top_n=6)
     result = attention(q, k, v, config, n=4, causal=True)
     counts = result.prepared.counts
-    measures = exact.measure(q, k, v, output=result.output, selected=result.selected,
-                             distances=result.distances, logit_scale=result.prepared.logit_scale,
-                             counts=counts)
-    assert (measures.recall == exact.recall(q, k, result.selected, counts=counts)).all()
-    assert (measures.error_exact.rows == exact.relative_error(
-        result.output, exact.attention(q, k, v, counts=counts)).rows).all()
+    measures = reference.measure(q, k, v, output=result.output, selected=result.selected,
+                                 distances=result.distances,
+                                 logit_scale=result.prepared.logit_scale,
+                                 counts=counts)
+    assert (measures.recall == reference.recall(q, k, result.selected, counts=counts)).all()
+    assert (measures.error_reference.queries == reference.relative_error(
+        result.output, reference.attention(q, k, v, counts=counts)).queries).all()
     assert measures.error_method.maximum.max() < 0.02
 
 
@@ -168,15 +169,15 @@ def test_refusals():
     selected, distances = golden.select(np.zeros((4, 5, 1), np.uint64),
                                         np.zeros((2, 12, 1), np.uint64), counts=12, n=2)
     with refuses("counts must be from 1 to 12, not from 0 to 12"):
-        exact.attention(q, k, v, counts=[0, 1, 2, 3, 12])
+        reference.attention(q, k, v, counts=[0, 1, 2, 3, 12])
     with refuses("counts must be from 1 to 12, not from 13 to 13"):
-        exact.recall(q, k, selected, counts=13)
+        reference.recall(q, k, selected, counts=13)
     with refuses("kv heads (2) must divide heads (3)"):
-        exact.attention(q[:3], k, v)
+        reference.attention(q[:3], k, v)
     with refuses("kv heads (2) must divide heads (3)"):
-        exact.float_form(v, selected[:3], distances[:3], 1.0)
+        reference.float_form(v, selected[:3], distances[:3], 1.0)
     v[1, 2, 0] = np.nan
     with refuses("v must be finite, but has nan at index [1, 2, 0]"):
-        exact.float_form(v, selected, distances, 1.0)
+        reference.float_form(v, selected, distances, 1.0)
     with refuses("v must be finite, but has nan at index [1, 2, 0]"):
-        exact.attention(q, k, v)
+        reference.attention(q, k, v)

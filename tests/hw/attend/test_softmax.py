@@ -3,7 +3,7 @@ import cocotb
 import numpy as np
 import pytest
 
-from nearbit_hw.attend.weights import Weights
+from nearbit_hw.attend.softmax import Softmax
 from nearbit_model.golden import decay, lookup
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
@@ -20,7 +20,7 @@ class Replay:
         for name, value in bench.parameters.items():
             setattr(self, name, value)
         self.weight_max = (1 << self.weight_bits) - 1
-        self.content = [[self.weight_max] * (self.key_bits + 1) for _ in range(self.tables)]
+        self.content = [[self.weight_max] * (self.key_bits + 1) for _ in range(self.exp_tables)]
         self.lengths = []
         self.scales, self.commanded, self.filled = [], 0, 0
 
@@ -36,22 +36,22 @@ class Replay:
         return self.scales[selection]
 
     def load(self):
-        entries = [(table, distance) for table in range(self.tables)
+        entries = [(exp_table, distance) for exp_table in range(self.exp_tables)
                    for distance in range(self.key_bits + 1)]
         self.bench.rng.shuffle(entries)
-        for table, distance in entries:
+        for exp_table, distance in entries:
             weight = self.bench.rng.randint(0, self.weight_max)
-            self.content[table][distance] = weight
-            self.bench.source("i_table").send(
-                {"table": table, "distance": distance, "weight": weight})
+            self.content[exp_table][distance] = weight
+            self.bench.source("i_exp_table").send(
+                {"exp_table": exp_table, "distance": distance, "weight": weight})
 
         return self.bench.finish(extra=0)
 
-    def command(self, table, trace):
+    def command(self, exp_table, trace):
         rescore, multiplier = self.scale(self.commanded)
         self.commanded += 1
         scale = {"rescore": rescore, "multiplier": multiplier} if self.score_max else {}
-        self.bench.source("i_command").send({"table": table, "trace": trace, **scale})
+        self.bench.source("i_command").send({"exp_table": exp_table, "trace": trace, **scale})
 
     def distances(self, kind, length):
         return self.numbers(kind, length, 0, self.key_bits)
@@ -66,7 +66,7 @@ class Replay:
         return {"random": drawn, "ascending": sorted(drawn),
                 "descending": sorted(drawn, reverse=True)}[kind]
 
-    def keys(self, length, table, trace, kind="random"):
+    def keys(self, length, exp_table, trace, kind="random"):
         """Send a selection's keys, and expect them."""
         self.lengths.append(length)
         indices = [self.bench.rng.randrange(self.capacity) for _ in range(length)]
@@ -81,7 +81,7 @@ class Replay:
             weights = decay(np.array(scores), np.full(length, True), np.array(multiplier),
                             weight_bits=self.weight_bits).tolist()
         else:
-            weights = lookup(np.array(distances, np.int32), self.content[table]).tolist()
+            weights = lookup(np.array(distances, np.int32), self.content[exp_table]).tolist()
         for j, (index, distance, score, weight) in enumerate(
                 zip(indices, distances, scores, weights, strict=True)):
             key = {"index": index, "distance": distance, "last": int(j == length - 1)}
@@ -90,9 +90,9 @@ class Replay:
             self.bench.source("i").send(key)
             if trace:
                 self.bench.sink("o_trace").expect({**key, "weight": weight})
-        for column in range(self.columns):
+        for beat in range(self.beats):
             for j, (index, weight) in enumerate(zip(indices, weights, strict=True)):
-                self.bench.sink("o").expect({"index": index, "column": column, "weight": weight,
+                self.bench.sink("o").expect({"index": index, "beat": beat, "weight": weight,
                                              "last": int(j == length - 1)})
 
     def any_length(self):
@@ -100,35 +100,35 @@ class Replay:
         return rng.choice([1, self.top_n, rng.randint(1, self.top_n), rng.randint(1, self.top_n)])
 
     def selection(self, length=None, kind="random"):
-        table, trace = self.bench.rng.randrange(self.tables), self.bench.rng.getrandbits(1)
-        self.command(table, trace)
-        self.keys(length or self.any_length(), table, trace, kind)
+        exp_table, trace = self.bench.rng.randrange(self.exp_tables), self.bench.rng.getrandbits(1)
+        self.command(exp_table, trace)
+        self.keys(length or self.any_length(), exp_table, trace, kind)
 
     def predict(self, key_start=0, command_start=0):
         """Cycles of all transfers at full rate, by the formulas of the docstring."""
         keys, commands, outputs = [], [], []
         start = []
         for k, length in enumerate(self.lengths):
-            free = start[k - 2] + self.columns * self.lengths[k - 2] + 1 if k >= 2 else 0
+            free = start[k - 2] + self.beats * self.lengths[k - 2] + 1 if k >= 2 else 0
             first = max(free, keys[-1] + 1 if keys else key_start)
             keys += range(first, first + length)
             commands.append(max(free, commands[-1] + 1 if commands else command_start))
             start.append(max(keys[-1] + (length == 1), commands[-1] + 1,
-                             start[-1] + self.columns * self.lengths[k - 1] if start else 0))
+                             start[-1] + self.beats * self.lengths[k - 1] if start else 0))
             outputs += range(start[-1] + self.latency,
-                             start[-1] + self.latency + self.columns * length)
+                             start[-1] + self.latency + self.beats * length)
         return keys, commands, outputs
 
 
 @cocotb.test()
-async def tables_at_power_up(dut):
+async def exp_tables_at_power_up(dut):
     """Must be the first test: reset does not bring them back."""
     bench = Bench(dut)
     await bench.reset()
     replay = Replay(bench)
-    for table in range(replay.tables):
-        replay.command(table, 1)
-        replay.keys(replay.top_n, table, 1, "extremes")
+    for exp_table in range(replay.exp_tables):
+        replay.command(exp_table, 1)
+        replay.keys(replay.top_n, exp_table, 1, "extremes")
     await bench.finish()
 
 
@@ -194,15 +194,15 @@ async def keys_before_the_command(dut):
     await replay.load()
     first = bench.cycle
     replay.keys(replay.top_n, 0, 1)
-    replay.keys(1, replay.tables - 1, 0)
+    replay.keys(1, replay.exp_tables - 1, 0)
     replay.keys(replay.top_n, 0, 1)
     await bench.step(2 * replay.top_n + 10)
     assert len(bench.source("i").cycles) == replay.top_n + 1
     for sink in ("o", "o_trace"):
         assert not bench.sink(sink).received
     start = bench.cycle
-    for table, trace in [(0, 1), (replay.tables - 1, 0), (0, 1)]:
-        replay.command(table, trace)
+    for exp_table, trace in [(0, 1), (replay.exp_tables - 1, 0), (0, 1)]:
+        replay.command(exp_table, trace)
     await bench.finish()
     assert bench.sink("o").cycles == replay.predict(first, start)[2]
 
@@ -226,7 +226,7 @@ async def commands_before_the_keys(dut):
 
 
 @cocotb.test()
-async def reset_forgets_all_but_the_tables(dut):
+async def reset_forgets_all_but_the_exp_tables(dut):
     bench = Bench(dut)
     await bench.reset()
     replay = Replay(bench)
@@ -249,43 +249,43 @@ async def reset_forgets_all_but_the_tables(dut):
 
 
 @pytest.mark.parametrize("parameters", [
-    {"capacity": 1, "key_bits": 1, "columns": 1, "top_n": 1, "weight_bits": 1, "tables": 1},
-    {"capacity": 9, "key_bits": 7, "columns": 1, "top_n": 5, "weight_bits": 2, "tables": 3},
-    {"capacity": 64, "key_bits": 8, "columns": 2, "top_n": 2, "weight_bits": 16, "tables": 2},
-    {"capacity": 64, "key_bits": 12, "columns": 3, "top_n": 5, "weight_bits": 24, "tables": 5},
-    {"capacity": 256, "key_bits": 64, "columns": 4, "top_n": 16, "weight_bits": 16, "tables": 1},
-    {"capacity": 1, "key_bits": 1, "columns": 1, "top_n": 1, "weight_bits": 2, "tables": 1,
+    {"capacity": 1, "key_bits": 1, "beats": 1, "top_n": 1, "weight_bits": 1, "exp_tables": 1},
+    {"capacity": 9, "key_bits": 7, "beats": 1, "top_n": 5, "weight_bits": 2, "exp_tables": 3},
+    {"capacity": 64, "key_bits": 8, "beats": 2, "top_n": 2, "weight_bits": 16, "exp_tables": 2},
+    {"capacity": 64, "key_bits": 12, "beats": 3, "top_n": 5, "weight_bits": 24, "exp_tables": 5},
+    {"capacity": 256, "key_bits": 64, "beats": 4, "top_n": 16, "weight_bits": 16, "exp_tables": 1},
+    {"capacity": 1, "key_bits": 1, "beats": 1, "top_n": 1, "weight_bits": 2, "exp_tables": 1,
      "score_max": 1},
-    {"capacity": 64, "key_bits": 8, "columns": 2, "top_n": 6, "weight_bits": 16, "tables": 2,
+    {"capacity": 64, "key_bits": 8, "beats": 2, "top_n": 6, "weight_bits": 16, "exp_tables": 2,
      "score_max": 1 << 20},
-    {"capacity": 64, "key_bits": 12, "columns": 1, "top_n": 5, "weight_bits": 24, "tables": 3,
+    {"capacity": 64, "key_bits": 12, "beats": 1, "top_n": 5, "weight_bits": 24, "exp_tables": 3,
      "score_max": 1 << 40, "distance_max": 36},
 ], ids=lambda parameters: "-".join(map(str, parameters.values())))
 def test_bench(parameters):
-    dut = Weights(**parameters)
+    dut = Softmax(**parameters)
     run_bench(dut, __file__, parameters=parameters | {
         "latency": dut.latency, "score_max": dut.score_max, "distance_max": dut.distance_max})
 
 
-GOOD = {"capacity": 8, "key_bits": 7, "columns": 2, "top_n": 5, "weight_bits": 16, "tables": 3}
+GOOD = {"capacity": 8, "key_bits": 7, "beats": 2, "top_n": 5, "weight_bits": 16, "exp_tables": 3}
 
 
 def test_properties():
-    dut = Weights(**GOOD)
+    dut = Softmax(**GOOD)
     assert {name: getattr(dut, name) for name in GOOD} == GOOD
     assert dut.latency == 3
     assert dut.score_max == 0
     assert dut.distance_max == 7
-    assert Weights(**GOOD, score_max=100).latency == 6
+    assert Softmax(**GOOD, score_max=100).latency == 6
 
 
 @pytest.mark.parametrize("value", [0, -1, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("capacity", "Capacity"), ("key_bits", "Key bits"), ("columns", "Columns"),
-    ("top_n", "Top N"), ("weight_bits", "Weight bits"), ("tables", "Tables")])
+    ("capacity", "Capacity"), ("key_bits", "Key bits"), ("beats", "Beats"),
+    ("top_n", "Top N"), ("weight_bits", "Weight bits"), ("exp_tables", "Exp tables")])
 def test_wrong_number(name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
-        Weights(**GOOD | {name: value})
+        Softmax(**GOOD | {name: value})
 
 
 @pytest.mark.parametrize(("changes", "kind", "message"), [
@@ -298,4 +298,4 @@ def test_wrong_number(name, text, value):
 ])
 def test_wrong_scores(changes, kind, message):
     with pytest.raises(kind, match=message):
-        Weights(**GOOD | changes)
+        Softmax(**GOOD | changes)

@@ -1,26 +1,26 @@
-"""Store of keys for exact scores: written and read a column of a row at a time."""
+"""Store of keys for rescoring: written and read a beat at a time."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.layouts import elements_layout, exact_write_layout, place_layout
+from nearbit_hw.layouts import elements_layout, place_layout, rescore_write_layout
 from nearbit_hw.ram import Address, block_ram
-from nearbit_model.structure import EXACT_KEY_STORE_LATENCY
+from nearbit_model.structure import RESCORE_KEY_STORE_LATENCY
 
 
-__all__ = ["ExactKeyStore"]
+__all__ = ["RescoreKeyStore"]
 
 
-class ExactKeyStore(wiring.Component):
+class RescoreKeyStore(wiring.Component):
     """Keys in block RAM.
 
-    A key has :py:`columns = head_dim / lanes` beats; column c holds its elements :py:`c * lanes`
+    A key has :py:`beats = head_dim / lanes` beats; beat c holds its elements :py:`c * lanes`
     and up. A write is accepted in every cycle. Answers leave in the order of the requests.
 
     A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
     cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
-    answers to requests of cycle t + 1 or later; a row must not be written in the cycle in which it
+    answers to requests of cycle t + 1 or later; a key must not be written in the cycle in which it
     is asked for. Reset drops requests and answers; it does not touch the keys.
 
     Reference: the keys as given to :func:`nearbit_model.golden.score`.
@@ -38,9 +38,9 @@ class ExactKeyStore(wiring.Component):
 
     Members
     -------
-    i_write : :py:`In(stream.Signature(StructLayout({"row": ..., "column": ..., "elements": ...})))`
+    i_write : :py:`In(stream.Signature(StructLayout({"token": ..., "beat": ..., "elements": ...})))`
         A beat of a key; always ready.
-    i : :py:`In(stream.Signature(StructLayout({"row": range(capacity), "column": range(columns)})))`
+    i : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "beat": range(beats)})))`
         Beats to read.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(element_bits), lanes)))`
         Their elements.
@@ -64,10 +64,10 @@ class ExactKeyStore(wiring.Component):
         self._element_bits = element_bits
 
         super().__init__({
-            "i_write": In(stream.Signature(exact_write_layout(
-                capacity=capacity, columns=self.columns, element_bits=element_bits, lanes=lanes),
+            "i_write": In(stream.Signature(rescore_write_layout(
+                capacity=capacity, beats=self.beats, element_bits=element_bits, lanes=lanes),
                 always_ready=True)),
-            "i": In(stream.Signature(place_layout(capacity=capacity, columns=self.columns))),
+            "i": In(stream.Signature(place_layout(capacity=capacity, beats=self.beats))),
             "o": Out(stream.Signature(elements_layout(element_bits, lanes))),
         })
 
@@ -88,31 +88,31 @@ class ExactKeyStore(wiring.Component):
         return self._element_bits
 
     @property
-    def columns(self) -> int:
+    def beats(self) -> int:
         """Beats of a key."""
         return self._head_dim // self._lanes
 
     @property
     def latency(self) -> int:
         """Cycles from accepting a request to presenting its answer: block RAM."""
-        return EXACT_KEY_STORE_LATENCY
+        return RESCORE_KEY_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        address = Address(self._capacity, self.columns)
+        address = Address(self._capacity, self.beats)
         m.submodules.elements = elements = block_ram(
             shape=self.o.payload.shape(), depth=address.depth)
         write, read = elements.write_port(), elements.read_port()
 
         advance = Signal()
         m.d.comb += [
-            write.addr.eq(address(self.i_write.p.row, self.i_write.p.column)),
+            write.addr.eq(address(self.i_write.p.token, self.i_write.p.beat)),
             write.data.eq(self.i_write.p.elements),
             write.en.eq(self.i_write.valid),
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
-            read.addr.eq(address(self.i.p.row, self.i.p.column)),
+            read.addr.eq(address(self.i.p.token, self.i.p.beat)),
             read.en.eq(advance),
             self.o.payload.eq(read.data),
         ]

@@ -231,29 +231,29 @@ def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
 
 @dataclass(frozen=True, eq=False)
 class RelativeError:
-    """Relative errors of outputs: ``|a - b| / |b|``, Euclidean norms of each query's row.
+    """Relative errors of outputs: ``|a - b| / |b|``, Euclidean norms for each query.
 
     Parameters
     ----------
-    rows
+    queries
         float64 [heads, queries].
     """
 
-    rows: NDArray[np.float64]
+    queries: NDArray[np.float64]
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean over the queries of each head, float64 [heads]."""
-        return np.asarray(self.rows.mean(axis=-1))
+        return np.asarray(self.queries.mean(axis=-1))
 
     @property
     def maximum(self) -> NDArray[np.float64]:
         """Largest over the queries of each head, float64 [heads]."""
-        return np.asarray(self.rows.max(axis=-1))
+        return np.asarray(self.queries.max(axis=-1))
 
 
 def relative_error(a: ArrayLike, b: ArrayLike) -> RelativeError:
-    """Error of ``a`` relative to ``b``, row by row.
+    """Error of ``a`` relative to ``b``, query by query.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> RelativeError:
     Returns
     -------
     RelativeError
-        A row where both are 0 has error 0, one where only b is 0 has an infinite error.
+        A query where both are 0 has error 0, one where only b is 0 has an infinite error.
     """
     reference = np.asarray(b, np.float64)
     norm = np.linalg.norm(reference, axis=-1)
@@ -280,14 +280,14 @@ class Measures:
     ----------
     recall
         See :func:`recall`, float64 [heads].
-    error_exact
+    error_reference
         Against :func:`attention`: what the method loses.
     error_method
         Against :func:`float_form`, or :func:`restricted`: what the integers lose.
     """
 
     recall: NDArray[np.float64]
-    error_exact: RelativeError
+    error_reference: RelativeError
     error_method: RelativeError
 
 
@@ -305,7 +305,7 @@ def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
     selected, distances, logit_scale
         As for :func:`float_form`.
     rescored
-        Whether the weights follow from exact scores.
+        Whether the weights follow from dot-product scores.
 
     Returns
     -------

@@ -1,45 +1,45 @@
-"""Brings the rows' selections into one order."""
+"""Brings the queries' selections into one order."""
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.layouts import Error, key_layout, order_layout, weights_command_layout
+from nearbit_hw.layouts import Error, key_layout, order_layout, softmax_command_layout
 
 
-__all__ = ["RowMerge"]
+__all__ = ["QueryMerge"]
 
 
-class RowMerge(wiring.Component):
-    """Passes the selections of a command's rows on, row by row, command by command.
+class QueryMerge(wiring.Component):
+    """Passes the selections of a command's queries on, query by query, command by command.
 
-    For each row, in order, :py:`o_result` says what result is to come. A row without an error is
-    also announced to :py:`o_command`, and its selection passes from :py:`i` to :py:`o` without
-    delay, one key per cycle; the next row follows in the cycle after the selection's last key or
-    the announcements, whatever is later. A row with an error takes one cycle. A stalled output does
-    not hold up the other two within its row. Reset starts again with row 0.
+    For each query, in order, :py:`o_result` says what result is to come. A query without an error
+    is also announced to :py:`o_command`, and its selection passes from :py:`i` to :py:`o` without
+    delay, one key per cycle; the next query follows in the cycle after the selection's last key or
+    the announcements, whatever is later. A query with an error takes one cycle. A stalled output
+    does not hold up the other two within its query. Reset starts again with query 0.
 
     Parameters
     ----------
-    capacity, key_bits, rows, tables : :class:`int`
+    capacity, key_bits, queries, exp_tables : :class:`int`
         As in :class:`nearbit_model.Config`.
 
     Members
     -------
     i_order : :py:`In(stream.Signature(...))`
         As :py:`Dispatcher.o_order`.
-    i : :py:`In(stream.Signature(...)).array(rows)`
+    i : :py:`In(stream.Signature(...)).array(queries)`
         Selections, as :py:`TopN.o`.
     again : :py:`Out(1)`
-        Whether the last row's selection is wanted once more, when its last key is accepted; if
+        Whether the last query's selection is wanted once more, when its last key is accepted; if
         there is :py:`shared`.
     o_result : :py:`Out(stream.Signature(...))`
-        For each row: :py:`row`, :py:`error`, and :py:`final`, set for the command's last row.
+        For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query.
     o_command : :py:`Out(stream.Signature(...))`
-        For each row without an error: :py:`row`, :py:`table`, :py:`trace`; and for a unit for
-        exact scores :py:`rescore`, :py:`multiplier`.
+        For each query without an error: :py:`query`, :py:`exp_table`, :py:`trace`; and for a
+        rescoring unit :py:`rescore`, :py:`multiplier`.
     o : :py:`Out(stream.Signature(...))`
-        Selections of the rows without an error; for a unit for exact scores with :py:`rescore`,
+        Selections of the queries without an error; for a rescoring unit with :py:`rescore`,
         :py:`skip`.
     """
 
@@ -50,32 +50,32 @@ class RowMerge(wiring.Component):
     o_command: stream.Interface
     o: stream.Interface
 
-    def __init__(self, *, capacity: int, distance_max: int, rows: int, tables: int,
+    def __init__(self, *, capacity: int, distance_max: int, queries: int, exp_tables: int,
                  rescore: bool = False, shared: bool = False):
         for name, value in [("Capacity", capacity), ("Largest distance", distance_max),
-                            ("Rows", rows), ("Tables", tables)]:
+                            ("Queries", queries), ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         self._capacity = capacity
         self._distance_max = distance_max
-        self._rows = rows
-        self._tables = tables
+        self._queries = queries
+        self._exp_tables = exp_tables
         self._rescore = bool(rescore)
         self._shared = bool(shared)
 
         super().__init__({
             "i_order": In(stream.Signature(order_layout(
-                rows=rows, tables=tables, rescore=rescore, shared=shared))),
+                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared))),
             "i": In(stream.Signature(
-                key_layout(capacity=capacity, distance_max=distance_max))).array(rows),
+                key_layout(capacity=capacity, distance_max=distance_max))).array(queries),
             **({"again": Out(1)} if shared else {}),
             "o_result": Out(stream.Signature(data.StructLayout({
-                "row": range(rows),
+                "query": range(queries),
                 "error": Error,
                 "final": 1,
             }))),
             "o_command": Out(stream.Signature(
-                weights_command_layout(rows=rows, tables=tables, rescore=rescore))),
+                softmax_command_layout(queries=queries, exp_tables=exp_tables, rescore=rescore))),
             "o": Out(stream.Signature(key_layout(
                 capacity=capacity, distance_max=distance_max, rescore=rescore))),
         })
@@ -89,12 +89,12 @@ class RowMerge(wiring.Component):
         return self._distance_max
 
     @property
-    def rows(self) -> int:
-        return self._rows
+    def queries(self) -> int:
+        return self._queries
 
     @property
-    def tables(self) -> int:
-        return self._tables
+    def exp_tables(self) -> int:
+        return self._exp_tables
 
     @property
     def rescore(self) -> bool:
@@ -107,18 +107,18 @@ class RowMerge(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        row = Signal(range(self._rows))
-        order = self.i_order.p.rows[row]
+        query = Signal(range(self._queries))
+        order = self.i_order.p.queries[query]
         good, final = Signal(), Signal()
-        skip = Signal() # the row failed, but its query for exact scores was sent
+        skip = Signal() # the query failed, but its rescore query was sent
         if self._rescore:
             m.d.comb += skip.eq(~good & self.i_order.p.rescore)
         m.d.comb += [
             good.eq(order.error == Error.OK),
-            final.eq(row == self._rows - 1),
+            final.eq(query == self._queries - 1),
         ]
 
-        # What the row still owes: each of the three is done once.
+        # What the query still owes: each of the three is done once.
         done = Signal(3)
         does = Signal(3)
         fire = Signal()
@@ -133,23 +133,23 @@ class RowMerge(wiring.Component):
         ]
         m.d.sync += done.eq(Mux(fire, 0, done | does))
         with m.If(fire):
-            m.d.sync += row.eq(Mux(final, 0, row + 1))
+            m.d.sync += query.eq(Mux(final, 0, query + 1))
 
         m.d.comb += [
-            self.o_result.p.row.eq(row),
+            self.o_result.p.query.eq(query),
             self.o_result.p.error.eq(order.error),
             self.o_result.p.final.eq(final),
-            self.o_command.p.row.eq(row),
-            self.o_command.p.table.eq(order.table),
+            self.o_command.p.query.eq(query),
+            self.o_command.p.exp_table.eq(order.exp_table),
             self.o_command.p.trace.eq(self.i_order.p.trace),
         ]
-        source = Signal.like(row)
-        m.d.comb += source.eq(row)
+        source = Signal.like(query)
+        m.d.comb += source.eq(query)
         if self._shared:
             m.d.comb += self.again.eq(self.i_order.p.shared & ~final)
             with m.If(self.i_order.p.shared):
-                m.d.comb += source.eq(self._rows - 1)
-        for index in range(self._rows):
+                m.d.comb += source.eq(self._queries - 1)
+        for index in range(self._queries):
             key = self.i[index]
             with m.If((source == index) & self.i_order.valid & good & ~done[2]):
                 m.d.comb += [

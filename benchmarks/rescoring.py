@@ -1,10 +1,10 @@
-"""Accuracy of exact scores, by the bits of their elements.
+"""Accuracy of rescoring, by the bits of their elements.
 
-    python benchmarks/exact.py [FILE.npz ...]
+    python benchmarks/rescoring.py [FILE.npz ...]
 
 On the real heads of tests/data and of the files: HashAttention with sign codes against float64
 attention to the same selection, once for each number of element bits, and with 8 bits for the other
-ways that there are to round queries and keys. Given files, writes benchmarks/results/exact.json
+ways that there are to round queries and keys. Given files, writes benchmarks/results/rescoring.json
 and, from it, the figures in docs/numerics.md. Without, both are left alone: their figures are of a
 file that is not in the repository.
 """
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearbit_model import exact, quantize
+from nearbit_model import quantize, reference
 from nearbit_model.attention import attend
 from nearbit_model.config import Config, Rescore
 from nearbit_model.prepare import Prepared, prepare
 
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "exact.json"
+RESULTS = ROOT / "benchmarks" / "results" / "rescoring.json"
 DOCUMENT = ROOT / "docs" / "numerics.md"
 BITS = (8, 9, 10, 11, 12, 13, 14, 16)
 N, SINK, RECENT = 64, 4, 12
@@ -53,9 +53,9 @@ def problem(tensors: dict[str, Any], bits: int) -> Prepared:
 def error(tensors: dict[str, Any], output: NDArray[Any], selected: NDArray[np.int64]
           ) -> dict[str, Any]:
     """How far outputs are from float64 attention to the same selection."""
-    found = exact.relative_error(output, exact.restricted(
+    found = reference.relative_error(output, reference.restricted(
         tensors["q"], tensors["k"], tensors["v"], selected))
-    return {"mean": float(found.rows.mean()), "maximum": float(found.rows.max()),
+    return {"mean": float(found.queries.mean()), "maximum": float(found.queries.max()),
             "mean_of_each_head": found.mean.tolist()}
 
 
@@ -87,7 +87,7 @@ def karhunen_loeve(q: Heads, k: Heads) -> tuple[Heads, Heads]:
 BASES = {"smoothed": smooth, "karhunen_loeve": karhunen_loeve}
 
 
-def in_basis(tensors: dict[str, Any], basis: str, bits: int) -> quantize.Exact:
+def in_basis(tensors: dict[str, Any], basis: str, bits: int) -> quantize.RescoreOperands:
     """Operands in another basis, key head by key head."""
     q, k = (tensors[name].astype(np.float64) for name in ("q", "k"))
     group = len(q) // len(k)
@@ -96,7 +96,7 @@ def in_basis(tensors: dict[str, Any], basis: str, bits: int) -> quantize.Exact:
         queries, k[head] = BASES[basis](q[members].reshape(-1, q.shape[2]),
                                         keys - keys.mean(axis=0))
         q[members] = queries.reshape(q[members].shape)
-    return quantize.exact(q, k, bits, rotated=False)
+    return quantize.rescore_operands(q, k, bits, rotated=False)
 
 
 def step_a_key(tensors: dict[str, Any], prepared: Prepared, bits: int) -> NDArray[np.float64]:
@@ -107,7 +107,7 @@ def step_a_key(tensors: dict[str, Any], prepared: Prepared, bits: int) -> NDArra
         rows = quantize.rotate(tensors[name])
         step = np.abs(rows).max(axis=-1, keepdims=True) / largest
         rounded.append(np.rint(rows / step) * step)
-    return exact.restricted(*rounded, prepared.values.dequantized(), attend(prepared).selected)
+    return reference.restricted(*rounded, prepared.values.dequantized(), attend(prepared).selected)
 
 
 def measure(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -117,13 +117,14 @@ def measure(tensors: dict[str, Any]) -> dict[str, Any]:
         bits[str(number)] = error(tensors, result.output, result.selected)
     prepared = problem(tensors, 8)
     selected = attend(prepared).selected
-    not_rotated = quantize.exact(tensors["q"], tensors["k"], 8, rotated=False)
+    not_rotated = quantize.rescore_operands(tensors["q"], tensors["k"], 8, rotated=False)
     for name, operands in (("not_rotated", not_rotated),
                            *((basis, in_basis(tensors, basis, 8)) for basis in BASES)):
-        output = attend(dataclasses.replace(prepared, exact=operands)).output
+        output = attend(dataclasses.replace(prepared, rescore=operands)).output
         others[name] = error(tensors, output, selected)
     others["step_a_key"] = error(tensors, step_a_key(tensors, prepared, 8), selected)
-    values = exact.restricted(tensors["q"], tensors["k"], prepared.values.dequantized(), selected)
+    values = reference.restricted(tensors["q"], tensors["k"], prepared.values.dequantized(),
+                                  selected)
     return {"heads": len(tensors["q"]), "queries": tensors["q"].shape[1],
             "keys": tensors["k"].shape[1], "head_dim": tensors["q"].shape[2],
             "element_bits": bits, "element_bits_8": others,
@@ -177,7 +178,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(re.sub(
-        r"(<!-- exact -->\n).*?(<!-- /exact -->)",
+        r"(<!-- rescoring -->\n).*?(<!-- /rescoring -->)",
         lambda match: f"{match[1]}{document(results)}\n{match[2]}", text, flags=re.DOTALL),
         encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Weights of a selection: by the distance above the nearest key's, or by exact score."""
+"""Weights of a selection: by the distance above the nearest key's, or by dot-product score."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import (
+    exp_table_layout,
     key_layout,
-    table_layout,
+    softmax_command_layout,
     trace_layout,
     weighted_layout,
-    weights_command_layout,
 )
 from nearbit_hw.ram import Address, block_ram
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, MULTIPLIER_SHIFT
-from nearbit_model.structure import weights_latency
+from nearbit_model.structure import softmax_latency
 
 
-__all__ = ["Weights"]
+__all__ = ["Softmax"]
 
 
 def exponential(weight_bits: int) -> list[int]:
@@ -35,7 +35,7 @@ def exponential(weight_bits: int) -> list[int]:
 # best.
 #
 # The replay is a pipeline that moves as a whole: `key` (out of the buffer), `excess` (behind the
-# best), with scores `product` and `octaves`, then `weight` (out of a table), and with scores
+# best), with scores `product` and `octaves`, then `weight` (out of an exp table), and with scores
 # `shifted`. It may start in the cycle in which the last key comes in: the best is not needed before
 # the next cycle, and nothing is in the way but a selection of one key, which is then not in the
 # buffer yet.
@@ -55,16 +55,16 @@ class _Banks:
         A last key comes that is not the first one as well.
     """
 
-    def __init__(self, m: Module, weights: "Weights"):
-        has_scores = weights.score_max > 0
+    def __init__(self, m: Module, softmax: "Softmax"):
+        has_scores = softmax.score_max > 0
         self.has_scores = has_scores
         # Amaranth has trouble with registers of 0 bits
-        self.position_shape = range(max(2, weights.top_n))
-        self._measure_shape: Any = (weights.i.p.score.shape() if has_scores
-                                    else weights.i.p.distance.shape())
+        self.position_shape = range(max(2, softmax.top_n))
+        self._measure_shape: Any = (softmax.i.p.score.shape() if has_scores
+                                    else softmax.i.p.distance.shape())
         self.key_shape = data.StructLayout({
-            name: field.shape for name, field in weights.i.payload.shape() if name != "last"})
-        self.command_shape = weights.i_command.payload.shape()
+            name: field.shape for name, field in softmax.i.payload.shape() if name != "last"})
+        self.command_shape = softmax.i_command.payload.shape()
 
         self.full = Signal(2)
         self.best = [Signal(self._measure_shape, name=f"best_{bank}", reset_less=True)
@@ -75,7 +75,7 @@ class _Banks:
         self.commanded = Signal(2)
         self.commands: Any = Signal(data.ArrayLayout(self.command_shape, 2), reset_less=True)
 
-        m.submodules.buffer = buffer = block_ram(shape=self.key_shape, depth=2 * weights.top_n)
+        m.submodules.buffer = buffer = block_ram(shape=self.key_shape, depth=2 * softmax.top_n)
         self._write: Any
         self.read: Any
         self._write, self.read = buffer.write_port(), buffer.read_port()
@@ -143,27 +143,27 @@ class _Banks:
 
 
 class _Replay:
-    """The pipeline through which the keys of a bank go, once for each column.
+    """The pipeline through which the keys of a bank go, once for each beat.
 
     Attributes
     ----------
     advance
         It moves.
     valid, step
-        Of the stage that was added last: whether it holds a key; that key, its column, whether it
-        is the column's last, and its command.
+        Of the stage that was added last: whether it holds a key; that key, its beat, whether it
+        is the beat's last, and its command.
     traces
         What is presented belongs to the trace.
     """
 
-    def __init__(self, banks: _Banks, *, columns: int):
+    def __init__(self, banks: _Banks, *, beats: int):
         self._banks = banks
-        self._columns = columns
+        self._beats = beats
         self.advance = Signal()
         self.traces = Signal()
-        column = range(columns)
+        beat = range(beats)
         self._step_shape = data.StructLayout({
-            "key": banks.key_shape, "column": column, "last": 1, "command": banks.command_shape})
+            "key": banks.key_shape, "beat": beat, "last": 1, "command": banks.command_shape})
         self.valid = Signal(name="excess_valid")
         self.step: Any = Signal(self._step_shape, name="excess_step", reset_less=True)
 
@@ -172,32 +172,32 @@ class _Replay:
         banks, advance = self._banks, self.advance
         replay_bank = Signal()
         position = Signal(banks.position_shape)
-        column = Signal(range(self._columns))
+        beat = Signal(range(self._beats))
         is_full, issue, is_last, is_final = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             is_full.eq(banks.full.bit_select(replay_bank, 1)),
             # If the bank in turn is not full, it is the one that is filled.
             issue.eq((is_full | banks.closes) & banks.commanded.bit_select(replay_bank, 1)),
             is_last.eq(is_full & (position == Mux(replay_bank, *banks.final_position[::-1]))),
-            is_final.eq(is_last & (column == self._columns - 1)),
+            is_final.eq(is_last & (beat == self._beats - 1)),
             banks.read.addr.eq(Cat(replay_bank, position)),
             banks.read.en.eq(advance),
         ]
         with m.If(advance & issue):
             m.d.sync += position.eq(position + 1)
             with m.If(is_last):
-                m.d.sync += [position.eq(0), column.eq(column + 1)]
+                m.d.sync += [position.eq(0), beat.eq(beat + 1)]
             with m.If(is_final):
-                m.d.sync += [column.eq(0), replay_bank.eq(~replay_bank)]
+                m.d.sync += [beat.eq(0), replay_bank.eq(~replay_bank)]
 
         # ---- Stage `key`.
         key = banks.read.data
         key_valid = Signal()
         key_bank, key_last, key_final = (Signal(name=f"key_{name}", reset_less=True)
                                          for name in ("bank", "last", "final"))
-        key_column = Signal.like(column, reset_less=True)
+        key_beat = Signal.like(beat, reset_less=True)
         with m.If(advance):
-            m.d.sync += [key_valid.eq(issue), key_bank.eq(replay_bank), key_column.eq(column),
+            m.d.sync += [key_valid.eq(issue), key_bank.eq(replay_bank), key_beat.eq(beat),
                          key_last.eq(is_last), key_final.eq(is_final)]
             with m.If(key_valid & key_final):
                 m.d.sync += [banks.full.bit_select(key_bank, 1).eq(0),
@@ -211,7 +211,7 @@ class _Replay:
                 self.valid.eq(key_valid),
                 excess.eq(best - key.score if banks.has_scores else key.distance - best),
                 self.step.key.eq(key),
-                self.step.column.eq(key_column),
+                self.step.beat.eq(key_beat),
                 self.step.last.eq(key_last),
                 self.step.command.eq(banks.commands[key_bank]),
             ]
@@ -229,16 +229,16 @@ class _Replay:
         """Add the last stage: what it holds is presented."""
         with m.If(self.advance):
             m.d.sync += self.traces.eq(
-                self.valid & self.step.command.trace & (self.step.column == 0))
+                self.valid & self.step.command.trace & (self.step.beat == 0))
         self.delay(m, name)
 
 
-class Weights(wiring.Component):
-    """Replay of each query's selection with weights, once for every column of the value rows.
+class Softmax(wiring.Component):
+    """Replay of each query's selection with weights, once for every beat of the value vectors.
 
     The keys of one query, a *selection*, are buffered while their smallest distance h_min is
-    found. Then they are replayed :py:`columns` times, all keys in their order for column 0, then
-    all for column 1 and so on, each with the weight :py:`table[distance - h_min]`. There are two
+    found. Then they are replayed :py:`beats` times, all keys in their order for beat 0, then
+    all for beat 1 and so on, each with the weight :py:`exp_table[distance - h_min]`. There are two
     buffers, so one selection is filled while the one before is replayed.
 
     With :py:`score_max` not 0, a key comes with a *score* (minus its distance, if nothing better is
@@ -246,23 +246,23 @@ class Weights(wiring.Component):
     weights from that by an exponential, :py:`exp2[t % 256] >> t // 256`, where
     :py:`t = (best - score) * multiplier >> 24` and :py:`exp2[f]` is the largest weight times
     :py:`2 ** (-f / 256)`, rounded; 0 if t // 256 is at least :py:`weight_bits`. Another one gets
-    them from the table, as above.
+    them from the exp table, as above.
 
     For the k-th selection of m keys, if no output is stalled:
 
     - Its keys are accepted one per cycle; the first at the earliest two cycles after
-      :py:`start(k - 2) + columns * m(k - 2) - 1`, because it takes that selection's buffer. Its
+      :py:`start(k - 2) + beats * m(k - 2) - 1`, because it takes that selection's buffer. Its
       command is accepted under the same condition.
     - Its replay starts at :py:`start(k)`, the latest of: the cycle in which its last key is
       accepted, or the one after if m is 1; the cycle after that in which its command is accepted;
-      and :py:`start(k - 1) + columns * m(k - 1)`, which is without a gap.
-    - Replayed key j (0 to :py:`columns * m - 1`) is presented at cycle
+      and :py:`start(k - 1) + beats * m(k - 1)`, which is without a gap.
+    - Replayed key j (0 to :py:`beats * m - 1`) is presented at cycle
       :py:`start(k) + latency + j`, on :py:`o_trace` as well where it belongs there.
 
     Either output may be stalled; the other presents its part of the same key at most once, and
     both go on to the next key together. Reset drops selections and commands; it does not touch the
-    tables, which hold the largest weight everywhere until they are loaded. Weights of a table are
-    taken as they are; those of the exponential are rounded down.
+    exp tables, which hold the largest weight everywhere until they are loaded. Weights of an exp
+    table are taken as they are; those of the exponential are rounded down.
 
     Reference: :func:`nearbit_model.golden.lookup` and :func:`nearbit_model.golden.decay`.
 
@@ -271,15 +271,15 @@ class Weights(wiring.Component):
     capacity : :class:`int`
         Keys that an index distinguishes. At least 1.
     key_bits : :class:`int`
-        The largest distance that a table has a weight for. At least 1.
-    columns : :class:`int`
+        The largest distance that an exp table has a weight for. At least 1.
+    beats : :class:`int`
         Replays of a selection. At least 1.
     top_n : :class:`int`
         The most keys in a selection. At least 1.
     weight_bits : :class:`int`
         Bits of a weight. At least 1.
-    tables : :class:`int`
-        Resident tables. At least 1.
+    exp_tables : :class:`int`
+        Resident exp tables. At least 1.
     score_max : :class:`int`
         Largest absolute value of a score; 0 if keys have none.
     distance_max : :class:`int`
@@ -287,33 +287,35 @@ class Weights(wiring.Component):
 
     Members
     -------
-    i_table : :py:`In(stream.Signature(StructLayout({"table": ..., "distance": ..., "weight": ...\
-})))`
-        An entry of a table; always ready. A table must not be written while it is in use.
-    i_command : :py:`In(stream.Signature(StructLayout({"table": range(tables), "trace": 1})))`
-        For each selection, its table and whether :py:`o_trace` is wanted; with scores, also
+    i_exp_table : :py:`In(stream.Signature(StructLayout({"exp_table": ..., "distance": ..., \
+"weight": ...})))`
+        An entry of an exp table; always ready. An exp table must not be written while it is in use.
+    i_command : :py:`In(stream.Signature(StructLayout({"exp_table": range(exp_tables), \
+"trace": 1})))`
+        For each selection, its exp table and whether :py:`o_trace` is wanted; with scores, also
         :py:`rescore` and :py:`multiplier`.
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1})))`
         Selected keys, :py:`last` on a selection's last one; with scores, also :py:`score`.
-    o : :py:`Out(stream.Signature(StructLayout({"index": ..., "column": ..., "weight": ..., \
+    o : :py:`Out(stream.Signature(StructLayout({"index": ..., "beat": ..., "weight": ..., \
 "last": 1})))`
-        Keys with their weights for each column, :py:`last` on a column's last one.
+        Keys with their weights for each beat, :py:`last` on a beat's last one.
     o_trace : :py:`Out(stream.Signature(StructLayout({"index": ..., "distance": ..., "weight": \
 ..., "last": 1})))`
-        If the command asks for it: the keys of column 0, with :py:`last` on the last one; with
+        If the command asks for it: the keys of beat 0, with :py:`last` on the last one; with
         scores, also :py:`score`.
     """
 
-    i_table: stream.Interface
+    i_exp_table: stream.Interface
     i_command: stream.Interface
     i: stream.Interface
     o: stream.Interface
     o_trace: stream.Interface
 
-    def __init__(self, *, capacity: int, key_bits: int, columns: int, top_n: int,
-                 weight_bits: int, tables: int, score_max: int = 0, distance_max: int = 0):
-        for name, value in [("Capacity", capacity), ("Key bits", key_bits), ("Columns", columns),
-                            ("Top N", top_n), ("Weight bits", weight_bits), ("Tables", tables)]:
+    def __init__(self, *, capacity: int, key_bits: int, beats: int, top_n: int,
+                 weight_bits: int, exp_tables: int, score_max: int = 0, distance_max: int = 0):
+        for name, value in [("Capacity", capacity), ("Key bits", key_bits), ("Beats", beats),
+                            ("Top N", top_n), ("Weight bits", weight_bits),
+                            ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
                 raise TypeError(f"{name} must be a positive integer, not {value!r}")
         if not isinstance(score_max, int) or score_max < 0:
@@ -327,24 +329,24 @@ class Weights(wiring.Component):
                              f"({distance_max}), not {score_max!r}")
         self._capacity = capacity
         self._key_bits = key_bits
-        self._columns = columns
+        self._beats = beats
         self._top_n = top_n
         self._weight_bits = weight_bits
-        self._tables = tables
+        self._exp_tables = exp_tables
         self._score_max = score_max
         self._distance_max = distance_max
 
         key: dict[str, Any] = {
             "capacity": capacity, "distance_max": distance_max, "score_max": score_max}
         super().__init__({
-            "i_table": In(stream.Signature(
-                table_layout(tables=tables, key_bits=key_bits, weight_bits=weight_bits),
+            "i_exp_table": In(stream.Signature(
+                exp_table_layout(exp_tables=exp_tables, key_bits=key_bits, weight_bits=weight_bits),
                 always_ready=True)),
             "i_command": In(stream.Signature(
-                weights_command_layout(tables=tables, rescore=bool(score_max)))),
+                softmax_command_layout(exp_tables=exp_tables, rescore=bool(score_max)))),
             "i": In(stream.Signature(key_layout(**key))),
             "o": Out(stream.Signature(weighted_layout(
-                capacity=capacity, columns=columns, weight_bits=weight_bits))),
+                capacity=capacity, beats=beats, weight_bits=weight_bits))),
             "o_trace": Out(stream.Signature(trace_layout(**key, weight_bits=weight_bits))),
         })
 
@@ -357,8 +359,8 @@ class Weights(wiring.Component):
         return self._key_bits
 
     @property
-    def columns(self) -> int:
-        return self._columns
+    def beats(self) -> int:
+        return self._beats
 
     @property
     def top_n(self) -> int:
@@ -369,8 +371,8 @@ class Weights(wiring.Component):
         return self._weight_bits
 
     @property
-    def tables(self) -> int:
-        return self._tables
+    def exp_tables(self) -> int:
+        return self._exp_tables
 
     @property
     def score_max(self) -> int:
@@ -384,16 +386,17 @@ class Weights(wiring.Component):
     def latency(self) -> int:
         """Cycles from a key's turn in the replay to presenting it.
 
-        Buffer, subtraction and table; with scores, two for a product and one for a shift as well.
+        Buffer, subtraction and exp table; with scores, two for a product and one for a shift as
+        well.
         """
-        return weights_latency(scores=self._score_max > 0)
+        return softmax_latency(scores=self._score_max > 0)
 
     def elaborate(self, platform) -> Module:
         m = Module()
         banks = _Banks(m, self)
         banks.take_commands(m, self.i_command)
         banks.fill(m, self.i)
-        replay = _Replay(banks, columns=self._columns)
+        replay = _Replay(banks, beats=self._beats)
         excess = replay.read(
             m, excess_max=2 * self._score_max if banks.has_scores else self._distance_max)
         if banks.has_scores:
@@ -407,7 +410,7 @@ class Weights(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(valid),
             self.o.p.index.eq(step.key.index),
-            self.o.p.column.eq(step.column),
+            self.o.p.beat.eq(step.beat),
             self.o.p.weight.eq(weight),
             self.o.p.last.eq(step.last),
             self.o_trace.valid.eq(traces),
@@ -425,24 +428,25 @@ class Weights(wiring.Component):
         return m
 
     def _look_up(self, m: Module, replay: _Replay, distance_above: Value) -> Value:
-        """Stage `weight`, but for what goes with it: the weight by the table."""
-        address = Address(self._tables, self._key_bits + 1)
-        m.submodules.table = table = block_ram(
+        """Stage `weight`, but for what goes with it: the weight by the exp table."""
+        address = Address(self._exp_tables, self._key_bits + 1)
+        m.submodules.exp_table = exp_table = block_ram(
             shape=self._weight_bits, depth=address.depth,
             init=[(1 << self._weight_bits) - 1] * address.depth)
-        table_write, table_read = table.write_port(), table.read_port()
+        exp_table_write, exp_table_read = exp_table.write_port(), exp_table.read_port()
         m.d.comb += [
-            table_write.addr.eq(address(self.i_table.p.table, self.i_table.p.distance)),
-            table_write.data.eq(self.i_table.p.weight),
-            table_write.en.eq(self.i_table.valid),
-            table_read.addr.eq(address(
-                replay.step.command.table, distance_above[:len(self.i_table.p.distance)])),
-            table_read.en.eq(replay.advance),
+            exp_table_write.addr.eq(address(self.i_exp_table.p.exp_table,
+                                            self.i_exp_table.p.distance)),
+            exp_table_write.data.eq(self.i_exp_table.p.weight),
+            exp_table_write.en.eq(self.i_exp_table.valid),
+            exp_table_read.addr.eq(address(
+                replay.step.command.exp_table, distance_above[:len(self.i_exp_table.p.distance)])),
+            exp_table_read.en.eq(replay.advance),
         ]
-        return table_read.data
+        return exp_table_read.data
 
     def _weigh_scores(self, m: Module, replay: _Replay, excess: Signal) -> Value:
-        """Stages `product`, `octaves`, `weight` and `shifted`: the weight by table or score.
+        """Stages `product`, `octaves`, `weight` and `shifted`: the weight by exp table or score.
 
         The product is made in two halves of the multiplier; of its lower half only what carries
         into the octaves matters. All shifts that leave nothing are one.
@@ -469,7 +473,7 @@ class Weights(wiring.Component):
             ]
         replay.delay(m, "product")
         replay.delay(m, "octaves")
-        table_weight = self._look_up(m, replay, octaves_excess)
+        exp_table_weight = self._look_up(m, replay, octaves_excess)
         replay.delay(m, "weight")
         m.submodules.exp2 = exp2 = block_ram(
             shape=self._weight_bits, depth=1 << DECAY_BITS, init=exponential(self._weight_bits))
@@ -481,7 +485,7 @@ class Weights(wiring.Component):
             m.d.sync += [
                 weight_shift.eq(shift),
                 weight.eq(Mux(replay.step.command.rescore, exp2_read.data >> weight_shift,
-                              table_weight)),
+                              exp_table_weight)),
             ]
         replay.present(m, "shifted")
         return weight

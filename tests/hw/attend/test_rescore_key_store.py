@@ -2,7 +2,7 @@
 import cocotb
 import pytest
 
-from nearbit_hw.attend.exact_key_store import ExactKeyStore
+from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -12,28 +12,28 @@ class Store:
 
     def __init__(self, bench):
         self.bench = bench
-        self.capacity, self.columns, self.lanes, self.bits = (
-            bench.parameters[name] for name in ("capacity", "columns", "lanes", "element_bits"))
+        self.capacity, self.beats, self.lanes, self.bits = (
+            bench.parameters[name] for name in ("capacity", "beats", "lanes", "element_bits"))
         self.elements = {}
 
-    def write(self, row, column):
+    def write(self, token, beat):
         limit = 1 << self.bits - 1
         elements = [self.bench.rng.randrange(-limit, limit) for _ in range(self.lanes)]
-        self.elements[row, column] = elements
-        self.bench.source("i_write").send({"row": row, "column": column, "elements": elements})
+        self.elements[token, beat] = elements
+        self.bench.source("i_write").send({"token": token, "beat": beat, "elements": elements})
 
     def write_all(self):
-        places = [(row, column) for row in range(self.capacity) for column in range(self.columns)]
+        places = [(token, beat) for token in range(self.capacity) for beat in range(self.beats)]
         self.bench.rng.shuffle(places)
         for place in places:
             self.write(*place)
 
-    def ask(self, row, column):
-        self.bench.source("i").send({"row": row, "column": column})
-        self.bench.sink("o").expect(self.elements[row, column])
+    def ask(self, token, beat):
+        self.bench.source("i").send({"token": token, "beat": beat})
+        self.bench.sink("o").expect(self.elements[token, beat])
 
-    def ask_any(self, rows):
-        self.ask(self.bench.rng.randrange(rows), self.bench.rng.randrange(self.columns))
+    def ask_any(self, tokens):
+        self.ask(self.bench.rng.randrange(tokens), self.bench.rng.randrange(self.beats))
 
 
 @cocotb.test()
@@ -58,11 +58,11 @@ async def appends_between_reads(dut, idle, stall):
     bench = Bench(dut, idle=idle, stall=stall)
     await bench.reset()
     store = Store(bench)
-    for row in range(store.capacity):
-        for _ in range(10 if row else 0):
-            store.ask_any(row)
-        for column in range(store.columns):
-            store.write(row, column)
+    for token in range(store.capacity):
+        for _ in range(10 if token else 0):
+            store.ask_any(token)
+        for beat in range(store.beats):
+            store.write(token, beat)
         await bench.finish(extra=0)
 
 
@@ -73,7 +73,7 @@ async def latency_and_rate(dut):
     store = Store(bench)
     store.write_all()
     await bench.finish(extra=0)
-    assert bench.source("i_write").cycles == list(range(store.capacity * store.columns))
+    assert bench.source("i_write").cycles == list(range(store.capacity * store.beats))
     for _ in range(20):
         store.ask_any(store.capacity)
     await bench.finish()
@@ -108,7 +108,7 @@ async def reset_keeps_keys(dut):
     store = Store(bench)
     store.write_all()
     await bench.finish(extra=0)
-    bench.source("i").send({"row": 0, "column": 0})
+    bench.source("i").send({"token": 0, "beat": 0})
     bench.sink("o").stall = 1
     await bench.step(4)
     await bench.reset()
@@ -125,10 +125,10 @@ async def reset_keeps_keys(dut):
     (1, 1, 1, 1),
 ])
 def test_bench(capacity, head_dim, lanes, element_bits):
-    dut = ExactKeyStore(capacity=capacity, head_dim=head_dim, lanes=lanes,
-                        element_bits=element_bits)
+    dut = RescoreKeyStore(capacity=capacity, head_dim=head_dim, lanes=lanes,
+                          element_bits=element_bits)
     run_bench(dut, __file__, parameters={
-        "capacity": capacity, "columns": dut.columns, "lanes": lanes,
+        "capacity": capacity, "beats": dut.beats, "lanes": lanes,
         "element_bits": element_bits, "latency": dut.latency})
 
 
@@ -142,4 +142,4 @@ def test_bench(capacity, head_dim, lanes, element_bits):
 def test_wrong_parameter(changes, message):
     given = {"capacity": 8, "head_dim": 4, "lanes": 2, "element_bits": 8, **changes}
     with pytest.raises(TypeError, match=message):
-        ExactKeyStore(**given)
+        RescoreKeyStore(**given)

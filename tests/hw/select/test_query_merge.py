@@ -5,28 +5,29 @@ import cocotb
 import pytest
 
 from nearbit_hw.layouts import Error
-from nearbit_hw.select.row_merge import RowMerge
+from nearbit_hw.select.query_merge import QueryMerge
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
 
 class Load:
-    """Commands with some rows in error, the selections of the others, and their order."""
+    """Commands with some queries in error, the selections of the others, and their order."""
 
     def __init__(self, bench):
         self.bench = bench
-        self.capacity, self.distance_max, self.rows, self.tables, self.rescore, self.shared = (
-            bench.parameters[name] for name in (
-                "capacity", "distance_max", "rows", "tables", "rescore", "shared"))
+        self.capacity, self.distance_max, self.queries = (
+            bench.parameters[name] for name in ("capacity", "distance_max", "queries"))
+        self.exp_tables, self.rescore, self.shared = (
+            bench.parameters[name] for name in ("exp_tables", "rescore", "shared"))
         self.sent = []
-        # For each key of a selection that leaves: whether it is the last and the last row's, which
-        # may be wanted again, and whether it is.
+        # For each key of a selection that leaves: whether it is the last and the last query's,
+        # which may be wanted again, and whether it is.
         self.again = deque()
         if self.shared:
             bench.sink("o").on_beat = self.check_again
 
     def ask(self, rng, *, lengths=None, rescore=0, shared=0, expect=True):
-        """Send a command whose row r selects `lengths[r]` keys; 0 is an error.
+        """Send a command whose query r selects `lengths[r]` keys; 0 is an error.
 
         Without lengths, all else is random as well.
         """
@@ -35,44 +36,46 @@ class Load:
             shared = rng.getrandbits(1) if self.shared else 0
             spoiled = rng.choice([0, 0.3, 1])
             lengths = [0 if rng.random() < spoiled else rng.choice([1, rng.randint(1, 6)])
-                       for _ in range(self.rows)]
+                       for _ in range(self.queries)]
             if shared:
-                lengths = lengths[:1] * self.rows
-        rows = [{
+                lengths = lengths[:1] * self.queries
+        queries = [{
             "error": Error.OK.value if length else rng.randint(1, 7),
-            "table": rng.randrange(self.tables),
+            "exp_table": rng.randrange(self.exp_tables),
             **({"multiplier": rng.getrandbits(32)} if self.rescore else {}),
         } for length in lengths]
         trace = rng.getrandbits(1)
         self.bench.source("i_order").send({
-            "trace": trace, "rows": rows, **({"rescore": rescore} if self.rescore else {}),
+            "trace": trace, "queries": queries, **({"rescore": rescore} if self.rescore else {}),
             **({"shared": shared} if self.shared else {})})
         keys = []
-        for row, length in enumerate(lengths):
-            if not row or not shared:
+        for query, length in enumerate(lengths):
+            if not query or not shared:
                 keys = [{"index": rng.randrange(self.capacity),
                          "distance": rng.randint(0, self.distance_max),
                          "last": int(key == length - 1)} for key in range(length)]
-            source = self.rows - 1 if shared else row
+            source = self.queries - 1 if shared else query
             self.bench.source(f"i__{source}").send(*keys)
             if not expect:
                 continue
             self.bench.sink("o_result").expect({
-                "row": row, "error": rows[row]["error"], "final": int(row == self.rows - 1)})
+                "query": query, "error": queries[query]["error"],
+                "final": int(query == self.queries - 1)})
             marks = {"rescore": rescore, "skip": 0} if self.rescore else {}
             if length:
-                scale = {"rescore": rescore, "multiplier": rows[row]["multiplier"]} \
+                scale = {"rescore": rescore, "multiplier": queries[query]["multiplier"]} \
                     if self.rescore else {}
                 self.bench.sink("o_command").expect(
-                    {"row": row, "table": rows[row]["table"], "trace": trace, **scale})
+                    {"query": query, "exp_table": queries[query]["exp_table"], "trace": trace,
+                     **scale})
                 self.bench.sink("o").expect(*({**key, **marks} for key in keys))
-                self.again.extend((key["last"] and source == self.rows - 1,
-                                   shared and row != source) for key in keys)
+                self.again.extend((key["last"] and source == self.queries - 1,
+                                   shared and query != source) for key in keys)
             elif rescore:
                 self.bench.sink("o").expect(
                     {"index": 0, "distance": 0, "last": 0, **marks, "skip": 1})
                 self.again.append((False, False))
-            self.sent.append((row, source, length, rescore and not length))
+            self.sent.append((query, source, length, rescore and not length))
 
     def check_again(self, key, cycle):
         if self.again:
@@ -80,13 +83,14 @@ class Load:
             assert not matters or int(self.bench.dut.again.value) == again, cycle
 
     def check_cycles(self):
-        """A row begins in the cycle after the one before is done with, and not before."""
+        """A query begins in the cycle after the one before is done with, and not before."""
         result, command, keys = (iter(self.bench.sink(name).cycles)
                                  for name in ("o_result", "o_command", "o"))
-        selections = [iter(self.bench.source(f"i__{row}").cycles) for row in range(self.rows)]
+        selections = [iter(self.bench.source(f"i__{query}").cycles)
+                      for query in range(self.queries)]
         orders = iter(self.bench.source("i_order").cycles)
         done = -1
-        for row, source, length, skips in self.sent:
+        for query, source, length, skips in self.sent:
             moved = [next(result)]
             if length:
                 passed = [next(keys) for _ in range(length)]
@@ -97,7 +101,7 @@ class Load:
                 moved.append(next(keys))
             assert min(moved) > done
             done = max(moved)
-            if row == self.rows - 1:
+            if query == self.queries - 1:
                 assert next(orders) == done
 
 
@@ -116,13 +120,13 @@ async def selections(dut, idle, stall):
 @cocotb.test()
 @cocotb.parametrize(rescore=[0, 1], shared=[0, 1])
 async def latency_and_rate(dut, rescore, shared):
-    """Announcements and first key in a row's first cycle; keys of all rows without a gap."""
+    """Announcements and first key in a query's first cycle; keys of all queries without a gap."""
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
     if rescore > load.rescore or shared > load.shared:
         return
-    lengths = [[1 + ((0 if shared else row) + command) % 3 for row in range(load.rows)]
+    lengths = [[1 + ((0 if shared else query) + command) % 3 for query in range(load.queries)]
                for command in range(6)]
     for command in lengths:
         load.ask(bench.rng, lengths=command, rescore=rescore, shared=shared)
@@ -146,19 +150,19 @@ async def an_error_takes_one_cycle(dut, rescore, shared):
     if rescore > load.rescore or shared > load.shared:
         return
     for _ in range(4):
-        load.ask(bench.rng, lengths=[0] * load.rows, rescore=rescore, shared=shared)
+        load.ask(bench.rng, lengths=[0] * load.queries, rescore=rescore, shared=shared)
     await bench.finish()
-    cycles = list(range(4 * load.rows))
+    cycles = list(range(4 * load.queries))
     assert bench.sink("o_result").cycles == cycles
     assert bench.sink("o").cycles == cycles * rescore
     assert bench.source("i_order").cycles == [
-        load.rows - 1 + load.rows * index for index in range(4)]
+        load.queries - 1 + load.queries * index for index in range(4)]
 
 
 @cocotb.test()
 @cocotb.parametrize(rescore=[0, 1], shared=[0, 1], length=[0, 3])
 async def outputs_do_not_wait_for_each_other(dut, rescore, shared, length):
-    """Within a row; the next row waits for all of them."""
+    """Within a query; the next query waits for all of them."""
     bench = Bench(dut)
     await bench.reset()
     load = Load(bench)
@@ -169,7 +173,7 @@ async def outputs_do_not_wait_for_each_other(dut, rescore, shared, length):
         before = {name: len(bench.sink(name).received) for name in once}
         bench.sink(held).stall = 1
         for _ in range(2):
-            load.ask(bench.rng, lengths=[length] * load.rows, rescore=rescore, shared=shared)
+            load.ask(bench.rng, lengths=[length] * load.queries, rescore=rescore, shared=shared)
         await bench.step(10)
         for name, count in before.items():
             moved = len(bench.sink(name).received) - count
@@ -185,7 +189,7 @@ async def nothing_moves_without_an_order(dut):
     await bench.reset()
     load = Load(bench)
     bench.source("i_order").idle = 1
-    load.ask(bench.rng, lengths=[2] * load.rows)
+    load.ask(bench.rng, lengths=[2] * load.queries)
     await bench.step(10)
     assert not any(bench.sink(name).received for name in ("o_result", "o_command", "o"))
     bench.source("i_order").idle = 0
@@ -214,7 +218,8 @@ async def reset_forgets(dut):
         load.check_cycles()
 
 
-@pytest.mark.parametrize(("capacity", "distance_max", "rows", "tables", "rescore", "shared"), [
+@pytest.mark.parametrize(("capacity", "distance_max", "queries", "exp_tables", "rescore", "shared"),
+                         [
     (1, 1, 1, 1, False, False),
     (64, 8, 2, 2, False, False),
     (13, 3, 3, 1, False, False),
@@ -226,32 +231,33 @@ async def reset_forgets(dut):
     (7, 1, 1, 3, True, True),
     (1, 20, 4, 1, False, True),
 ])
-def test_bench(capacity, distance_max, rows, tables, rescore, shared):
-    given = {"capacity": capacity, "distance_max": distance_max, "rows": rows, "tables": tables,
+def test_bench(capacity, distance_max, queries, exp_tables, rescore, shared):
+    given = {"capacity": capacity, "distance_max": distance_max, "queries": queries,
+             "exp_tables": exp_tables,
              "rescore": rescore, "shared": shared}
-    run_bench(RowMerge(**given), __file__, parameters=given)
+    run_bench(QueryMerge(**given), __file__, parameters=given)
 
 
-GIVEN = {"capacity": 64, "distance_max": 8, "rows": 2, "tables": 3}
+GIVEN = {"capacity": 64, "distance_max": 8, "queries": 2, "exp_tables": 3}
 
 
 @pytest.mark.parametrize(("rescore", "shared"), [(False, False), (True, False), (True, True)])
 def test_properties(rescore, shared):
     given = {**GIVEN, "rescore": rescore, "shared": shared}
-    dut = RowMerge(**given)
+    dut = QueryMerge(**given)
     assert {name: getattr(dut, name) for name in given} == given
     assert hasattr(dut, "again") == shared
 
 
 def test_neither_unit_by_default():
-    dut = RowMerge(**GIVEN)
+    dut = QueryMerge(**GIVEN)
     assert (dut.rescore, dut.shared) == (False, False)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
-    ("capacity", "Capacity"), ("distance_max", "Largest distance"), ("rows", "Rows"),
-    ("tables", "Tables")])
+    ("capacity", "Capacity"), ("distance_max", "Largest distance"), ("queries", "Queries"),
+    ("exp_tables", "Exp tables")])
 def test_wrong_parameter(name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
-        RowMerge(**{**GIVEN, name: value})
+        QueryMerge(**{**GIVEN, name: value})

@@ -1,4 +1,4 @@
-"""How near weights by exact scores come to real attention, on the heads of real models."""
+"""How near weights by dot-product scores come to real attention, on the heads of real models."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_error_on_real_heads(name):
     result = golden.attend(
         quantize.codes(q), quantize.codes(k), values,
         np.ones((len(q), head_dim + 1), np.int64), config=config, counts=counts, n=N, sink=SINK,
-        recent=RECENT, exact=quantize.exact(q, k, BITS))
+        recent=RECENT, rescore=quantize.rescore_operands(q, k, BITS))
     output = quantize.outputs(result.output_int, np.repeat(values.unit, len(q) // len(k)),
                               config.output_fraction_bits, rotated=True)
     wanted = selected_attention(q, k, v, result.selected)
@@ -62,9 +62,9 @@ def test_error_with_fewer_bits(name):
     logits = q @ np.repeat(k, group, axis=0).swapaxes(1, 2) / np.sqrt(q.shape[-1])
     errors = []
     for bits in (8, 10, 12):
-        exact = quantize.exact(q, k, bits)
-        scores = golden.score(exact.queries, np.repeat(exact.keys, group, axis=0)[:, None])
-        found = scores * (exact.multipliers[..., None] * (np.log(2) / 2**32))
+        rescore = quantize.rescore_operands(q, k, bits)
+        scores = golden.score(rescore.queries, np.repeat(rescore.keys, group, axis=0)[:, None])
+        found = scores * (rescore.multipliers[..., None] * (np.log(2) / 2**32))
         errors.append(np.abs(found - logits).max())
     print(f"{name}: largest error of a logit {errors}")
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
