@@ -150,7 +150,7 @@ bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (min
 # Minutes; benchmarks/README.md lists those that take longer.
 .PHONY: bench
 bench: .venv/.installed-dev compiler iverilog ## the quick benchmarks, whose figures the documents give
-	@for name in demo cycles engines golden rescoring timing_diagrams; do \
+	@for name in demo cycles engines golden rescoring timing_diagrams interface_tables; do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean

@@ -71,7 +71,13 @@ def points(block: str) -> Iterator[Config]:
 
     presets = {"rescorer": ()}.get(block, (*PLACED, "tiny"))
     for name in presets:
-        yield PRESETS[name]
+        preset = PRESETS[name]
+        # What is measured alone goes beside any other block.
+        if block == "reciprocal":
+            preset = preset.replace(normalizer=block, divider_cycles=1)
+        elif block == "divider":
+            preset = preset.replace(normalizer=block)
+        yield preset
     match block:
         case "cell":
             for bits in (8, 16, 24, 32, 48, 96, 128, 256):
@@ -125,7 +131,7 @@ def points(block: str) -> Iterator[Config]:
                     (16, 6, 10, 128, 2048), (64, 8, 16, 256, 4096)):
                 yield change(value_lanes=lanes, value_bits=bits, weight_bits=weight, top_n=top,
                              capacity=capacity)
-        case "normalizer":
+        case "divider":
             for lanes, bits, fraction, cycles, weight, top in (
                     (8, 8, 8, 1, 16, 32), (8, 8, 8, 2, 16, 32), (8, 8, 8, 8, 16, 32),
                     (8, 8, 8, 16, 16, 32), (2, 8, 8, 4, 16, 32), (16, 8, 8, 4, 16, 256),
@@ -133,7 +139,17 @@ def points(block: str) -> Iterator[Config]:
                     (8, 16, 8, 3, 16, 1024), (8, 8, 8, 4, 24, 32), (64, 8, 8, 2, 16, 4096),
                     (4, 8, 4, 6, 8, 16)):
                 yield change(value_lanes=lanes, value_bits=bits, output_fraction_bits=fraction,
-                             divider_cycles=cycles, weight_bits=weight, top_n=top, capacity=4096)
+                             normalizer="divider", divider_cycles=cycles, weight_bits=weight,
+                             top_n=top, capacity=4096)
+        case "reciprocal":
+            for lanes, bits, fraction, weight, top in (
+                    (8, 8, 8, 16, 32), (1, 8, 8, 16, 32), (16, 8, 8, 16, 256), (64, 8, 8, 16, 256),
+                    (32, 4, 4, 16, 64), (16, 8, 0, 8, 32), (8, 8, 8, 24, 32), (64, 8, 8, 16, 4096),
+                    (4, 8, 4, 8, 16), (8, 16, 8, 16, 1024), (2, 16, 16, 24, 4096),
+                    (128, 8, 8, 16, 4096)):
+                yield change(value_dim=lanes * 2, value_lanes=lanes, value_bits=bits,
+                             output_fraction_bits=fraction, weight_bits=weight, top_n=top,
+                             capacity=4096)
         case "rescorer":
             for head, lanes, element, capacity in (
                     (64, 1, 8, 1024), (64, 4, 8, 1024), (64, 8, 12, 4096), (64, 16, 8, 4096),
@@ -147,7 +163,7 @@ def points(block: str) -> Iterator[Config]:
                 yield change(key_bits=bits, lanes=lanes, capacity=capacity)
         case "rest":
             # The blocks that it is not are only in the way, so they are small.
-            small = {"lanes": 2, "value_lanes": 2, "divider_cycles": 4}
+            small = {"lanes": 2, "value_lanes": 2, "normalizer": "divider", "divider_cycles": 4}
             for fields in (
                     {}, {"key_bits": 16, "capacity": 256}, {"queries": 2, "capacity": 4096},
                     {"queries": 4, "key_bits": 32},
@@ -379,8 +395,9 @@ def checks(presets: Sequence[str]) -> list[dict[str, Any]]:
     found = [check for check in kept if check["preset"] not in presets]
     for preset in presets:
         for target in ("ecp5", "ice40"):
-            real = area.check(PRESETS[preset], target)
-            guess = area.estimate(PRESETS[preset], target)
+            config = on_target(PRESETS[preset], target)
+            real = area.check(config, target)
+            guess = area.estimate(config, target)
             found.append({"preset": preset, "target": target, "synthesized": real.to_dict(),
                           "estimated": guess.total.to_dict(),
                           "error_percent": round(100 * (
@@ -394,11 +411,17 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
     return json.dumps([block, target, Config.from_dict(config).to_dict()], sort_keys=True)
 
 
+def on_target(config: Config, target: str) -> Config:
+    """A configuration as a target can have it: iCE40 without wide multipliers divides."""
+    return (config.replace(normalizer="divider") if target in ("ice40", "up5k") else config)
+
+
 def is_sensible(block: str, config: Config, target: str) -> bool:
     """Whether a point can be: an iCE40 has no memory of LUTs, and no room for many products."""
     unit = config.rescore
     return target == "xc7" or target == "ecp5" or not (
         (block == "top_n" and config.selection == "histograms")
+        or block == "reciprocal"
         or (block == "values" and config.value_lanes > 32)
         or (block == "rescorer" and unit is not None and unit.lanes > 16))
 
@@ -533,29 +556,39 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
 
     def find(block: str, target: str, config: Config) -> dict[str, Any] | None:
         source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
+        # What another block is makes no difference.
+        kept = {} if block == "divider" else {"normalizer": "reciprocal", "divider_cycles": 1}
         return next((result for result in results if result["block"] == block
                      and result["target"] == source
-                     and Config.from_dict(result["config"]) == config), None)
+                     and Config.from_dict(result["config"]).replace(**kept)
+                     == config.replace(**kept)), None)
 
     made = {}
     for preset in PLACED:
         rows: list[list[Any]] = []
-        totals = {target: Resources() for target in area.TARGETS}
-        for block in area.parts(PRESETS[preset]):
+        totals: dict[str, Resources] = {target: Resources() for target in area.TARGETS}
+        unknown: set[str] = set()
+        configs = {target: on_target(PRESETS[preset], target) for target in area.TARGETS}
+        for block in area.BLOCKS:
+            if not any(block in area.parts(config) for config in configs.values()):
+                continue
             row: list[Any] = [f"`{block}`"]
-            for target in area.TARGETS:
-                result = find(block, target, PRESETS[preset])
+            for target, config in configs.items():
+                result = (find(block, target, config) if block in area.parts(config) else None)
                 if result is None:
                     row.append("-")
+                    if block in area.parts(config):
+                        unknown.add(target)
                     continue
                 resources = Resources(**{name: result[name] for name in area.QUANTITIES})
                 row.append(listed(resources))
                 if block != "cell":
                     totals[target] += resources
-            placed_ = (find(block, "ecp5", PRESETS[preset]) or {}).get("placed", {})
+            placed_ = (find(block, "ecp5", configs["ecp5"]) or {}).get("placed", {})
             speeds = [unit["mhz"] for unit in placed_.values() if unit.get("mhz")]
             rows.append([*row, min(speeds, default="")])
-        rows.append(["all but `cell`", *map(listed, totals.values()), ""])
+        rows.append(["all but `cell`", *("-" if target in unknown else listed(total)
+                                         for target, total in totals.items()), ""])
         made[preset] = table(["block", *area.TARGETS, "MHz, ecp5"], rows)
 
     def cell_cost(config: Config, target: str) -> str:

@@ -83,7 +83,7 @@ _RELIEF = {
     "weigh, one beat": "a smaller n: one key is added up per cycle already",
     "normalize": "fewer divider_cycles: more units divide",
     "normalize, one cycle": "nothing, as one output element leaves per cycle already",
-    "banks": "more refine_lanes: each of the three selections in work ends sooner",
+    "banks": "more refine_lanes: each of the selections in work ends sooner",
     "queues": "a larger top_n, if it is hardly more than what is selected: queues are full",
 }
 
@@ -138,7 +138,10 @@ class Workload:
 
     def phases(self, config: Config, latency: int) -> list[Phase]:
         """Load, ask one command of an idle core, then all queries back to back."""
-        return [load(config, self.keys), self.ask(config, 1, full=True),
+        # An idle core has cleared its histograms.
+        cleared = 0 if config.selection == "counters" else max(
+            config.histogram_times(query).clear_cycles for query in range(config.queries))
+        return [load(config, self.keys), self.ask(config, 1, full=True, delay=cleared),
                 self.ask(config, self.queries, delay=latency)]
 
 
@@ -306,7 +309,8 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
     hardware = core_engine(config, engine)
     program = Program(hardware.ports)
     rng = np.random.default_rng(_SEED)
-    for phase in workload.phases(config, predicted.latency):
+    phases = workload.phases(config, predicted.latency)
+    for phase in phases:
         program.add(_inputs(config, phase, rng), delay=phase.delay)
     timeline = predicted.timeline
     program.expect({"o_result": len(timeline.results)})
@@ -314,7 +318,8 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
 
     beats = outcome.outputs["o_result"]
     ends = beats.cycles[beats.payloads["last"] == 1][config.queries - 1::config.queries].tolist()
-    offered = 1 + max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
+    loaded = max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
+    offered = loaded + 1 + phases[1].delay
     commands = ends[1:]
     # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
     half = len(commands) // 2

@@ -1,4 +1,4 @@
-"""Board tops, build, flash, host driver."""
+"""Board designs, bitstreams, flashing, and the host driver."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -22,14 +22,14 @@ class BoardError(NearbitError):
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Name the nearest of some names, or all of them."""
+    """Suggest the known names closest to one, or list all of them."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device has.
+    """Resources of a device.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ class Device:
     dsps
         SB_MAC16 or MULT18X18D.
     pll_at_pad
-        Whether the PLL takes its reference from the pad beside it, which then is no other input.
+        Whether the PLL takes its reference from the pad beside it, which then cannot be another
+        input.
     """
 
     family: str
@@ -88,9 +89,9 @@ class Programmer:
     command
         Its name.
     arguments
-        What it is given before the bitstream's name.
+        Its arguments, which precede the name of the bitstream.
     variable
-        The environment variable that names another, as amaranth-boards has it.
+        The environment variable that overrides the command, as in amaranth-boards.
     package
         Where to get it.
     usb
@@ -117,21 +118,21 @@ class Board:
     Parameters
     ----------
     name, title
-        As the user types it, and as it is sold.
+        What the user types, and the product name.
     platform
-        Its platform of amaranth-boards, ``module:Class``.
+        Its amaranth-boards platform, ``module:Class``.
     config
-        What fills its device sensibly.
+        A configuration that makes good use of its device.
     clock
-        Cycles in a second.
+        Clock frequency in Hz.
     baud
-        Bits in a second of the host link.
+        Bits per second of the host link.
     activity, error
-        LEDs: names and numbers of the platform's resources; None if there is none.
+        LEDs, as name and number of a platform resource; None for no LED.
     programmer
-        Writes the bitstream; None if it is not known.
+        The program that writes the bitstream; None if it is unknown.
     seed
-        Of the placement: one by which the preset reaches its clock.
+        Placement seed with which the preset meets its clock.
     """
 
     name: str
@@ -147,7 +148,7 @@ class Board:
 
     @cached_property
     def platform_class(self) -> Any:
-        """The platform's class; :class:`BoardError` if there is none of that name, or no use."""
+        """The platform's class; :class:`BoardError` if missing, or its device is unsupported."""
         module, colon, name = self.platform.partition(":")
         if not colon or not module or not name:
             raise BoardError(f"--platform must be module:Class, such as "
@@ -175,11 +176,11 @@ class Board:
 
     @property
     def device(self) -> Device:
-        """What the device has."""
+        """The device's resources."""
         return DEVICES[self.part]
 
     def new_platform(self) -> Any:
-        """Make a platform; :class:`BoardError` if that needs arguments."""
+        """Instantiate the platform; :class:`BoardError` if that fails."""
         made = self.platform_class
         try:
             return made()
@@ -187,9 +188,9 @@ class Board:
             raise BoardError(f"the platform {self.platform} cannot be made: {error}") from None
 
     def claim(self) -> Any:
-        """Make a platform of which the pins of clock and UART are taken, to see what is left.
+        """Instantiate the platform and request its clock and UART; then other pins can be checked.
 
-        Raises :class:`BoardError` if they are not there, or not free.
+        Raises :class:`BoardError` if either is missing or shares a pin with the other.
         """
         from amaranth.build.res import ResourceError
 
@@ -198,8 +199,8 @@ class Board:
         try:
             platform.lookup("uart")
         except ResourceError:
-            raise BoardError(f"{self.platform} has no UART (a resource named uart), by which the "
-                             f"host could talk to it") from None
+            raise BoardError(f"{self.platform} has no UART (a resource named uart) for the host "
+                             f"link") from None
         try:
             platform.request(platform.default_clk, dir="-")
             uart = platform.request("uart", 0, dir="-")
@@ -212,10 +213,10 @@ class Board:
         return platform
 
     def check(self) -> None:
-        """Raise :class:`BoardError` for what cannot be made.
+        """Raise :class:`BoardError` if the board cannot be built as described.
 
-        That is clock or baud, a board without a UART or with pins that are used twice, or a
-        selection that needs other block RAM.
+        The reasons: a clock or baud rate out of reach, no UART, pins that are used twice, a
+        selection that needs another kind of block RAM, or a normalizer that needs multipliers.
         """
         from nearbit_boards.pll import PllError, find_pll
         from nearbit_boards.uart import divisor
@@ -223,6 +224,9 @@ class Board:
         if self.config.selection == "histograms" and self.device.family == "ice40":
             raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
                              f"full ports, which iCE40 does not have; take 'serial' or 'counters'")
+        if self.config.normalizer == "reciprocal" and self.device.family == "ice40":
+            raise BoardError(f"{self.name}: the normalizer 'reciprocal' needs multipliers of 18 "
+                             f"bits, which iCE40 does not have; take 'divider'")
         platform = self.claim()
         for led in (self.activity, self.error):
             if led is not None and not can_light(platform, led):
@@ -236,7 +240,7 @@ class Board:
 
 
 def can_light(platform: Any, led: tuple[str, int]) -> bool:
-    """Take an LED of a platform; say whether it has one, of pins that are free."""
+    """Request an LED of a platform; return whether it exists and its pin is free."""
     from amaranth.build.res import ResourceError
     from amaranth.lib.io import PortLike
 
@@ -248,7 +252,7 @@ def can_light(platform: Any, led: tuple[str, int]) -> bool:
 
 
 def reference_clock(platform: Any) -> int:
-    """Hz of the platform's clock; :class:`BoardError` if it has none, or does not say how fast."""
+    """Hz of the platform's default clock; :class:`BoardError` if there is none or it is unknown."""
     if platform.default_clk is None or platform.default_clk_constraint is None:
         raise BoardError(f"{type(platform).__name__} has no default clock of a known frequency")
     return round(platform.default_clk_frequency)

@@ -41,12 +41,12 @@ _PLACEMENT = {
 
 
 class BuildError(RuntimeError):
-    """A build that failed; the message is one sentence with the number and what may help."""
+    """A failed build; the message is one sentence with the figures and a remedy."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A bitstream, and what it uses.
+    """A bitstream, and the resources that it uses.
 
     Parameters
     ----------
@@ -57,21 +57,21 @@ class Build:
     config
         What it was built from.
     luts, luts_total
-        Logic cells of an iCE40, LUT4 of an ECP5; those of the device.
+        Logic cells (iCE40) or LUT4 (ECP5) used, and in the device.
     ffs
         Flip-flops.
     brams, brams_total, sprams, sprams_total, dsps, dsps_total
-        Blocks used, and those of the device.
+        Blocks used, and in the device.
     fmax_mhz, target_mhz
-        The fastest clock by the timing analysis, and the clock of the PLL.
+        The highest clock by timing analysis, and the PLL's clock.
     slowest_path
-        The units in which the path begins and ends that limits the clock.
+        The units where the critical path begins and ends.
     baud, seed
-        Of the host link; of the placement.
+        Baud rate of the host link; placement seed.
     seconds
-        Of each stage.
+        Duration of each stage.
     tools
-        Names and releases.
+        Release of each program.
     """
 
     bitstream: Path
@@ -96,7 +96,7 @@ class Build:
     tools: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """All fields, in types that JSON can hold."""
         return {**asdict(self), "bitstream": str(self.bitstream)}
 
 
@@ -105,32 +105,32 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
           progress: Callable[[str], None] | None = None) -> Build:
     """Build a board's bitstream.
 
-    All files of the build stay in the folder; the bitstream is there only if all went well.
+    All files of the build stay in the folder, which has a bitstream only if the build succeeded.
 
     Parameters
     ----------
     board
         The board.
     folder
-        Where to; it must be there.
+        Output folder; must exist.
     seed
-        Of the placement; None is the board's.
+        Placement seed; None is the board's.
     tools
         Commands to use instead of those from PyPI, by name: ``yosys``, ``nextpnr-ice40``, ...
     version
-        What the device says of its release.
+        Release of Nearbit that the device reports.
     progress
         Called with each stage before it begins.
 
     Raises
     ------
     BoardError
-        A board that cannot be used, memories that do not fit it, or missing programs.
+        The board cannot be used, the memories do not fit it, or a program is missing.
     BuildError
-        A design that does not fit, misses its clock, or is not made of what it should be; a
-        program that fails, or has not written all of its file.
+        The design does not fit, misses its clock, or is made of other cells than expected; a
+        program fails or leaves its file incomplete.
     OSError
-        A file that cannot be written.
+        A file cannot be written.
     """
     say = progress or (lambda doing: None)
     seed = board.seed if seed is None else seed
@@ -155,9 +155,10 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
         finally:
             seconds[name] = round(time.perf_counter() - started, 1)
 
+    # Yosys would write zeros word by word, and no word is read before it is written.
     verilog = stage("generate", "generating Verilog", lambda: generate(
         BoardTop(board.config, clock=board.clock, baud=board.baud, version=version),
-        _ACCELERATOR))
+        _ACCELERATOR, initial="given"))
     found = resources.memories(verilog)
     resources.check_memories(found, device, part, f"the configuration for {board.name}")
     commands = _prepare(board, verilog, folder, seed)
@@ -189,8 +190,8 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     try:
         stage("packing", "writing the bitstream", run("pack"))
         if not bitstream.is_file() or not _is_whole(bitstream.read_bytes()):
-            raise BuildError(f"the bitstream {bitstream} is not written to its end, though no "
-                             f"program says so; see whether the disk is full")
+            raise BuildError(f"the bitstream {bitstream} is incomplete, though no program "
+                             f"reported an error; check whether the disk is full")
         results[1].write_text(board.config.to_toml(), encoding="utf-8", newline="\n")
         results[2].write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8",
                               newline="\n")
@@ -202,36 +203,24 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
 
 
 def _read_json(path: Path) -> Any:
-    """Read a file that a program has written; they do not notice a full disk."""
+    """Read a file that a program has written; the programs do not notice a full disk."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        raise BuildError(f"the file {path} is not written to its end, though no program says so; "
-                         f"see whether the disk is full") from None
-
-
-_STORE = re.compile(r"^module \\?\S*_store\b.*?^endmodule", re.MULTILINE | re.DOTALL)
-_ZEROS = re.compile(r"^  initial begin : \\?_zeros_.*?^  end\n", re.MULTILINE | re.DOTALL)
-
-
-def _without_zeros(verilog: str) -> str:
-    """Leave open what stores hold at the start: Yosys writes zeros word by word.
-
-    No token of a store is read before it is loaded.
-    """
-    return _STORE.sub(lambda store: _ZEROS.sub("", store[0]), verilog)
+        raise BuildError(f"the file {path} is incomplete, though no program reported an error; "
+                         f"check whether the disk is full") from None
 
 
 def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, list[str]]:
     """Write the files of a build, and return each program's arguments.
 
-    Constraints, options of the device and the design around the accelerator are what the board's
-    platform makes. The accelerator itself comes as Verilog: memories' attributes are heeded only
+    The board's platform makes the constraints, the device's options and the design around the
+    accelerator. The accelerator itself is Verilog, because Yosys heeds attributes of memories only
     there.
     """
     device = board.device
     platform = board.new_platform()
-    platform.add_file(f"{_ACCELERATOR}.v", _without_zeros(verilog))
+    platform.add_file(f"{_ACCELERATOR}.v", verilog)
     target, placement = device.family, _PLACEMENT[device.family]
     before = ""
     if board.part == "iCE40UP5K":
@@ -259,7 +248,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
 
 
 def _soft_multiplication(board: Board) -> str:
-    """Yosys commands that make the product of weight and scale of logic, if DSPs do not suffice."""
+    """Yosys commands that build the product of weight and scale in logic if DSPs run out."""
     if resources.dsps(board.config, board.device) <= board.device.dsps:
         return ""
     bits = board.config.weight_bits
@@ -269,7 +258,7 @@ def _soft_multiplication(board: Board) -> str:
 
 
 def _soft(board: Board) -> str:
-    """Verilog of a product of two factors without sign: a tree of adders."""
+    """Verilog of an unsigned multiplier: a tree of adders."""
     bits = board.config.weight_bits
     terms = [f"({{{bits + 16}{{B[{place}]}}}} & (A << {place}))" for place in range(16)]
     while len(terms) > 1:
@@ -282,7 +271,7 @@ def _soft(board: Board) -> str:
 
 
 def _check_used(used: resources.Used, found: list[resources.Memory], board: Board) -> None:
-    """Raise :class:`BuildError` if a netlist is not made of what it should be, or does not fit."""
+    """Raise :class:`BuildError` if a netlist has unexpected cells or does not fit."""
     device = board.device
     brams, sprams = resources.expected(found, device)
     dsps = resources.dsps(board.config, device)
@@ -299,7 +288,7 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
                                  ("DSPs", used.dsps, device.dsps)):
         if is_used > there:
             raise BuildError(f"the design needs {is_used} {kind} and {board.part} has {there}; "
-                             f"take fewer lanes or value_lanes, or more divider_cycles")
+                             f"take fewer lanes or value_lanes, or a divider with more cycles")
 
 
 def _read_report(folder: Path, device: Device, clock: int, luts: int
@@ -311,7 +300,7 @@ def _read_report(folder: Path, device: Device, clock: int, luts: int
     speeds = [entry["achieved"] for entry in report["fmax"].values()
               if abs(entry["constraint"] / (clock / 1e6) - 1) < 0.01]
     if not speeds:
-        raise BuildError(f"the timing analysis knows no clock of {clock / 1e6:g} MHz")
+        raise BuildError(f"the timing report has no clock of {clock / 1e6:g} MHz")
     slowest = max((path["path"] for path in report["critical_paths"]
                    if "<async>" not in (path["from"], path["to"])),
                   key=lambda steps: sum(step["delay"] for step in steps))
@@ -320,7 +309,7 @@ def _read_report(folder: Path, device: Device, clock: int, luts: int
 
 
 def _unit(cell: str) -> str:
-    """Name the unit of the core, or of what is around it, that a cell is of."""
+    """Name the unit that a cell belongs to: a unit of the core, or one around it."""
     found = re.match(rf"{_ACCELERATOR}\.(?:inner\.)?(?:core\.)?(\w+)\.", cell)
     return found[1] if found else NAME
 
@@ -349,12 +338,12 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
 
 
 def _same_chip(one: str, other: str) -> bool:
-    """Whether bitstreams for a device say that they are for another."""
+    """Whether bitstreams for one device identify themselves as another's."""
     return one == other or (DEVICES[one].family == "ice40" and DEVICES[one] == DEVICES[other])
 
 
 def _is_whole(octets: bytes) -> bool:
-    """Whether a bitstream ends with the command that starts the FPGA, and what fills it up.
+    """Whether a bitstream ends with the command that starts the FPGA, and padding.
 
     That is WAKEUP (1, 6) of an iCE40, as the IceStorm project describes it, and ISC_PROGRAM_DONE
     (0x5E) of an ECP5 (Lattice FPGA-TN-02039).
@@ -364,7 +353,7 @@ def _is_whole(octets: bytes) -> bool:
 
 
 def device_of(path: Path) -> str | None:
-    """Name a device that a bitstream is for, by what is in it; None if it is no bitstream."""
+    """Name the device that a bitstream is for, by its contents; None if it is no bitstream."""
     try:
         octets = path.read_bytes()
     except OSError as error:
@@ -384,5 +373,5 @@ _ICE40_WIDTHS = {331: "iCE40HX1K", 871: "iCE40HX8K", 691: "iCE40UP5K"}
 
 
 def default_folder(board: Board) -> Path:
-    """Where a board's build goes if nothing else is said."""
+    """The default folder of a board's build."""
     return Path("build", board.name)

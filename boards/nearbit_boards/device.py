@@ -1,4 +1,4 @@
-"""The host's side: a device to load, to ask, and to know."""
+"""The host side of the link: identify, load and query a device."""
 
 import dataclasses
 import time
@@ -52,14 +52,14 @@ _KINDS = {name: kind for kind, name in STREAMS.items()}
 
 @dataclass(frozen=True)
 class Info:
-    """What a device is, and what it has.
+    """Identity and state of a device.
 
     Parameters
     ----------
     identity
         Its configuration, release and clock.
     state
-        What is loaded, and its counts of errors.
+        What is loaded, and the device's error counts.
     """
 
     identity: Identity
@@ -68,18 +68,18 @@ class Info:
 
 @dataclass(frozen=True)
 class Run:
-    """What a device answered, and how long it took.
+    """A device's answers, and how long they took.
 
     Parameters
     ----------
     result
-        As of a simulation. Its ``cycles`` are those in which the core worked on commands, as the
-        device counts them, one command after the other, and one for each load; those in which the
-        core waited for the link are not among them.
+        As from a simulation. ``cycles`` counts the cycles in which the core worked on commands, as
+        measured by the device, one command at a time, and one cycle per load; cycles in which the
+        core waited for the link are excluded.
     seconds
         Wall time.
     compute_seconds
-        The cycles of all commands at the device's clock.
+        Time of all commands' cycles at the device's clock.
     sent, received
         Bytes.
     repeated
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def transfer_seconds(self) -> float:
-        """Wall time but for that of computing."""
+        """Wall time without the time of computing."""
         return max(0.0, self.seconds - self.compute_seconds)
 
 
@@ -117,7 +117,7 @@ class Device:
     """
 
     def __init__(self, exchange: Exchange, identity: Identity) -> None:
-        """Take over an exchange with a device that is known."""
+        """Use an exchange with a device that has been identified."""
         self._exchange = exchange
         self._identity = identity
         self._layout: Layout = exchange.parser.layout or Layout(identity.config)
@@ -126,7 +126,7 @@ class Device:
     @classmethod
     def open(cls, target: str | Transport, *, config: Config | None = None, baud: int = 1_000_000,
              timeout: float = 0.5, retries: int = 3) -> "Device":
-        """Find out what is at a port.
+        """Open a port and identify the device there.
 
         Parameters
         ----------
@@ -134,18 +134,19 @@ class Device:
             Name or URL of a serial port, as for :class:`SerialTransport
             <nearbit_boards.transport.SerialTransport>`; or a transport.
         config
-            What the device must have been built from; None takes any.
+            Configuration that the device must have; None accepts any.
         baud
-            Bits in a second of a serial port.
+            Bits per second of a serial port.
         timeout
             Seconds of silence after which a request is repeated.
         retries
-            How often it is.
+            How often a request is repeated.
 
         Raises
         ------
         DeviceError
-            No such port, one in use, nothing that answers, or a device of another configuration.
+            The port does not exist or is in use, nothing answers, or the device has another
+            configuration.
         """
         transport = SerialTransport(target, baud) if isinstance(target, str) else target
         try:
@@ -179,12 +180,12 @@ class Device:
 
     @property
     def config(self) -> Config:
-        """What the device was built from."""
+        """The device's configuration."""
         return self._identity.config
 
     @property
     def identity(self) -> Identity:
-        """What the device said when it was opened."""
+        """The device's identity when it was opened."""
         return self._identity
 
     def info(self) -> Info:
@@ -199,13 +200,13 @@ class Device:
         return self._layout.state(self._exchange.one(Message.STATUS).only(Block.STATE))
 
     def reset(self) -> None:
-        """Forget all that is loaded, and set the device's counts of errors to 0."""
+        """Discard all that is loaded, and clear the device's error counts."""
         self._loaded = None
         self._exchange.one(Message.RESET)
 
     def load(self, k_codes: NDArray[np.uint64], values: Values, exp_tables: ArrayLike, *,
              rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
-        """Load the keys and values of one key head from token 0 on, in place of all that is loaded.
+        """Load the keys and values of one key head from token 0 on, replacing what is loaded.
 
         Parameters
         ----------
@@ -247,7 +248,7 @@ class Device:
 
     def append(self, k_codes: NDArray[np.uint64], values: Values, *,
                rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
-        """Load more keys and values behind those that are loaded.
+        """Load more keys and values after those that are loaded.
 
         Parameters
         ----------
@@ -286,7 +287,7 @@ class Device:
                rescore_queries: NDArray[Any] | None = None,
                multipliers: NDArray[np.uint32] | None = None, shared: bool = False,
                progress: Progress | None = None) -> Run:
-        """Ask with queries of the heads that share the key head that is loaded.
+        """Send queries of the heads that share the loaded key head.
 
         Equals :func:`nearbit_model.golden.attend`, with the same arguments and what is loaded.
 
@@ -346,12 +347,12 @@ class Device:
 
     def run(self, prepared: Prepared, *, trace: bool = True,
             progress: Progress | None = None) -> Run:
-        """Load and ask all of a prepared problem, as :func:`nearbit_sim.simulation.run` does.
+        """Load and query all of a prepared problem, as :func:`nearbit_sim.simulation.run` does.
 
         Raises
         ------
         DeviceError
-            A device of another configuration than the problem's, or one that does not answer.
+            The device's configuration is not the problem's, or it does not answer.
         """
         _check_config(self._exchange.transport.name, self.config, prepared.config)
         self.reset()
@@ -464,7 +465,7 @@ class Device:
 
 
 def _check_config(name: str, has: Config, wanted: Config) -> None:
-    """Refuse a device of another configuration; the cells make no difference to the host."""
+    """Refuse a device of another configuration; ``cell`` makes no difference to the host."""
     theirs, ours = has.replace(cell=wanted.cell).to_dict(), wanted.to_dict()
     differing = [f"{key} {theirs.get(key)} instead of {ours.get(key)}"
                  for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
@@ -476,7 +477,7 @@ def _check_config(name: str, has: Config, wanted: Config) -> None:
 
 def _check_tokens(config: Config, before: int, k_codes: NDArray[np.uint64], values: Values,
                   rescore_keys: NDArray[Any] | None) -> None:
-    """Refuse tokens that do not fit each other or the device, behind some others."""
+    """Refuse tokens that do not match each other or do not fit the device after those loaded."""
     words = -(-config.key_bits // 64)
     if k_codes.ndim != 2 or k_codes.shape[1] != words or len(k_codes) == 0:
         raise ValueError(f"k_codes must be [tokens, {words}] with at least one token, not shape "
@@ -516,7 +517,7 @@ def _problem(config: Config, k_codes: NDArray[np.uint64], values: Values,
 
 @dataclass
 class _Recorder:
-    """Runs a program on a device, and writes down an outcome like that of a simulation.
+    """Runs a program on a device, and records an outcome like that of a simulation.
 
     Its clock counts a cycle for each load, and for each command what the device says.
     """

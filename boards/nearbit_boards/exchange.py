@@ -18,11 +18,11 @@ _BABBLE = 4096
 
 
 class Incomplete(Exception):
-    """Not all of the requests that must not be repeated blindly were answered."""
+    """Some requests that must not be repeated blindly were not answered."""
 
 
 class Exchange:
-    """Sends requests and gives their replies back in order.
+    """Sends requests and returns their replies in order.
 
     Requests are numbered. One that is not answered in time, or was damaged, is sent again with the
     same number and the same bytes: loads name their tokens and queries change nothing, so it makes
@@ -39,7 +39,7 @@ class Exchange:
     """
 
     def __init__(self, transport: Transport, *, timeout: float, retries: int) -> None:
-        """Begin with nothing sent."""
+        """Start without any request."""
         self.transport = transport
         self.parser = Parser()
         self.timeout = timeout
@@ -53,11 +53,11 @@ class Exchange:
         self._sequence = 0
 
     def use(self, layout: Layout) -> None:
-        """Take note of what the device is."""
+        """Set the layout of the device's messages."""
         self.parser.layout = layout
 
     def settle(self, silence: float, most: int) -> None:
-        """Throw away what comes, until there is silence or there were many bytes."""
+        """Discard incoming bytes until there is silence, or until there were too many."""
         count = 0
         while count < most:
             octets = self.transport.read(silence)
@@ -174,11 +174,11 @@ class Exchange:
                                   f"damaged each time ({reply.status.name}); check the cable")
             if self.parser.skipped:
                 raise DeviceError(f"{self.transport.name} sends data that is not a Nearbit "
-                                  f"message; check that this is the board's port, and at how many "
-                                  f"baud its bitstream talks{self._at_baud()}")
+                                  f"message; check that this is the board's port, and the baud "
+                                  f"rate of its bitstream{self._at_baud()}")
             raise DeviceError(f"{self.transport.name} does not answer, though it was asked "
                               f"{tried}; check that the board has its bitstream, that this is its "
-                              f"port, and at how many baud it talks{self._at_baud()}")
+                              f"port, and its baud rate{self._at_baud()}")
         again.append(index)
 
     def _at_baud(self) -> str:

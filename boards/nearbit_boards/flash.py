@@ -62,7 +62,7 @@ RULES_FILE = "/etc/udev/rules.d/53-nearbit.rules"
 
 
 def udev_rule(usb: str) -> str:
-    """Give the line that lets users use a USB device, such as 0403:6010.
+    """Return the udev rule that lets users access a USB device, such as 0403:6010.
 
     It names the USB device alone: a rule that names the serial ports as well would take them from
     the group dialout.
@@ -164,7 +164,7 @@ _SILENCE_SECONDS = 60.0
 
 
 def flash_command(board: Board, bitstream: Path) -> list[str]:
-    """Give the command that writes a bitstream; :class:`BoardError` without a programmer."""
+    """Return the command that writes a bitstream; :class:`BoardError` without a programmer."""
     programmer = board.programmer
     if programmer is None:
         raise BoardError(f"it is not known which program writes to {board.name}; write {bitstream} "
@@ -176,22 +176,22 @@ def flash_command(board: Board, bitstream: Path) -> list[str]:
 def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -> None:
     """Write a bitstream to a board.
 
-    Returns only if the programmer says that the board holds it; see :data:`OUTPUTS`.
+    Returns only if the programmer reports that the board holds it; see :data:`OUTPUTS`.
 
     Parameters
     ----------
     board, bitstream
-        Which, and what.
+        The board, and the file.
     silence
-        Seconds without output after which the programmer is ended.
+        Seconds without output after which the programmer is terminated.
 
     Raises
     ------
     BoardError
-        A program that is not there.
+        The programmer is not installed.
     FlashError
-        A board that is not there or may not be used, a program that fails, or one that does not
-        say that it has succeeded.
+        The board is missing or may not be used, or the programmer fails or does not report
+        success.
     """
     programmer = board.programmer
     command = flash_command(board, bitstream)
@@ -228,10 +228,10 @@ def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -
 
 
 def _listen(command: list[str], silence: float) -> tuple[str, int | None]:
-    """Run a program; return all that it says, in order, and its status.
+    """Run a program; return all its output, in order, and its status.
 
-    Lines are without colours, and those that are written over each other are lines of their own.
-    The status is None if it was ended because it said nothing.
+    Colours are removed, and a line that overwrites another is a line of its own. The status is None
+    if the program was terminated because it was silent.
     """
     end, entrance = os.pipe()
     chunks = queue.SimpleQueue[bytes]()

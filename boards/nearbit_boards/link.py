@@ -18,9 +18,8 @@ from nearbit_boards.protocol import (
     identity_bytes,
     state_fields,
 )
-from nearbit_hw.core import Core, Error
+from nearbit_hw.core import Error, core_members
 from nearbit_model.config import Config
-from nearbit_sim.payload import mark_used
 
 
 __all__ = ["HostLink"]
@@ -28,11 +27,9 @@ __all__ = ["HostLink"]
 
 def _members(config: Config) -> dict[str, wiring.Member]:
     """Streams of the core, seen from the link: ``o_key`` for its ``i_key``."""
-    core = Core(config)
-    mark_used(core)
     turned = {"i_": "o_", "o_": "i_"}
     return {turned[name[:2]] + name[2:]: member.flip()
-            for name, member in core.signature.members.items()}
+            for name, member in core_members(config).items()}
 
 
 def _beyond(kind: Message, fields: Any) -> list[Value]:

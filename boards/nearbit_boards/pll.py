@@ -176,7 +176,7 @@ def find_pll(family: str, reference: int, clock: int) -> Ice40Pll | Ecp5Pll | No
     best = min(choices, key=lambda pll: (abs(pll.output - clock), -pll.pfd), default=None)
     if best is None or abs(best.output / clock - 1) > _ERROR_MAX:
         nearest = "" if best is None else f"; the nearest is {best.output / 1e6:.3f} MHz"
-        raise PllError(f"the PLL cannot make {clock / 1e6:g} MHz of the board's "
+        raise PllError(f"the PLL cannot make {clock / 1e6:g} MHz from the board's "
                        f"{reference / 1e6:g} MHz{nearest}")
     found: Ice40Pll | Ecp5Pll = best
     return found

@@ -1,22 +1,21 @@
 """The host link's messages: their numbers, and how bytes become messages and back.
 
-What docs/host-link.md describes byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
-numbers and lengths from here, and its field orders from the streams of the core.
+docs/host-link.md describes them byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
+numbers and lengths from here, and the order of fields from the core's streams.
 """
 
 import binascii
-import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nearbit_model.config import CELLS, SELECTIONS, Config, ConfigError, Rescore
+from nearbit_model.config import Config, ConfigError
 from nearbit_model.transfers.payload import Bits, Port, Shape, Struct
 from nearbit_model.transfers.streams import core_ports
 
 
-__all__ = ["IDENTITY", "LAYOUT_VERSION", "PAYLOAD_MAX", "REPLY_SYNC", "REQUEST_SYNC", "STREAMS",
+__all__ = ["IDENTITY", "LAYOUT", "PAYLOAD_MAX", "REPLY_SYNC", "REQUEST_SYNC", "STREAMS",
            "Block", "Layout", "Identity", "Message", "Parser", "ProtocolError", "Reply", "State",
            "Status", "crc", "identity_bytes", "reply", "request", "state_fields"]
 
@@ -30,12 +29,9 @@ REPLY_SYNC = 0x5A
 PAYLOAD_MAX = 255
 """Bytes of the longest payload of a request: its length is one byte."""
 
-LAYOUT_VERSION = 1
-"""First byte of an identity: which fields follow."""
-
 
 class ProtocolError(ValueError):
-    """Bytes that the protocol does not allow, or a configuration that it cannot carry."""
+    """Bytes that violate the protocol, or a configuration that it cannot carry."""
 
 
 class Message(enum.IntEnum):
@@ -59,7 +55,7 @@ STREAMS = {Message.COMMAND: "i_command", Message.KEY: "i_key", Message.VALUE: "i
 
 
 class Status(enum.IntEnum):
-    """What became of a request. All but the first are without effect on what is loaded."""
+    """Outcome of a request. With any other than OK, the request had no effect."""
 
     OK = 0
     CRC = 1
@@ -71,7 +67,7 @@ class Status(enum.IntEnum):
 
 
 class Block(enum.IntEnum):
-    """Tag of a part of a reply; ``ERROR + e`` is a query's error e of the core, without bytes."""
+    """Tag of a block of a reply; ``ERROR + e``, without bytes, is a query's error e."""
 
     END = 0
     IDENTITY = 1
@@ -85,22 +81,32 @@ class Block(enum.IntEnum):
 CYCLES_BYTES = 3
 """Bytes of the counter of cycles."""
 
-IDENTITY: dict[str, int] = {
-    "layout_version": 1, "major": 1, "minor": 1, "patch": 1, "clock": 4,
-    "key_bits": 2, "value_dim": 2, "capacity": 3, "value_bits": 1, "queries": 1, "lanes": 2,
-    "value_lanes": 2, "top_n": 3, "weight_bits": 1, "output_fraction_bits": 1, "exp_tables": 2,
-    "refine_lanes": 2, "divider_cycles": 1, "fan_in": 1, "value_ports": 1, "cell": 1,
-    "selection": 1, "selection_block": 3,
-    "rescore.head_dim": 2, "rescore.lanes": 2, "rescore.element_bits": 1, "rescore.shared": 1,
-}
-"""Fields of an identity with their bytes, in order."""
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {"cell": (None, *CELLS), "selection": SELECTIONS}
-
 
 def crc(data: bytes) -> int:
     """CRC-16/IBM-3740 (polynomial 0x1021, initially 0xFFFF, most significant bit first)."""
     return binascii.crc_hqx(data, 0xFFFF)
+
+
+def _octets(width: int) -> int:
+    return max(1, -(-width // 8))
+
+
+def _field_bytes(known: Mapping[str, Any]) -> int:
+    largest: int = known["range"][-1] if "range" in known else len(known["choices"]) - 1
+    return _octets(largest.bit_length())
+
+
+_FIXED = {"size": 1, "major": 1, "minor": 1, "patch": 1, "layout": 2}
+"""What an identity begins with in every release."""
+
+IDENTITY: dict[str, int] = {
+    **_FIXED, "clock": 4,
+    **{name: _field_bytes(known) for name, known in Config.leaf_metadata().items()}}
+"""Fields of an identity with their bytes, in order; the last are those of a configuration."""
+
+LAYOUT = crc(repr([(name, size, Config.leaf_metadata().get(name, {}).get("choices"))
+                   for name, size in IDENTITY.items()]).encode())
+"""The identity's ``layout``: changes with the names, bytes and choices of the fields."""
 
 
 def request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
@@ -110,23 +116,23 @@ def request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
 
 
 def reply(status: int, sequence: int, blocks: bytes = b"") -> bytes:
-    """All bytes of a reply, of its blocks with their tags but for the last."""
+    """All bytes of a reply, given its blocks with their tags, without the last block."""
     body = bytes([sequence, status]) + blocks + bytes([Block.END])
     return bytes([REPLY_SYNC]) + body + crc(body).to_bytes(2, "big")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a device says of itself.
+    """How a device identifies itself.
 
     Parameters
     ----------
     config
-        What it was built from.
+        Its configuration.
     version
         Release of Nearbit that it was built with, such as ``0.1.0``.
     clock
-        Its cycles in a second.
+        Its clock frequency in Hz.
     """
 
     config: Config
@@ -135,46 +141,25 @@ class Identity:
 
     @classmethod
     def from_bytes(cls, octets: bytes) -> "Identity":
-        """Read the bytes of an identity block; :class:`ProtocolError` if they are none."""
-        if octets[:1] != bytes([LAYOUT_VERSION]):
-            raise ProtocolError(f"the identity has layout version {octets[0] if octets else None}, "
-                                f"and this release of Nearbit knows {LAYOUT_VERSION} only")
-        if len(octets) != sum(IDENTITY.values()):
-            raise ProtocolError(f"an identity has {sum(IDENTITY.values())} bytes, "
-                                f"not {len(octets)}")
+        """Read the bytes of an identity block; :class:`ProtocolError` if they are not valid."""
+        if len(octets) < sum(_FIXED.values()) or octets[0] != len(octets):
+            raise ProtocolError(f"an identity cannot have {len(octets)} bytes")
         fields = dict(_cut(octets, IDENTITY))
         version = ".".join(str(fields[part]) for part in ("major", "minor", "patch"))
-        unit = {name.removeprefix("rescore."): value for name, value in fields.items()
-                if name.startswith("rescore.")}
-        plain: dict[str, Any] = {field.name: fields[field.name]
-                                 for field in dataclasses.fields(Config) if field.name in fields}
-        for name, choices in _CHOICES.items():
-            if plain[name] >= len(choices):
-                raise ProtocolError(f"the identity has {name} {plain[name]}, and this release of "
-                                    f"Nearbit knows those up to {len(choices) - 1}")
-            plain[name] = choices[plain[name]]
+        if fields["layout"] != LAYOUT or len(octets) != sum(IDENTITY.values()):
+            raise ProtocolError(f"it was built with Nearbit {version}, whose configurations have "
+                                f"other fields than those of this release; build and flash it "
+                                f"with this release")
         try:
-            if unit["head_dim"]:
-                plain["rescore"] = Rescore(
-                    head_dim=unit["head_dim"], lanes=unit["lanes"],
-                    element_bits=unit["element_bits"], shared=bool(unit["shared"]))
-            return cls(Config(**plain), version, fields["clock"])
+            return cls(Config.from_numbers(fields), version, fields["clock"])
         except ConfigError as error:
-            raise ProtocolError(f"the identity is of no configuration: {error}") from None
+            raise ProtocolError(f"the identity describes no valid configuration: {error}") from None
 
 
 def identity_bytes(config: Config, version: tuple[int, int, int], clock: int) -> bytes:
     """Bytes of an identity block."""
-    unit = config.rescore
-    fields = {"layout_version": LAYOUT_VERSION, "major": version[0], "minor": version[1],
-              "patch": version[2], "clock": clock}
-    for name in IDENTITY:
-        if name.startswith("rescore."):
-            fields[name] = 0 if unit is None else int(getattr(unit, name[len("rescore."):]))
-        elif name in _CHOICES:
-            fields[name] = _CHOICES[name].index(getattr(config, name))
-        elif name not in fields:
-            fields[name] = getattr(config, name)
+    fields = {"size": sum(IDENTITY.values()), "major": version[0], "minor": version[1],
+              "patch": version[2], "layout": LAYOUT, "clock": clock, **config.to_numbers()}
     return b"".join(fields[name].to_bytes(size, "little") for name, size in IDENTITY.items())
 
 
@@ -187,22 +172,22 @@ def _cut(octets: bytes, fields: Mapping[str, int]) -> Iterator[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class State:
-    """What a device answers to a request for its status.
+    """A device's answer to a request for its status.
 
     Parameters
     ----------
     rejected
         Requests answered with an error, modulo 256.
     lost
-        Requests before which bytes were lost that belong to no answered request, modulo 256.
+        Requests preceded by lost bytes or by bytes of no request, modulo 256.
     loaded
-        Tokens from 0 that commands may read: keys and values are there.
+        Number of queries, from query 0, whose key and value are loaded.
     exp_tables
-        Exp tables that may be used, bit t for exp table t.
+        Exp tables that are loaded, bit t for exp table t.
     rescore_loaded
-        Tokens from 0 that may be rescored, as far as their rescore keys go; 0 without the unit.
+        Number of queries, from query 0, whose rescore key is loaded; 0 without the unit.
     rescore_beats
-        Beats of rescore queries that wait for their command; 0 without the unit.
+        Beats of rescore queries waiting for their command; 0 without the unit.
     """
 
     rejected: int
@@ -218,10 +203,6 @@ def state_fields(config: Config) -> dict[str, int]:
     rescore = {} if config.rescore is None else {"rescore_loaded": 3, "rescore_beats": 2}
     return {"rejected": 1, "lost": 1, "loaded": 3, "exp_tables": -(-config.exp_tables // 8),
             **rescore}
-
-
-def _octets(width: int) -> int:
-    return max(1, -(-width // 8))
 
 
 class Layout:
@@ -303,7 +284,9 @@ class Layout:
         return State(**dict(_cut(octets, state_fields(self.config))))
 
     def block(self, tag: int) -> int | None:
-        """Bytes of a block after its tag; None if there is no such block."""
+        """Bytes of a block after its tag; None if there is no such block or, as of an identity, if
+        its first byte says so.
+        """
         if Block.ERROR < tag < 2 * Block.ERROR:
             return 0
         return self._blocks.get(tag, _COMMON.get(tag))
@@ -314,18 +297,17 @@ _REMEDIES = {Message.COMMAND: "fewer queries", Message.KEY: "fewer key_bits",
              Message.RESCORE_KEY: "fewer rescore.lanes",
              Message.RESCORE_QUERY: "fewer rescore.lanes"}
 
-_COMMON: dict[int, int] = {Block.END: 0, Block.IDENTITY: sum(IDENTITY.values()),
-                           Block.CYCLES: CYCLES_BYTES}
+_COMMON: dict[int, int] = {Block.END: 0, Block.CYCLES: CYCLES_BYTES}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a device answered.
+    """A reply of a device.
 
     Parameters
     ----------
     status
-        What became of the request.
+        Outcome of the request.
     sequence
         Its sequence number.
     blocks
@@ -337,7 +319,7 @@ class Reply:
     blocks: tuple[tuple[int, bytes], ...] = ()
 
     def only(self, tag: Block) -> bytes:
-        """Return the bytes of the one block that there is; :class:`ProtocolError` if another."""
+        """Return the bytes of the only block; :class:`ProtocolError` unless it has this tag."""
         if len(self.blocks) != 1 or self.blocks[0][0] != tag:
             raise ProtocolError(f"the reply should have the block {tag.name}, and has "
                                 f"{[block for block, _ in self.blocks]}")
@@ -345,13 +327,13 @@ class Reply:
 
 
 class Parser:
-    """Finds replies in bytes. What is no reply is passed over, byte by byte.
+    """Finds replies in a stream of bytes, and skips all other bytes.
 
     Parameters
     ----------
     layout
-        Sizes of the blocks; None while the configuration is not known, and then blocks that depend
-        on it are no part of a reply.
+        Sizes of the blocks; None while the configuration is unknown: replies with blocks that
+        depend on it are then skipped.
     """
 
     def __init__(self, layout: Layout | None = None) -> None:
@@ -372,7 +354,7 @@ class Parser:
         self._restart()
 
     def feed(self, octets: bytes) -> list[Reply]:
-        """Take bytes, and return the replies that they complete."""
+        """Add bytes, and return the replies that they complete."""
         self._buffer += octets
         replies: list[Reply] = []
         while True:
@@ -382,7 +364,7 @@ class Parser:
             replies.append(found)
 
     def flush(self) -> list[Reply]:
-        """Give up what is incomplete: no more bytes will come. Returns replies hidden in it."""
+        """Discard an incomplete reply, as no more bytes will come; return any replies inside it."""
         replies: list[Reply] = []
         while self._buffer:
             self._skip(1)
@@ -390,6 +372,9 @@ class Parser:
         return replies
 
     def _size(self, tag: int) -> int | None:
+        if tag == Block.IDENTITY:
+            # It says so in its first byte, which may not have come yet.
+            return next(iter(self._buffer[self._position + 1:self._position + 2]), 1)
         if self.layout is not None:
             return self.layout.block(tag)
         return _COMMON.get(tag)

@@ -1,4 +1,4 @@
-"""What a design needs of a device: before synthesis by its memories, afterwards by its cells."""
+"""Resources that a design needs: before synthesis by its memories, afterwards by its cells."""
 
 import re
 from collections import Counter
@@ -23,9 +23,9 @@ class Memory:
     name
         Module and name.
     width, words
-        Bits of a word, and how many there are.
+        Bits per word, and number of words.
     is_block
-        Whether it must be in block RAM; others are small, and may be anything.
+        Whether it must be in block RAM; other memories are small, and may become anything.
     is_large
         Whether it may be in the large memories of an iCE40 UltraPlus.
     """
@@ -45,7 +45,7 @@ _MEMORY = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
 def memories(verilog: str) -> list[Memory]:
     """List the memories of Verilog as :func:`nearbit_hw.verilog.generate` writes it.
 
-    Each module is there as often as it is used.
+    Each module appears as often as it is used.
     """
     places = [(match.start(), match[1].lstrip("\\")) for match in _MODULE.finditer(verilog)]
     found = []
@@ -73,13 +73,13 @@ def _blocks(memory: Memory, shapes: Iterable[tuple[int, int]]) -> int:
 
 @dataclass(frozen=True)
 class Used:
-    """What is used of a device.
+    """Resources of a device that are used.
 
     Parameters
     ----------
     luts
-        Logic cells of an iCE40; LUT4 of an ECP5, those of carry chains and of small memories
-        among them.
+        Logic cells of an iCE40; LUT4 of an ECP5, including those of carry chains and small
+        memories.
     ffs, brams, sprams, dsps
         Flip-flops, and blocks as of :class:`nearbit_boards.board.Device`.
     """
@@ -92,7 +92,7 @@ class Used:
 
 
 def expected(found: Iterable[Memory], device: Device) -> tuple[int, int]:
-    """Count the block RAMs and SPRAMs that memories are to be made of."""
+    """Count the block RAMs and SPRAMs that memories need."""
     brams = sprams = 0
     for memory in found:
         if memory.is_large and device.sprams:
@@ -124,14 +124,16 @@ def check_memories(found: Iterable[Memory], device: Device, part: str, what: str
 def dsps(config: Config, device: Device) -> int:
     """Count the multipliers that a configuration implies.
 
-    One for each value lane and one for the weights; with rescoring one for each of their lanes,
-    and those that scale a score. On an iCE40 UltraPlus, what does not fit its eight is made of
-    logic; devices without multipliers have none.
+    One for each value lane, one for the weights, and the reciprocal's; with rescoring one for
+    each of their lanes, and those that scale a score. On an iCE40 UltraPlus, what does not fit its
+    eight is made of logic; devices without multipliers have none.
     """
     if not device.dsps:
         return 0
     products = [(config.weight_bits + 1, config.value_bits)] * config.value_lanes
     products.append((config.weight_bits, SCALE_BITS))
+    if config.normalizer == "reciprocal":
+        products += config.reciprocal_times.products(config.value_bits)
     return sum(_tiles(*product, device) for product in products)
 
 

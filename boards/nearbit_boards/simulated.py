@@ -41,7 +41,7 @@ def _pin_engine(*parameters: Any) -> _Engine:
 
 
 class _Session:
-    """A run of an engine that goes on between calls, a slice of bytes or edges at a time."""
+    """A run of an engine that continues from call to call, a slice of bytes or edges at a time."""
 
     def __init__(self, engine: _Engine) -> None:
         self._library = engine.library
@@ -113,7 +113,7 @@ class SimulatedTransport:
         return pushed, done
 
     def write(self, octets: bytes) -> None:
-        """Send bytes; replies are kept meanwhile."""
+        """Send bytes; replies that arrive meanwhile are kept."""
         while octets:
             pushed, _ = self._advance(_SLICE, octets)
             octets = octets[pushed:]
@@ -186,7 +186,7 @@ class PinTransport:
     config, version, clock, baud, timeout_bytes
         As for :class:`nearbit_boards.top.BoardTop`.
     drift
-        By how much the host's bits are longer than they should be, for example 0.02.
+        Relative error of the host's bit time: with 0.02, its bits are 2 % too long.
 
     Raises
     ------

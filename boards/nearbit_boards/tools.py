@@ -1,4 +1,4 @@
-"""The programs that make bitstreams: those of YoWASP, from PyPI, or the user's own."""
+"""The programs that make bitstreams: YoWASP's, from PyPI, or the user's own."""
 
 import importlib.util
 import os
@@ -19,22 +19,22 @@ __all__ = ["Tool", "ToolError", "ended_by", "find_tool", "run_tool", "split_comm
 
 
 class ToolError(RuntimeError):
-    """A program failed; the message is one sentence with what it said."""
+    """A failed program; the message is one sentence with its output."""
 
 
 def split_command(given: str | None, source: str) -> list[str]:
-    """Split a command that an option or a variable gives; an empty one is none.
+    """Split a command from an option or environment variable; None if it is empty.
 
     :class:`BoardError` names the source of what cannot be split.
     """
     try:
         return shlex.split(given or "")
     except ValueError as error:
-        raise BoardError(f"{source} is no command, {given!r}: {str(error).lower()}") from None
+        raise BoardError(f"{source} is not a command, {given!r}: {str(error).lower()}") from None
 
 
 def ended_by(status: int) -> str:
-    """Name the signal of a negative exit status, and what sends it most often."""
+    """Name the signal of a negative exit status, and its most frequent cause."""
     try:
         name = signal.Signals(-status).name
     except ValueError:
@@ -60,11 +60,11 @@ class Tool:
     Parameters
     ----------
     name
-        As it is known: ``nextpnr-ice40``.
+        Its usual name, such as ``nextpnr-ice40``.
     command
         How to call it.
     version
-        Of the package from PyPI, or what the user's own program says of itself.
+        Of the package from PyPI, or as the user's own program reports it.
     """
 
     name: str
@@ -85,7 +85,7 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
     Raises
     ------
     BoardError
-        A program that is named but not there, or a package that is not installed.
+        A program does not exist, or a package is not installed.
     """
     variable = name.upper().replace("-", "_")
     given = (chosen or {}).get(name) or os.environ.get(variable)
@@ -116,7 +116,7 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
 
 def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
              limit: float | None = None) -> str:
-    """Run a program in a folder, and return all that it says.
+    """Run a program in a folder, and return its output.
 
     Files must be named without a path: YoWASP shows its programs a ``/tmp`` of its own.
 

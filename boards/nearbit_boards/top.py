@@ -19,7 +19,7 @@ milliseconds."""
 
 
 class _Core(Core):
-    """A core that also shows what is loaded, as its dispatcher sees it."""
+    """A core that also shows what its dispatcher counts as loaded."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -124,7 +124,7 @@ class BoardTop(wiring.Component):
     version : :class:`tuple`
         Release of Nearbit, three integers from 0 to 255.
     timeout_bytes : :class:`int`
-        Times of a byte without one after which a request is given up.
+        Silence after which an incomplete request is dropped, in byte times.
 
     Members
     -------

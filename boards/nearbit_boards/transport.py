@@ -1,4 +1,4 @@
-"""Ways to a device's bytes: what all have in common, and serial ports.
+"""Transports of a device's bytes: what they have in common, and serial ports.
 
 Simulated devices are in :mod:`nearbit_boards.simulated`.
 """
@@ -26,16 +26,16 @@ class DeviceError(NearbitError, RuntimeError):
 
 
 class WriteTimeout(DeviceError):
-    """A device that takes no bytes any more.
+    """A device that no longer accepts bytes.
 
     Parameters
     ----------
     name
         What to call the device.
     seconds
-        For how long it has taken none.
+        How long it has accepted none.
     sent, total
-        Bytes that were certainly sent, of how many.
+        Bytes that were certainly sent, and all bytes.
     """
 
     def __init__(self, name: str, seconds: float, sent: int, total: int) -> None:
@@ -68,7 +68,7 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""
         ...
 
 
@@ -99,7 +99,7 @@ class SerialTransport:
     baud
         Bits in a second: what the device was built with.
     write_timeout
-        Seconds after which a port that takes no bytes is given up.
+        Seconds without an accepted byte after which :class:`WriteTimeout` is raised.
 
     Raises
     ------
@@ -118,7 +118,7 @@ class SerialTransport:
         if self._is_remote:
             _check_url(port, scheme)
         if os.path.isdir(port):
-            raise DeviceError(f"{port} is a directory, no serial port")
+            raise DeviceError(f"{port} is a directory, not a serial port")
         try:
             self._serial = serial.serial_for_url(port, baud, timeout=_WAIT_SECONDS,
                                                  do_not_open=True)
@@ -164,7 +164,7 @@ class SerialTransport:
             # pySerial subtracts from None where a port vanishes in the middle of a call. Where
             # there is nothing to read though the system says so, it may be either.
             if "multiple access" in str(error):
-                raise DeviceError(f"{self.name} has gone while it was in use, or another program "
+                raise DeviceError(f"{self.name} disappeared during use, or another program "
                                   f"reads it as well; close that, or check the cable and plug the "
                                   f"board in again") from None
             raise DeviceError(self._gone()) from None
@@ -182,7 +182,7 @@ class SerialTransport:
         if self._is_remote:
             return (f"the connection to {self.name} has ended while it was in use; see whether its "
                     f"server and the board are still there")
-        return (f"{self.name} has gone while it was in use; check the cable and plug the board in "
+        return (f"{self.name} disappeared during use; check the cable and plug the board in "
                 f"again")
 
 
@@ -239,5 +239,5 @@ def _port_problem(port: str, baud: int, error: Exception) -> str:
             or "PermissionError" in said:
         return f"{port} is in use by another program; close it first"
     if code == errno.ENOTTY or "not a typewriter" in said or "Inappropriate" in said:
-        return f"{port} is no serial port"
+        return f"{port} is not a serial port"
     return f"{port} cannot be opened: {error}"

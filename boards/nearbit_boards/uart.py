@@ -54,9 +54,10 @@ def _check(cycles: int) -> None:
 class Receiver(wiring.Component):
     """Receives bytes.
 
-    The line is sampled in the middle of each bit, and a byte is there for one cycle in the middle
-    of its stop bit. Without a stop bit it is none, and the line must be high before another can
-    begin; so it must after reset. A pulse that is over by the middle of the start bit is no byte.
+    The line is sampled in the middle of each bit, and a byte is presented for one cycle in the
+    middle of its stop bit. Without a stop bit it is dropped. After that, as after reset, the line
+    must be high before a byte can begin. A pulse that ends before the middle of the start bit is
+    ignored.
 
     Parameters
     ----------

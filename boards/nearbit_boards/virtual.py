@@ -38,7 +38,7 @@ def netlist(bitstream: Path, constraints: Path) -> str:
     part = device_of(bitstream)
     if part is None or not part.startswith("iCE40HX"):
         raise BoardError(f"{bitstream} is {f'for {part}' if part else 'no bitstream'}; the virtual "
-                         f"board is made of those for an iCE40 HX, such as of ice40-hx8k-b-evn")
+                         f"board runs those for an iCE40 HX, such as that of ice40-hx8k-b-evn")
     if not constraints.is_file():
         raise BoardError(f"there is no constraint file {constraints} beside the bitstream, which "
                          f"names the pins")
@@ -77,8 +77,7 @@ def _pin(chip_pins: list[str], name: str, bitstream: Path) -> str:
     """Find a pin of the UART by the name that it has from the platform."""
     found = [pin for pin in chip_pins if re.fullmatch(rf"uart_0__{name}(__io)?", pin)]
     if len(found) != 1:
-        raise BoardError(f"{bitstream} has no pin uart_0__{name}, by which the host could talk to "
-                         f"it")
+        raise BoardError(f"{bitstream} has no pin uart_0__{name} for the host link")
     return found[0]
 
 
@@ -87,7 +86,7 @@ def _clock(chip: Chip, constraints: Path) -> float:
     found = re.search(rf"^set_frequency {re.escape(chip.clock)} ([\d.]+)$",
                       constraints.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        raise BoardError(f"{constraints} does not say how fast the clock pin {chip.clock} is")
+        raise BoardError(f"{constraints} does not give the frequency of the clock pin {chip.clock}")
     reference = float(found[1]) * 1e6
     return reference if chip.pll is None else chip.pll.output(reference)
 
@@ -95,8 +94,8 @@ def _clock(chip: Chip, constraints: Path) -> float:
 class VirtualTransport(PinTransport):
     """A bitstream for an iCE40 HX, simulated bit by bit of the UART.
 
-    The chip starts as after configuration: its design makes its own reset. The PLL has locked at
-    once, and its output is what is simulated; how fast it is follows from the bitstream's dividers
+    The chip starts as it does after configuration, and its design generates its own reset. The PLL
+    locks at once; only its output is simulated, at the frequency given by the bitstream's dividers
     and the constraint file's clock.
 
     Parameters
@@ -118,7 +117,7 @@ class VirtualTransport(PinTransport):
 
     def __init__(self, bitstream: Path, baud: int, *,
                  progress: Callable[[str], None] | None = None) -> None:
-        """Make the chip of its bitstream and switch it on."""
+        """Build the chip from its bitstream and power it up."""
         say = progress or (lambda doing: None)
         constraints = bitstream.with_suffix(".pcf")
         say("reading the bitstream back")

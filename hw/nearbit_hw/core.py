@@ -7,7 +7,9 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.softmax import Softmax
@@ -32,7 +34,7 @@ from nearbit_hw.select.histogram_top_n import HistogramTopN
 from nearbit_hw.select.query_merge import QueryMerge
 from nearbit_hw.select.selection_repeat import SelectionRepeat
 from nearbit_hw.select.top_n import TopN
-from nearbit_hw.stream_fifo import StreamFifo, queue
+from nearbit_hw.stream_fifo import StreamFifo, queue, register
 from nearbit_model.config import SCALE_BITS, Config, Rescore
 from nearbit_model.structure import (
     COMMANDS_IN_FLIGHT,
@@ -243,19 +245,16 @@ class Core(wiring.Component):
             capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
             scale_bits=SCALE_BITS, top_n=config.top_n)
-        m.submodules.normalizer = normalizer = Normalizer(
-            value_lanes=config.value_lanes, value_bits=config.value_bits,
-            sum_bits=accumulator.acc_bits, total_max=accumulator.total_max,
-            output_fraction_bits=config.output_fraction_bits,
-            divider_cycles=config.divider_cycles)
+        m.submodules.normalizer = normalizer = self._normalizer(accumulator)
 
         # ---- The datapath.
         idle = Signal() # no command is in work or offered
 
         m.submodules.order = order = StreamFifo(
-            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT)
+            dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT - 1)
         queue(m, dispatcher.o_order, order.i)
-        queue(m, order.o, query_merge.i_order)
+        # What reads an order decides whether keys move; it must not wait for the memory as well.
+        register(m, order.o, query_merge.i_order, "order")
         wiring.connect(m, dispatcher.o_words, key_store.i)
         wiring.connect(m, dispatcher.o_queries, score_array.i_queries)
         wiring.connect(m, key_store.o, score_array.i)
@@ -344,9 +343,8 @@ class Core(wiring.Component):
         exp_tables_loaded = Signal(config.exp_tables)
         new_key, new_value = Signal(), Signal()
         key_write, value_write = key_store.i_write, value_store.i_write
-        if config.memory_registers:
-            # So many memories are spread over the device, and no command reads so soon.
-            key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+        # No command reads so soon.
+        key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
         m.d.comb += [
             new_key.eq(self.i_key.p.token >= keys_loaded),
             self.i_key.ready.eq(idle | new_key),
@@ -360,25 +358,27 @@ class Core(wiring.Component):
             softmax.i_exp_table.valid.eq(self.i_exp_table.valid & idle),
             softmax.i_exp_table.payload.eq(self.i_exp_table.payload),
         ]
-        next_keys, next_values = Signal.like(keys_loaded), Signal.like(values_loaded)
-        # The tokens with both key and value, in a register of its own: commands are checked by it.
-        loaded = Signal.like(keys_loaded)
-        m.d.comb += [next_keys.eq(keys_loaded), next_values.eq(values_loaded)]
-        with m.If(key_write.valid & new_key):
-            m.d.comb += next_keys.eq(self.i_key.p.token + 1)
-        with m.If(value_write.valid & new_value
-                  & (self.i_value.p.beat == config.beats - 1)):
-            m.d.comb += next_values.eq(self.i_value.p.token + 1)
-        m.d.sync += [
-            keys_loaded.eq(next_keys),
-            values_loaded.eq(next_values),
-            loaded.eq(Mux(next_keys < next_values, next_keys, next_values)),
+        # Which of the two are behind is a register: commands are checked by that count. It is known
+        # from what was there before, not from the counts that come of a load.
+        values_ahead = Signal()
+        key_row, value_row = self.i_key.p.token, self.i_value.p.token
+        next_key, next_value = Signal(), Signal()
+        m.d.comb += [
+            next_key.eq(key_write.valid & new_key),
+            next_value.eq(value_write.valid & new_value
+                          & (self.i_value.p.beat == config.beats - 1)),
         ]
+        with m.If(next_key):
+            m.d.sync += [keys_loaded.eq(key_row + 1), values_ahead.eq(key_row < values_loaded)]
+        with m.If(next_value):
+            m.d.sync += [values_loaded.eq(value_row + 1), values_ahead.eq(keys_loaded <= value_row)]
+        with m.If(next_key & next_value):
+            m.d.sync += values_ahead.eq(key_row <= value_row)
         with m.If(softmax.i_exp_table.valid & (self.i_exp_table.p.distance == 0)):
             m.d.sync += exp_tables_loaded.bit_select(self.i_exp_table.p.exp_table, 1).eq(
                 self.i_exp_table.p.weight != 0)
         m.d.comb += [
-            dispatcher.loaded.eq(loaded),
+            dispatcher.loaded.eq(Mux(values_ahead, keys_loaded, values_loaded)),
             dispatcher.exp_tables_loaded.eq(exp_tables_loaded),
         ]
 
@@ -433,6 +433,16 @@ class Core(wiring.Component):
         with m.If(normalizer.o.valid & normalizer.o.ready & normalizer.o.p.last):
             m.d.sync += beat.eq(Mux(beat == config.beats - 1, 0, beat + 1))
 
+    def _normalizer(self, accumulator: ValueAccumulator) -> Normalizer:
+        config = self._config
+        given: dict[str, int] = {
+            "value_lanes": config.value_lanes, "value_bits": config.value_bits,
+            "sum_bits": accumulator.acc_bits, "total_max": accumulator.total_max,
+            "output_fraction_bits": config.output_fraction_bits}
+        if config.normalizer == "divider":
+            return DividingNormalizer(**given, divider_cycles=config.divider_cycles)
+        return ReciprocalNormalizer(**given)
+
     def _selector(self, key_bits: int, *, lead: int) -> TopN | HistogramTopN:
         config = self._config
         given: dict[str, Any] = {
@@ -462,13 +472,14 @@ class Core(wiring.Component):
 
         rescore_loaded = Signal(range(config.capacity + 1))
         new_rescore_key = Signal()
+        exact_write = _registered(m, rescore_key_store.i_write)
         m.d.comb += [
             new_rescore_key.eq(self.i_rescore_key.p.token >= rescore_loaded),
             self.i_rescore_key.ready.eq(idle | new_rescore_key),
-            rescore_key_store.i_write.valid.eq(self.i_rescore_key.valid & self.i_rescore_key.ready),
-            rescore_key_store.i_write.payload.eq(self.i_rescore_key.payload),
+            exact_write.valid.eq(self.i_rescore_key.valid & self.i_rescore_key.ready),
+            exact_write.payload.eq(self.i_rescore_key.payload),
             loaded.eq(rescore_loaded),
         ]
-        with m.If(rescore_key_store.i_write.valid & new_rescore_key
+        with m.If(exact_write.valid & new_rescore_key
                   & (self.i_rescore_key.p.beat == unit.beats - 1)):
             m.d.sync += rescore_loaded.eq(self.i_rescore_key.p.token + 1)

@@ -20,6 +20,27 @@ from nearbit_hw.layouts import (
 __all__ = ["Dispatcher"]
 
 
+def _exceeds(m: Module, terms: list[Value], bound: Value, name: str) -> Signal:
+    """Tell whether a sum of two or three terms is more than a bound of the same width.
+
+    With the complement of the bound the sum is 2**width - 1 more or less than that, so it overflows
+    if it exceeds the bound. Terms are joined by threes without carries, which leaves one addition
+    to wait for instead of one for each term and one for the comparison.
+    """
+    width = len(bound)
+    terms = [*terms, (~bound)[:width]]
+    place = width + 2 # no sum of four terms is longer
+    terms = [Cat(term, C(0, place))[:place] for term in terms]
+    while len(terms) > 2:
+        one, two, three, *terms = terms
+        terms += [one ^ two ^ three,
+                  Cat(C(0, 1), ((one & two) | (one & three) | (two & three))[:place - 1])]
+    total = Signal(place, name=f"{name}_total")
+    exceeds = Signal(name=f"{name}_exceeds")
+    m.d.comb += [total.eq(terms[0] + terms[1]), exceeds.eq(total[width:].any())]
+    return exceeds
+
+
 class Dispatcher(wiring.Component):
     """Checks a command and sets the units before the values to work on it.
 
@@ -183,13 +204,10 @@ class Dispatcher(wiring.Component):
         checked = Signal()
         errors = Signal(data.ArrayLayout(Error, self._queries), reset_less=True)
         active = Signal(self._queries, reset_less=True)
-        last_word = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         m.d.sync += checked.eq(self.i.valid & ~fire)
 
-        readable: Value = self.loaded
-        if self._rescore:
-            rescorable = Mux(self.rescore_loaded < self.loaded, self.rescore_loaded, self.loaded)
-            readable = Mux(command.rescore, rescorable, self.loaded)
+        too_many = _exceeds(m, [command.n, command.sink, command.recent],
+                            C(self._top_n, len(command.n)), "selected")
 
         # Whether the queries could share a selection.
         can_share = Signal()
@@ -197,17 +215,23 @@ class Dispatcher(wiring.Component):
             m.d.comb += can_share.eq(command.rescore & Cat(
                 fields.count == command.queries[0].count for fields in command.queries).all())
 
-        last_words: list[Value] = []
+        last_words = Signal(data.ArrayLayout(range(self._capacity // self._lanes + 1),
+                                             self._queries),
+                            reset_less=True)
         for query in range(self._queries):
             fields = command.queries[query]
             error = Signal(Error, name=f"error_{query}")
+            beyond: Value = _exceeds(m, [command.first, fields.count], self.loaded, f"end_{query}")
+            if self._rescore:
+                beyond |= command.rescore & _exceeds(
+                    m, [command.first, fields.count], self.rescore_loaded, f"rescore_end_{query}")
             with m.If(command.n == 0):
                 m.d.comb += error.eq(Error.NO_N)
-            with m.Elif(command.n + command.sink + command.recent > self._top_n):
+            with m.Elif(too_many):
                 m.d.comb += error.eq(Error.TOO_MANY)
             with m.Elif(fields.count == 0):
                 m.d.comb += error.eq(Error.EMPTY)
-            with m.Elif(command.first + fields.count > readable):
+            with m.Elif(beyond):
                 m.d.comb += error.eq(Error.RANGE)
             with m.Elif(~command.rescore & ~self.exp_tables_loaded.bit_select(fields.exp_table, 1)):
                 m.d.comb += error.eq(Error.EXP_TABLE)
@@ -223,15 +247,9 @@ class Dispatcher(wiring.Component):
                              active[query].eq(
                                  good & (~command.shared | (query == self._queries - 1)))]
 
-            query_last = Signal.like(last_word, name=f"last_word_{query}")
-            with m.If(good):
-                m.d.comb += query_last.eq((skip + fields.count - 1)[lane_bits:])
-            last_words.append(query_last)
-        while len(last_words) > 1:
-            one, other, *last_words = last_words
-            last_words.append(Mux(one > other, one, other))
-        with m.If(~checked):
-            m.d.sync += last_word.eq(last_words[0])
+            # Of a failed query too: which queries count is known when the command is accepted.
+            with m.If(~checked):
+                m.d.sync += last_words[query].eq((skip + fields.count - 1)[lane_bits:])
 
         # ---- Announce: each receiver takes the command once.
         receivers = [self.o_order, *self.o_select]
@@ -272,7 +290,7 @@ class Dispatcher(wiring.Component):
         busy = Signal()       # words are to be sent
         query_busy = Signal() # codes are to be taken
         word = Signal(word_shape, reset_less=True)
-        words_left = Signal.like(last_word, reset_less=True)
+        words_left = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         words_end, query_end = Signal(), Signal()
         paused = Signal()     # the next block is to be taken
         m.d.comb += [
@@ -298,7 +316,7 @@ class Dispatcher(wiring.Component):
                 busy.eq(active.any()),
                 query_busy.eq(active.any()),
                 word.eq(first_word),
-                words_left.eq(last_word),
+                words_left.eq(self._longest(last_words, active)),
                 codes.active.eq(active),
             ]
             for query in range(self._queries):
@@ -338,3 +356,14 @@ class Dispatcher(wiring.Component):
             m.d.sync += blocks_left.eq(blocks_left - 1)
         with m.If(fire):
             m.d.sync += [word.eq(0), blocks_left.eq(last_word[word_bits:])]
+
+    def _longest(self, last_words: Any, active: Signal) -> Value:
+        """Give the highest last word of the queries that have one; a single query's is its own."""
+        if self._queries == 1:
+            return last_words[0]
+        words: list[Value] = [last_words[query] & active[query].replicate(len(last_words[query]))
+                              for query in range(self._queries)]
+        while len(words) > 1:
+            one, other, *words = words
+            words.append(Mux(one > other, one, other))
+        return words[0]

@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import data, fifo, stream, wiring
 
 
-__all__ = ["StreamFifo", "queue"]
+__all__ = ["StreamFifo", "queue", "register"]
 
 
 class StreamFifo(fifo.SyncFIFO):
@@ -50,3 +50,20 @@ def queue(m: Module, source: Any, target: Any) -> None:
         target.valid.eq(source.valid),
         source.ready.eq(target.ready),
     ]
+
+
+def register(m: Module, source: Any, target: Any, name: str) -> None:
+    """Connect streams of one layout by a register, which moves whenever it is free.
+
+    What is accepted at cycle t is presented at cycle t + 1, at full rate.
+    """
+    move, valid = Signal(name=f"{name}_move"), Signal(name=f"{name}_valid")
+    payload = Signal.like(Value.cast(source.payload), name=f"{name}_payload", reset_less=True)
+    m.d.comb += [
+        move.eq(~valid | target.ready),
+        source.ready.eq(move),
+        target.valid.eq(valid),
+        Value.cast(target.payload).eq(payload),
+    ]
+    with m.If(move):
+        m.d.sync += [valid.eq(source.valid), payload.eq(source.payload)]

@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 from nearbit_hw.ram import UNINITIALIZED
 
 
-__all__ = ["Initial", "YosysError", "generate", "run_yosys"]
+__all__ = ["Initial", "YosysError", "generate", "run_yosys", "to_rtlil"]
 
 
 Initial = Literal["all", "given", "none"]
@@ -153,6 +153,16 @@ def _drop_empty(text: str) -> str:
     return "\nend\n".join(map(drop, text.split("\nend\n")))
 
 
+def to_rtlil(component: wiring.Component, name: str, *, separator: str = "__") -> str:
+    """Convert a component to RTLIL, the text that Yosys reads, without what has no bits.
+
+    The parameters are those of :func:`generate`. The component cannot be used again.
+    """
+    with _without_collector():
+        return _drop_empty(rtlil.convert(component, name=name, ports=_ports(component, separator),
+                                         emit_src=False))
+
+
 _WIRE = re.compile(r"^  wire .*?(\\\S+)$", re.MULTILINE)
 _ELEMENT = re.compile(r"\\[^\s\[]\S*\[\d+\]\S*")
 
@@ -271,8 +281,8 @@ def generate(component: wiring.Component, name: str, *, separator: str = "__",
     if initial not in get_args(Initial):
         raise ValueError(f"Initial must be all, given or none, not {initial!r}")
     ports = _ports(component, separator)
-    with _without_collector(), _without_zeros():
-        design = _drop_empty(rtlil.convert(component, name=name, ports=ports, emit_src=False))
+    with _without_zeros():
+        design = to_rtlil(component, name, separator=separator)
     design = _number_ports(_rename_elements(design), ["clk", "rst", *ports])
     verilog = run_yosys("\n".join([
         "read_rtlil <<rtlil", design, "rtlil",

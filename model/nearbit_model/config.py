@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import textwrap
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -19,13 +20,13 @@ from nearbit_model.structure import (
     RESCORE_QUERIES,
     CounterTimes,
     HistogramTimes,
-    memory_registers,
+    ReciprocalTimes,
     tree_latency,
 )
 
 
-__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "PRESETS", "SCALE_BITS",
-           "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
+__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "NORMALIZERS", "PRESETS",
+           "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -47,6 +48,9 @@ CELLS = ("generic", "ecp5", "ice40", "xc7")
 SELECTIONS = ("counters", "histograms", "serial")
 """Ways to find the nearest keys: counting in logic, or in block RAM, overlapping queries or not."""
 
+NORMALIZERS = ("reciprocal", "divider")
+"""Ways to divide by the sum of weights: by multipliers, or in logic."""
+
 _LARGEST_FILE = 1 << 20
 """Bytes of a file that may be a configuration; a device may go on for ever."""
 
@@ -67,17 +71,53 @@ def _within(least: int, most: int, says: str) -> dict[str, Any]:
     return {"range": range(least, most + 1), "says": says}
 
 
-def _check_ranges(config: Any, prefix: str = "") -> None:
-    """Check all integers of a configuration, or of a part of it."""
+def _one_of(choices: tuple[Any, ...], says: str) -> dict[str, Any]:
+    """What is known of any other field: its values, in the order of their numbers."""
+    return {"choices": choices, "says": says}
+
+
+def _check_fields(config: Any, prefix: str = "") -> None:
+    """Check the integers and choices of a configuration, or of a part of it."""
     for known in dataclasses.fields(config):
-        if "range" not in known.metadata:
-            continue
-        name, allowed = prefix + known.name, known.metadata["range"]
-        value = getattr(config, known.name)
-        if type(value) is not int:
-            raise ConfigError(f"{name} must be an integer, not {value!r}")
-        if value not in allowed:
-            raise ConfigError(f"{name} must be from {allowed[0]} to {allowed[-1]}, not {value}")
+        name, value = prefix + known.name, getattr(config, known.name)
+        if "range" in known.metadata:
+            allowed = known.metadata["range"]
+            if type(value) is not int:
+                raise ConfigError(f"{name} must be an integer, not {value!r}")
+            if value not in allowed:
+                raise ConfigError(f"{name} must be from {allowed[0]} to {allowed[-1]}, "
+                                  f"not {value}")
+        elif "choices" in known.metadata:
+            choices = known.metadata["choices"]
+            # 1 equals True.
+            if not any(type(value) is type(choice) and value == choice for choice in choices):
+                named = "true or false" if choices == (False, True) else \
+                    f"one of {', '.join(choice for choice in choices if choice is not None)}"
+                raise ConfigError(f"{name} must be {named}, not {value!r}")
+
+
+def _leaves(cls: type[Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
+    """Metadata of a class's fields by name, those of its parts in their places."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for known in dataclasses.fields(cls):
+        part = known.metadata.get("part")
+        found |= {prefix + known.name: known.metadata} if part is None else \
+            _leaves(part, f"{prefix}{known.name}.")
+    return found
+
+
+def _number(value: Any, known: Mapping[str, Any]) -> int:
+    return int(known["choices"].index(value) if "choices" in known else value)
+
+
+def _value(name: str, number: int, known: Mapping[str, Any]) -> Any:
+    if "choices" not in known:
+        return number
+    choices = known["choices"]
+    if number not in range(len(choices)):
+        raise ConfigError(f"the number of {name} must be from 0 to {len(choices) - 1}, "
+                          f"not {number}")
+    return choices[number]
 
 
 def _document(cls: type[Any]) -> None:
@@ -112,20 +152,18 @@ class Rescore:
     """The unit that scores selected keys by dot products (HashAttention, arXiv 2412.14468)."""
 
     head_dim: int = field(metadata=_within(
-        1, 1024, "Elements of the queries and keys that it multiplies."))
+        1, 1024, "Elements of a rescore query or key."))
     lanes: int = field(metadata=_within(
-        1, 1024, "Elements multiplied per cycle; divides ``head_dim``."))
+        1, 1024, "Elements loaded and multiplied per cycle; divides ``head_dim``."))
     element_bits: int = field(default=8, metadata=_within(
         2, 16, "Bits of an element, two's complement."))
-    shared: bool = field(default=False, metadata={
-        "says": "Whether a command may have one selection for all its queries, by the sum of their "
-                "distances (the query heads of a GQA group)."})
+    shared: bool = field(default=False, metadata=_one_of(
+        (False, True), "Whether a command may have one selection for all its queries, by the sum "
+                       "of their distances (the query heads of a GQA group)."))
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
-        _check_ranges(self, "rescore.")
-        if type(self.shared) is not bool:
-            raise ConfigError(f"rescore.shared must be true or false, not {self.shared!r}")
+        _check_fields(self, "rescore.")
         if self.head_dim % self.lanes:
             raise ConfigError(f"rescore.lanes must divide rescore.head_dim ({self.head_dim}), "
                               f"not {self.lanes}")
@@ -149,11 +187,12 @@ class Config:
     """The parameters of an accelerator, shared by hardware, models, engines and boards.
 
     :class:`ConfigError` on construction if a value cannot be built. The metadata of each field has
-    its documentation, ``says``, and the ``range`` of an integer.
+    its documentation, ``says``, and the ``range`` of an integer, the ``choices`` of another value,
+    or the class of a ``part``.
     """
 
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
-    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value vector."))
+    value_dim: int = field(metadata=_within(1, 1024, "Elements of a value vector and of a result."))
     capacity: int = field(metadata=_within(
         1, 1 << 20, "Capacity in keys and value vectors; a multiple of ``refine_lanes``."))
     value_bits: int = field(default=8, metadata=_within(
@@ -164,7 +203,7 @@ class Config:
     lanes: int = field(default=16, metadata=_within(
         1, 256, "Keys scored per cycle by each query; a power of two."))
     value_lanes: int = field(default=32, metadata=_within(
-        1, 1024, "Value elements accumulated per cycle; divides ``value_dim``."))
+        1, 1024, "Value elements loaded and accumulated per cycle; divides ``value_dim``."))
     top_n: int = field(default=32, metadata=_within(
         1, 1 << 20, "Maximum number of keys that a command can select (n + sink + recent); at most "
                     "``capacity``."))
@@ -176,9 +215,15 @@ class Config:
     refine_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
                  "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
-                 "value shortens the latency, not the interval."))
+                 "value shortens the latency, hardly the interval."))
+    normalizer: str = field(default="reciprocal", metadata=_one_of(
+        NORMALIZERS,
+        "One of :data:`NORMALIZERS`: how sums are divided by the sum of weights; outputs are the "
+        "same. ``reciprocal`` gives an output element per cycle and, for up to 16 bits of it, "
+        "takes six multipliers and one block RAM. ``divider`` takes neither; it is for devices "
+        "without multipliers (iCE40 HX)."))
     divider_cycles: int = field(default=1, metadata=_within(
-        1, 32, "Cycles per output element in the normalizer; divides ``value_bits + "
+        1, 32, "Cycles per output element of a ``divider``; divides ``value_bits + "
                "output_fraction_bits``. 1 is an unrolled divider; a larger value is smaller and "
                "slower."))
     fan_in: int = field(default=4, metadata=_within(
@@ -186,38 +231,34 @@ class Config:
                "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
         1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
-              "such "
-              "as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no command "
-              "is in "
-              "flight."))
-    selection: str = field(default="counters", metadata={
-        "says": "One of :data:`SELECTIONS`: how the nearest keys are found. ``counters`` is the "
-                "fastest. ``histograms`` takes less than half the logic, and two block RAMs with "
-                "two full ports (unlike iCE40's) per lane and query. ``serial`` takes even less "
-                "logic and one block RAM per lane and query, and selects for one query at a time."})
+              "such as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no "
+              "command is in flight."))
+    selection: str = field(default="histograms", metadata=_one_of(
+        SELECTIONS,
+        "One of :data:`SELECTIONS`: how the nearest keys are found. ``histograms`` takes two block "
+        "RAMs with two full ports (unlike iCE40's) per lane and query. ``serial`` takes one of any "
+        "kind per lane and query, and selects for one query at a time. ``counters`` takes few "
+        "block RAMs and two to three times the logic."))
     selection_block: int = field(default=0, metadata=_within(
         0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
                     "two; those of a block that are selected compete with the keys of the next "
                     "one. What is selected is the same, and the memory that this takes grows with "
                     "the block, not with ``capacity``. The default, 0, stands for all keys."))
-    cell: str | None = field(default=None, metadata={
-        "says": "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or "
-                "the generic one without a platform. Cycles and values are the same for all."})
+    cell: str | None = field(default=None, metadata=_one_of(
+        (None, *CELLS),
+        "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or the "
+        "generic one without a platform. Cycles and values are the same for all."))
     rescore: Rescore | None = field(default=None, metadata={
+        "part": Rescore,
         "says": "The rescoring unit; None leaves it out, and commands cannot request it."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
         if self.refine_lanes == 0 and type(self.refine_lanes) is int:
             object.__setattr__(self, "refine_lanes", self.lanes)
-        _check_ranges(self)
+        _check_fields(self)
         if self.rescore is not None and not isinstance(self.rescore, Rescore):
             raise ConfigError(f"rescore must be a Rescore or None, not {self.rescore!r}")
-        if self.cell is not None and self.cell not in CELLS:
-            raise ConfigError(f"cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
-        if self.selection not in SELECTIONS:
-            raise ConfigError(f"selection must be one of {', '.join(SELECTIONS)}, "
-                              f"not {self.selection!r}")
         if not _is_power_of_two(self.lanes):
             raise ConfigError(f"lanes must be a power of two, not {self.lanes}")
         if self.refine_lanes % self.lanes or not _is_power_of_two(self.refine_lanes):
@@ -232,6 +273,9 @@ class Config:
         if self.top_n > self.capacity:
             raise ConfigError(f"top_n must be at most capacity ({self.capacity}), "
                               f"not {self.top_n}")
+        if self.normalizer != "divider" and self.divider_cycles != 1:
+            raise ConfigError(f"divider_cycles must be 1 unless normalizer is divider, "
+                              f"not {self.divider_cycles}")
         if self.output_bits % self.divider_cycles:
             raise ConfigError(f"divider_cycles must divide value_bits + output_fraction_bits "
                               f"({self.output_bits}), not {self.divider_cycles}")
@@ -283,6 +327,23 @@ class Config:
         return self.value_bits + self.output_fraction_bits
 
     @property
+    def total_max(self) -> int:
+        """The largest sum of weights."""
+        return self.top_n * ((1 << self.weight_bits) - 1)
+
+    @property
+    def reciprocal_times(self) -> ReciprocalTimes:
+        """Widths and cycles of a division by the reciprocal."""
+        return ReciprocalTimes(total_bits=self.total_max.bit_length(),
+                               output_bits=self.output_bits)
+
+    @property
+    def normalizer_latency(self) -> int:
+        """Cycles from a sum's turn in the normalizer to its output."""
+        return (self.output_bits if self.normalizer == "divider"
+                else self.reciprocal_times.latency)
+
+    @property
     def distance_max(self) -> int:
         """The largest distance that a selection may be made by."""
         shared = self.rescore is not None and self.rescore.shared
@@ -306,11 +367,6 @@ class Config:
         """Cycles from asking for a word of keys to a query's distances."""
         return (KEY_STORE_LATENCY + 1 + query // self.queries_per_stage
                 + tree_latency(self.key_bits, self.fan_in))
-
-    @property
-    def memory_registers(self) -> int:
-        """Registers that a load and what is read of a bank pass, beside those of the memory."""
-        return memory_registers(self.lanes)
 
     @property
     def counter_times(self) -> CounterTimes:
@@ -365,6 +421,43 @@ class Config:
         config: Config = _from_table(cls, fields, "a configuration")
         return config
 
+    @staticmethod
+    def leaf_metadata() -> dict[str, Mapping[str, Any]]:
+        """Metadata of each field by name, in order of definition.
+
+        Instead of ``rescore`` there are its fields: ``rescore.head_dim``, ...
+        """
+        return _leaves(Config)
+
+    def to_numbers(self) -> dict[str, int]:
+        """Each field of :meth:`leaf_metadata` as a number.
+
+        An integer is itself, another value its place among the choices; fields of a part that is
+        left out are 0.
+        """
+        found = {}
+        for name, known in self.leaf_metadata().items():
+            *part, last = name.split(".")
+            owner = getattr(self, part[0]) if part else self
+            found[name] = 0 if owner is None else _number(getattr(owner, last), known)
+        return found
+
+    @classmethod
+    def from_numbers(cls, numbers: Mapping[str, int]) -> "Config":
+        """Make a configuration of what :meth:`to_numbers` returns."""
+        fields: dict[str, Any] = {}
+        for known in dataclasses.fields(cls):
+            part = known.metadata.get("part")
+            if part is None:
+                fields[known.name] = _value(known.name, numbers[known.name], known.metadata)
+                continue
+            inner = _leaves(part, f"{known.name}.")
+            if any(numbers[name] for name in inner):
+                fields[known.name] = part(**{
+                    name.partition(".")[2]: _value(name, numbers[name], metadata)
+                    for name, metadata in inner.items()})
+        return cls(**fields)
+
     def to_toml(self) -> str:
         """The configuration as TOML text."""
         return tomli_w.dumps(self.to_dict())
@@ -418,6 +511,7 @@ class Config:
 _document(Config)
 
 
+# From 32 lanes on, block RAM for histograms is short beside the stores (docs/decisions/0010).
 PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # For tests: every dimension small, several queries.
     "tiny": Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4,
@@ -429,29 +523,32 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
                         top_n=32, refine_lanes=32),
     # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
-                         top_n=32, refine_lanes=16, divider_cycles=4),
+                         top_n=32, refine_lanes=16, normalizer="divider", divider_cycles=4,
+                         selection="serial"),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
-                     top_n=256),
+                     top_n=256, selection="counters"),
     # A GQA group of three query heads on one key head (SmolLM2), in one pass over the keys.
     "gqa3": Config(key_bits=64, value_dim=64, capacity=4096, queries=3, lanes=32, value_lanes=64,
-                   top_n=256, exp_tables=3),
+                   top_n=256, exp_tables=3, selection="counters"),
     # HashAttention on decoders with 64-element heads; up to all keys can be selected and rescored.
     "hash64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
-                     top_n=4096, rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
+                     top_n=4096, selection="counters",
+                     rescore=Rescore(head_dim=64, lanes=64, element_bits=12)),
     # The same for a GQA group of three, each head for itself or all with one selection.
     "hash64gqa3": Config(key_bits=64, value_dim=64, capacity=4096, queries=3, lanes=32,
-                         value_lanes=64, top_n=4096,
+                         value_lanes=64, top_n=4096, selection="counters",
                          rescore=Rescore(head_dim=64, lanes=64, element_bits=12, shared=True)),
     # Decoders with 128-element heads.
     "head128": Config(key_bits=128, value_dim=128, capacity=8192, lanes=32, value_lanes=64,
-                      top_n=256),
+                      top_n=256, selection="counters"),
     # HashAttention as published: heads of 128 elements ranked by learned codes of 32 bits.
     "hash128": Config(key_bits=32, value_dim=128, capacity=8192, lanes=64, value_lanes=128,
-                      top_n=8192, rescore=Rescore(head_dim=128, lanes=128, element_bits=12)),
+                      top_n=8192, selection="counters",
+                      rescore=Rescore(head_dim=128, lanes=128, element_bits=12)),
     # Long contexts; larger than any board, for simulation.
     "long": Config(key_bits=64, value_dim=64, capacity=65536, lanes=64, value_lanes=64,
-                   top_n=2048),
+                   top_n=2048, selection="counters"),
 })
 """Named configurations, smallest first."""
 

@@ -11,10 +11,11 @@ from enum import IntEnum
 
 __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
            "EMIT_LATENCY", "EMIT_WASTE", "RESCORE_KEY_STORE_LATENCY", "RESCORE_QUERIES", "FAN_IN",
-           "KEY_STORE_LATENCY", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT", "QUERIES_PER_STAGE",
-           "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY", "SOFTMAX_BUFFERS", "CounterTimes", "Error",
-           "HistogramTimes", "memory_registers", "rescorer_latency", "tree_latency",
-           "softmax_latency"]
+           "KEY_STORE_LATENCY", "PART_FAN_IN", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT",
+           "QUERIES_PER_STAGE", "SHIFT_STEP", "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY",
+           "SOFTMAX_BUFFERS", "CounterTimes", "Error", "HistogramTimes", "ReciprocalTimes",
+           "rescorer_latency",
+           "tree_latency", "softmax_latency"]
 
 
 class Error(IntEnum):
@@ -63,13 +64,8 @@ QUERIES_PER_STAGE = 4
 # ---- Selection.
 
 REGISTERED_LANES = 16
-"""Lanes above which the memories are spread over a device. What is read of the banks is registered
-then before it is compared, a key between the choice of it and the queue of keys, and a load."""
-
-
-def memory_registers(lanes: int) -> int:
-    """Registers behind a memory of so many lanes, beside its own."""
-    return int(lanes > REGISTERED_LANES)
+"""Lanes above which the banks are spread over a device. What is read of them is registered then
+before it is compared, and a key between the choice of it and the queue of keys."""
 
 
 BANKS = 3
@@ -98,7 +94,7 @@ class CounterTimes:
     @property
     def registers(self) -> int:
         """Registers behind each bank and in front of the queue of keys."""
-        return memory_registers(self.lanes)
+        return int(self.lanes > REGISTERED_LANES)
 
     @property
     def count_latency(self) -> int:
@@ -137,6 +133,10 @@ class CounterTimes:
         """
         return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
                 + 4 * self.registers)
+
+
+PART_FAN_IN = 16
+"""Lanes that are added between two registers when the parts of the bins are counted."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +187,35 @@ class HistogramTimes:
         return self.groups.bit_length() - 1
 
     @property
+    def parts(self) -> int:
+        """Parts of the bins, of which the one with the threshold is found by counting.
+
+        That is worth its logic where a query shall be quick, so if more is scanned than is counted.
+        With blocks, all bins are needed, as they are carried to the next block.
+        """
+        part = self.key_bits // 4
+        whole = self.key_bits % 4 == 0 and part & (part - 1) == 0
+        quick = self.overlap and not self.block and self.refine_lanes > self.lanes
+        return 4 if whole and quick else 1
+
+    @property
+    def part_bins(self) -> int:
+        """Bins that are searched for the threshold."""
+        return self.bins // self.parts
+
+    @property
+    def settle_latency(self) -> int:
+        """Cycles from a query's last word until it can be merged."""
+        return 1 if self.parts == 1 else 2 + tree_latency(self.lanes, PART_FAN_IN)
+
+    @property
     def count_latency(self) -> int:
-        """Cycles from a query's last word to the start of merging it."""
-        return 2 if self.overlap else 1
+        """Cycles from a query's last word to the start of merging it; that is counted by then."""
+        return self.settle_latency + int(self.overlap and self.parts == 1)
 
     @property
     def bins(self) -> int:
-        """Bins that are read of each memory; that of the largest distance is not."""
+        """Bins that are read and cleared of each memory; that of the largest distance is not."""
         return self.key_bits if self.overlap else 2 * self.key_bits
 
     @property
@@ -206,7 +228,7 @@ class HistogramTimes:
     @property
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free."""
-        return self.bins + (6 if self.overlap else 5) + self.lanes.bit_length() - 1
+        return self.part_bins + (6 if self.overlap else 5) + self.lanes.bit_length() - 1
 
     @property
     def last_kept(self) -> int:
@@ -225,7 +247,7 @@ class HistogramTimes:
     @property
     def clear_cycles(self) -> int:
         """Cycles from reset until all bins are cleared; they are merged as if of queries."""
-        return self.merge_cycles + (self.limit - 1) * self.merge_interval
+        return (self.limit - 1) * self.merge_interval + max(self.merge_cycles, self.bins) + 1
 
     @property
     def scan_gap(self) -> int:
@@ -276,7 +298,8 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their queries; three are in the selection."""
+"""Commands between their start and the merging of their queries, of which one is in a register;
+three are in the selection."""
 
 RESULTS_IN_FLIGHT = 8
 """Queries whose selection is made and whose result is not out; no unit holds more than two, but for
@@ -320,5 +343,109 @@ VALUE_STORE_LATENCY = 2
 ACCUMULATOR_LATENCY = 4
 """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
 
-ACCUMULATOR_DEPTH = 3
-"""Weights that wait for their beats of values."""
+ACCUMULATOR_DEPTH = 2
+"""Weights that wait for their beats of values, beside the next one."""
+
+
+# ---- Division by the reciprocal.
+
+SHIFT_STEP = 16
+"""Places by which a total is shifted at once; what is left is a product with a power of two."""
+
+
+@dataclass(frozen=True)
+class ReciprocalTimes:
+    """Widths and cycles of a division by the reciprocal
+    (:class:`nearbit_hw.attend.ReciprocalNormalizer`).
+
+    Parameters
+    ----------
+    total_bits
+        Bits of the divisor.
+    output_bits
+        Bits of the quotient.
+    index_most
+        The most bits that the table of reciprocals is looked up by; 9 fill a block RAM.
+    """
+
+    total_bits: int
+    output_bits: int
+    index_most: int = 9
+
+    @property
+    def bits(self) -> int:
+        """Bits of the reciprocal."""
+        return self.output_bits + 2
+
+    @property
+    def factor_bits(self) -> int:
+        """The most bits of a normalized sum that are multiplied by the reciprocal."""
+        return self.output_bits + 2
+
+    @property
+    def shift_steps(self) -> int:
+        """Steps of 16 places in which a total is normalized."""
+        return (self.total_bits - 1) // SHIFT_STEP
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of a normalized total, after its leading 1, that the table is looked up by."""
+        most = min(-(-self.bits // 2), self.index_most)
+        return min(most, self.total_bits - 1)
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of a reciprocal from the table and its slope."""
+        if self.index_bits == self.total_bits - 1:
+            return self.bits
+        return min(self.bits, 2 * self.index_bits)
+
+    @property
+    def guard_bits(self) -> int:
+        """Bits that the table has behind the lowest of a reciprocal."""
+        return 3
+
+    @property
+    def slope_bits(self) -> int:
+        """Bits of a normalized total, after the index, that the slope is multiplied by."""
+        return min(self.total_bits - 1 - self.index_bits,
+                   self.table_bits + 3 - self.index_bits)
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether a step of Newton's method follows the table."""
+        return self.table_bits < self.bits
+
+    def products(self, value_bits: int) -> list[tuple[int, int]]:
+        """Bits of the factors of each product, for sums of values of so many bits.
+
+        The shifts of a sum and of a total, the slope, the estimate, and the product back with the
+        lower bits of the total; Newton's step has two more.
+        """
+        width, power = value_bits + self.total_bits, min(SHIFT_STEP, self.total_bits)
+        # A remainder of up to four bits is shifted, and one of up to six multiplied, in logic.
+        shifted = self.total_bits - self.total_bits % 18 * (self.total_bits % 18 <= 4)
+        found = [(width, power), (shifted, power), (min(self.factor_bits, width), self.bits),
+                 (self.bits, min(self.total_bits, 17))]
+        if self.total_bits > 23:
+            found.append((self.total_bits - 15, self.total_bits - 17))
+        if self.slope_bits:
+            found.append((self.slope_bits, self.table_bits + 3 - self.index_bits))
+        if self.is_refined:
+            found += [(self.table_bits + 1, self.total_bits),
+                      (self.table_bits + 1, self.total_bits + 2)]
+        return found
+
+    @property
+    def reciprocal_latency(self) -> int:
+        """Cycles from a total to its reciprocal.
+
+        Steps of the shift, the power of two, its product; two for the table, two for its slope;
+        three for Newton's step.
+        """
+        return self.shift_steps + 6 + 3 * self.is_refined
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a sum to its quotient: two products, rounding, comparison, correction."""
+        return self.reciprocal_latency + 5

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
 from nearbit_model.errors import NearbitError
-from nearbit_model.structure import BANKS
+from nearbit_model.structure import BANKS, SHIFT_STEP
 
 
 if TYPE_CHECKING:
@@ -258,13 +258,36 @@ def _values_products(config: Config) -> list[tuple[int, int, int]]:
             (config.weight_bits, SCALE_BITS, 1)]
 
 
-def _normalizer(config: Config) -> dict[str, float]:
+def _divider(config: Config) -> dict[str, float]:
     units = config.output_bits // config.divider_cycles
     total, sums = _total_bits(config), _sum_bits(config)
     return {"one": 1, "units": units, "dividers": units * (total + 1),
             "shared": units * config.output_bits * (config.divider_cycles > 1),
             "bits": units * config.output_bits, "total": total,
             "choice": config.value_lanes * sums, "lanes": config.value_lanes}
+
+
+def _reciprocal(config: Config) -> dict[str, float]:
+    times = config.reciprocal_times
+    width = config.value_bits + times.total_bits
+    return {"one": 1, "lanes": config.value_lanes, "choice": config.value_lanes * _sum_bits(config),
+            "total": times.total_bits, "bits": times.bits, "sum": width,
+            "shifts": times.shift_steps * width,
+            "refined": times.is_refined * times.bits * times.total_bits,
+            "products": times.bits ** 2, "shift": width * min(SHIFT_STEP, times.total_bits),
+            "back": times.bits * times.total_bits}
+
+
+def _reciprocal_memories(config: Config) -> list[tuple[int, int]]:
+    times = config.reciprocal_times
+    if not times.index_bits:
+        return []
+    slope = 0 if not times.slope_bits else times.table_bits + times.guard_bits - times.index_bits
+    return [(times.table_bits + times.guard_bits + slope, 1 << times.index_bits)]
+
+
+def _reciprocal_products(config: Config) -> list[tuple[int, int, int]]:
+    return [(*product, 1) for product in config.reciprocal_times.products(config.value_bits)]
 
 
 def _rescorer(config: Config) -> dict[str, float]:
@@ -334,8 +357,11 @@ BLOCKS: dict[str, Block] = {
     "values": Block(("value_accumulator", "value_store"), _values,
                     ("value_lanes", "value_bits", "weight_bits", "top_n", "capacity"),
                     _values_memories, _values_products),
-    "normalizer": Block(("normalizer",), _normalizer, (
+    "divider": Block(("normalizer",), _divider, (
         "value_lanes", "output_bits", "divider_cycles", "weight_bits", "top_n")),
+    "reciprocal": Block(("normalizer",), _reciprocal, (
+        "value_lanes", "output_bits", "value_bits", "weight_bits", "top_n"),
+        _reciprocal_memories, _reciprocal_products),
     "rescorer": Block(("rescorer", "rescore_key_store"), _rescorer,
                       ("rescore.lanes", "rescore.element_bits", "rescore.head_dim", "capacity"),
                       _rescorer_memories, _rescorer_products),
@@ -408,7 +434,10 @@ def features(config: Config, block: str, target: str) -> dict[str, float]:
 
 def parts(config: Config) -> list[str]:
     """Blocks that the configuration has."""
-    return [name for name in BLOCKS if name != "rescorer" or config.rescore is not None]
+    without = {"divider", "reciprocal"} - {config.normalizer}
+    if config.rescore is None:
+        without.add("rescorer")
+    return [name for name in BLOCKS if name not in without]
 
 
 @dataclass(frozen=True)
@@ -495,6 +524,9 @@ def validate(config: Config, target: str) -> None:
     if config.selection == "histograms" and target in ("ice40", "up5k"):
         raise AreaError(f"the selection 'histograms' needs block RAM with two full ports, which "
                         f"{target} does not have; take 'serial' or 'counters'")
+    if config.normalizer == "reciprocal" and target in ("ice40", "up5k"):
+        raise AreaError(f"the normalizer 'reciprocal' needs multipliers of 18 bits, which {target} "
+                        f"does not have; take 'divider'")
     if config.cell not in (None, _CELLS[target]):
         raise AreaError(f"the configuration forces the cell {config.cell!r}, but the areas known "
                         f"for {target} are of {_CELLS[target]!r}; leave cell out")
@@ -606,7 +638,7 @@ def check(config: Config, target: str) -> Check:
     kinds["cell"] = found.pop("cell")
     for module, cells in found.items():
         unit = module.removeprefix("core").removeprefix(".").partition(".")[0]
-        block = next((name for name in BLOCKS if belongs(unit, name)), "rest")
+        block = next((name for name in kinds if belongs(unit, name)), "rest")
         kinds[block] += Counter({kind: number for kind, number in cells.items()
                                  if not kind.startswith("core.")})
     return Check({name: count(cells, target) for name, cells in kinds.items()},

@@ -54,9 +54,9 @@ def capture(network: Network, ids: Sequence[int], layers: Sequence[int],
                 # Of an encoder's window, the first query has one side alone.
                 fitting = int(counts[0, 0] if network.kind == "encoder" else counts.max())
                 raise NetworkError(
-                    f"queries of layer {layer} of {network.name} see a window of the text, and "
-                    f"those of a file of tensors see all of it, or all before them; take at most "
-                    f"{fitting} tokens, or other layers")
+                    f"layer {layer} of {network.name} attends to a window of the text, which a "
+                    f"file of tensors cannot express; take at most {fitting} tokens, or other "
+                    f"layers")
             for name, x, chosen in (("q", q, heads), ("k", k, kv_heads), ("v", v, kv_heads)):
                 kept[name].append(x[0, list(chosen)].numpy().copy())
         return reference_attention(layer, q, k, v, counts, first)

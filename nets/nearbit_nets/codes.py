@@ -628,8 +628,8 @@ class Learner:
         size = len(self._layers) if free is None else int((free - 8 * one) // (2 * one))
         if size < 1:
             raise NetworkError(f"{rows} tokens of texts need about {10 * one / 1e9:.1f} GB of "
-                               f"memory, and {(free or 0) / 1e9:.1f} GB are free; take fewer or "
-                               f"shorter texts")
+                               f"memory, but only {(free or 0) / 1e9:.1f} GB are free; take "
+                               f"fewer or shorter texts")
         return size
 
     def _capture(self, texts: Sequence[Sequence[int]], layers: Sequence[int], *,

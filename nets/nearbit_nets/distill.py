@@ -271,7 +271,7 @@ def _check_student(student: Network, teacher: Network) -> None:
     found, wanted = ({key: value.shape for key, value in network.module.state_dict().items()}
                      for network in (student, teacher))
     if found != wanted:
-        raise NetworkError(f"{student.name} is no student of {teacher.name}: its weights have "
+        raise NetworkError(f"{student.name} is not a student of {teacher.name}: its weights have "
                            f"other names or shapes")
 
 
@@ -289,15 +289,15 @@ def _check_memory(network: Network, plan: Plan) -> None:
         + 6 * outputs))
     if free is not None and need > free:
         raise NetworkError(f"distilling {network.name} needs about {need / 1e9:.1f} GB of memory, "
-                           f"and {free / 1e9:.1f} GB are free; take a smaller batch or shorter "
-                           f"passages")
+                           f"but only {free / 1e9:.1f} GB are free; take a smaller batch or "
+                           f"shorter passages")
 
 
 def _passages(network: Network, texts: Sequence[str], plan: Plan, rng: np.random.Generator
               ) -> tuple[list[list[int]], list[list[int]]]:
     """Passages to learn from, and those kept apart."""
     if plan.passage > network.context:
-        raise NetworkError(f"{network.name} was made for at most {network.context} tokens, not "
+        raise NetworkError(f"{network.name} takes at most {network.context} tokens, not "
                            f"{plan.passage}")
     found: list[list[int]] = []
     for text in texts:
@@ -315,7 +315,7 @@ def _passages(network: Network, texts: Sequence[str], plan: Plan, rng: np.random
     found = [ids for ids in found if len(ids) >= _LEAST]
     if len(found) < 4:
         raise NetworkError(f"the texts make {len(found)} passages of up to {plan.passage} tokens, "
-                           f"and at least 4 are needed; give longer texts or more of them")
+                           f"but at least 4 are needed; give longer texts, or more")
     order = rng.permutation(len(found))
     count = min(_MOST_APART, max(2, len(found) // _APART))
     return [found[i] for i in order[count:]], [found[i] for i in order[:count]]
@@ -383,9 +383,9 @@ def _train(teacher: Network, student: Network, attend: _Student,
     for name, weight in student.module.named_parameters():
         (own if any(part in name for part in _PROJECTIONS) else others).append(weight)
     if not own:
-        raise NetworkError(f"the projections of queries and keys of {student.name} have no name "
-                           f"that is known, and they learn at a rate of their own; take a "
-                           f"Llama-like or BERT-like model")
+        raise NetworkError(f"the projections of queries and keys of {student.name} have unknown "
+                           f"names, but need a learning rate of their own; take a Llama-like or "
+                           f"BERT-like model")
     groups: list[dict[str, Any]] = [{"params": own, "lr": plan.qk_rate},
                                     {"params": others, "lr": plan.rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)

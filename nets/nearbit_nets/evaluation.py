@@ -188,8 +188,8 @@ def evaluate_encoder(network: Network, method: Method, texts: Sequence[Sequence[
     list of EncoderReport
     """
     if len(texts) < 2:
-        raise NetworkError("at least 2 passages are needed to find one among others; take a "
-                           "longer text or fewer tokens for each passage")
+        raise NetworkError("retrieval needs at least 2 passages; take a longer text or fewer "
+                           "tokens per passage")
     pairs = [halves(ids) for ids in texts]
     parts = [*texts, *(first for first, _ in pairs), *(second for _, second in pairs)]
 
@@ -228,8 +228,8 @@ def _timed(network: Network, method: Method, run: Callable[[Attend | None], Any]
     started = time.perf_counter()
     found = run(attend)
     if not attend.keys_touched:
-        raise NetworkError(f"method {method.name} answered no query of {network.name}, so that "
-                           f"what it costs is not known; take another model")
+        raise NetworkError(f"method {method.name} answered no query of {network.name}, so "
+                           f"its cost is unknown; take another model")
     return found, Costs(attend.keys_touched, attend.keys_dense, attend.bytes_read,
                         attend.bytes_dense, time.perf_counter() - started)
 

@@ -64,12 +64,12 @@ def read_llama(path: Path) -> tuple[LlamaForCausalLM, Tokenizer]:
         raise NetworkError(f"{path} cannot be read as GGUF: {error}") from None
     architecture = fields.get("general.architecture")
     if architecture != "llama":
-        raise NetworkError(f"{path} holds a model of the architecture {architecture}; llama can be "
-                           f"read")
+        raise NetworkError(f"{path} holds a model of the architecture {architecture}; only llama "
+                           f"can be read")
     for name in fields:
         if name.startswith("llama.") and name.removeprefix("llama.") not in _FIELDS:
-            raise NetworkError(f"{path} has {name} {fields[name]!r}, which is not known here and "
-                               f"may change what the model computes")
+            raise NetworkError(f"{path} has {name} {fields[name]!r}, a setting that Nearbit does "
+                               f"not know and that may change what the model computes")
     try:
         config = _config(path, fields, tensors)
         state = {name: torch.from_numpy(np.array(array, np.float32))
@@ -95,8 +95,8 @@ def _config(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, NDArray
     head_dim = len(tensors["blk.0.attn_q.weight"]) // heads
     if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise NetworkError(f"{path} has llama.rope.dimension_count "
-                           f"{fields['llama.rope.dimension_count']}, a part of a head of {head_dim}"
-                           f" elements; heads that are rotated whole can be read")
+                           f"{fields['llama.rope.dimension_count']}, but heads have {head_dim} "
+                           f"elements; only heads that are rotated whole can be read")
     return LlamaConfig(
         vocab_size=len(tensors["token_embd.weight"]), hidden_size=width,
         intermediate_size=int(fields["llama.feed_forward_length"]),
@@ -119,7 +119,7 @@ def _state(path: Path, config: Any, tensors: Mapping[str, NDArray[Any]]
                         for name in _TENSORS)}
     for name in tensors:
         if name not in known:
-            raise NetworkError(f"{path} has {name}, which is not used, so it is another model")
+            raise NetworkError(f"{path} has a tensor {name}, so it is not a plain llama model")
     state = {theirs: tensors[ours] for ours, theirs in _OUTER.items() if ours in tensors}
     for layer in range(config.num_hidden_layers):
         for ours, theirs in _TENSORS.items():
@@ -150,8 +150,8 @@ def interleaved_to_halves(weight: NDArray[Any], head_dim: int) -> NDArray[Any]:
 def _tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
     kind, split = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or split not in _SPLITS:
-        raise NetworkError(f"{path} has a tokenizer {kind} / {split}; byte pairs that are split "
-                           f"like those of {', '.join(_SPLITS)} can be read")
+        raise NetworkError(f"{path} has the tokenizer {kind} / {split}; only gpt2 with the "
+                           f"splits {', '.join(_SPLITS)} can be read")
     tokens = fields["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))

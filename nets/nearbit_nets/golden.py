@@ -75,7 +75,7 @@ class Method:
             if value < least:
                 raise NetworkError(f"{name} must be at least {least}, not {value}")
         if (self.codes is not None) != (self.name == "hash"):
-            raise NetworkError("codes are needed with method hash, and with no other")
+            raise NetworkError("method hash needs codes, and other methods take none")
         if self.logit_scale is not None and self.name != "had":
             raise NetworkError("a logit scale needs method had")
 

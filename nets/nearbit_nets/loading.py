@@ -221,8 +221,8 @@ def _check_fields(folder: Path, fields: dict[str, Any]) -> None:
                            f"Transformers")
     if names is not None and not (isinstance(names, list)
                                   and all(isinstance(name, str) for name in names)):
-        raise NetworkError(f"{folder / 'config.json'} has architectures {names!r}, and a list of "
-                           f"names is needed")
+        raise NetworkError(f"{folder / 'config.json'} has architectures {names!r}, which must be "
+                           f"a list of names")
     if model_type not in CONFIG_MAPPING:
         own = ", and the code in the folder is never run" if fields.get("auto_map") else ""
         raise NetworkError(f"{folder} holds a model of the type {model_type}, which Transformers "
@@ -230,14 +230,14 @@ def _check_fields(folder: Path, fields: dict[str, Any]) -> None:
     for name in _COUNTS:
         value = fields.get(name)
         if value is not None and (type(value) is not int or value < 1):
-            raise NetworkError(f"{folder / 'config.json'} has {name} {value!r}, and a positive "
-                               f"integer is needed")
+            raise NetworkError(f"{folder / 'config.json'} has {name} {value!r}, which must be "
+                               f"a positive integer")
     quantization = fields.get("quantization_config") or fields.get("compression_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise NetworkError(f"{folder} holds weights that are quantized ({method or 'unnamed'}), "
-                           f"and they are computed in float32; take the model's weights in "
-                           f"float32, float16 or bfloat16")
+        raise NetworkError(f"{folder} holds quantized weights ({method or 'unnamed'}), but "
+                           f"Nearbit computes in float32; take the model's weights in float32, "
+                           f"float16 or bfloat16")
     computed = {name: value for (family, name), value in _PASSED_OVER.items()
                 if family == model_type}
     for name, value in computed.items():
@@ -373,7 +373,7 @@ def _pooling(folder: Path) -> str:
             raise NetworkError(f"{modules} cannot be read: {_line(error)}") from None
         for name in types:
             if name not in _MODULES:
-                raise NetworkError(f"{modules} has a module {name} behind the encoder, which would "
+                raise NetworkError(f"{modules} has a module {name} after the encoder, which would "
                                    f"be ignored")
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
@@ -384,8 +384,8 @@ def _pooling(folder: Path) -> str:
         if name.startswith("pooling_mode_") and value is True]
     known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
-        raise NetworkError(f"{path} pools by {' and '.join(map(str, modes)) or 'nothing'}; mean "
-                           f"and cls can be computed")
+        raise NetworkError(f"{path} pools by {' and '.join(map(str, modes)) or 'nothing'}; only "
+                           f"mean and cls can be computed")
     return known[modes[0]]
 
 
@@ -394,7 +394,7 @@ def _check_memory(name: str, need: int) -> None:
     free = available_memory()
     if free is not None and need > free:
         raise NetworkError(f"{name} needs about {need / 1e9:.1f} GB of memory for its weights in "
-                           f"float32, and {free / 1e9:.1f} GB are free; take a smaller model")
+                           f"float32, but only {free / 1e9:.1f} GB are free; take a smaller model")
 
 
 def available_memory() -> int | None:

@@ -208,7 +208,7 @@ def _range(replacement: _Replacement, layer: int, query: torch.Tensor, key: torc
                 last = int(first[row, query_at] + counts[row, query_at]) - 1
                 raise NetworkError(
                     f"{where} is not causal: token {int(at[query_at])} sees tokens up to {last}, "
-                    f"and that of a decoder up to itself; take a model that predicts each token "
+                    f"not only up to itself; take a model that predicts each token "
                     f"from those before it")
         replacement.ranges[id(mask)] = mask, counts, first
     return replacement.ranges[id(mask)][1:]
@@ -239,8 +239,8 @@ def _range_of_mask(mask: torch.Tensor, lengths: torch.Tensor | None, where: str
             if int(counts.min()) else (counts == 0).nonzero()[0].tolist()
         raise NetworkError(f"{where} lets query {query} see the keys "
                            f"{_listed(seen[row, query].nonzero().flatten().tolist())}, which are "
-                           f"no range from a first to a last one; take a model with causal masks "
-                           f"or sliding windows")
+                           f"not one contiguous range; take a model with causal masks or sliding "
+                           f"windows")
     return counts, first
 
 
@@ -382,13 +382,13 @@ class Network:
             raise NetworkError(f"the tokenizer of {self.name} cannot split the text: {error}"
                                ) from None
         if not ids:
-            raise NetworkError(f"the tokenizer of {self.name} makes no token of the text")
+            raise NetworkError(f"the tokenizer of {self.name} makes no tokens of the text")
         embeddings: Any = self.module.get_input_embeddings()
         rows = len(embeddings.weight)
         if max(ids) >= rows:
             raise NetworkError(f"the tokenizer of {self.name} makes token {max(ids)} of the text, "
-                               f"and the model has embeddings of {rows}; take the tokenizer.json "
-                               f"of this model")
+                               f"but the model has {rows} embeddings; take the tokenizer.json of "
+                               f"this model")
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
@@ -519,8 +519,8 @@ class Network:
             raise
         except Exception: # whatever a model makes of a memory that holds less than it asks for
             raise NetworkError(f"{self.name} is of the family {self.module.config.model_type}, "
-                               f"which remembers more of a text than keys and values, so that it "
-                               f"cannot generate one; take a model with attention alone"
+                               f"which remembers more of a text than keys and values, so it cannot "
+                               f"generate text here; take a model with attention alone"
                                ) from None
         self._compare("logits of a next token", found, wanted)
 

@@ -62,10 +62,10 @@ def tokens(network: Network, path: Path, count: int | None = None) -> list[int]:
     check_length(network, wanted)
     ids = network.tokens(read(path))
     if count is not None and len(ids) < count:
-        raise NetworkError(f"{path} has {len(ids)} tokens, fewer than the {count} that are asked "
-                           f"for; take a longer text or fewer tokens")
+        raise NetworkError(f"{path} has {len(ids)} tokens, fewer than the {count} requested; take "
+                           f"a longer text or fewer tokens")
     if len(ids) < 2:
-        raise NetworkError(f"{path} has {len(ids)} tokens, and at least 2 are needed")
+        raise NetworkError(f"{path} has {len(ids)} tokens, but at least 2 are needed")
     if len(ids) > wanted:
         ids = [*ids[:wanted - 1], ids[-1]] if network.kind == "encoder" else ids[:wanted]
     return ids
@@ -74,15 +74,15 @@ def tokens(network: Network, path: Path, count: int | None = None) -> list[int]:
 def check_length(network: Network, count: int) -> None:
     """Refuse a length that the model was not made for, or that memory has no room for."""
     if count > network.context:
-        raise NetworkError(f"{network.name} was made for at most {network.context} tokens, "
+        raise NetworkError(f"{network.name} takes at most {network.context} tokens, "
                            f"not {count}")
     free = available_memory()
     need = _FIXED + count * 4 * (
         _STATES * network.module.config.hidden_size
         + 8 * (network.heads + 2 * network.kv_heads) * network.head_dim)
     if free is not None and need > free:
-        raise NetworkError(f"{count} tokens need about {need / 1e9:.1f} GB of memory, and "
-                           f"{free / 1e9:.1f} GB are free; ask for fewer tokens")
+        raise NetworkError(f"{count} tokens need about {need / 1e9:.1f} GB of memory, but "
+                           f"only {free / 1e9:.1f} GB are free; take fewer tokens")
 
 
 def passages(network: Network, path: Path, count: int | None = None,
@@ -114,8 +114,8 @@ def passages(network: Network, path: Path, count: int | None = None,
     check_length(network, size)
     first, *inner, last = network.tokens(read(path))
     if count is not None and len(inner) < count:
-        raise NetworkError(f"{path} has {len(inner)} tokens, fewer than the {count} that are asked "
-                           f"for; take a longer text or fewer tokens")
+        raise NetworkError(f"{path} has {len(inner)} tokens, fewer than the {count} requested; "
+                           f"take a longer text or fewer tokens")
     inner = inner[:DEFAULT_TOKENS if count is None else count]
     parts = [inner[start:start + size - 2] for start in range(0, len(inner), size - 2)]
     return [[first, *part, last] for part in parts if len(part) >= LEAST_PASSAGE - 2]

@@ -66,7 +66,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from nearbit_hw.verilog import generate
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["BenchError", "run_bench"]
@@ -76,7 +76,7 @@ _TOP = "dut"
 
 
 class BenchError(AssertionError):
-    """A cocotb test failed, or there was none; the message is what the simulator said."""
+    """A cocotb test failed, or none ran; the message is the simulator's output."""
 
 
 def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
@@ -91,14 +91,14 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
     module
         File with the cocotb tests, usually ``__file__``.
     parameters
-        What the tests find in ``bench.parameters``; anything JSON can hold.
+        Contents of ``bench.parameters`` in the tests; anything JSON can hold.
     verilog
         Text to simulate instead of the component's own, with a top module of any name: a netlist
-        or a mutant. The component then only says which streams there are.
+        or a mutant. Only the streams of the component are then used.
     test_filter
         Regular expression of the names of the tests to run; all by default.
     timeout
-        Seconds after which the simulator is ended.
+        Seconds after which the simulator is terminated.
     """
     __tracebackhide__ = True
     module = Path(module).resolve()
@@ -107,7 +107,6 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
     if verilog is None:
         verilog, top = generate(component, _TOP), _TOP
     else:
-        mark_used(component)
         top = _top(verilog)
 
     kept = os.environ.get("NEARBIT_BENCH_DIR")
@@ -122,7 +121,7 @@ def run_bench(component: wiring.Component, module: str | os.PathLike[str], *,
 
 
 def _top(verilog: str) -> str:
-    """Name the module that no other one instantiates; it comes first in generated text."""
+    """Name the module that no other instantiates; it comes first in generated text."""
     match = re.search(r"^\s*module\s+(\w+)", verilog, re.MULTILINE)
     if match is None:
         raise ValueError("there is no module in the Verilog text")
@@ -156,7 +155,7 @@ def _run(directory: Path, verilog: str, top: str, module: Path, description: dic
                      waves=waves, build_args=["-Wall"], timescale=("1ns", "1ns"), log_file=log)
     said = log.read_text(encoding="utf-8", errors="replace")
     if said.strip() or not (directory / "sim.vvp").exists():
-        raise BenchError(f"Icarus does not take the Verilog:\n{said}")
+        raise BenchError(f"Icarus rejects the Verilog:\n{said}")
 
     environment = {
         "NEARBIT_BENCH": str(settings),

@@ -1,7 +1,7 @@
-"""Files that are worth keeping between runs, in the user's cache directory.
+"""Files kept between runs in the user's cache directory.
 
 A file is kept under a key, the hash of all that it was made from. Its name also holds the hash of
-its content, so one that was damaged is found out and made again. Files appear whole or not at all,
+its content, so a damaged file is detected and made again. Files appear whole or not at all,
 so processes side by side do not disturb each other.
 """
 
@@ -33,7 +33,7 @@ _REMEDY = "NEARBIT_CACHE_DIR can name another"
 
 
 def directory() -> Path:
-    """Return where files are kept; the environment variable ``NEARBIT_CACHE_DIR`` overrides it.
+    """Return the cache directory; the environment variable ``NEARBIT_CACHE_DIR`` overrides it.
 
     :class:`SimulationError` if this user has no home directory.
     """
@@ -47,9 +47,9 @@ def directory() -> Path:
 
 
 def key_of(*parts: str) -> str:
-    """Hash texts that together say what a file is made from, and the kind of machine.
+    """Hash the texts that a file is made from, and the kind of machine.
 
-    Machines that share a home directory have libraries of their own.
+    Machines of different kinds that share a home directory thus keep separate libraries.
     """
     kind = (sysconfig.get_platform(), str(sysconfig.get_config_var("SOABI")))
     return _digest("\0".join((*parts, *kind)).encode())
@@ -60,9 +60,9 @@ def _digest(data: bytes) -> str:
 
 
 def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return the file of a key; unless there is an intact one, ``make`` writes it to a path.
+    """Return the file of a key; if there is no intact one, ``make`` writes it to a path.
 
-    Others may read it if the directory lets them. A directory that has the file need not be
+    Other users may read it if the directory permits. A directory that has the file need not be
     writable. Raises :class:`SimulationError` if the file cannot be made.
     """
     place = directory()
@@ -92,7 +92,7 @@ def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
 
 
 def load_library(path: Path) -> ctypes.CDLL:
-    """Load a library that is kept; :class:`SimulationError` names the directory if that fails."""
+    """Load a cached library; :class:`SimulationError` names the directory if that fails."""
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:

@@ -26,7 +26,7 @@ from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Pro
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
@@ -211,7 +211,7 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
 
 
 class InputBuffer(ctypes.Structure):
-    """Words for an input of the native library, and the cycles in which it takes them."""
+    """Words for an input of the native library, and the cycles in which it accepts them."""
 
     _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
                 ("count", ctypes.c_int64), ("next", ctypes.c_int64))
@@ -319,7 +319,7 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
 
 
 def compile_library(command: list[str], source: str, target: Path) -> None:
-    """Compile C++ to a shared library; :class:`SimulationError` has what the compiler says."""
+    """Compile C++ to a shared library; :class:`SimulationError` quotes the compiler."""
     try:
         with tempfile.TemporaryDirectory(prefix="nearbit-") as directory:
             path = Path(directory, "simulation.cc")
@@ -351,7 +351,7 @@ def _compile(command: list[str], source: str, target: Path) -> None:
 
 
 def _library(verilog: str, glue: str, debug: bool) -> Path:
-    """Return the library of a design, built unless the cache has it."""
+    """Return the library of a design, from the cache or newly built."""
     command = [*compiler(), *_FLAGS, "-O1" if debug else "-O2"]
     try:
         version = subprocess.run([*compiler(), "--version"], capture_output=True, encoding="utf-8",
@@ -373,9 +373,10 @@ class CompiledEngine:
     component
         What to simulate.
     verilog
-        Text to simulate instead of the component's own, with a top module ``dut``.
+        Text to simulate instead of the component's own, with a top module ``dut``. Only the streams
+        of the component are then used.
     started
-        Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
+        Start of the build time, by :func:`time.perf_counter`; None is now.
     """
 
     name = "compiled"
@@ -389,7 +390,6 @@ class CompiledEngine:
         self._outputs = [port for port in self._ports if not port.is_input]
         # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
         self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
-        mark_used(component)
         self._glue = _glue(self._inputs, self._outputs, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
         self._build_seconds = time.perf_counter() - started
@@ -446,13 +446,13 @@ class CompiledEngine:
 
 
 def _check_file(error: int, vcd: str | None) -> None:
-    """Raise :class:`WaveformError` if a library's file of waveforms has failed."""
+    """Raise :class:`WaveformError` if a library could not write its waveforms."""
     if error:
         raise WaveformError(error, os.strerror(error), vcd)
 
 
 class _Run:
-    """One run of a program: buffers, calls, and the watch over their time."""
+    """One run of a program: its buffers, calls and time limits."""
 
     def __init__(self, library: ctypes.CDLL, handle: int, inputs: list[Port], outputs: list[Port],
                  program: Program, patience: int, progress: Progress | None,
@@ -491,7 +491,7 @@ class _Run:
         self._out[index].capacity = capacity
 
     def phases(self) -> list[dict[str, Cycles]]:
-        """Run everything, and return when the inputs were accepted."""
+        """Run all phases, and return the cycles in which inputs were accepted."""
         accepted: list[dict[str, Cycles]] = []
         for phase in self._program.phases:
             for entry in self._in:
@@ -516,7 +516,7 @@ class _Run:
         return accepted
 
     def _advance(self, mode: int, cycles: int | None = None) -> None:
-        """Simulate in calls of bounded time until the library has nothing left to do."""
+        """Simulate, in calls of bounded duration, until the library has nothing left to do."""
         began = self._library.nearbit_cycle(self._handle)
         while cycles is None or cycles > 0:
             limit = self._chunk if cycles is None else min(self._chunk, cycles)
@@ -558,7 +558,7 @@ class _Run:
                            self._program.transfers)
 
     def beats(self) -> dict[str, Beats]:
-        """Cut the buffers to what has come."""
+        """Cut the buffers to the words received."""
         return {port.name: Beats(port, self._words[index][:self._out[index].count].copy(),
                                  self._cycles[index][:self._out[index].count].copy())
                 for index, port in enumerate(self._ports)}

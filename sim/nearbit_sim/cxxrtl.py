@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 
 
 def split_eval(source: str) -> str:
-    """Cut the functions that evaluate the design into many.
+    """Split the functions that evaluate the design into many.
 
     The time of optimizing compilers grows with more than the length of a function, and CXXRTL
     writes a single one: 40 s for the reference core, 10 s in parts, which run no slower. Local
@@ -84,7 +84,7 @@ def _split(source: str, name: str, head: str, tail: str, declaration: str, param
 
 
 def _statements(body: str) -> Iterator[str]:
-    """List the statements of a function with those that use the same temporary in one."""
+    """List a function's statements; those that share a temporary are one."""
     lines: list[str] = []
     pending: list[str] = []
     temporaries: set[str] = set()
@@ -107,7 +107,7 @@ def _statements(body: str) -> Iterator[str]:
 
 
 def _parts(statements: list[str]) -> Iterator[str]:
-    """Join statements to parts of a good length, in order."""
+    """Join statements into parts of a suitable length, in order."""
     part: list[str] = []
     length = 0
     for statement in statements:

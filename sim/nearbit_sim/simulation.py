@@ -1,4 +1,6 @@
-"""Attention by the simulated hardware: tensors in, the golden model's format out."""
+# amaranth: UnusedElaboratable=no
+
+"""Attention by the simulated hardware, with results in the golden model's format."""
 
 import functools
 import time
@@ -56,7 +58,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
     vcd
         File to write waveforms to.
     progress
-        Called now and then with the cycle, the transfers so far, and those there will be.
+        Called now and then with the cycle, the transfers so far, and all transfers.
 
     Returns
     -------
@@ -65,9 +67,9 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
     Raises
     ------
     TensorError
-        Tensors, or numbers of keys, that do not fit each other or the configuration.
+        Tensors or numbers of keys do not match each other or the configuration.
     SimulationError
-        A missing compiler or simulator, a file that cannot be written, or hardware that hangs.
+        A compiler or simulator is missing, a file cannot be written, or the hardware hangs.
     """
     prepared = prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal, qpos=qpos,
                        logit_scale=logit_scale, rotate=rotate, method=method, mapping=mapping,
@@ -77,17 +79,17 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
 
 def run(plan: Plan, *, engine: str = "compiled", vcd: str | PathLike[str] | None = None,
         progress: Progress | None = None) -> HardwareAttention:
-    """Simulate a problem that is prepared and packed; see :func:`simulate`."""
+    """Simulate a prepared and packed problem; see :func:`simulate`."""
     hardware = core_engine(plan.config, engine)
     return plan.read(hardware.run(plan.program, patience=plan.patience, progress=progress,
                                   vcd=None if vcd is None else fspath(vcd)))
 
 
 def core_engine(config: Config, engine: str = "compiled") -> Engine:
-    """Return an engine with the core of a configuration; the same one, if asked again.
+    """Return an engine with the core of a configuration; later calls return the same one.
 
-    Its XOR-popcount is the generic one: that of a device has the same values and cycles, and
-    consists of cells that a simulator does not know.
+    Its XOR-popcount is the generic one: a device's has the same values and cycles, but consists of
+    cells that a simulator does not know.
     """
     return _core_engine(config.replace(cell="generic"), engine)
 
@@ -97,6 +99,7 @@ def _core_engine(config: Config, engine: str) -> Engine:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     started = time.perf_counter()
+    # Only this core's streams are used: the first line keeps Amaranth from warning of it.
     if engine == "compiled":
         return CompiledEngine(Core(config), verilog=_core_verilog(config, "given"), started=started)
     return IcarusEngine(Core(config), verilog=_core_verilog(config), started=started)
@@ -112,7 +115,7 @@ def _sources(folder: Traversable) -> Iterator[Traversable]:
 
 
 def _core_verilog(config: Config, initial: Initial = "all") -> str:
-    """Generate a core's Verilog, which takes seconds, or take it from the cache."""
+    """Return a core's Verilog, from the cache or newly generated, which takes seconds."""
     model = resources.files("nearbit_model")
     sources = [*_sources(resources.files("nearbit_hw")),
                model / "config.py", model / "structure.py"]

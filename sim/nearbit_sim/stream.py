@@ -62,8 +62,8 @@ class Source(_Stream):
     Parameters
     ----------
     idle
-        Probability of an idle cycle, when nothing is waiting to be accepted; may be changed at
-        any time, and 1 holds everything back.
+        Probability of an idle cycle while no payload waits to be accepted; may be changed at any
+        time; 1 holds everything back.
     """
 
     def __init__(self, dut: Any, port: Port, rng: random.Random, idle: float) -> None:
@@ -115,7 +115,7 @@ class Sink(_Stream):
     Parameters
     ----------
     stall
-        Probability of a stalled cycle; may be changed at any time, and 1 takes nothing.
+        Probability of a stalled cycle; may be changed at any time; 1 accepts nothing.
     """
 
     def __init__(self, dut: Any, port: Port, rng: random.Random, stall: float) -> None:
@@ -133,7 +133,7 @@ class Sink(_Stream):
         self._held: str | None = None
 
     def expect(self, *payloads: Any) -> None:
-        """Queue payloads to compare with; from now on, one that is not expected fails the test."""
+        """Queue expected payloads; from now on, an unexpected one fails the test."""
         self._strict = True
         self._expected.extend(map(self.port.shape.pack, payloads))
 
@@ -198,7 +198,8 @@ class Bench:
     """A component in the simulator: its clock, its reset, and both ends of all its streams.
 
     Every input stream has a :class:`Source` and every output stream a :class:`Sink`. Both draw
-    from generators seeded with :attr:`seed`. In every cycle, of every stream, it is checked that
+    from generators seeded with :attr:`seed`. In every cycle, the bench checks that, for every
+    stream,
 
     - ``valid`` and ``payload`` of an output hold while it is stalled,
     - no output depends on its own ``ready`` within a cycle (tried in every eighth cycle),
@@ -207,7 +208,7 @@ class Bench:
     Parameters
     ----------
     dut
-        What cocotb gives to a test.
+        The argument of a cocotb test.
     idle, stall
         Probability of idle cycles of all sources and of stalled cycles of all sinks.
     limit
@@ -258,7 +259,7 @@ class Bench:
         return [*self._sources.values(), *self._sinks.values()]
 
     async def reset(self, cycles: int = 1) -> None:
-        """Reset the component, and forget all that is queued, expected and received."""
+        """Reset the component, and discard everything queued, expected and received."""
         for end in self._ends():
             end._clear()
         if self._reset is not None:
@@ -293,7 +294,7 @@ class Bench:
         await _SETTLE
 
     async def _probe(self) -> None:
-        """Turn every ``ready`` over and back: no stream may show it on its own outputs."""
+        """Toggle every ``ready`` and restore it: no output of the same stream may follow."""
         for sink in self._sinks.values():
             before = sink._peek(self.cycle)
             sink._turn()
@@ -310,14 +311,14 @@ class Bench:
             self.cycle += 1
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Simulate until a condition, looked at between cycles, holds."""
+        """Simulate until a condition, evaluated between cycles, holds."""
         while not condition():
             await self.step()
 
     async def finish(self, extra: int = 16) -> None:
-        """Simulate until all is accepted and all that is expected has arrived.
+        """Simulate until all payloads are accepted and all expected ones have arrived.
 
-        Then some cycles more, in which nothing else may arrive where anything was expected.
+        A few more cycles follow, in which nothing else may arrive where anything was expected.
         """
         await self.until(lambda: not any(end.pending for end in self._ends()))
         await self.step(extra)

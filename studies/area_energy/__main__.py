@@ -129,7 +129,7 @@ def nearbit(heads: Heads, lanes: int, *, rescore: bool) -> Subject:
     value_lanes = max(1, N * DIM // interval)
     config = Config(
         key_bits=DIM, value_dim=DIM, capacity=heads.keys, lanes=lanes, value_lanes=value_lanes,
-        top_n=N, exp_tables=1, divider_cycles=_divider_cycles(interval),
+        top_n=N, exp_tables=1, normalizer="divider", divider_cycles=_divider_cycles(interval),
         fan_in=FAN_IN, # registers as far apart as in standard attention's sums
         rescore=Rescore(head_dim=DIM, lanes=value_lanes) if rescore else None)
     prepared: Prepared = prepare(heads.q, heads.k, heads.v, config, n=N,

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import rtlil  # type: ignore[attr-defined]
 from amaranth.lib import wiring
 
-from nearbit_hw.verilog import _drop_empty, _ports, _without_collector
+from nearbit_hw.verilog import to_rtlil
 from studies.area_energy.liberty import Cell, Liberty
 
 
@@ -216,10 +215,7 @@ def block_name(instance: str) -> str:
 
 def synthesize(component: wiring.Component, library: Liberty) -> Design:
     """Synthesize a component, which cannot be used again."""
-    with _without_collector():
-        text = _drop_empty(rtlil.convert(component, name=TOP, ports=_ports(component),
-                                         emit_src=False))
-    text = _share_modules(text)
+    text = _share_modules(to_rtlil(component, TOP))
     with tempfile.TemporaryDirectory(prefix="asic-") as name:
         directory = Path(name)
         (directory / "design.il").write_text(text, encoding="utf-8")

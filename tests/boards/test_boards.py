@@ -25,7 +25,7 @@ from nearbit_model.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Config(key_bits=8, value_dim=4, capacity=64, lanes=2, value_lanes=2, top_n=8, exp_tables=1,
-              divider_cycles=4)
+              normalizer="divider", divider_cycles=4, selection="serial")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_ecp5_pll(reference, clock):
 
 def test_no_pll():
     assert find_pll("ice40", 12_000_000, 12_000_000) is None
-    with pytest.raises(PllError, match=r"^the PLL cannot make 5 MHz of the board's 12 MHz; the "
+    with pytest.raises(PllError, match=r"^the PLL cannot make 5 MHz from the board's 12 MHz; the "
                                        r"nearest is 16\.125 MHz$"):
         find_pll("ice40", 12_000_000, 5_000_000)
 
@@ -146,7 +146,7 @@ def test_list(capsys):
                                         "icepi-zero?")),
     (["build", "--board", "zzz"], f"unknown board 'zzz'; there are {', '.join(BOARDS)}"),
     (["build", "--board", "icebreaker", "--clock", "5"],
-     "icebreaker: the PLL cannot make 5 MHz of the board's 12 MHz; the nearest is 16.125 MHz"),
+     "icebreaker: the PLL cannot make 5 MHz from the board's 12 MHz; the nearest is 16.125 MHz"),
     (["build", "--board", "icebreaker", "--clock", "nan"],
      "--clock is in MHz, above 0 and at most 400, not nan"),
     (["build", "--board", "icebreaker", "--baud", "9600"],
@@ -188,8 +188,8 @@ def test_bad_input(arguments, message, capsys, monkeypatch):
     ("nowhere:X", "the platform's module nowhere cannot be imported: No module named 'nowhere'"),
     ("amaranth_boards.icebreaker:X", "the module amaranth_boards.icebreaker has no platform X"),
     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform",
-     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform has no UART (a resource named uart), by "
-      "which the host could talk to it")),
+     ("amaranth_boards.tinyfpga_bx:TinyFPGABXPlatform has no UART (a resource named uart) for "
+      "the host link")),
 ])
 def test_bad_platform(platform, message, tiny, capsys):
     assert said(capsys, "build", "--platform", platform, "--config", tiny) == (2, message)
@@ -224,6 +224,17 @@ def test_selection_without_its_memory(tmp_path, capsys):
                 str(folder)) == (
         2, ("icebreaker: the selection 'histograms' needs block RAM with two full ports, which "
             "iCE40 does not have; take 'serial' or 'counters'"))
+    assert not folder.exists()
+
+
+def test_normalizer_without_multipliers(tmp_path, capsys):
+    path = tmp_path / "reciprocal.toml"
+    path.write_text(TINY.replace(normalizer="reciprocal", divider_cycles=1).to_toml())
+    folder = tmp_path / "out"
+    assert said(capsys, "build", "--board", "icebreaker", "--config", str(path), "-o",
+                str(folder)) == (
+        2, ("icebreaker: the normalizer 'reciprocal' needs multipliers of 18 bits, which iCE40 "
+            "does not have; take 'divider'"))
     assert not folder.exists()
 
 
@@ -327,7 +338,11 @@ def test_bitstream_cut_short(bitstream, tmp_path, capsys):
 def without_verilog(monkeypatch):
     """Leave out what takes a build without programs most of its time."""
     monkeypatch.setattr(builds, "BoardTop", lambda *args, **options: None)
-    monkeypatch.setattr(builds, "generate", lambda *args: "module accelerator; endmodule\n")
+    def generated(component, name, *, initial):
+        assert initial == "given"
+        return f"module {name}; endmodule\n"
+
+    monkeypatch.setattr(builds, "generate", generated)
 
 
 class Tools:
@@ -375,8 +390,8 @@ def test_full_disk_of_a_program(name, file, octets, tmp_path, tiny, monkeypatch,
     out = tmp_path / "out"
     what = "bitstream" if file == "bin" else "file"
     assert said(capsys, "build", "--board", "icebreaker", "--config", tiny, "-o", str(out)) == (
-        1, (f"the {what} {out / f'nearbit.{file}'} is not written to its end, though no program "
-            f"says so; see whether the disk is full"))
+        1, (f"the {what} {out / f'nearbit.{file}'} is incomplete, though no program "
+            f"reported an error; check whether the disk is full"))
     assert not {"nearbit.bin", "nearbit.toml", "report.json"} & set(os.listdir(out))
 
 
@@ -447,7 +462,7 @@ def test_program_that_cannot_run(tmp_path, tiny, capsys, monkeypatch):
         2, f"the program '{path}', which --yosys names for yosys, cannot be run: Exec format error")
     monkeypatch.setenv("ICEPACK", "icepack 'x")
     assert said(capsys, *arguments) == (
-        2, "ICEPACK is no command, \"icepack 'x\": no closing quotation")
+        2, "ICEPACK is not a command, \"icepack 'x\": no closing quotation")
 
 
 def test_growth():

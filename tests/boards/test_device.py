@@ -369,7 +369,7 @@ def test_serial_port():
         transport.close()
         with pytest.raises(DeviceError, match=rf"^{port} does not answer, though it was asked 2 "
                            r"times; check that the board has its bitstream, that this is its port, "
-                           r"and at how many baud it talks \(this is 115200\)$"):
+                           r"and its baud rate \(this is 115200\)$"):
             Device.open(port, baud=115_200, timeout=0.01, retries=1)
 
 
@@ -379,7 +379,7 @@ def test_no_port(tmp_path):
         Device.open("/dev/ttyNONE")
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(DeviceError, match=rf"^{re.escape(str(file))} is no serial port$"):
+    with pytest.raises(DeviceError, match=rf"^{re.escape(str(file))} is not a serial port$"):
         Device.open(str(file))
 
 
@@ -388,7 +388,7 @@ def test_port_that_vanishes():
         transport = SerialTransport(port)
         os.close(transport._serial.fd)
         for act in (lambda: transport.write(b"a"), lambda: transport.read(0.01)):
-            with pytest.raises(DeviceError, match=rf"^{port} has gone while it was in use; check "
+            with pytest.raises(DeviceError, match=rf"^{port} disappeared during use; check "
                                r"the cable and plug the board in again$"):
                 act()
         transport._serial.fd = None
@@ -415,7 +415,7 @@ def test_silent_device():
     script = Script()
     with pytest.raises(DeviceError, match=r"^the script does not answer, though it was asked 4 "
                        r"times; check that the board has its bitstream, that this is its port, and "
-                       r"at how many baud it talks$"):
+                       r"its baud rate$"):
         opened(script)
     assert script.closed
 
@@ -423,8 +423,8 @@ def test_silent_device():
 @pytest.mark.parametrize("octets", [b"login: ", b"\x5a" * 50, bytes(range(256)) * 40])
 def test_device_of_garbage(octets):
     with pytest.raises(DeviceError, match=r"^the script sends data that is not a Nearbit message; "
-                       r"check that this is the board's port, and at how many baud its bitstream "
-                       r"talks$"):
+                       r"check that this is the board's port, and the baud rate of its "
+                       r"bitstream$"):
         opened(Script(*[octets] * 9))
 
 
@@ -470,10 +470,12 @@ def test_another_configuration():
             device.run(prepare(*tensors(SMALL, heads=1, tokens=4, queries=1), SMALL, n=1))
 
 
-def test_unknown_layout_version():
-    block = bytes([Block.IDENTITY, 9, *identity_bytes(TINY, (1, 2, 3), 1)[1:]])
-    with pytest.raises(DeviceError, match=r"^the script cannot be used: the identity has layout "
-                       r"version 9, and this release of Nearbit knows 1 only$"):
+def test_other_fields():
+    octets = identity_bytes(TINY, (1, 2, 3), 1)
+    block = bytes([Block.IDENTITY, len(octets) + 1, *octets[1:], 0])
+    with pytest.raises(DeviceError, match=r"^the script cannot be used: it was built with Nearbit "
+                       r"1\.2\.3, whose configurations have other fields than those of this "
+                       r"release; build and flash it with this release$"):
         opened(Script(lambda octets: reply(Status.OK, octets[2], block)))
 
 

@@ -314,7 +314,7 @@ def test_hanging(programmer):
 def test_no_command(monkeypatch, tmp_path):
     board = find_board("icebreaker")
     monkeypatch.setenv("ICEPROG", "iceprog 'x")
-    with pytest.raises(BoardError, match=r"^ICEPROG is no command, \"iceprog 'x\": no closing "
+    with pytest.raises(BoardError, match=r"^ICEPROG is not a command, \"iceprog 'x\": no closing "
                                          r"quotation$"):
         flash(board, Path("x.bit"))
     # A file that may be run, and cannot.

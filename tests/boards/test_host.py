@@ -165,7 +165,7 @@ def test_run_on_a_board(problem):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["run", "{}", "--port", "/dev/null", "--baud", "1000000"], "/dev/null is no serial port"),
+    (["run", "{}", "--port", "/dev/null", "--baud", "1000000"], "/dev/null is not a serial port"),
     (["run", "{}", "--port", "/dev/null", "--board", "icebraker"],
      "unknown board 'icebraker'; did you mean icebreaker or icepi-zero?"),
     (["run", "{}", "--port", "/dev/null", "--baud", "9"],

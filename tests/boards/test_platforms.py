@@ -21,9 +21,9 @@ from nearbit_model.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Config(key_bits=8, value_dim=4, capacity=64, lanes=2, value_lanes=2, top_n=8, exp_tables=1,
-              divider_cycles=4)
+              normalizer="divider", divider_cycles=4)
 
-NO_UART = "has no UART (a resource named uart), by which the host could talk to it"
+NO_UART = "has no UART (a resource named uart) for the host link"
 
 # Of each platform its own clock in MHz and its LEDs that are used, or why it is refused.
 PLATFORMS = {

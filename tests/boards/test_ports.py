@@ -316,7 +316,7 @@ def test_port_that_goes():
         os.close(master)
         for act in (lambda: transport.write(b"a"), lambda: transport.read(0.01)):
             # Linux says either that reading fails, or that there is something and gives nothing.
-            with pytest.raises(DeviceError, match=rf"^{port} has gone while it was in use(; |, or "
+            with pytest.raises(DeviceError, match=rf"^{port} disappeared during use(; |, or "
                                r"another program .* or )check the cable and plug the board in "
                                r"again$"):
                 act()
@@ -330,7 +330,7 @@ def test_port_of_two_programs(monkeypatch):
         os.write(master, b"a")
         with monkeypatch.context() as patch:
             patch.setattr(serial.serialposix.os, "read", lambda *args: b"")
-            with pytest.raises(DeviceError, match=rf"^{port} has gone while it was in use, or "
+            with pytest.raises(DeviceError, match=rf"^{port} disappeared during use, or "
                                r"another program reads it as well; close that, or check the cable "
                                r"and plug the board in again$"):
                 transport.read(0.01)
@@ -338,8 +338,8 @@ def test_port_of_two_programs(monkeypatch):
 
 
 def test_directory(tmp_path):
-    with pytest.raises(DeviceError, match=rf"^{re.escape(str(tmp_path))} is a directory, no serial "
-                       r"port$"):
+    with pytest.raises(DeviceError, match=rf"^{re.escape(str(tmp_path))} is a directory, not a "
+                       r"serial port$"):
         Device.open(str(tmp_path))
 
 
@@ -361,8 +361,8 @@ def test_run_through_a_socket(problem, capsys):
 
 
 @pytest.mark.parametrize(("port", "sentence"), [
-    ("/", "/ is a directory, no serial port"),
-    ("/dev/null", "/dev/null is no serial port"),
+    ("/", "/ is a directory, not a serial port"),
+    ("/dev/null", "/dev/null is not a serial port"),
     ("/dev/ttyNONE", ("there is no port /dev/ttyNONE; plug the board in, and see `python -m "
                       "serial.tools.list_ports` for those that there are")),
     ("socket://127.0.0.1", ("socket://127.0.0.1 names no host and port; write socket://HOST:PORT, "

@@ -10,7 +10,7 @@ import pytest
 
 from nearbit_boards.protocol import (
     IDENTITY,
-    LAYOUT_VERSION,
+    LAYOUT,
     STREAMS,
     Block,
     Identity,
@@ -28,7 +28,7 @@ from nearbit_boards.protocol import (
     state_fields,
 )
 from nearbit_boards.simulated import SimulatedTransport
-from nearbit_model.config import CELLS, PRESETS, SELECTIONS, Config, Rescore
+from nearbit_model.config import PRESETS, Config, Rescore
 
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "host-link.md").read_text("utf-8")
@@ -70,7 +70,7 @@ def test_documented_blocks():
     assert [(int(row[0]), row[1]) for row in plain] == \
         [(block.value, block.name) for block in Block if block != Block.ERROR]
     assert errors[:2] == ["9 to 15", "ERROR"]
-    assert plain[1][2] == str(sum(IDENTITY.values()))
+    assert plain[1][2] == "see below"
     assert plain[5][2] == str(Layout(TINY).block(Block.CYCLES))
 
 
@@ -78,12 +78,14 @@ def test_documented_fields():
     identity, state = re.findall(
         r"^\| field \| bytes \| what \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \|", identity, re.MULTILINE)
-    assert {name: int(size) for name, size in rows} == IDENTITY
-    assert f"these are version {LAYOUT_VERSION}" in identity
-    for number, cell in enumerate(CELLS, 1):
-        assert f"{number} {cell}" in identity
-    for number, selection in enumerate(SELECTIONS):
-        assert f"{number} {selection}" in identity
+    assert [(name, int(size)) for name, size in rows] == list(IDENTITY.items())
+    assert f"{sum(IDENTITY.values())} in this release" in identity
+    assert f"0x{LAYOUT:04x} in this release" in identity
+    for name, known in Config.leaf_metadata().items():
+        line = re.search(rf"^\| `{name}` \| .*$", identity, re.MULTILINE)[0]
+        for number, choice in enumerate(known.get("choices", ())):
+            said = {None: "none", False: "no", True: "yes"}.get(choice, f"`{choice}`")
+            assert f"{number} {said}" in line
     rescoring = Config(key_bits=8, value_dim=8, capacity=32, value_lanes=8,
                        rescore=Rescore(head_dim=4, lanes=2))
     assert re.findall(r"^\| `(\S+)` \|", state, re.MULTILINE) == list(state_fields(rescoring))
@@ -175,19 +177,60 @@ def test_identity(config):
 
 
 def test_identity_has_the_whole_configuration():
-    names = {field.name for field in dataclasses.fields(Config)} - {"rescore"}
-    names |= {f"rescore.{field.name}" for field in dataclasses.fields(Rescore)}
-    assert names == set(IDENTITY) - {"layout_version", "major", "minor", "patch", "clock"}
+    names = [field.name for field in dataclasses.fields(Config) if field.name != "rescore"]
+    names += [f"rescore.{field.name}" for field in dataclasses.fields(Rescore)]
+    assert names == list(IDENTITY)[6:]
+
+
+def identity_with(**changes):
+    """An identity of which some fields have other numbers."""
+    octets, start = bytearray(identity_bytes(TINY, (1, 2, 3), 1)), 0
+    for name, size in IDENTITY.items():
+        number = changes.get(name.replace(".", "_"))
+        if number is not None:
+            octets[start:start + size] = number.to_bytes(size, "little")
+        start += size
+    return bytes(octets)
+
+
+def test_identity_bytes():
+    """The first, counted by hand, and numbers of choices."""
+    octets = identity_bytes(TINY, (1, 2, 3), 0x12345678)
+    assert octets[0] == len(octets)
+    assert octets[1:4] == bytes([1, 2, 3])
+    assert octets[6:17] == bytes([0x78, 0x56, 0x34, 0x12, 8, 0, 8, 0, 64, 0, 0])
+    assert Identity.from_bytes(identity_with(cell=2, selection=2)).config == \
+        TINY.replace(cell="ecp5", selection="serial")
+
+
+def foreign_identity():
+    """An identity of a release whose configurations have one more field."""
+    octets = identity_bytes(TINY, (9, 8, 7), 1)
+    return bytes([len(octets) + 1, *octets[1:4], octets[4] ^ 1, *octets[5:], 0])
+
+
+def test_foreign_identity():
+    """It is read, though nothing is known of its fields, and refused with what to do."""
+    octets = foreign_identity()
+    found, = Parser().feed(reply(Status.OK, 1, bytes([Block.IDENTITY]) + octets))
+    with pytest.raises(ProtocolError, match=r"^it was built with Nearbit 9\.8\.7, whose "
+                       r"configurations have other fields than those of this release; build and "
+                       r"flash it with this release$"):
+        Identity.from_bytes(found.only(Block.IDENTITY))
 
 
 @pytest.mark.parametrize(("octets", "message"), [
-    (b"", "the identity has layout version None, and this release of Nearbit knows 1 only"),
-    (b"\x02", "the identity has layout version 2, and this release of Nearbit knows 1 only"),
-    (b"\x01\x00", r"an identity has \d+ bytes, not 2"),
-    (identity_bytes(TINY, (1, 2, 3), 1).replace(b"\x04\x02\x00\x00", b"\x04\x02\x09\x00"),
-     "the identity has cell 9, and this release of Nearbit knows those up to 4"),
-    (bytes([1, *[0] * (sum(IDENTITY.values()) - 1)]),
-     "the identity is of no configuration: key_bits must be from 1 to 1024, not 0"),
+    (b"", "an identity cannot have 0 bytes"),
+    (b"\x02\x01", "an identity cannot have 2 bytes"),
+    (identity_bytes(TINY, (1, 2, 3), 1)[:-1], r"an identity cannot have \d+ bytes"),
+    (identity_with(cell=9),
+     ("the identity describes no valid configuration: "
+      "the number of cell must be from 0 to 4, not 9")),
+    (identity_with(rescore_lanes=1),
+     ("the identity describes no valid configuration: "
+      "rescore.head_dim must be from 1 to 1024, not 0")),
+    (identity_with(key_bits=0),
+     "the identity describes no valid configuration: key_bits must be from 1 to 1024, not 0"),
 ])
 def test_wrong_identity(octets, message):
     with pytest.raises(ProtocolError, match=f"^{message}$"):

@@ -16,7 +16,7 @@ from nearbit_model.config import Config
 
 
 SMALL = Config(key_bits=8, value_dim=4, capacity=64, lanes=1, value_lanes=1, top_n=8, exp_tables=1,
-               divider_cycles=16, cell="ice40")
+               normalizer="divider", divider_cycles=16, cell="ice40")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_bad_files(built, tmp_path):
                                          r"bitstream, which names the pins$"):
         VirtualTransport(alone, 3_000_000)
     (tmp_path / "alone.pcf").write_text("set_io nothing C3\n")
-    with pytest.raises(BoardError, match=r"has no pin uart_0__rx|does not say how fast"):
+    with pytest.raises(BoardError, match=r"has no pin uart_0__rx|does not give the frequency"):
         VirtualTransport(alone, 3_000_000)
     octets = alone.read_bytes()
     alone.write_bytes(octets[:len(octets) // 2])

@@ -506,7 +506,7 @@ async def cycles_do_not_depend_on_data(dut):
 @pytest.mark.parametrize(("config", "steps"), [
     (Config.preset("tiny"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, queries=1, lanes=2, value_lanes=3, top_n=7,
-            exp_tables=3, refine_lanes=4, divider_cycles=2), 30),
+            exp_tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2), 30),
     pytest.param(Config(
         key_bits=9, value_dim=3, capacity=32, queries=8, lanes=4, value_lanes=1, top_n=32,
         value_bits=5, weight_bits=7, output_fraction_bits=0, exp_tables=1), 8,
@@ -516,7 +516,10 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, exp_tables=1),
      20),
     (Config(key_bits=5, value_dim=2, capacity=13, queries=2, lanes=1, value_lanes=2, top_n=1,
-            value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 20),
+            value_bits=16, weight_bits=24, output_fraction_bits=16,
+            normalizer="divider", divider_cycles=32), 20),
+    (Config(key_bits=5, value_dim=2, capacity=13, lanes=1, value_lanes=2, top_n=1,
+            value_bits=16, weight_bits=24, output_fraction_bits=16), 10),
     (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
     (Config.preset("tiny").replace(selection="histograms", refine_lanes=8), 20),
     (Config.preset("tiny").replace(selection="serial", value_ports=1), 20),
@@ -544,7 +547,8 @@ async def cycles_do_not_depend_on_data(dut):
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(
         capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
-], ids=["tiny", "odd", "eight-queries", "wide", "one", "narrow", "rescore-tiny", "histograms",
+],
+ids=["tiny", "odd", "eight-queries", "wide", "one", "narrow", "fine", "rescore-tiny", "histograms",
         "serial", "rescore-odd",
         "rescore-queries", "rescore-one", "shared", "shared-one", "shared-long",
         "rescore-queries-long",

@@ -5,7 +5,7 @@ from amaranth.hdl import Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.stream_fifo import StreamFifo, queue
+from nearbit_hw.stream_fifo import StreamFifo, queue, register
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -25,6 +25,18 @@ class Queue(wiring.Component):
         m.submodules.fifo = fifo = StreamFifo(LAYOUT, depth=self._depth)
         queue(m, self.i, fifo.i)
         queue(m, fifo.o, self.o)
+        return m
+
+
+class Register(wiring.Component):
+    """A register as a component."""
+
+    i: In(stream.Signature(LAYOUT))
+    o: Out(stream.Signature(LAYOUT))
+
+    def elaborate(self, platform):
+        m = Module()
+        register(m, self.i, self.o, "held")
         return m
 
 
@@ -50,7 +62,7 @@ async def presented_in_the_next_cycle(dut):
     bench.sink("o").expect(*beats(50))
     await bench.finish()
     ways = zip(bench.source("i").cycles, bench.sink("o").cycles, strict=True)
-    if bench.parameters["depth"] > 1:
+    if bench.parameters["full_rate"]:
         assert all(left == accepted + 1 for accepted, left in ways)
         assert bench.sink("o").cycles == list(range(
             bench.sink("o").cycles[0], bench.sink("o").cycles[0] + 50))
@@ -58,7 +70,11 @@ async def presented_in_the_next_cycle(dut):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_bench(depth):
-    run_bench(Queue(depth), __file__, parameters={"depth": depth})
+    run_bench(Queue(depth), __file__, parameters={"full_rate": depth > 1})
+
+
+def test_register():
+    run_bench(Register(), __file__, parameters={"full_rate": True})
 
 
 def test_streams_are_the_signals_of_the_fifo():

@@ -3,6 +3,7 @@
 
 import pytest
 
+from nearbit_hw.attend import DividingNormalizer, ReciprocalNormalizer, ValueAccumulator
 from nearbit_hw.layouts import Error
 from nearbit_hw.score import ScoreArray
 from nearbit_hw.select import HistogramTopN, TopN
@@ -25,7 +26,19 @@ def test_presets(name):
     sizes = {"key_bits": config.distance_max, "lanes": config.lanes, "capacity": config.capacity,
              "top_n": config.top_n, "refine_lanes": config.refine_lanes}
     assert TopN(**sizes).times == config.counter_times
-    assert TopN(**sizes).registers == config.memory_registers
+    sums = ValueAccumulator(
+        capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
+        value_bits=config.value_bits, weight_bits=config.weight_bits, top_n=config.top_n)
+    assert sums.total_max == config.total_max
+    given = {"value_lanes": config.value_lanes, "value_bits": config.value_bits,
+             "sum_bits": sums.acc_bits, "total_max": sums.total_max,
+             "output_fraction_bits": config.output_fraction_bits}
+    divided = config.replace(normalizer="divider")
+    assert DividingNormalizer(**given, divider_cycles=divided.divider_cycles).latency \
+        == divided.normalizer_latency
+    multiplied = config.replace(normalizer="reciprocal", divider_cycles=1)
+    assert ReciprocalNormalizer(**given).latency == multiplied.normalizer_latency
+    assert ReciprocalNormalizer(**given).times == multiplied.reciprocal_times
     for selection in ("histograms", "serial"):
         other = config.replace(selection=selection)
         lead = 1 + KEY_STORE_LATENCY + array.latency + config.score_stages - 1

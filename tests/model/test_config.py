@@ -38,7 +38,7 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert {*RANGES, "selection", "cell", "rescore"} == {
+    assert {*RANGES, "selection", "normalizer", "cell", "rescore"} == {
         field.name for field in dataclasses.fields(Config)}
 
 
@@ -53,10 +53,8 @@ def test_documentation_has_all_fields_and_their_ranges():
 
 
 @pytest.mark.parametrize(("changes", "properties"), [
-    ({}, {"score_stages": 1, "memory_registers": 0, "rescore_query_slots": 8, "score_max": 0}),
+    ({}, {"score_stages": 1, "rescore_query_slots": 8, "score_max": 0}),
     ({"queries": 5}, {"score_stages": 2, "rescore_query_slots": 64}),
-    ({"lanes": 16}, {"memory_registers": 0}),
-    ({"lanes": 32}, {"memory_registers": 1}),
     ({"queries": 3, "rescore": Rescore(head_dim=8, lanes=4, shared=True)},
      {"score_stages": 3, "rescore_query_slots": 32, "score_max": 8 << 14}),
     ({"key_bits": 1000, "rescore": Rescore(head_dim=1, lanes=1, element_bits=2)},
@@ -99,7 +97,10 @@ def test_out_of_range(name):
      "selection must be one of counters, histograms, serial, not None"),
     ({"cell": "nexus"}, "cell must be one of generic, ecp5, ice40, xc7, not 'nexus'"),
     ({"cell": 4}, "cell must be one of generic, ecp5, ice40, xc7, not 4"),
-    ({"divider_cycles": 3},
+    ({"normalizer": "divide"}, "normalizer must be one of reciprocal, divider, not 'divide'"),
+    ({"normalizer": None}, "normalizer must be one of reciprocal, divider, not None"),
+    ({"divider_cycles": 2}, "divider_cycles must be 1 unless normalizer is divider, not 2"),
+    ({"normalizer": "divider", "divider_cycles": 3},
      "divider_cycles must divide value_bits + output_fraction_bits (16), not 3"),
 ])
 def test_rules_between_fields(changes, message):
@@ -138,13 +139,13 @@ def test_blocks_of_a_selection(changes, message):
         Config(**{**BLOCKS, **changes})
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_smallest_block(rows):
+@pytest.mark.parametrize("queries", [1, 3])
+def test_smallest_block(queries):
     """What is named as the least is enough, and half of it is not."""
     for key_bits, lanes, ratio, top_n in itertools.product(
             (1, 7, 64, 300), (1, 4, 32), (2, 8), (1, 9, 200)):
         given = {**BLOCKS, "key_bits": key_bits, "lanes": lanes, "refine_lanes": lanes * ratio,
-                 "top_n": top_n, "rows": rows}
+                 "top_n": top_n, "queries": queries}
         block = 1 << max(2 * lanes * ratio, top_n).bit_length()
         try:
             Config(**{**given, "selection_block": block})
@@ -162,7 +163,8 @@ def test_smallest_and_largest():
                  value_lanes=1,
                  top_n=1, weight_bits=2, output_fraction_bits=0, exp_tables=1)
     assert (one.beats, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
-    most = Config(**{name: most for name, (_, most) in RANGES.items()} | {"selection_block": 0})
+    most = Config(**{name: most for name, (_, most) in RANGES.items()} | {"selection_block": 0},
+                  normalizer="divider")
     assert (most.beats, most.output_bits) == (1, 32)
 
 
@@ -288,6 +290,29 @@ def test_rescore_out_of_range(name):
             Rescore(**{**RESCORE, name: value})
     with refuses(f"rescore.{name} must be an integer, not '4'"):
         Rescore(**{**RESCORE, name: "4"})
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_numbers(config):
+    numbers = config.to_numbers()
+    assert Config.from_numbers(numbers) == config
+    assert list(numbers) == list(Config.leaf_metadata())
+    assert numbers["key_bits"] == config.key_bits
+    unit = config.rescore
+    assert [numbers[f"rescore.{name}"] for name in ("head_dim", "lanes", "element_bits")] == \
+        ([0] * 3 if unit is None else [unit.head_dim, unit.lanes, unit.element_bits])
+    with refuses("the number of cell must be from 0 to 4, not 5"):
+        Config.from_numbers({**numbers, "cell": 5})
+
+
+def test_metadata():
+    """Every field says what it is, and what it may be; its default may be chosen."""
+    for name, known in Config.leaf_metadata().items():
+        assert known["says"], name
+        assert ("range" in known) != ("choices" in known), name
+    for known in dataclasses.fields(Config):
+        if "choices" in known.metadata and known.default is not dataclasses.MISSING:
+            assert known.default in known.metadata["choices"]
 
 
 def test_wrong_rescore():

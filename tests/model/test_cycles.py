@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from nearbit_model.config import SELECTIONS, Config, ConfigError
+from nearbit_model.config import NORMALIZERS, SELECTIONS, Config, ConfigError
 from nearbit_model.cycles import Command, Error, Phase, load, predict, steady
 
 
@@ -17,7 +17,7 @@ QUOTED = Command(counts=(1024,), n=32)
 def test_quoted_workload():
     formula = steady(REFERENCE, words=64, selected=32)
     assert formula.latency <= 300
-    assert formula.interval == 64
+    assert formula.interval == 65
     timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 100)])
     first, *_, before, last = timeline.answers
     assert first.end - first.offered + 1 == formula.latency
@@ -34,9 +34,22 @@ def random_config(rng):
                           capacity=capacity, lanes=lanes, refine_lanes=refine_lanes,
                           value_lanes=value_lanes, top_n=rng.randint(1, min(capacity, 100)),
                           queries=rng.choice([1, 1, 2, 3, 5]),
-                          divider_cycles=1 << rng.randint(0, 4))
+                          divider_cycles=(cycles := 1 << rng.randint(0, 4)),
+                          normalizer="divider" if cycles > 1 else "reciprocal")
         except ConfigError:
             continue
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("queries", [1, 2, 3, 4, 5])
+def test_formula_of_single_keys(queries, normalizer):
+    """Queries of one key and one column follow each other as fast as buffers are free."""
+    config = Config(key_bits=19, value_dim=1, capacity=264, queries=queries, lanes=2, value_lanes=1,
+                    top_n=3, normalizer=normalizer)
+    command = Command(counts=(144,) * queries, n=1)
+    answers = predict(config, [load(config, 264), Phase(commands=[command], delay=1000)]).answers
+    formula = steady(config, words=72, selected=1)
+    assert answers[-1].end - answers[0].offered + 1 == formula.latency
 
 
 def test_formulas():
@@ -137,12 +150,12 @@ def test_stages():
     timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 10)])
     for answer in timeline.answers:
         stages = list(answer.stages.values())
-        assert list(answer.stages) == ["score", "refine", "emit", "weigh", "accumulate",
+        assert list(answer.stages) == ["score", "merge", "scan", "emit", "weigh", "accumulate",
                                        "normalize"]
         assert all(before.start < after.start for before, after in pairwise(stages))
         assert stages[-1].end == answer.end
     for one, other in pairwise(timeline.answers):
-        for stage in ("refine", "weigh"):
+        for stage in ("scan", "weigh"):
             assert one.stages[stage].end < other.stages[stage].start
 
 

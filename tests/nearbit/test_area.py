@@ -22,7 +22,7 @@ from nearbit_model.config import PRESETS, Config, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {"cell", "score_array", "top_n", "weights", "values", "normalizer", "key_store", "rest"}
+NAMES = {"cell", "score_array", "top_n", "weights", "values", "divider", "key_store", "rest"}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_json(run, target):
 
 def test_rescorer(run):
     found = json.loads(run("area", "--preset", "hash64", "--json").out)
-    assert set(found["blocks"]) == NAMES | {"rescorer"}
+    assert set(found["blocks"]) == (NAMES - {"divider"}) | {"reciprocal", "rescorer"}
     assert found["blocks"]["rescorer"]["dsps"] == 64
 
 
@@ -134,12 +134,25 @@ def test_selection_without_its_memory(run, tmp_path, target):
     assert run("area", "--config", path, "--target", "ecp5").status == 0
 
 
+@pytest.mark.parametrize("target", ["ice40", "up5k"])
+def test_normalizer_without_multipliers(run, tmp_path, target):
+    path = tmp_path / "reciprocal.toml"
+    path.write_text(PRESETS["tiny"].to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path, "--target", target)
+    assert outcome.status == 2
+    assert outcome.err == ("nearbit: the normalizer 'reciprocal' needs multipliers of 18 bits, "
+                           f"which {target} does not have; take 'divider'\n")
+    path.write_text(PRESETS["tiny"].replace(normalizer="divider").to_toml(), encoding="utf-8")
+    assert run("area", "--config", path, "--target", target).status == 0
+
+
 def test_fit_is_of_sweep(benchmark, results):
     """The committed model is what the committed sweep gives."""
     made, kept = benchmark.fit(results["results"]), area.model()
     assert made["targets"].keys() == kept["targets"].keys() == set(area.TARGETS)
     for target, blocks in made["targets"].items():
-        assert blocks.keys() == kept["targets"][target].keys() == area.BLOCKS.keys()
+        without = set() if target == "ecp5" else {"reciprocal"}
+        assert blocks.keys() == kept["targets"][target].keys() == area.BLOCKS.keys() - without
         for name, fit in blocks.items():
             other = kept["targets"][target][name]
             assert fit["range"] == other["range"]
@@ -276,9 +289,12 @@ def test_devices():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["ecp5", "ice40"])
-def test_check(run, target):
+def test_check(run, tmp_path, target):
     """The whole preset, synthesized: each block near its estimate, as the errors promise."""
-    outcome = run("area", "--preset", "tiny", "--target", target, "--check", "--json")
+    path = tmp_path / "tiny.toml"
+    config = PRESETS["tiny"] if target == "ecp5" else PRESETS["tiny"].replace(normalizer="divider")
+    path.write_text(config.to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path, "--target", target, "--check", "--json")
     assert outcome.status == 0
     found = json.loads(outcome.out)
     real = found["synthesized"]

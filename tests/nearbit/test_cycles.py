@@ -36,8 +36,8 @@ def test_table(run):
     outcome = run("cycles", "--keys", 1024)
     assert outcome.status == 0
     assert outcome.out.startswith("preset reference: 1,024 keys of 64 bits, n 32, 64 values\n")
-    assert re.search(r"^interval +64 *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^  score +64 +100% +<- limits *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^interval +65 *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^  merge +65 +100% +<- limits *$", outcome.out, re.MULTILINE)
     assert "CAMformer: interval 327, latency 721" in outcome.out
     assert "MHz" not in outcome.out
 
@@ -47,15 +47,15 @@ def test_clock(run):
     options = ("cycles", "--keys", 1024, "--clock", 48)
     outcome = run(*options)
     assert re.search(r"^ +cycles +at 48 MHz +share *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^latency .* 282 +5\.875 us *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^interval +64 +1\.333 us *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^queries per second +750,000 *$", outcome.out, re.MULTILINE)
-    assert re.search(r"^  score +64 +100% +<- limits *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^latency .* 294 +6\.125 us *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^interval +65 +1\.354 us *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^queries per second +738,462 *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^  merge +65 +100% +<- limits *$", outcome.out, re.MULTILINE)
     figures = json.loads(run(*options, "--json").out)
     assert figures["clock_mhz"] == 48
-    assert figures["latency_seconds"] == pytest.approx(282 / 48e6, rel=1e-12)
-    assert figures["interval_seconds"] == pytest.approx(64 / 48e6, rel=1e-12)
-    assert figures["queries_per_second"] == pytest.approx(750_000, rel=1e-12)
+    assert figures["latency_seconds"] == pytest.approx(294 / 48e6, rel=1e-12)
+    assert figures["interval_seconds"] == pytest.approx(65 / 48e6, rel=1e-12)
+    assert figures["queries_per_second"] == pytest.approx(48e6 / 65, rel=1e-12)
 
 
 def test_clock_of_queries(run):
@@ -208,12 +208,13 @@ def test_rescoring(run, tmp_path, queries):
 def test_every_limit():
     """Each stage can be the one that limits; what it says of it is about a field."""
     small = {"key_bits": 16, "value_dim": 8, "capacity": 256, "lanes": 4, "value_lanes": 8,
-             "top_n": 16}
+             "top_n": 16, "selection": "counters"}
     for limit, word, changes, keys, n in (
             ("score", "lanes", {}, 256, 4), ("emit", "n", {}, 16, 16),
             ("weigh", "value_lanes", {"value_lanes": 1}, 16, 16),
             ("weigh", "n", {"queries": 3}, 16, 16), ("banks", "refine_lanes", {"top_n": 40}, 40, 3),
-            ("normalize", "divider_cycles", {"divider_cycles": 16}, 16, 1),
+            ("normalize", "divider_cycles", {"normalizer": "divider", "divider_cycles": 16},
+             16, 1),
             ("normalize", "nothing", {"value_dim": 64, "value_lanes": 64}, 16, 1),
             ("rescore", "rescore.lanes", {"rescore": Rescore(head_dim=8, lanes=4)}, 16, 16)):
         config = Config(**{**small, **changes})
@@ -225,9 +226,17 @@ def test_every_limit():
     predicted = cycles.measure(config, cycles.Workload(keys=16, queries=1, n=16))
     assert dict(zip(predicted.limits, predicted.relief, strict=True)).keys() == {"weigh", "rescore"}
     assert all(relief.startswith("a smaller n: ") for relief in predicted.relief)
+    for limit, changes, keys, n in (
+            ("merge", {"key_bits": 90}, 16, 4), ("scan", {}, 256, 4), ("emit", {}, 16, 16),
+            ("banks", {"key_bits": 9, "refine_lanes": 32}, 40, 3),
+            ("select", {"selection": "serial"}, 256, 4)):
+        config = Config(**{**small, "selection": "histograms", **changes})
+        predicted = cycles.measure(config, cycles.Workload(keys=keys, queries=1, n=n))
+        assert predicted.limits[0] == limit, (limit, predicted.stages)
     config = Config(key_bits=30, value_dim=1, capacity=24, queries=3, lanes=1, value_lanes=1,
                     top_n=2,
-                    refine_lanes=4, divider_cycles=1)
+                    refine_lanes=4, normalizer="divider", divider_cycles=1,
+                    selection="counters")
     predicted = cycles.measure(config, cycles.Workload(keys=4, queries=1, n=1))
     assert (predicted.limits, predicted.interval) == (("queues",), Fraction(19, 2))
 

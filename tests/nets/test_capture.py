@@ -64,7 +64,7 @@ def test_encoder_text_keeps_its_last_token(encoder, text):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--tokens", "1000"], "was made for at most 128 tokens, not 1000"),
+    (["--tokens", "1000"], "takes at most 128 tokens, not 1000"),
     (["--tokens", "1"], "at least 2 tokens are needed, not 1"),
     (["--layers", "2"], "--layers: there is no 2, they are 0 to 1"),
     (["--heads", "x"], "--heads: 'x' is neither a number nor a range"),
@@ -77,7 +77,7 @@ def test_bad_choice(decoder_folder, text, tmp_path, capsys, options, said):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    (b"short", "has 5 tokens, fewer than the 20 that are asked for; take a longer text or fewer"),
+    (b"short", "has 5 tokens, fewer than the 20 requested; take a longer text or fewer"),
     (b"", "is empty"), (b"\xff\xfe", "is not a text file in UTF-8"),
 ])
 def test_bad_text(decoder_folder, tmp_path, capsys, content, said):
@@ -90,7 +90,7 @@ def test_bad_text(decoder_folder, tmp_path, capsys, content, said):
 
 def test_memory_is_looked_at_before(decoder, monkeypatch, text):
     monkeypatch.setattr(texts, "available_memory", lambda: 1 << 20)
-    with pytest.raises(texts.NetworkError, match=r"^50 tokens need about 0\.6 GB of memory, and "):
+    with pytest.raises(texts.NetworkError, match=r"^50 tokens need about 0\.6 GB of memory, but "):
         texts.tokens(decoder, text(), 50)
 
 

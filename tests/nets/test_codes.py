@@ -214,7 +214,7 @@ def test_in_parts_where_memory_is_short(decoder, tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(NetworkError, match=(
-            rf"^{rows} tokens of texts need about 0.0 GB of memory, and 0.0 GB are free; take "
+            rf"^{rows} tokens of texts need about 0.0 GB of memory, but only 0.0 GB are free; take "
             r"fewer or shorter texts$")):
         _learner(decoder, empty).run()
 
@@ -296,8 +296,8 @@ def test_codes_of_another_model_of_the_same_shape(decoder, decoder_folder, text,
     (["--rate", "nan"], "the learning rate must be greater than 0, not nan"),
     (["--seed", "-1"], "seed must be at least 0, not -1"),
     (["--layers", "2"], "--layers: there is no 2, they are 0 to 1"),
-    (["--tokens", "5000"], "was made for at most 128 tokens, not 5000"),
-    (["--tokens", "120"], "fewer than the 120 that are asked for"),
+    (["--tokens", "5000"], "takes at most 128 tokens, not 5000"),
+    (["--tokens", "120"], "fewer than the 120 requested"),
     (["--device", "tpu"], "Invalid value for '--device': 'tpu' is not one of 'cpu', 'cuda'."),
 ])
 def test_bad_options(decoder_folder, text, tmp_path, capsys, options, said):

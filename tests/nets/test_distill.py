@@ -187,7 +187,7 @@ def test_start_of_another_model(encoder, decoder_folder, encoder_folder, text, t
     out = tmp_path / "made"
     assert cli.main([*_command(encoder_folder, out, text), "--steps", "1", "--start",
                      str(decoder_folder)]) == 2
-    assert " is no student of hf:" in capsys.readouterr().err
+    assert " is not a student of hf:" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -258,7 +258,7 @@ def test_minutes(encoder_folder, text, tmp_path, capsys):
      "is not one of 'straight-through', 'published'.")),
     (["--rounds", "0"], "rounds must be at least 1, not 0"),
     (["--passage", "32"], "passage must be at least 33, not 32"),
-    (["--passage", "97"], "was made for at most 96 tokens, not 97"),
+    (["--passage", "97"], "takes at most 96 tokens, not 97"),
     (["--batch", "0"], "batch must be at least 1, not 0"),
     (["--rate", "-1"], "rate must be greater than 0, not -1.0"),
     (["--qk-rate", "inf"], "qk_rate must be greater than 0, not inf"),
@@ -277,15 +277,15 @@ def test_short_text(encoder_folder, text, tmp_path, capsys):
     out = tmp_path / "made"
     assert cli.main(["distill", "--model", f"hf:{encoder_folder}", "-o", str(out), "--text",
                      str(text("a short text")), "--passage", "40", "--steps", "1"]) == 2
-    assert "the texts make 0 passages of up to 40 tokens, and at least 4 are needed" in \
+    assert "the texts make 0 passages of up to 40 tokens, but at least 4 are needed" in \
         capsys.readouterr().err
 
 
 def test_too_little_memory(encoder, monkeypatch):
     monkeypatch.setattr(distillation, "available_memory", lambda: 1000)
     with pytest.raises(NetworkError, match=(
-            r"^distilling hf:.* needs about 0.0 GB of memory, and 0.0 GB are free; take a smaller "
-            r"batch or shorter passages$")):
+            r"^distilling hf:.* needs about 0.0 GB of memory, but only 0.0 GB are free; take a "
+            r"smaller batch or shorter passages$")):
         distill(encoder, [_prose(0)], _plan())
 
 

@@ -203,8 +203,8 @@ def test_bad_options(decoder_folder, text, capsys, options, said):
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--passage", "20"], "a passage must have 33 to 96 tokens, not 20"),
-    (["--tokens", "5000"], "fewer than the 5000 that are asked for"),
-    (["--passage", "96", "--tokens", "90"], "at least 2 passages are needed"),
+    (["--tokens", "5000"], "fewer than the 5000 requested"),
+    (["--passage", "96", "--tokens", "90"], "retrieval needs at least 2 passages"),
     (["--scored", "5"], "--scored is for decoders, and "),
 ])
 def test_bad_passages(encoder_folder, text, capsys, options, said):
@@ -215,7 +215,7 @@ def test_bad_passages(encoder_folder, text, capsys, options, said):
 
 @pytest.mark.parametrize(("given", "said"), [
     ({"name": "none"}, "the method must be one of dense, topn, had, hash, not 'none'"),
-    ({"name": "hash"}, "codes are needed with method hash, and with no other"),
+    ({"name": "hash"}, "method hash needs codes, and other methods take none"),
     ({"name": "hash", "recent": -1}, "recent must be at least 0, not -1"),
     ({"name": "dense", "logit_scale": np.ones((2, 4))}, "a logit scale needs method had"),
 ])

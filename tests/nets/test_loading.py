@@ -130,10 +130,10 @@ def test_gguf(decoder, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"tensor": "rope_freqs.weight"}, r"has rope_freqs\.weight, which is not used, so it is "),
-    ({"tensor": "blk.0.attn_q.bias"}, r"has blk\.0\.attn_q\.bias, which is not used"),
-    ({"field": "llama.rope.scaling.factor"}, r"has llama\.rope\.scaling\.factor 2\.0, which "),
-    ({"rotated": 4}, r"has llama\.rope\.dimension_count 4, a part of a head of 8 elements; heads "),
+    ({"tensor": "rope_freqs.weight"}, r"has a tensor rope_freqs\.weight, so it is not "),
+    ({"tensor": "blk.0.attn_q.bias"}, r"has a tensor blk\.0\.attn_q\.bias, so it is not"),
+    ({"field": "llama.rope.scaling.factor"}, r"has llama\.rope\.scaling\.factor 2\.0, a setting "),
+    ({"rotated": 4}, r"has llama\.rope\.dimension_count 4, but heads have 8 elements; only heads "),
 ])
 def test_gguf_that_would_be_passed_over(decoder, tmp_path, more, said):
     path = tmp_path / "tiny.gguf"
@@ -341,17 +341,17 @@ def test_pickled_weights_run_nothing(decoder, decoder_folder, tmp_path, zipped):
     ({"model_type": 5}, r"config\.json has no model_type, the name of a family"),
     ({"model_type": "nothing"}, r"of the type nothing, which Transformers [\d.]+ does not have$"),
     ({"architectures": None}, r"of the type llama \(no architecture named\); Llama-like decoders"),
-    ({"architectures": 5}, r"has architectures 5, and a list of names is needed$"),
+    ({"architectures": 5}, r"has architectures 5, which must be a list of names$"),
     ({"architectures": ["LlamaForSequenceClassification"]},
      r"of the type llama \(LlamaForSequenceClassification\); Llama-like"),
     ({"architectures": ["MistralForCausalLM"]}, r"of the type llama \(MistralForCausalLM\); Llama"),
-    ({"num_attention_heads": "4"}, r"has num_attention_heads '4', and a positive integer is "),
-    ({"num_attention_heads": 0}, r"has num_attention_heads 0, and a positive integer is needed$"),
-    ({"num_attention_heads": True}, r"has num_attention_heads True, and a positive"),
-    ({"num_hidden_layers": -1}, r"has num_hidden_layers -1, and a positive integer is needed$"),
-    ({"num_key_value_heads": [2, 2]}, r"has num_key_value_heads \[2, 2\], and a positive"),
-    ({"vocab_size": 99.5}, r"has vocab_size 99\.5, and a positive integer is needed$"),
-    ({"head_dim": 0}, r"has head_dim 0, and a positive integer is needed$"),
+    ({"num_attention_heads": "4"}, r"has num_attention_heads '4', which must be a positive "),
+    ({"num_attention_heads": 0}, r"has num_attention_heads 0, which must be a positive integer$"),
+    ({"num_attention_heads": True}, r"has num_attention_heads True, which must be a positive"),
+    ({"num_hidden_layers": -1}, r"has num_hidden_layers -1, which must be a positive integer$"),
+    ({"num_key_value_heads": [2, 2]}, r"has num_key_value_heads \[2, 2\], which must be a"),
+    ({"vocab_size": 99.5}, r"has vocab_size 99\.5, which must be a positive integer$"),
+    ({"head_dim": 0}, r"has head_dim 0, which must be a positive integer$"),
     ({"num_key_value_heads": 3}, r"has 4 query heads on 3 key heads, which do not divide them$"),
     ({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None},
      r"config\.json cannot be read: .*hidden size \(32\) is not a multiple of .* heads \(5\)"),
@@ -384,10 +384,10 @@ def test_pickled_weights_run_nothing(decoder, decoder_folder, tmp_path, zipped):
     ({"model_type": "deepseek_v2", "norm_topk_prob": True},
      r"has norm_topk_prob True, which Transformers [\d.]+ ignores: it computes False$"),
     *(({"quantization_config": {"quant_method": method}},
-       (rf"weights that are quantized \({method}\), and they are computed in float32; take the "
+       (rf"quantized weights \({method}\), but Nearbit computes in float32; take the "
         rf"model's weights in float32, float16 or bfloat16$"))
       for method in ("gptq", "awq", "fp8", "bitsandbytes", "mxfp4")),
-    ({"quantization_config": {"bits": 4}}, r"weights that are quantized \(unnamed\)"),
+    ({"quantization_config": {"bits": 4}}, r"quantized weights \(unnamed\)"),
 ])
 def test_configurations_that_do_not_fit(decoder_folder, tmp_path, fields, said):
     with pytest.raises(NetworkError, match=said) as refused:
@@ -453,14 +453,14 @@ def test_byte_order_marks(decoder, encoder, encoder_folder, decoder_folder, tmp_
 @pytest.mark.parametrize(("file", "fields", "said"), [
     ("modules.json", [{"type": "sentence_transformers.models.Transformer"},
                       {"type": "sentence_transformers.models.Dense"}],
-     r"modules\.json has a module Dense behind the encoder, which would be ignored$"),
+     r"modules\.json has a module Dense after the encoder, which would be ignored$"),
     ("modules.json", {"type": 5}, r"modules\.json cannot be read: "),
     ("1_Pooling/config.json", {"pooling_mode_max_tokens": True},
-     r"config\.json pools by max_tokens; mean and cls can be computed$"),
+     r"config\.json pools by max_tokens; only mean and cls can be computed$"),
     ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
-     r"pools by mean_tokens and cls_token; mean and cls"),
-    ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, r"pools by lasttoken; mean and cls"),
-    ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, r"pools by nothing; mean and"),
+     r"pools by mean_tokens and cls_token; only mean and cls"),
+    ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, r"pools by lasttoken; only mean"),
+    ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, r"pools by nothing; only mean"),
     ("1_Pooling/config.json", [], r"config\.json is not a JSON object$"),
 ])
 def test_embeddings_that_are_made_otherwise(encoder_folder, tmp_path, file, fields, said):
@@ -499,14 +499,14 @@ def test_tokenizers_of_other_models(decoder_folder, encoder_folder, tmp_path):
     network = _tokenizer(tmp_path / "larger", decoder_folder, larger)
     assert len(network.tokens("a text")) == 6
     with pytest.raises(NetworkError, match=(
-            rf"^the tokenizer of hf:.* makes token {len(WORDS) + 1} of the text, and the model has "
-            rf"embeddings of {len(WORDS)}; take the tokenizer\.json of this model$")):
+            rf"^the tokenizer of hf:.* makes token {len(WORDS) + 1} of the text, but the model has "
+            rf"{len(WORDS)} embeddings; take the tokenizer\.json of this model$")):
         network.tokens("cd")
 
     nothing = tokenizer(special=False)
     nothing.normalizer = normalizers.Replace("a", "")
     network = _tokenizer(tmp_path / "nothing", decoder_folder, nothing)
-    with pytest.raises(NetworkError, match=r"^the tokenizer of hf:.* makes no token of the text$"):
+    with pytest.raises(NetworkError, match=r"^the tokenizer of hf:.* makes no tokens of the text$"):
         network.tokens("aaa")
 
     words = Tokenizer(models.WordLevel({"a": 0}, "[UNK]"))
@@ -632,7 +632,7 @@ def test_package_not_installed(monkeypatch):
 
 def test_too_little_memory(decoder_folder, monkeypatch):
     monkeypatch.setattr(loading, "available_memory", lambda: 1000)
-    with pytest.raises(NetworkError, match=r"of memory for its weights in float32, and 0\.0 GB"):
+    with pytest.raises(NetworkError, match=r"of memory for its weights in float32, but only 0\.0 "):
         load(f"hf:{decoder_folder}")
 
 

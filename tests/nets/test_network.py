@@ -166,7 +166,7 @@ def test_memory_beside_keys_and_values(tmp_path, monkeypatch):
     made = make(tmp_path, "falcon_h1")
     assert _difference(_states(made, _ids(), reference_attention), _states(made, _ids())) < 1e-4
     with pytest.raises(NetworkError, match=r"is of the family falcon_h1, which remembers more of a "
-                                           r"text than keys and values, so that it cannot"):
+                                           r"text than keys and values, so it cannot "):
         made.verify(_ids(), steps=True)
 
 
@@ -288,9 +288,9 @@ def test_ranges_of_masks(rows, first, counts):
 
 @pytest.mark.parametrize(("mask", "said"), [
     (_mask(["x...", "xx..", "x.x.", "xx.x"]),
-     r"lets query 2 see the keys 0,2, which are no range from a first to a last one; take a model"),
+     r"lets query 2 see the keys 0,2, which are not one contiguous range; take a model"),
     (_mask(["xx..", "xx..", "xxx.", "xxxx"]),
-     r"is not causal: token 0 sees tokens up to 1, and that of a decoder up to itself; take"),
+     r"is not causal: token 0 sees tokens up to 1, not only up to itself; take"),
     (_mask(["x...", "xx..", "xx..", "xxxx"]), r"is not causal: token 2 sees tokens up to 1, "),
     (_mask(["x...", "xx..", "....", "xxxx"]), r"lets query 2 see the keys of no token, which are "),
     (_mask(["x...", "xx..", "xxx.", "xxxx"]).float(), r"adds a bias to its scores \(ALiBi or "),
@@ -306,7 +306,7 @@ def test_masks_that_are_refused(decoder, mask, said):
 def test_decoder_that_sees_what_comes(tmp_path):
     """Its mask says so, whatever the attention calls itself."""
     with pytest.raises(NetworkError, match=r"^the attention of llama, layer 0, is not causal: "
-                                           r"token 0 sees tokens up to 7, and that of a decoder"):
+                                           r"token 0 sees tokens up to 7, not only up to"):
         make(tmp_path, "llama", is_causal=False)
 
 
@@ -463,7 +463,7 @@ def test_commands_refuse_families(command, text, tmp_path, capsys, monkeypatch):
 
 def test_methods_that_answer_nothing_have_failed(decoder, monkeypatch):
     monkeypatch.setattr(Network, "losses", lambda self, ids, attend, *, scored: np.ones(scored))
-    with pytest.raises(NetworkError, match=r"^method had answered no query of hf:.*, so that "):
+    with pytest.raises(NetworkError, match=r"^method had answered no query of hf:.*, so its "):
         evaluate_decoder(decoder, Method(name="had"), _ids(30)[0].tolist())
 
 
@@ -515,7 +515,7 @@ def test_capture_with_windows(tmp_path, text, capsys):
     assert capture(made, _ids(12)[0].tolist(), [0, 1], [0])["q"].shape == (2, 12, 8)
     assert cli.main(["capture", "--model", f"hf:{tmp_path}", "--text", str(text(TEXT)), "-o",
                      str(tmp_path / "o.npz"), "--tokens", "13"]) == 2
-    assert "queries of layer 1 of hf:" in (said := capsys.readouterr().err)
+    assert "layer 1 of hf:" in (said := capsys.readouterr().err)
     assert "take at most 12 tokens, or other layers" in said
     assert not (tmp_path / "o.npz").exists()
 

@@ -196,7 +196,7 @@ def test_no_test():
 
 
 def test_wrong_verilog():
-    with pytest.raises(BenchError, match=r"^Icarus does not take the Verilog:\n"):
+    with pytest.raises(BenchError, match=r"^Icarus rejects the Verilog:\n"):
         run_bench(Fault(), __file__, verilog="module dut(input clk);\n  wire a = b;\nendmodule\n")
     with pytest.raises(ValueError, match=r"^there is no module in the Verilog text$"):
         run_bench(Fault(), __file__, verilog="")

@@ -216,18 +216,22 @@ SMALL = {
     # Several beats of an odd number, a wide second pass, a slow normalizer.
     "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7,
                   exp_tables=3,
-                  refine_lanes=8, divider_cycles=2, value_ports=1),
+                  refine_lanes=8, normalizer="divider", divider_cycles=2, value_ports=1),
     # The queue of keys has no room to spare.
     "tight": Config(key_bits=7, value_dim=2, capacity=32, lanes=2, value_lanes=2, top_n=6),
     # Nothing is wider than 1, and the longest division.
     "narrow": Config(key_bits=5, value_dim=2, capacity=13, queries=2, lanes=1, value_lanes=1,
                      top_n=3,
-                     value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32),
+                     value_bits=16, weight_bits=24, output_fraction_bits=16, normalizer="divider",
+                     divider_cycles=32),
+    # The longest division, by the reciprocal: refined, and not in the exp table.
+    "fine": Config(key_bits=5, value_dim=3, capacity=13, queries=2, lanes=1, value_lanes=1, top_n=3,
+                   value_bits=16, weight_bits=24, output_fraction_bits=16),
     "one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
                   exp_tables=1),
     # More words than one group of summaries; a single beat; one output in many cycles.
     "long": Config(key_bits=9, value_dim=4, capacity=256, lanes=2, value_lanes=4, top_n=40,
-                   divider_cycles=8),
+                   normalizer="divider", divider_cycles=8),
     # Many queries: results, commands and banks wait for each other.
     "queries": Config(key_bits=9, value_dim=3, capacity=32, queries=6, lanes=4, value_lanes=1,
                       top_n=20,
@@ -239,7 +243,7 @@ SMALL = {
                    refine_lanes=32, fan_in=12, cell="ecp5"),
     # Memories are registered among so many lanes.
     "far": Config(key_bits=6, value_dim=4, capacity=320, lanes=32, value_lanes=4, top_n=28,
-                  divider_cycles=2),
+                  normalizer="divider", divider_cycles=2),
     # Rescoring: of a beat, of several, slower and faster than what comes before and after.
     "rescore": Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4,
                       top_n=16,
@@ -247,7 +251,8 @@ SMALL = {
     "rescore slow": Config(key_bits=9, value_dim=3, capacity=32, lanes=4, value_lanes=3, top_n=6,
                            rescore=Rescore(head_dim=5, lanes=1, element_bits=12)),
     "rescore fast": Config(key_bits=7, value_dim=6, capacity=32, queries=3, lanes=2, value_lanes=2,
-                           top_n=30, divider_cycles=4, rescore=Rescore(head_dim=16, lanes=16)),
+                           top_n=30, normalizer="divider", divider_cycles=4,
+                           rescore=Rescore(head_dim=16, lanes=16)),
     "shared": Config(key_bits=8, value_dim=8, capacity=64, queries=3, lanes=4, value_lanes=4,
                      top_n=16,
                      rescore=Rescore(head_dim=8, lanes=4, shared=True)),
@@ -265,6 +270,8 @@ OTHERS = {
         "queries": SMALL["queries"],
         "rescore": SMALL["rescore"], "shared": SMALL["shared"],
         "wide": SMALL["wide"].replace(refine_lanes=16),
+        "parted": Config(key_bits=16, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20,
+                         refine_lanes=4),
         "short": Config(key_bits=3, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20),
     }.items()}
 
@@ -275,11 +282,11 @@ BLOCKS = {f"blocks {name}": config.replace(selection="histograms", selection_blo
     ("tiny", SMALL["tiny"].replace(capacity=1024, top_n=6, refine_lanes=8), 256),
     ("one lane", Config(key_bits=7, value_dim=2, capacity=400, lanes=1, value_lanes=2, top_n=9,
                         refine_lanes=2), 64),
-    ("rows", SMALL["queries"].replace(capacity=512, top_n=5, refine_lanes=8), 256),
+    ("queries", SMALL["queries"].replace(capacity=512, top_n=5, refine_lanes=8), 256),
     ("rescore", SMALL["rescore"].replace(capacity=1024, top_n=7, refine_lanes=16), 256),
     ("shared", SMALL["shared"].replace(capacity=512, top_n=4, refine_lanes=8), 256),
     ("three banks", Config(key_bits=1, value_dim=1, capacity=300, lanes=1, value_lanes=1, top_n=1,
-                      refine_lanes=4), 64),
+                           refine_lanes=4), 64),
 ]}
 
 
@@ -290,7 +297,8 @@ LARGE = {
     "rescore reference": Config.preset("reference").replace(
         rescore=Rescore(head_dim=64, lanes=32)),
     "group": Config(key_bits=96, value_dim=16, capacity=256, queries=3, lanes=8, value_lanes=8,
-                    top_n=62, exp_tables=3, refine_lanes=16, divider_cycles=2),
+                    top_n=62, exp_tables=3, refine_lanes=16, normalizer="divider",
+                    divider_cycles=2),
 }
 
 
@@ -314,13 +322,13 @@ def test_random_programs(name):
 
 @pytest.mark.parametrize("name", [
     "blocks one lane", "blocks shared", *(pytest.param(name, marks=pytest.mark.slow) for name in (
-        "blocks tiny", "blocks rows", "blocks exact", "blocks three banks"))])
+        "blocks tiny", "blocks queries", "blocks rescore", "blocks three banks"))])
 def test_random_programs_of_blocks(name):
     check(BLOCKS[name], core_engine(BLOCKS[name]), programs=5, sequences=20)
 
 
 @pytest.mark.parametrize("name", [
-    "histograms rescore", "serial queries",
+    "histograms rescore", "histograms parted", "serial queries",
     *(pytest.param(name, marks=pytest.mark.slow) for name in (
         "histograms tiny", "histograms wide", "serial tight", "serial shared"))])
 def test_random_programs_of_other_selections(name):

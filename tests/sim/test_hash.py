@@ -17,7 +17,8 @@ from nearbit_sim.simulation import run
 
 # Few libraries to build: one query at a time and everything odd; a group of two that may share.
 SINGLE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, lanes=2, value_lanes=2,
-                top_n=40, weight_bits=11, output_fraction_bits=3, divider_cycles=2,
+                top_n=40, weight_bits=11, output_fraction_bits=3, normalizer="divider",
+                divider_cycles=2,
                 rescore=Rescore(head_dim=12, lanes=3, element_bits=12))
 GROUP = Config(key_bits=8, value_dim=8, capacity=40, queries=2, lanes=4, value_lanes=4, top_n=40,
                rescore=Rescore(head_dim=12, lanes=12, shared=True))

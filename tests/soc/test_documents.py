@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import soc, timing_diagrams
-from nearbit.soc import bundle, exports
+from benchmarks import interface_tables, soc, timing_diagrams
+from nearbit.soc import bundle
 from nearbit_hw.core import Core
 from nearbit_hw.dispatcher import Error
-from nearbit_hw.soc.registers import COUNTERS, SocError, register_map
+from nearbit_hw.soc.registers import COUNTERS, SocError
 from nearbit_hw.soc.soc_core import SocCore
 from nearbit_model.config import Config
 from nearbit_model.transfers.program import Program
@@ -31,10 +31,9 @@ def test_diagrams(capsys):
         assert f"(wavedrom/{path.name})" in text
 
 
-def test_registers():
-    """It is registers/registers.md of the preset reference."""
-    registers = register_map(Config.preset("reference"), version=bundle.version())
-    assert (DOCS / "soc-registers.md").read_text() == exports.markdown(registers)
+def test_tables(capsys):
+    """They are those of the present fields; python benchmarks/interface_tables.py."""
+    assert interface_tables.main(["--check"]) == 0, capsys.readouterr().out
 
 
 def test_files():
@@ -53,7 +52,7 @@ def test_errors_and_counters():
 
 def test_latency():
     text = " ".join((DOCS / "soc.md").read_text().split())
-    found = re.search(r"adds latency only: (\d) cycles .*?, (\d) with the unit", text)
+    found = re.search(r"adds latency only: (\d) cycles .*?, (\d) with the rescoring unit", text)
     assert found is not None
     for name, cycles in zip(("reference", "hash64"), found.groups(), strict=True):
         assert SocCore(Config.preset(name)).latency == int(cycles)

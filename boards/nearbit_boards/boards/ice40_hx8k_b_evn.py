@@ -13,7 +13,8 @@ BOARD = Board(
     name="ice40-hx8k-b-evn", title="Lattice iCE40-HX8K Breakout Board",
     platform="amaranth_boards.ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform",
     config=Config(key_bits=32, value_dim=16, capacity=512, lanes=2, refine_lanes=2, value_lanes=4,
-                  top_n=32, exp_tables=1, divider_cycles=8, selection="serial", cell="ice40"),
+                  top_n=32, exp_tables=1, normalizer="divider", divider_cycles=8,
+                  selection="serial", cell="ice40"),
     clock=48_000_000, baud=3_000_000,
     # Into the FPGA's own memory: its jumpers choose that or the flash.
     programmer=dataclasses.replace(ICEPROG, arguments=("-S",)), seed=2)

@@ -9,15 +9,18 @@ from nearbit_model.config import Config
 __all__ = ["BOARDS"]
 
 
-# Values and keys fill the block RAMs. All keys are scored in 128 cycles, in which 16 value lanes
-# weight 32 vectors and two cycles are left for each output; with 16, the 85F's values would need
-# more block RAMs than with 32.
+# Values and keys fill the block RAMs, and leave none for histograms. All keys are scored in 128
+# cycles, in which 16 value lanes weight 32 vectors and two cycles are left for each output; with
+# 16, the 85F's values would need more block RAMs than with 32.
 _SMALL = Config(key_bits=64, value_dim=64, capacity=1024, lanes=8, value_lanes=16, top_n=32,
-                divider_cycles=2, cell="ecp5")
+                normalizer="divider", divider_cycles=2, selection="counters",
+                cell="ecp5")
 _MIDDLE = Config(key_bits=64, value_dim=64, capacity=2048, lanes=16, value_lanes=16, top_n=32,
-                 divider_cycles=2, cell="ecp5")
+                 normalizer="divider", divider_cycles=2, selection="counters",
+                 cell="ecp5")
 _LARGE = Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=32, top_n=32,
-                divider_cycles=2, cell="ecp5")
+                normalizer="divider", divider_cycles=2, selection="counters",
+                cell="ecp5")
 
 BOARDS = tuple(
     Board(name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}",

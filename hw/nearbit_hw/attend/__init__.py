@@ -3,10 +3,13 @@
 :class:`Softmax` weights each key by its distance, or by the dot-product score that
 :class:`Rescorer` makes of the keys in :class:`RescoreKeyStore`. :class:`ValueAccumulator` sums the
 values of
-:class:`ValueStore`, and :class:`Normalizer` divides by the sum of weights.
+:class:`ValueStore`, and a :class:`Normalizer`, a :class:`ReciprocalNormalizer` or a
+:class:`DividingNormalizer`, divides by the sum of weights.
 """
 
+from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.softmax import Softmax
@@ -14,4 +17,6 @@ from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
 
 
-__all__ = ["RescoreKeyStore", "Normalizer", "Rescorer", "ValueAccumulator", "ValueStore", "Softmax"]
+__all__ = ["DividingNormalizer", "RescoreKeyStore", "Normalizer", "ReciprocalNormalizer",
+           "Rescorer",
+           "ValueAccumulator", "ValueStore", "Softmax"]

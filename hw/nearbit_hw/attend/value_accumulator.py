@@ -13,7 +13,7 @@ from nearbit_hw.layouts import (
     value_layout,
     weighted_layout,
 )
-from nearbit_hw.stream_fifo import StreamFifo
+from nearbit_hw.stream_fifo import StreamFifo, register
 from nearbit_model.structure import ACCUMULATOR_DEPTH, ACCUMULATOR_LATENCY
 
 
@@ -29,10 +29,10 @@ class ValueAccumulator(wiring.Component):
     that nothing overflows for up to :py:`top_n` keys.
 
     A key is accepted, and its beat asked for, in the same cycle. If the store presents beats s
-    cycles after accepting requests (2 for :class:`~nearbit_hw.attend.ValueStore`), the sums
-    of a beat whose last key is accepted at cycle t are presented at cycle
+    cycles after accepting requests, at least 2 (2 for :class:`~nearbit_hw.attend.ValueStore`), the
+    sums of a beat whose last key is accepted at cycle t are presented at cycle
     :py:`t + s + latency`. Throughput is one key per cycle, also from one beat to the next, if
-    :py:`depth` is more than s. Sums that are not taken stop the pipeline only when the next
+    :py:`depth` is at least s. Sums that are not taken stop the pipeline only when the next
     beat's are complete. Reset drops everything that is in work.
 
     Reference: :func:`nearbit_model.golden.accumulate`.
@@ -54,7 +54,7 @@ class ValueAccumulator(wiring.Component):
     top_n : :class:`int`
         The most keys of a beat. At least 1.
     depth : :class:`int`
-        Weights held while their beats are on the way. At least 1.
+        Weights held while their beats are on the way, beside the next one. At least 1.
 
     Members
     -------
@@ -163,7 +163,8 @@ class ValueAccumulator(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # ---- Request: the key's weight waits for its beat.
+        # ---- Request: the key's weight waits for its beat. The next one is in a register: it goes
+        # into a multiplier, which must not wait for the queue as well.
         waiting_shape = data.StructLayout({"weight": self._weight_bits, "last": 1})
         m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
         m.d.comb += [
@@ -174,7 +175,9 @@ class ValueAccumulator(wiring.Component):
             waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last)),
             waiting.i.valid.eq(self.i.valid & self.o_request.ready),
         ]
-        key = waiting.o.p
+        next_key = stream.Signature(waiting_shape).create()
+        register(m, waiting.o, next_key, "next_key")
+        key = next_key.p
 
         # The pipeline moves as a whole, and stops only if a beat's sums are complete and those of
         # the beat before are still in the output register. Whether it moves is a register, found
@@ -183,8 +186,8 @@ class ValueAccumulator(wiring.Component):
         next_complete, next_full = Signal(), Signal()
         m.d.sync += advance.eq(~next_complete | ~next_full | self.next_ready)
         m.d.comb += [
-            self.i_beat.ready.eq(waiting.o.valid & advance),
-            waiting.o.ready.eq(self.i_beat.valid & advance),
+            self.i_beat.ready.eq(next_key.valid & advance),
+            next_key.ready.eq(self.i_beat.valid & advance),
         ]
 
         # ---- Product of weight and scale. Only its integer part and the first fractional bit, to
@@ -197,7 +200,7 @@ class ValueAccumulator(wiring.Component):
         product_key = Signal(waiting_shape, reset_less=True)
         with m.If(advance):
             m.d.sync += [
-                product_valid.eq(self.i_beat.valid & waiting.o.valid),
+                product_valid.eq(self.i_beat.valid & next_key.valid),
                 product.eq((key.weight * beat.scale) >> (self._scale_bits - 1)),
                 product_elements.eq(beat.elements),
                 product_key.eq(key),

@@ -12,6 +12,7 @@ from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.emit import Emit, Hits
 from nearbit_hw.select.histogram.merge import any_of
 from nearbit_hw.select.histogram.overlapped import Overlapped
+from nearbit_hw.select.histogram.parts import find_part
 from nearbit_hw.select.histogram.scan import Bank, Found, Scan
 from nearbit_hw.select.histogram.serial import Serial
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
@@ -31,6 +32,9 @@ __all__ = ["HistogramTopN"]
 #           bin that brings the sum to n is the threshold; what the bins below lack of n is the
 #           quota: how many of the keys at the threshold are taken. The bin of the largest distance
 #           is never read, and so need not be cleared: if no other is the threshold, it is.
+#           Where a query shall be quick, keys are also counted by the highest two bits of their
+#           distance, in logic, as they come: that tells which quarter of the bins has the
+#           threshold, and only that one is searched. The others are cleared afterwards.
 #   scan    The bank is read from its end and compared with the threshold. Words with a selected key
 #           are noted in a list of `hits`.
 #   emit    When the scan has ended, the keys in the list leave, one per cycle.
@@ -157,10 +161,19 @@ class HistogramTopN(Selector):
         return self.times.banks
 
     @property
+    def parts(self) -> int:
+        """Parts of the bins, of which only the one with the threshold is searched.
+
+        4 if :py:`refine_lanes` exceed :py:`lanes`, and :py:`key_bits` are 4 times a power of two;
+        with :py:`overlap` only.
+        """
+        return self.times.parts
+
+    @property
     def merge_cycles(self) -> int:
         """Cycles from the start of merging a query to its hand-over, if the scan is free.
 
-        :py:`key_bits + 6 + log2(lanes)` with :py:`overlap`, else
+        :py:`key_bits / parts + 6 + log2(lanes)` with :py:`overlap`, else
         :py:`2 * key_bits + 5 + log2(lanes)`.
         """
         return self.times.merge_cycles
@@ -245,9 +258,11 @@ class HistogramTopN(Selector):
 
         # ---- Count.
         marks = mark(m, sizes, strobes, self.i.p.last, counted=counted, loaded=loaded)
-        merge.settled = delay_control(m, strobes.finish, 1, "settled")
-        counts, stored = design.count(
-            m, strobes, marks, [self.i.p.distances[lane] for lane in range(self._lanes)])
+        merge.settled = delay_control(m, strobes.finish, self.times.settle_latency, "settled")
+        distances = [self.i.p.distances[lane] for lane in range(self._lanes)]
+        counts, stored = design.count(m, strobes, marks, distances)
+        part = find_part(m, sizes, strobes, marks, distances, last=self.i.p.last,
+                         missing=counted.missing)
 
         # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
         # or a part of it, is `enough`.
@@ -256,11 +271,11 @@ class HistogramTopN(Selector):
         total = Signal(sizes.enough_bits + (carry is not None), name="small", reset_less=True)
         m.d.sync += total.eq(small if carry is None else carry.add(small))
         enough = any_of(m, many, "many")
-        merge.search(m, strobes, small=total, many=enough[0] if enough else Const(0),
+        merge.search(m, sizes, strobes, small=total, many=enough[0] if enough else Const(0),
                      level=level + 1, is_whole=design.is_whole(), frees=design.frees(strobes))
         if carry is not None:
             carry.update(m, total)
-        merged = design.start_merge(m, strobes, marks, asked=asked, counted=counted,
+        merged = design.start_merge(m, strobes, marks, part, asked=asked, counted=counted,
                                     last=self.i.p.last)
 
         # ---- Scan.

@@ -4,6 +4,7 @@ Plain Python without Amaranth objects. The hardware is built from it, and so are
 C header, JSON and SystemRDL exports of :mod:`nearbit`.
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -348,9 +349,19 @@ def _bits(largest: int) -> int:
     return max(1, largest.bit_length())
 
 
+def _plain(says: str) -> str:
+    """A field's documentation without markup; what a driver can read has the name it reads."""
+    def name(match: re.Match[str]) -> str:
+        upper = match[1].upper()
+        is_read = upper in Address.__members__ or f"rescore.{match[1]}" in Config.leaf_metadata()
+        return upper if is_read else match[1]
+
+    return re.sub("``(.*?)``", name, says)
+
+
 def _constants(config: Config, data_bits: int, version: tuple[int, int, int], result_bits: int,
                trace_bits: int) -> list[Register]:
-    unit = config.rescore
+    known, numbers = config.leaf_metadata(), config.to_numbers()
 
     def register(name: str, description: str, fields: list[tuple[str, int, int, int, str]]
                  ) -> Register:
@@ -362,6 +373,10 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
     def number(name: str, value: int, description: str) -> Register:
         return register(name, description, [(name, 0, 32, value, description)])
 
+    def of_unit(name: str, lowest: int, bits: int) -> tuple[str, int, int, int, str]:
+        full = f"rescore.{name}"
+        return name.upper(), lowest, bits, numbers[full], _plain(known[full]["says"])
+
     major, minor, patch = version
     return [
         number("ID", IDENTITY, 'Identification: "NEAR".'),
@@ -370,9 +385,9 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("MINOR", 8, 8, minor, "Minor version."),
             ("MAJOR", 16, 8, major, "Major version.")]),
         register("CAPABILITIES", "Features of this core.", [
-            ("RESCORE", 0, 1, int(unit is not None), "The rescoring unit is present."),
-            ("SHARED", 1, 1, int(unit is not None and unit.shared),
-             "Queries can share a selection."),
+            ("RESCORE", 0, 1, int(config.rescore is not None),
+             "The rescoring unit is present."),
+            of_unit("shared", 1, 1),
             ("APPEND_VALUES", 2, 1, int(config.value_ports > 1),
              "Value vectors can be appended while batches are in flight; if 0, only when idle."),
             ("REVISION", 8, 8, REVISION, "Revision of this interface."),
@@ -381,22 +396,13 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             ("DATA_BITS", 0, 16, data_bits, "Bits per beat of s_axis and m_axis_result."),
             ("RESULT_BITS", 16, 8, result_bits, "Bits per element in m_axis_result."),
             ("TRACE_BITS", 24, 8, trace_bits, "Bits per beat of m_axis_trace.")]),
-        number("KEY_BITS", config.key_bits, "Bits per code."),
-        number("VALUE_DIM", config.value_dim, "Elements per value vector and per result."),
-        number("VALUE_BITS", config.value_bits, "Bits per value element."),
-        number("VALUE_LANES", config.value_lanes, "Elements per unit of a value vector."),
-        number("CAPACITY", config.capacity, "Capacity in keys and value vectors."),
-        number("QUERIES", config.queries, "Queries per batch."),
-        number("LANES", config.lanes, "Keys scored per cycle by each query."),
-        number("TOP_N", config.top_n, "Maximum number of keys that a query can select."),
-        number("WEIGHT_BITS", config.weight_bits, "Bits per weight."),
-        number("OUTPUT_FRACTION_BITS", config.output_fraction_bits,
-               "Fraction bits per result element."),
-        number("EXP_TABLES", config.exp_tables, "Number of exp tables."),
+        # Those fields of the configuration that a driver needs have an address.
+        *(number(address.name, numbers[address.name.lower()],
+                 _plain(known[address.name.lower()]["says"]))
+          for address in Address if address.name.lower() in known),
         register("RESCORE", "The rescoring unit; 0 if absent.", [
-            ("HEAD_DIM", 0, 12, unit.head_dim if unit else 0, "Elements per rescore key."),
-            ("LANES", 12, 12, unit.lanes if unit else 0, "Elements per unit of a rescore key."),
-            ("ELEMENT_BITS", 24, 8, unit.element_bits if unit else 0, "Bits per element.")]),
+            of_unit("head_dim", 0, 12), of_unit("lanes", 12, 12),
+            of_unit("element_bits", 24, 8)]),
     ]
 
 
@@ -480,12 +486,10 @@ def _command(config: Config) -> list[Register]:
     registers = [
         register("TOKEN", tokens_bits,
                  "First token of a load, or first distance of LOAD_EXP_TABLE. Counts up as tokens "
-                 "are "
-                 "received: after an error, it is the token that is incomplete."),
+                 "are received: after an error, it is the token that is incomplete."),
         register("NUMBER", number_bits,
                  f"Number of tokens, of weights (LOAD_EXP_TABLE) or of batches, in {number_bits} "
-                 f"bits. "
-                 "Counts down to 0 as they are received."),
+                 "bits. Counts down to 0 as they are received."),
         register("FIRST", _bits(capacity - 1), "First key that the queries see."),
         register("N", _bits(capacity), "Number of nearest keys to select."),
         register("SINK", _bits(capacity), "Number of keys at the beginning of the range that are "
@@ -508,8 +512,7 @@ def _command(config: Config) -> list[Register]:
     for query in range(config.queries):
         registers += [
             of_query(query, "COUNT", _bits(capacity), "Number of keys that the query sees, "
-                                                      "starting at "
-                                                  "FIRST; 0 if the query is unused."),
+                                                  "starting at FIRST; 0 if the query is unused."),
             of_query(query, "EXP_TABLE", _bits(config.exp_tables - 1), "Exp table of the query."),
         ]
         if unit is not None:
@@ -570,8 +573,7 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
     packets.append(Packet(
         name="RESULT", port="m_axis_result", bits=data_bits,
         description="For each query of each batch, in order: a header, then its elements. A query "
-                    "with "
-                    "an error is a header only. tlast on the query's last beat.",
+                    "with an error is a header only. tlast on the query's last beat.",
         fields=(field("QUERY", 0, 8, "Query of the batch."),
                 field("ERROR", 8, 8, "0, or the core's error code."),
                 field("ELEMENTS", 16, 16, "Number of elements that follow: VALUE_DIM, or 0.")),

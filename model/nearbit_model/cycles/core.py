@@ -37,7 +37,7 @@ class _Core:
         self._announced = NEVER # its last block is announced
         # QueryMerge
         self._merge_turn = NEVER
-        self._merged = deque([NEVER] * COMMANDS_IN_FLIGHT, maxlen=COMMANDS_IN_FLIGHT)
+        self._ordered = deque([NEVER] * (COMMANDS_IN_FLIGHT - 1), maxlen=COMMANDS_IN_FLIGHT - 1)
         # Results
         self._given = deque([NEVER] * RESULTS_IN_FLIGHT, maxlen=RESULTS_IN_FLIGHT)
         self._commands = 0
@@ -67,7 +67,7 @@ class _Core:
         selecting = good[-1:] if command.shared else good
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
-        announced = max(offered + 1, self._merged[0] + 1)
+        announced = max(offered + 1, self._ordered[0] + 1)
         earliest = max(offered, self._announced) + 1
         claims = [self._selectors[query].claim(earliest) for query in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
@@ -87,8 +87,11 @@ class _Core:
                         last_word, words, command.survivors(query, command.counts[query]))
             self._free = max(last_word, accepted + config.score_stages + 1)
 
-        # ---- QueryMerge: the queries in turns.
-        turn = max(self._merge_turn, announced + 1)
+        # ---- QueryMerge: the queries in turns. The order leaves its queue when the one before is
+        # done.
+        ordered = max(self._merge_turn - 1, announced + 1)
+        self._ordered.append(ordered)
+        turn = ordered + 1
         for query in queries:
             noted = max(turn, self._given[0] + 1)
             # A result leaves when it is noted and the one before is out.
@@ -126,7 +129,6 @@ class _Core:
             self.answers.append(answer)
             self._given.append(answer.end)
         self._merge_turn = turn
-        self._merged.append(turn - 1)
         self._loads.occupy(offered, self._given[-1])
         self._commands += 1
         return accepted

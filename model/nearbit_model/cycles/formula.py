@@ -147,9 +147,10 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     replay = (handing + (selected == 1) + softmax_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
               + selected + (config.beats - 1) * max(selected, beat)
-              + (config.value_lanes - 1) * config.divider_cycles + config.output_bits)
+              + (config.value_lanes - 1) * config.divider_cycles + config.normalizer_latency)
     paces = [stages[name] / config.queries
              for name in ("rescore", "weigh", "normalize") if name in stages]
-    following = (config.queries - 1) * int(max(paces))
+    # Two buffers take three cycles for two queries of a single key and a single beat.
+    following = int((config.queries - 1) * max(*paces, Fraction(3, 2) if paces[-2] == 1 else 1))
     return Steady(latency=1 + selection + replay + following, interval=interval, stages=stages,
                   limit=next(name for name, cycles in stages.items() if cycles == interval))

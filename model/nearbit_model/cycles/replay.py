@@ -98,7 +98,7 @@ class Replay:
         """Begin as after reset."""
         self._beats = config.beats
         self._lanes = config.value_lanes
-        self._steps = config.output_bits
+        self._depth = config.normalizer_latency
         self._divider_cycles = config.divider_cycles
         self._latency = softmax_latency(scores=config.rescore is not None)
         self._softmax = Pipeline()
@@ -147,14 +147,14 @@ class Replay:
             if beat == 0:
                 # What leaves before this result holds the normalizer; only the first output is put
                 # aside.
-                self._normalizer.hold(self._started + self._steps + 1, turn + 1)
+                self._normalizer.hold(self._started + self._depth + 1, turn + 1)
                 first_entered = entered
                 if trace:
                     traced = tuple(self._softmax.shown(issue + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
                 self._started + (self._lanes - 1) * self._divider_cycles)
-            outputs.append(max(self._normalizer.cycle(self._started + self._steps), turn))
+            outputs.append(max(self._normalizer.cycle(self._started + self._depth), turn))
             issue += keys
         self._issued = issue - 1
         self._freed.append(self._softmax.cycle(issue) + 1)

@@ -13,7 +13,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.ram import block_ram
 from nearbit_hw.score.key_store import KeyStore
 
@@ -715,7 +715,7 @@ class StandardAttention(wiring.Component):
             with m.If(complete):
                 m.d.sync += [total.eq(0), o_total.eq(total + word_total)]
 
-        m.submodules.normalizer = normalizer = Normalizer(
+        m.submodules.normalizer = normalizer = DividingNormalizer(
             value_lanes=self._value_dim, value_bits=self._value_bits, sum_bits=self.sum_bits,
             total_max=self.total_max, output_fraction_bits=self._output_fraction_bits,
             divider_cycles=self._divider_cycles)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from cocotb.triggers import RisingEdge
 
-from nearbit_hw.attend.normalizer import Normalizer
+from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
+from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_model.golden import normalize
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
@@ -66,7 +67,7 @@ async def beats(dut, idle, stall):
 @cocotb.test()
 @cocotb.parametrize(kind=KINDS)
 async def cycles(dut, kind):
-    """An element every divider_cycles, whatever the data, also from one beat to the next."""
+    """An element every output_cycles, whatever the data, also from one beat to the next."""
     bench = Bench(dut)
     await bench.reset()
     beats = Beats(bench)
@@ -75,10 +76,10 @@ async def cycles(dut, kind):
         beats.beat(kind)
     await bench.finish()
     assert bench.source("i").cycles == [
-        beats.interval * n + (beats.value_lanes - 1) * beats.divider_cycles
+        beats.interval * n + (beats.value_lanes - 1) * beats.output_cycles
         for n in range(count)]
     assert bench.sink("o").cycles == [
-        beats.latency + beats.divider_cycles * n for n in range(beats.value_lanes * count)]
+        beats.latency + beats.output_cycles * n for n in range(beats.value_lanes * count)]
 
 
 @cocotb.test()
@@ -88,10 +89,10 @@ async def sparse_beats(dut):
     await bench.reset()
     beats = Beats(bench)
     cycles = []
-    for gap in range(beats.divider_cycles + 3):
+    for gap in range(beats.output_cycles + 3):
         beats.beat()
         start = bench.cycle
-        cycles += [start + beats.latency + beats.divider_cycles * n
+        cycles += [start + beats.latency + beats.output_cycles * n
                    for n in range(beats.value_lanes)]
         await bench.step(beats.interval + gap)
     await bench.finish()
@@ -142,8 +143,7 @@ async def reset_forgets(dut):
     assert bench.sink("o").cycles[0] == beats.latency
 
 
-@pytest.mark.parametrize("spare", [0, 3])
-@pytest.mark.parametrize(("value_lanes", "value_bits", "total_max", "fraction_bits", "cycles"), [
+WIDTHS = [ # lanes, bits of values, largest total, fraction bits, cycles of the divider
     (1, 1, 1, 0, 1),
     (1, 2, 1, 0, 2),
     (1, 8, 1000, 8, 1),     # a division takes longer than a beat
@@ -154,45 +154,80 @@ async def reset_forgets(dut):
     (16, 8, 32 * 65535, 8, 1),
     (20, 16, 5 * (2 ** 24 - 1), 0, 1),
     (2, 16, 9 * (2 ** 24 - 1), 16, 8),
-])
-def test_bench(value_lanes, value_bits, total_max, fraction_bits, cycles, spare):
+    (1, 16, 3, 16, 4),
+    (33, 3, 2 ** 33, 1, 2),
+]
+
+
+def normalizer(kind, *, output_cycles, **parameters):
+    if kind == "divider":
+        return DividingNormalizer(**parameters, divider_cycles=output_cycles)
+    return ReciprocalNormalizer(**parameters)
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize(("value_lanes", "value_bits", "total_max", "fraction_bits", "cycles"),
+                         WIDTHS)
+@pytest.mark.parametrize("kind", ["divider", "reciprocal"])
+def test_bench(kind, value_lanes, value_bits, total_max, fraction_bits, cycles, spare):
     sum_bits = ((total_max << value_bits - 1) - 1).bit_length() + 1 + spare
     parameters = {"value_lanes": value_lanes, "value_bits": value_bits, "total_max": total_max,
                   "sum_bits": sum_bits, "output_fraction_bits": fraction_bits,
-                  "divider_cycles": cycles}
-    dut = Normalizer(**parameters)
+                  "output_cycles": cycles if kind == "divider" else 1}
+    dut = normalizer(kind, **parameters)
     run_bench(dut, __file__, parameters=parameters | {"latency": dut.latency,
                                                       "interval": dut.interval})
 
 
 GOOD = {"value_lanes": 4, "value_bits": 8, "sum_bits": 29, "total_max": 32 * 65535,
-        "output_fraction_bits": 4, "divider_cycles": 3}
+        "output_fraction_bits": 4}
 
 
 def test_properties():
-    dut = Normalizer(**GOOD)
+    dut = DividingNormalizer(**GOOD, divider_cycles=3)
     assert {name: getattr(dut, name) for name in GOOD} == GOOD
-    assert (dut.output_bits, dut.latency, dut.interval) == (12, 12, 12)
+    assert (dut.divider_cycles, dut.output_bits, dut.latency, dut.interval) == (3, 12, 12, 12)
+    dut = ReciprocalNormalizer(**GOOD)
+    assert {name: getattr(dut, name) for name in GOOD} == GOOD
+    # A step of 16 places, of 21.
+    assert (dut.output_bits, dut.output_cycles, dut.latency, dut.interval) == (12, 1, 12, 4)
 
 
+def test_latencies_of_the_reciprocal():
+    """One step for each 16 places; three cycles more where the table is refined."""
+    for total_max, value_bits, latency in [
+            (2 ** 16 - 1, 12, 11), (2 ** 16, 12, 12), (2 ** 32, 12, 13), (2 ** 16, 13, 15),
+            (2 ** 10 - 1, 16, 11), (2 ** 10, 16, 14)]:
+        dut = ReciprocalNormalizer(value_lanes=1, value_bits=value_bits, sum_bits=50,
+                                   total_max=total_max, output_fraction_bits=4)
+        assert dut.latency == latency
+
+
+@pytest.mark.parametrize("make", [lambda **given: DividingNormalizer(**given, divider_cycles=3),
+                                  ReciprocalNormalizer], ids=["divider", "reciprocal"])
 @pytest.mark.parametrize("value", [0, -1, "8", None])
 @pytest.mark.parametrize(("name", "text"), [
     ("value_lanes", "Value lanes"), ("value_bits", "Value bits"), ("sum_bits", "Sum bits"),
     ("total_max", "Largest total")])
-def test_wrong_number(name, text, value):
+def test_wrong_number(make, name, text, value):
     with pytest.raises(TypeError, match=rf"^{text} must be a positive integer, not {value!r}$"):
-        Normalizer(**GOOD | {name: value})
+        make(**GOOD | {name: value})
 
 
 @pytest.mark.parametrize("value", [-1, "8", None])
 def test_wrong_output_fraction_bits(value):
     with pytest.raises(TypeError, match=rf"^Output fraction bits must be a non-negative integer, "
                                         rf"not {value!r}$"):
-        Normalizer(**GOOD | {"output_fraction_bits": value})
+        ReciprocalNormalizer(**GOOD | {"output_fraction_bits": value})
+
+
+def test_too_wide_for_the_reciprocal():
+    with pytest.raises(ValueError, match=r"^Bits of an output must be at most 32, not 33$"):
+        ReciprocalNormalizer(**GOOD | {"output_fraction_bits": 25})
 
 
 @pytest.mark.parametrize("value", [0, -1, 5, 24, "8", None])
 def test_wrong_divider_cycles(value):
     with pytest.raises(TypeError, match=rf"^Output cycles must be a divisor of the bits of an "
                                         rf"output, not {value!r}$"):
-        Normalizer(**GOOD | {"divider_cycles": value})
+        DividingNormalizer(**GOOD, divider_cycles=value)

@@ -2,6 +2,7 @@
 """Proofs that the cells of the devices equal the generic one."""
 
 import json
+from functools import cache
 
 import pytest
 from amaranth.hdl import Cat, Module, Signal
@@ -12,6 +13,12 @@ from nearbit_hw.score.cells.chains import cut
 from nearbit_hw.score.popcount import XorPopcount, operand_skew
 from nearbit_hw.verilog import YosysError, generate
 from nearbit_sim.netlist import models, run_script
+
+
+@cache
+def generic(width, operands=2):
+    """Verilog of the generic cell, which those of all targets are compared with."""
+    return generate(XorPopcount(width, target="generic", operands=operands), "gold")
 
 
 def prove(gold, gate, target, latency, directory):
@@ -31,19 +38,16 @@ def prove(gold, gate, target, latency, directory):
 @pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
 @pytest.mark.parametrize("width", [*range(1, 17)])
 def test_proof(width, target, tmp_path):
-    generic = XorPopcount(width, target="generic")
-    latency = generic.latency
-    prove(generate(generic, "gold"), generate(XorPopcount(width, target=target), "gate"), target,
-          latency, tmp_path)
+    gate = XorPopcount(width, target=target)
+    latency = gate.latency
+    prove(generic(width), generate(gate, "gate"), target, latency, tmp_path)
 
 
 @pytest.mark.parametrize("width", [*range(1, 17)])
 def test_proof_of_one_operand(width, tmp_path):
-    def make(target):
-        return XorPopcount(width, target=target, operands=1)
-
-    prove(generate(make("generic"), "gold"), generate(make("ice40"), "gate"), "ice40",
-          make("generic").latency, tmp_path)
+    gate = XorPopcount(width, target="ice40", operands=1)
+    latency = gate.latency
+    prove(generic(width, operands=1), generate(gate, "gate"), "ice40", latency, tmp_path)
 
 
 class Skewed(wiring.Component):
@@ -69,11 +73,9 @@ class Skewed(wiring.Component):
 
 @pytest.mark.parametrize("width", [3, 8, 13, 16])
 def test_proof_of_skewed(width, tmp_path):
-    generic = XorPopcount(width, target="generic")
-    latency = generic.latency
+    latency = XorPopcount(width).latency
     assert any(operand_skew(width, target="ecp5")) == (width > 7)
-    prove(generate(generic, "gold"), generate(Skewed(width, "ecp5"), "gate"), "ecp5", latency,
-          tmp_path)
+    prove(generic(width), generate(Skewed(width, "ecp5"), "gate"), "ecp5", latency, tmp_path)
 
 
 @pytest.mark.parametrize(("target", "old", "new"), [
@@ -82,10 +84,9 @@ def test_proof_of_skewed(width, tmp_path):
 def test_proof_can_fail(target, old, new, tmp_path):
     gate = generate(XorPopcount(8, target=target), "gate")
     assert old in gate
-    generic = XorPopcount(8, target="generic")
-    latency = generic.latency
+    latency = XorPopcount(8).latency
     with pytest.raises(YosysError, match="proof did fail"):
-        prove(generate(generic, "gold"), gate.replace(old, new, 1), target, latency, tmp_path)
+        prove(generic(8), gate.replace(old, new, 1), target, latency, tmp_path)
 
 
 class Running(wiring.Component):

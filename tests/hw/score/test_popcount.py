@@ -1,6 +1,8 @@
 # amaranth: UnusedElaboratable=no
 import cocotb
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 
 from nearbit_hw.score.popcount import TARGETS, XorPopcount, platform_target
 from nearbit_hw.verilog import generate
@@ -10,101 +12,124 @@ from nearbit_sim.netlist import plain
 from nearbit_sim.stream import MATRIX, Bench
 
 
-def pairs(bench, count):
-    """Random operands after those that differ nowhere and everywhere."""
-    top = 2 ** bench.parameters["width"] - 1
-    yield from [(0, 0), (top, 0), (0, top), (top, top)]
-    for _ in range(count):
-        yield bench.rng.randint(0, top), bench.rng.randint(0, top)
+class Bank(wiring.Component):
+    """Cells side by side, each with streams of its own: one start of the simulator for all."""
+
+    def __init__(self, shapes, target):
+        self.cells = {f"{width}_{fan_in}_{operands}":
+                      XorPopcount(width, fan_in=fan_in, target=target, operands=operands)
+                      for width, fan_in, operands in shapes}
+        super().__init__({f"{way}_{name}": cell.signature.members[way]
+                          for name, cell in self.cells.items() for way in "io"})
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, cell in self.cells.items():
+            m.submodules[f"cell_{name}"] = cell
+            wiring.connect(m, wiring.flipped(getattr(self, f"i_{name}")), cell.i)
+            wiring.connect(m, cell.o, wiring.flipped(getattr(self, f"o_{name}")))
+        return m
+
+
+class Cell:
+    """The streams of one cell of a bank."""
+
+    def __init__(self, bench, name):
+        self.rng = bench.rng
+        self.source, self.sink = bench.source(f"i_{name}"), bench.sink(f"o_{name}")
+        self.width, _, self.operands = map(int, name.split("_"))
+        self.latency = bench.parameters["latencies"][name]
+
+    def pairs(self, count):
+        """Random operands after those that differ nowhere and everywhere; all have distances."""
+        top = 2 ** self.width - 1
+        for a, b in [(0, 0), (top, 0), (0, top), (top, top), *(
+                (self.rng.randint(0, top), self.rng.randint(0, top)) for _ in range(count))]:
+            if self.operands == 2:
+                yield {"a": a, "b": b}, (a ^ b).bit_count()
+            else:
+                yield {"a": a}, a.bit_count()
+
+
+async def start(dut, **options):
+    bench = Bench(dut, **options)
+    await bench.reset()
+    return bench, [Cell(bench, name) for name in bench.parameters["latencies"]]
 
 
 @cocotb.test()
 @cocotb.parametrize(MATRIX)
 async def distances(dut, idle, stall):
-    bench = Bench(dut, idle=idle, stall=stall)
-    await bench.reset()
-    for a, b in pairs(bench, 100):
-        given, expected = (({"a": a, "b": b}, a ^ b) if bench.parameters["operands"] == 2
-                           else ({"a": a}, a))
-        bench.source("i").send(given)
-        bench.sink("o").expect(expected.bit_count())
+    bench, cells = await start(dut, idle=idle, stall=stall)
+    for cell in cells:
+        for given, distance in cell.pairs(100):
+            cell.source.send(given)
+            cell.sink.expect(distance)
     await bench.finish()
 
 
 @cocotb.test()
 async def latency_and_rate(dut):
-    bench = Bench(dut)
-    await bench.reset()
-    for a, b in pairs(bench, 20):
-        bench.source("i").send(dict(zip("ab"[:bench.parameters["operands"]], (a, b), strict=False)))
-    await bench.until(lambda: len(bench.sink("o").received) == 24)
-    assert bench.source("i").cycles == list(range(24))
-    latency = bench.parameters["latency"]
-    assert bench.sink("o").cycles == list(range(latency, latency + 24))
+    bench, cells = await start(dut)
+    for cell in cells:
+        cell.source.send(*[given for given, _ in cell.pairs(20)])
+    await bench.until(lambda: all(len(cell.sink.received) == 24 for cell in cells))
+    for cell in cells:
+        assert cell.source.cycles == list(range(24)), cell.source.name
+        assert cell.sink.cycles == list(range(cell.latency, cell.latency + 24)), cell.sink.name
 
 
 @cocotb.test()
 async def reset_forgets(dut):
-    bench = Bench(dut)
-    await bench.reset()
-    names = "ab"[:bench.parameters["operands"]]
-    bench.source("i").send(*[dict.fromkeys(names, 0) | {"a": 1}] * 50)
-    bench.sink("o").stall = 1
+    bench, cells = await start(dut)
+    zeros = [dict.fromkeys("ab"[:cell.operands], 0) for cell in cells]
+    for cell, zero in zip(cells, zeros, strict=True):
+        cell.source.send(*[zero | {"a": 1}] * 50)
+        cell.sink.stall = 1
     await bench.step(10)
     await bench.reset()
-    bench.sink("o").stall = 0
-    bench.source("i").send(dict.fromkeys(names, 0))
-    bench.sink("o").expect(0)
+    for cell, zero in zip(cells, zeros, strict=True):
+        cell.sink.stall = 0
+        cell.source.send(zero)
+        cell.sink.expect(0)
     await bench.finish()
 
 
+# Width, fan-in, operands. Each has its own tree of sums. A width up to 2 is one level of any
+# fan-in.
+SHAPES = [
+    (1, 2, 2), (2, 2, 2), *((width, fan_in, 2) for width in (7, 16, 64) for fan_in in (2, 3, 4)),
+    *((width, 4, 2) for width in (1, 3, 6, 9, 31, 65, 128)), (64, 64, 2), (128, 2, 2),
+    *((width, 4, 1) for width in (1, 2, 3, 4, 5, 7, 16, 33, 64, 127)),
+]
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("fan_in", [2, 3, 4])
-@pytest.mark.parametrize("width", [1, 2, 7, 16, 64])
-def test_bench(width, fan_in, target):
-    run(width, fan_in, target)
+def test_bench(target):
+    run(SHAPES, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
+def test_bench_of_more_shapes(target):
+    run([*((width, 4, 2) for width in (4, 5, 8, 15, 32, 33, 48, 63, 96, 200, 256)),
+         (64, 8, 2), (128, 16, 2)], target)
 
 
 @pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
-@pytest.mark.parametrize(("width", "fan_in"), [
-    *((width, 4) for width in (3, 6, 9, 31, 65, 128)), (64, 64), (128, 2),
-    *(pytest.param(*shape, marks=pytest.mark.slow) for shape in (
-        *((width, 4) for width in (4, 5, 8, 15, 32, 33, 48, 63, 96, 200, 256)),
-        (64, 8), (128, 16))),
-])
-def test_bench_of_shapes(width, fan_in, target):
-    """Each of these has its own tree of sums; the generic cell has one for all."""
-    run(width, fan_in, target)
-
-
-@pytest.mark.parametrize("target", ["ecp5", "ice40", "xc7"])
-@pytest.mark.parametrize(("width", "fan_in"), [(1, 4), (7, 3), (16, 4), (64, 4), (64, 2)])
-def test_netlist(width, fan_in, target):
+def test_netlist(target):
     """The synthesized netlist, with Yosys's models of the vendor's cells."""
-    run(width, fan_in, target, synthesize=True)
+    run([(1, 4, 2), (7, 3, 2), (16, 4, 2), (64, 4, 2), (64, 2, 2), (7, 4, 1), (64, 4, 1)], target,
+        synthesize=True)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 16, 33, 64, 127])
-def test_one_operand(width, target):
-    """Of differences that are made elsewhere."""
-    run(width, 4, target, operands=1)
-
-
-@pytest.mark.parametrize("width", [7, 64])
-def test_netlist_of_one_operand(width):
-    run(width, 4, "ice40", operands=1, synthesize=True)
-
-
-def run(width, fan_in, target, *, operands=2, synthesize=False):
-    def make():
-        return XorPopcount(width, fan_in=fan_in, target=target, operands=operands)
-
-    dut = make()
-    assert dut.latency == tree_latency(width, fan_in)
-    verilog = plain(generate(make(), "dut"), target, synthesize=synthesize)
-    run_bench(dut, __file__, parameters={
-        "width": width, "latency": dut.latency, "operands": operands}, verilog=verilog)
+def run(shapes, target, *, synthesize=False):
+    dut = Bank(shapes, target)
+    for (width, fan_in, _), cell in zip(shapes, dut.cells.values(), strict=True):
+        assert cell.latency == tree_latency(width, fan_in)
+    verilog = plain(generate(Bank(shapes, target), "dut"), target, synthesize=synthesize)
+    run_bench(dut, __file__, verilog=verilog, parameters={
+        "latencies": {name: cell.latency for name, cell in dut.cells.items()}})
 
 
 class Platform:

@@ -21,7 +21,10 @@ BENCH = Path(__file__).with_name("test_top_n.py")
     (20, 1, 21, 3, 1), # one more
     pytest.param(8, 16, 128, 3, 16, marks=pytest.mark.slow),
     (8, 2, 30, 5, 2),
-    (8, 2, 32, 6, 8),
+    (8, 2, 32, 6, 8), # from here on with parts, where more is scanned than counted
+    (64, 4, 256, 9, 8),
+    pytest.param(32, 16, 128, 40, 32, marks=pytest.mark.slow),
+    (4, 32, 128, 5, 64),
     (3, 1, 13, 4, 1),
     (3, 1, 64, 9, 1), # more keys than a count can tell from each other
     (1, 1, 1, 1, 1),

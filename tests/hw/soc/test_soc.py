@@ -19,11 +19,12 @@ CONFIGS = [
     (TINY, 64),
     (TINY.replace(queries=1), 32),
     (Config(key_bits=70, value_dim=6, capacity=40, queries=1, lanes=2, value_lanes=3, top_n=7,
-            exp_tables=3, refine_lanes=4, divider_cycles=2), 64),
+            exp_tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2), 64),
     (TINY.replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, element_bits=10, shared=True)),
      32),
     (Config(key_bits=5, value_dim=9, capacity=13, queries=2, lanes=1, value_lanes=9, top_n=3,
-            value_bits=16, weight_bits=24, output_fraction_bits=16, divider_cycles=32), 64),
+            value_bits=16, weight_bits=24, output_fraction_bits=16,
+            normalizer="divider", divider_cycles=32), 64),
 ]
 NUMBERS = range(len(CONFIGS))
 
@@ -135,6 +136,37 @@ def test_map_has_no_overlaps(config):
             ends = field.lowest + field.bits
             assert 0 <= field.reset < 1 << field.bits
         assert ends <= (32 if described in found.registers else described.bits)
+
+
+# What the C driver reads, and the bits that it reads it from.
+PLAIN = ("key_bits", "value_dim", "value_bits", "value_lanes", "capacity", "rows", "lanes", "top_n",
+         "weight_bits", "output_fraction_bits", "tables")
+OF_UNIT = {"head_dim": "RESCORE", "lanes": "RESCORE", "element_bits": "RESCORE",
+           "shared": "CAPABILITIES"}
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_map_has_the_configuration(config):
+    """A constant has its field's value and documentation, and room for all of the field's range."""
+    found = register_map(config, 128)
+    for name in PLAIN:
+        register = found.register(name.upper())
+        assert (register.reset, register.bits) == (getattr(config, name), 32)
+        says = Config.leaf_metadata()[name]["says"]
+        assert register.description.lower() == says.replace("``", "").lower()
+    for name, inside in OF_UNIT.items():
+        field, = (field for field in found.register(inside).fields if field.name == name.upper())
+        assert field.reset == (0 if config.rescore is None else getattr(config.rescore, name))
+        known = Config.leaf_metadata()[f"rescore.{name}"]
+        assert known.get("range", range(2))[-1] < 1 << field.bits
+
+
+def test_map_names_registers():
+    """Where a description names another constant, it is by the name of its register."""
+    found = register_map(PRESETS["tiny"], 128)
+    assert found.register("TOP_N").description.endswith("; at most CAPACITY.")
+    assert found.register("CAPACITY").description.endswith("; a multiple of refine_lanes.")
+    assert found.register("RESCORE").fields[1].description.endswith("; divides HEAD_DIM.")
 
 
 def test_observing_changes_no_port():

@@ -6,7 +6,7 @@ from operator import or_
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, stream
+from amaranth.lib import data, memory, stream
 from amaranth.utils import exact_log2
 
 from nearbit_hw.ram import block_ram
@@ -149,22 +149,28 @@ class Emit:
             with m.If(scan == 0):
                 m.d.sync += self._scan_valid.eq(0)
 
-        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`).
+        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`), and those
+        # that were fetched, apart: what comes from the memory passes as few gates as can be.
         sure, maybe = Signal(s.group, reset_less=True), Signal(s.group, reset_less=True)
+        done = Signal(s.group, name="hits_done", reset_less=True)
         hits = Signal(s.group)
-        m.d.comb += hits.eq(sure | (maybe & self._quota_left.replicate(s.group)))
+        m.d.comb += hits.eq((sure | (maybe & self._quota_left.replicate(s.group))) & ~done)
         last_hit = _last(m, hits, "hit")
         m.d.comb += row_move.eq(
             ~self._hits_valid | ~last_hit.any | (~last_hit.others & self._fetch_move))
-        threshold_low = self.query.threshold[:s.fine_bits]
+        # The memory answers late in the cycle, so the fine digit is decoded before: in `at_digit`
+        # its bit is set. The first summary comes in the cycle after.
+        at_digit = Signal(1 << s.fine_bits, reset_less=True)
+        m.d.sync += at_digit.eq(1 << self.query.threshold[:s.fine_bits])
         with m.If(row_move):
-            m.d.sync += [self._hits_valid.eq(self._row_valid), self._hits_group.eq(row_group)]
+            m.d.sync += [self._hits_valid.eq(self._row_valid), self._hits_group.eq(row_group),
+                         done.eq(0)]
             for index in range(s.group):
                 bits = summary_read.data[index].as_value()
-                m.d.sync += [sure[index].eq(bits.bit_select(threshold_low, 1)),
-                             maybe[index].eq(bits[1:].bit_select(threshold_low, 1))]
+                m.d.sync += [sure[index].eq((bits[:-1] & at_digit).any()),
+                             maybe[index].eq((bits[1:] & at_digit).any())]
         with m.Elif(self._fetch_move):
-            m.d.sync += [sure.eq(sure & ~last_hit.flag), maybe.eq(maybe & ~last_hit.flag)]
+            m.d.sync += done.eq(done | last_hit.flag)
         return last_hit
 
     def fetch_word(self, m: Module, last_hit: Any) -> tuple[Any, ...]:
@@ -211,27 +217,39 @@ class Emit:
         word_valid, threshold = self._word_valid, self.query.threshold
         word = Signal(s.word_shape, reset_less=True)
         codes: Any = Signal(data.ArrayLayout(s.code_bits, s.lanes), reset_less=True)
-        nearer, level = Signal(s.lanes, reset_less=True), Signal(s.lanes, reset_less=True)
+        farther, level = Signal(s.lanes, reset_less=True), Signal(s.lanes, reset_less=True)
+        done = Signal(s.lanes, name="keys_done", reset_less=True)
         keys = Signal(s.lanes)
         may_emit, emit_move = Signal(), Signal()
-        m.d.comb += keys.eq(nearer | (level & self._quota_left.replicate(s.lanes)))
+        m.d.comb += keys.eq((~farther | (level & self._quota_left.replicate(s.lanes))) & ~done)
         key = _last(m, keys, "key")
         m.d.comb += self._word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
         with m.If(self._word_move):
-            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word)]
+            m.d.sync += [word_valid.eq(found_valid), word.eq(found_word), done.eq(0)]
             for lane in range(s.lanes):
                 source = found_items[lane]
+                # The memory answers late in the cycle: nothing follows the carry of one comparison,
+                # and the other, by pairs of bits, does not wait for it.
+                pairs = Cat(source.code[bit:bit + 2] == threshold[bit:bit + 2]
+                            for bit in range(0, s.code_bits, 2))
                 m.d.sync += [
                     codes[lane].eq(source.code),
-                    nearer[lane].eq((source.code < threshold) | source.forced),
-                    level[lane].eq((source.code == threshold) & ~source.forced),
+                    farther[lane].eq(Cat(source.code, C(0, 1)) >= Cat(threshold, source.forced)),
+                    level[lane].eq(pairs.all() & ~source.forced),
                 ]
         with m.Elif(emit_move):
-            m.d.sync += [nearer.eq(nearer & ~key.flag), level.eq(level & ~key.flag)]
+            m.d.sync += done.eq(done | key.flag)
 
         m.submodules.keys = key_queue = block_ram(
-            shape=o.payload.shape(), depth=s.times.key_depth)
+            shape=data.StructLayout({name: o.payload.shape()[name].shape
+                                     for name in ("index", "distance")}),
+            depth=s.times.key_depth)
         key_write, key_read = key_queue.write_port(), key_queue.read_port()
+        # Whether a key is the last one decides what the units behind do next, so it is not in block
+        # RAM, which answers late in the cycle.
+        lasts: Any = memory.Memory(shape=1, depth=s.times.key_depth, init=[])
+        m.submodules.lasts = lasts
+        last_write, last_read = lasts.write_port(), lasts.read_port(domain="comb")
         final = Signal()
         m.d.comb += [
             final.eq(self.remaining == 1),
@@ -244,17 +262,19 @@ class Emit:
             key_write.addr.eq(produce),
             key_write.data.index.eq(Cat(key.number, (word + self.first_word)[:len(word)])),
             key_write.data.distance.eq(_chosen(list(codes), key.flag)),
-            key_write.data.last.eq(final),
+            last_write.data.eq(final),
             key_write.en.eq(emit_move),
         ]
+        m.d.comb += [last_write.addr.eq(key_write.addr), last_write.en.eq(key_write.en)]
         with m.If(emit_move):
             m.d.sync += [produce.eq(produce + 1), self.remaining.eq(self.remaining - 1)]
             with m.If((level & key.flag).any()):
                 m.d.sync += [self.quota.eq(self.quota - 1),
                              self._quota_left.eq(self.quota != 1)]
-        self._let_leave(m, key_read, emit_move, o)
+        self._let_leave(m, key_read, last_read, emit_move, o)
 
-    def _let_leave(self, m: Module, key_read: Any, emit_move: Signal, o: stream.Interface) -> None:
+    def _let_leave(self, m: Module, key_read: Any, last_read: Any, emit_move: Signal,
+                   o: stream.Interface) -> None:
         """Let the keys in the queue leave, if they may.
 
         Keys before `limit` may. In the worst case the last m keys are found in the last m cycles of
@@ -281,15 +301,19 @@ class Emit:
             m.d.comb += limit.eq(produce)
 
         advance, leave = Signal(), Signal()
+        last = Signal(reset_less=True)
         m.d.comb += [
             leave.eq(limit_written != consume),
             advance.eq(~o.valid | o.ready),
             key_read.addr.eq(consume),
             key_read.en.eq(advance),
-            o.payload.eq(key_read.data),
+            last_read.addr.eq(consume),
+            o.p.index.eq(key_read.data.index),
+            o.p.distance.eq(key_read.data.distance),
+            o.p.last.eq(last),
         ]
         with m.If(advance):
-            m.d.sync += [o.valid.eq(leave), consume.eq(consume + leave)]
+            m.d.sync += [o.valid.eq(leave), consume.eq(consume + leave), last.eq(last_read.data)]
         if s.registers:
             # Known a cycle ahead but for whether a key comes and whether one leaves.
             room: Any = self._room

@@ -39,10 +39,12 @@ def ask(m: Module, sizes: Sizes, command: Any) -> Any:
 class Marks:
     """Of the word that came: its number, and its lanes that are counted, or selected anyway.
 
-    The number begins with 0 at the query's first word, whatever the blocks.
+    The number begins with 0 at the query's first word, whatever the blocks. It and `now_normal` are
+    of the word that comes, if there is one.
     """
 
     word: Signal
+    now_normal: Signal
     normal: Signal
     forced: Signal
 
@@ -86,7 +88,8 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
     ones = Const(-1, lanes)
 
     def at(position: Value, begun: Value, name: str) -> Signal:
-        here = Signal(name=f"at_{name}")
+        # Kept: synthesis would make it anew for many lanes, only to be as fast as all else.
+        here = Signal(name=f"at_{name}", attrs={"keep": 1})
         m.d.comb += here.eq((word == position[lane_bits:]) | begun)
         return here
 
@@ -123,7 +126,7 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
     m.d.sync += [normal.eq(now_normal), forced.eq(now_inside & ~now_normal)]
     with m.If(~arrive):
         m.d.sync += normal.eq(0)
-    return Marks(word, normal, forced)
+    return Marks(word, now_normal, normal, forced)
 
 
 class Counter:

@@ -8,6 +8,7 @@ from amaranth.lib import data
 
 from nearbit_hw.select.histogram.count import Marks
 from nearbit_hw.select.histogram.merge import Merge, Merged
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
@@ -77,8 +78,8 @@ class Design(ABC):
         """Tell whether a query's bins are free again."""
 
     @abstractmethod
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any,
-                    last: Value) -> Merged:
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any, last: Value) -> Merged:
         """Start to merge, and tell when that is done; gives what is handed over then.
 
         `last` is whether the word that comes is the query's last one.

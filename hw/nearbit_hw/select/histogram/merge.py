@@ -36,7 +36,7 @@ class Merge:
     level
         Registers from a bin that was read to its sum.
     bins
-        Bins that are read of each lane's memories, one after another.
+        Bins that are read and cleared of each lane's memories, one after another.
     bin, busy
         The one that is read, if any is.
     merges
@@ -79,8 +79,8 @@ class Merge:
         self.add: Value = Const(0)
         self.reaches = Signal()
 
-    def search(self, m: Module, strobes: Strobes, *, small: Value, many: Value, level: int,
-               is_whole: Value, frees: Value) -> None:
+    def search(self, m: Module, sizes: Sizes, strobes: Strobes, *, small: Value, many: Value,
+               level: int, is_whole: Value, frees: Value) -> None:
         """Look for the threshold: the first bin that brings the sum to what is missing.
 
         Parameters
@@ -97,7 +97,9 @@ class Merge:
         self.level = level
         self.add = delay_control(m, is_whole, level + 1, "add")
         m.d.comb += self.read_end.eq(self.busy & (self.bin == self.bins - 1))
-        self.merged = delay_control(m, self.read_end, level + 2, "merged")
+        # The bins that follow are only cleared.
+        searched = self.busy & (self.bin == sizes.times.part_bins - 1)
+        self.merged = delay_control(m, searched, level + 2, "merged")
         less = Signal.like(self.missing, name="less")
         m.d.comb += [less.eq(self.missing + small), self.reaches.eq(many | ~less[-1])]
         with m.If(self.add & ~self.found):
@@ -119,7 +121,7 @@ class Merge:
                 m.d.sync += self.boot.eq(self.boot - 1)
         with m.If(self.real):
             m.d.sync += self.uncleared.eq(self.uncleared + strobes.claim - frees)
-        with m.Elif(strobes.hand & (self.boot == 0) & (self.merges == 1)):
+        with m.Elif((self.boot == 0) & (self.merges == 0) & ~self.busy):
             m.d.sync += [self.uncleared.eq(0), self.real.eq(1)]
 
 

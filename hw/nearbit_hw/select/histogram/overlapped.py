@@ -10,6 +10,7 @@ from nearbit_hw.pipeline import delay, delay_control
 from nearbit_hw.select.histogram.count import Counter, Marks
 from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.merge import Merged, add_lanes
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
@@ -19,7 +20,8 @@ __all__ = ["Overlapped"]
 class Overlapped(Design):
     """A query is counted while the one before is merged, and scanned while the one before leaves.
 
-    A query is read while the one before is summed and searched for its threshold.
+    A query is read while the one before is summed and searched for its threshold. If the part with
+    the threshold is known by then, its bins are read first, and the others only to be cleared.
 
     A lane has two memories of bins, and words go to the one and the other in turn. One port of a
     memory counts while the other merges the query before, in the other half; the ports never meet,
@@ -28,6 +30,7 @@ class Overlapped(Design):
 
     def __init__(self, sizes: Sizes):
         super().__init__(sizes)
+        self._read_part = Signal(2) # known when bins are cleared after reset
         # Cycles ago, from 1, that a merge started; its first bin is summed in the last of them.
         self._started = Signal(sizes.lane_bits + 4, name="merge_started")
 
@@ -90,6 +93,10 @@ class Overlapped(Design):
         counts: list[Any] = []
         with m.If(strobes.arrive):
             m.d.sync += turn.eq(~turn)
+        # The part with the threshold comes first.
+        merge_bin: Value = Cat(merge.bin, Const(0, distance_bits - len(merge.bin)))
+        if self.sizes.times.parts > 1:
+            merge_bin ^= self._first_bin()
         count_bank, merge_bank = Signal(), Signal()
         with m.If(strobes.finish):
             m.d.sync += count_bank.eq(~count_bank)
@@ -128,8 +135,7 @@ class Overlapped(Design):
                     count_write.addr.eq(Cat(address, own_bank)),
                     count_write.data.eq(counter.add_one(m, count_read.data)),
                     count_write.en.eq(write[lane]),
-                    merge_read.addr.eq(Cat(merge.bin[:distance_bits],
-                                           Const(0, distance_bits - len(merge.bin)), ~own_bank)),
+                    merge_read.addr.eq(Cat(merge_bin[:distance_bits], ~own_bank)),
                     clear.addr.eq(merge_read.addr),
                     clear.data.eq(counter.cleared),
                     clear.en.eq(merge.busy),
@@ -142,8 +148,13 @@ class Overlapped(Design):
         counts = [delay(m, count, 1, f"count_{index}") for index, count in enumerate(counts)]
         return add_lanes(m, self.sizes, counts, 1)
 
+    def _first_bin(self) -> Value:
+        """Give the first bin of the part that is searched."""
+        return Cat(Const(0, self.sizes.times.part_bins.bit_length() - 1), self._read_part)
+
     def is_whole(self) -> Value:
-        return self.merge.busy
+        """Bins of other parts are only cleared."""
+        return self.merge.busy & (self.merge.bin < self.sizes.times.part_bins)
 
     def frees(self, strobes: Strobes) -> Value:
         """The bins are promised while the last ones are still read."""
@@ -152,8 +163,8 @@ class Overlapped(Design):
             return self._started[last_kept]
         return self.merge.busy & (self.merge.bin == last_kept)
 
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any,
-                    last: Value) -> Merged:
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any, last: Value) -> Merged:
         """The next query may be counted before this one is merged, and is `pending` then.
 
         What is known of a query follows its bins: `pending` until they are read, `read` until the
@@ -165,24 +176,38 @@ class Overlapped(Design):
             "missing": self.sizes.missing_shape, "last": self.sizes.word_bits,
             "origin": self.sizes.origin})
         queries: list[Any] = [Signal(query, name=f"{name}_query", reset_less=True)
-                              for name in ("settled", "pending", "read", "ready")]
-        settled, pending, read, ready = queries
+                              for name in ("pending", "read", "ready")]
+        pending, read, ready = queries
+        pending_part = Signal.like(self._read_part, name="pending_part")
+        threshold_start = self._first_bin() if self.sizes.times.parts > 1 else Const(0)
+        latency = self.sizes.times.settle_latency
+        settled_last = delay(m, marks.word[:self.sizes.word_bits], latency, "settled_last")
+        origin: Any = Signal(self.sizes.origin, name="counted_origin")
+        m.d.comb += origin.word.eq(counted.first_word)
+        if self.sizes.block:
+            m.d.comb += origin.final.eq(last)
+        settled_origin = delay(m, origin, latency, "settled_origin")
         found_last = Signal(self.sizes.word_bits, reset_less=True)
         threshold = Signal.like(merge.threshold, name="ready_threshold", reset_less=True)
-        is_pending, is_found = Signal(), Signal()
-        m.d.sync += [settled.missing.eq(counted.missing), settled.last.eq(marks.word),
-                     settled.origin.word.eq(counted.first_word)]
-        if self.sizes.block:
-            m.d.sync += settled.origin.final.eq(last)
+        is_pending, is_found, early = Signal(), Signal(), Signal()
+        if self.sizes.times.parts > 1:
+            # The last word is counted long before the part is known.
+            m.d.comb += early.eq(merge.settled & ~is_pending)
         started = self._started
         m.d.sync += started.eq(Cat(strobes.merge_start, started))
         m.d.comb += strobes.merge_start.eq(
-            (is_pending | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit)
+            (is_pending | early | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit)
             & (~started[:-1].any() if merge.bins + 1 < len(started) else 1))
+        started_early = delay_control(m, strobes.merge_start & early, 1, "started_early")
         with m.If(strobes.merge_start):
+            m.d.sync += self._read_part.eq(Mux(early, part.number, pending_part))
+        with m.If((strobes.merge_start & ~early) | started_early):
             m.d.sync += read.eq(pending)
         with m.If(merge.settled):
-            m.d.sync += [is_pending.eq(1), pending.eq(settled)]
+            m.d.sync += [
+                is_pending.eq(~(strobes.merge_start & early)), pending_part.eq(part.number),
+                pending.missing.eq(part.missing), pending.last.eq(settled_last),
+                pending.origin.eq(settled_origin)]
         with m.Elif(strobes.merge_start & (merge.boot == 0)):
             m.d.sync += is_pending.eq(0)
 
@@ -190,8 +215,9 @@ class Overlapped(Design):
         keep = Signal()
         m.d.comb += keep.eq((merge.merged | is_found) & ~strobes.merge_ready)
         with m.If(started[-1]):
-            m.d.sync += [merge.threshold.eq(0), merge.found.eq(0), merge.missing.eq(read.missing),
-                         found_last.eq(read.last), merge.origin.eq(read.origin)]
+            m.d.sync += [merge.threshold.eq(threshold_start), merge.found.eq(0),
+                         merge.missing.eq(read.missing), found_last.eq(read.last),
+                         merge.origin.eq(read.origin)]
         with m.If(keep):
             m.d.sync += [
                 is_found.eq(0), strobes.merge_ready.eq(1), threshold.eq(merge.threshold),

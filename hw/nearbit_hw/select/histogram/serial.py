@@ -11,6 +11,7 @@ from nearbit_hw.ram import block_ram
 from nearbit_hw.select.histogram.count import Counter, Marks
 from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.merge import Merged, add_lanes, add_pair, any_of
+from nearbit_hw.select.histogram.parts import Part
 from nearbit_hw.select.histogram.sizes import Strobes
 
 
@@ -91,8 +92,8 @@ class Serial(Design):
     def frees(self, strobes: Strobes) -> Value:
         return strobes.release
 
-    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, *, asked: Any, counted: Any,
-                    last: Value) -> Merged:
+    def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
+                    counted: Any, last: Value) -> Merged:
         """What is merged is what was counted last."""
         merge = self.merge
         m.d.comb += strobes.merge_start.eq(
