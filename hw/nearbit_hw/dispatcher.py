@@ -309,6 +309,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += busy.eq(0)
         with m.If(query_end):
             m.d.sync += query_busy.eq(0)
+        last_word = self._longest(last_words, active)
         codes: Any = Signal(self.o_queries.payload.shape(), reset_less=True)
         m.d.comb += self.o_queries.payload.eq(codes)
         with m.If(fire):
@@ -316,7 +317,7 @@ class Dispatcher(wiring.Component):
                 busy.eq(active.any()),
                 query_busy.eq(active.any()),
                 word.eq(first_word),
-                words_left.eq(self._longest(last_words, active)),
+                words_left.eq(last_word),
                 codes.active.eq(active),
             ]
             for query in range(self._queries):
@@ -327,7 +328,7 @@ class Dispatcher(wiring.Component):
 
         return m
 
-    def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Signal, active: Value,
+    def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Value, active: Value,
                          busy: Signal, paused: Signal, more: Signal) -> None:
         """Announce the blocks after the first one; drive `more`, and `paused` while one waits."""
         word_bits = exact_log2(self._block // self._lanes)

@@ -139,7 +139,8 @@ class Load:
             bench.sink("o_words").expect(*(
                 {"word": word, "last": int(word == words[-1])} for word in words))
             for query in good if self.block_words else []:
-                bench.sink(f"o_block__{query}").expect(*[{}] * ((len(words) - 1) // self.block_words))
+                bench.sink(f"o_block__{query}").expect(
+                    *[{}] * ((len(words) - 1) // self.block_words))
         self.sent.append((good, len(words)))
 
     def check_cycles(self, *, unstalled):
