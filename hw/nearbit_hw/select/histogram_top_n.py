@@ -34,7 +34,8 @@ __all__ = ["HistogramTopN"]
 #           is never read, and so need not be cleared: if no other is the threshold, it is.
 #           Where a query shall be quick, keys are also counted by the highest two bits of their
 #           distance, in logic, as they come: that tells which quarter of the bins has the
-#           threshold, and only that one is searched. The others are cleared afterwards.
+#           threshold, and only that one is searched. The others are cleared afterwards. Not with
+#           blocks, as Carry needs all bins.
 #   scan    The bank is read from its end and compared with the threshold. Words with a selected key
 #           are noted in a list of `hits`.
 #   emit    When the scan has ended, the keys in the list leave, one per cycle.
@@ -165,7 +166,7 @@ class HistogramTopN(Selector):
         """Parts of the bins, of which only the one with the threshold is searched.
 
         4 if :py:`refine_lanes` exceed :py:`lanes`, and :py:`key_bits` are 4 times a power of two;
-        with :py:`overlap` only.
+        with :py:`overlap` only, and without blocks, which need all bins.
         """
         return self.times.parts
 
