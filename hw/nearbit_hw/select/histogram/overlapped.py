@@ -53,7 +53,8 @@ class Overlapped(Design):
         m.d.comb += room.eq(
             (merge.uncleared != times.limit) & (merge.unhanded != times.unhanded)
             & ~Cat((merge.unhanded == times.banks - late) & (strobes.late == late)
-                   for late in range(1, times.limit + 1)).any())
+                   for late in range(1, times.limit + 1)
+                   if times.banks - late < times.unhanded).any())
         waiting: Any = Signal(self.sizes.query, reset_less=True)
         waiting_valid, counted_valid, begins = Signal(), Signal(), Signal()
         m.d.comb += [
