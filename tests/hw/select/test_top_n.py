@@ -33,9 +33,9 @@ class Load:
         if self.block_words and rng.random() < 0.5:
             # A last block of few keys, so that those of the blocks before are selected.
             block = self.block_words * self.lanes
-            count = min(self.capacity - first % self.lanes, block * rng.randint(
-                1, self.capacity // block) + rng.choice([-1, 0, 1, rng.randint(0, self.top_n)])
-                - first % self.lanes)
+            blocks = rng.randint(1, max(self.capacity // block, 1))
+            beyond = rng.choice([-1, 0, 1, rng.randint(0, self.top_n)])
+            count = min(self.capacity, block * blocks + beyond) - first % self.lanes
             first = min(first, self.capacity - count)
         # Exactly as many keys as can be selected, one fewer, one more.
         edge = rng.choice([None, None, -1, 0, 1])
