@@ -227,7 +227,10 @@ class HistogramTopN(Selector):
                 + self.emit_latency + selected - 1)
 
     def interval(self, *, words: int, selected: int) -> Fraction:
-        """Cycles from one query to the next if none pauses; if their commands wait to be taken."""
+        """Cycles from one query to the next if none pauses; if their commands wait to be taken.
+
+        Where the banks limit, it is the least: of few bins and words, some queries take one more.
+        """
         times = self.times
         reads = -(-words * self._lanes // self._refine_lanes)
         merged = self._lead + words - 1 + self.count_latency # from the acceptance of its command
