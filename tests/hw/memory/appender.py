@@ -11,15 +11,14 @@ class Append:
                  other=False, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, idle=idle, limit=limit)
         self.parameters = bench.parameters
-        self.exp_tables = Tables(self.parameters, bench.rng)
-        self.expected = bytearray(self.exp_tables.contents)
+        self.tables = Tables(self.parameters, bench.rng)
+        self.expected = bytearray(self.tables.contents)
         if other:
-            self.memory = other_memory_to_write(dut, "axi", self.exp_tables.contents, bench.rng,
-                                                0.3)
+            self.memory = other_memory_to_write(dut, "axi", self.tables.contents, bench.rng, 0.3)
         else:
-            self.memory = WriteMemory(bench, "axi", self.exp_tables.contents,
+            self.memory = WriteMemory(bench, "axi", self.tables.contents,
                                       data_bits=self.parameters["data_bits"], **memory)
-        self.exp_tables.serve(bench, "o_lookup", "i_lookup", delay)
+        self.tables.serve(bench, "o_lookup", "i_lookup", delay)
         bench.source("i_lookup").idle = 0
         dut.timeout.value = timeout
         self.ends = bench.sink("o")
@@ -35,10 +34,10 @@ class Append:
     def addresses(self, token):
         """Bytes of the code, and of the row."""
         place = token["head"], token["sequence"], token["token"]
-        code = (self.exp_tables.heads[token["head"]]["codes"]
-                + self.exp_tables.place(token["sequence"], token["token"])
+        code = (self.tables.heads[token["head"]]["codes"]
+                + self.tables.place(token["sequence"], token["token"])
                 * self.parameters["code_bits"] // 8)
-        return code, self.exp_tables.row_address(*place)
+        return code, self.tables.row_address(*place)
 
     def send(self, token, writes=True):
         bits, beats = self.parameters["data_bits"], self.parameters["row_beats"]

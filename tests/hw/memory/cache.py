@@ -8,11 +8,11 @@ class Mixed:
     def __init__(self, dut, *, other=False, limit=60_000, stall=0.0, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, limit=limit)
         self.parameters = bench.parameters
-        self.exp_tables = Tables(self.parameters, bench.rng)
+        self.tables = Tables(self.parameters, bench.rng)
         if other:
-            other_memory(dut, "axi", self.exp_tables.contents, bench.rng, 0.3)
+            other_memory(dut, "axi", self.tables.contents, bench.rng, 0.3)
         else:
-            self.memory = ReadMemory(bench, "axi", self.exp_tables.contents,
+            self.memory = ReadMemory(bench, "axi", self.tables.contents,
                                      data_bits=self.parameters["data_bits"], **memory)
         dut.timeout.value = 0
 
@@ -21,11 +21,11 @@ class Mixed:
         bench, parameters = self.bench, self.parameters
         await bench.reset()
         unit = max(16, parameters["data_bits"] // 8)
-        for head, at in self.exp_tables.heads.items():
+        for head, at in self.tables.heads.items():
             bench.source("i_head").send({"head": head, "set": 1, "entry": {
                 "codes": at["codes"] // parameters["burst_bytes"], "rows": at["rows"] // unit,
                 "stride": at["stride"] // unit}})
-        for sequence, pages in enumerate(self.exp_tables.lists):
+        for sequence, pages in enumerate(self.tables.lists):
             for index, page in enumerate(pages):
                 bench.source("i_page").send(
                     {"sequence": sequence, "index": index, "set": 1, "page": page})
@@ -41,7 +41,7 @@ class Mixed:
             bench.source("i_codes").send(
                 {"head": head, "sequence": sequence, "first": 0, "count": capacity})
             bench.sink("o_codes").expect(*(
-                {"codes": [self.exp_tables.code(head, sequence, token)],
+                {"codes": [self.tables.code(head, sequence, token)],
                  "last": int(token == capacity - 1), "failed": 0} for token in range(capacity)))
         size = parameters["data_bits"] // 8
         for number in range(selections):
@@ -52,11 +52,11 @@ class Mixed:
             for position, token in enumerate(tokens):
                 bench.source("i").send({"token": token, "last": int(token == tokens[-1])})
                 for beat in range(parameters["row_beats"]):
-                    address = self.exp_tables.row_address(head, sequence, token) + beat * size
+                    address = self.tables.row_address(head, sequence, token) + beat * size
                     bench.source("i_read").send(
                         {"set": number % 2, "position": position, "beat": beat})
                     bench.sink("o_read").expect({
-                        "data": int.from_bytes(self.exp_tables.contents[address:address + size],
+                        "data": int.from_bytes(self.tables.contents[address:address + size],
                                                "little"), "failed": 0})
 
         beats = parameters["top_n"] * parameters["row_beats"]

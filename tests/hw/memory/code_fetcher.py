@@ -11,13 +11,13 @@ class Fetch:
                  timeout=0, other=False, pause=0.0, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, idle=idle, limit=limit)
         self.parameters = bench.parameters
-        self.exp_tables = Tables(self.parameters, bench.rng, scattered=scattered)
+        self.tables = Tables(self.parameters, bench.rng, scattered=scattered)
         if other:
-            other_memory(dut, "axi", self.exp_tables.contents, bench.rng, pause)
+            other_memory(dut, "axi", self.tables.contents, bench.rng, pause)
         else:
-            self.memory = ReadMemory(bench, "axi", self.exp_tables.contents,
+            self.memory = ReadMemory(bench, "axi", self.tables.contents,
                                      data_bits=self.parameters["data_bits"], **memory)
-        self.exp_tables.serve(bench, "o_lookup", "i_lookup", delay)
+        self.tables.serve(bench, "o_lookup", "i_lookup", delay)
         bench.sink("o_lookup").stall = stall
         bench.source("i_lookup").idle = 0
         self.timeout = timeout
@@ -31,7 +31,7 @@ class Fetch:
         """Words of a command that does not fail."""
         lanes = self.parameters["lanes"]
         begin, end = first // lanes, (first + count - 1) // lanes
-        return [{"codes": [self.exp_tables.code(head, sequence, word * lanes + lane)
+        return [{"codes": [self.tables.code(head, sequence, word * lanes + lane)
                            for lane in range(lanes)],
                  "last": int(word == end), "failed": 0} for word in range(begin, end + 1)]
 

@@ -51,10 +51,10 @@ class Cache(wiring.Component):
     def __init__(self, cache_map, *, key_bits, lanes, top_n, row_beats, depth=512):
         self.codes = CodeFetcher(cache_map, key_bits=key_bits, lanes=lanes, depth=depth)
         self.rows = Rows(cache_map, top_n=top_n, row_beats=row_beats)
-        self.exp_tables = PlaceTable(cache_map, readers=2)
+        self.tables = PlaceTable(cache_map, readers=2)
         self.merge = ReadMerge(address_bits=cache_map.address_bits, data_bits=cache_map.data_bits,
                                id_bits=(0, self.rows.fetcher.id_bits))
-        tables = self.exp_tables.signature.members
+        tables = self.tables.signature.members
         codes, rows = self.codes.signature.members, self.rows.signature.members
         super().__init__({
             **{name: tables[name] for name in ("i_head", "i_page", "i_tokens")},
@@ -71,7 +71,7 @@ class Cache(wiring.Component):
         m = Module()
         m.submodules.codes = codes = self.codes
         m.submodules.rows = rows = self.rows
-        m.submodules.tables = tables = self.exp_tables
+        m.submodules.tables = tables = self.tables
         m.submodules.merge = merge = self.merge
         for name in ("i_head", "i_page", "i_tokens"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(tables, name))

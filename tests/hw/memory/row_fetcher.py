@@ -11,16 +11,16 @@ class Gather:
                  other=False, pause=0.0, **memory):
         self.bench = bench = MemoryBench(dut, stall=stall, idle=idle, limit=limit)
         self.parameters = parameters = bench.parameters
-        self.exp_tables = Tables(parameters, bench.rng)
+        self.tables = Tables(parameters, bench.rng)
         ports = range(parameters["ports"])
         if other:
             for port in ports:
-                other_memory(dut, f"axi_{port}", self.exp_tables.contents, bench.rng, pause)
+                other_memory(dut, f"axi_{port}", self.tables.contents, bench.rng, pause)
         else:
             self.memories = [
-                ReadMemory(bench, f"axi__{port}", self.exp_tables.contents,
+                ReadMemory(bench, f"axi__{port}", self.tables.contents,
                            data_bits=parameters["data_bits"], **memory) for port in ports]
-        self.exp_tables.serve(bench, "o_lookup", "i_lookup", delay)
+        self.tables.serve(bench, "o_lookup", "i_lookup", delay)
         bench.source("i_lookup").idle = 0
         dut.timeout.value = timeout
         self.read = bench.sink("o_read")
@@ -47,13 +47,13 @@ class Gather:
 
     def address(self, selection, position, beat=0):
         head, sequence, tokens = selection
-        return (self.exp_tables.row_address(head, sequence, tokens[position])
+        return (self.tables.row_address(head, sequence, tokens[position])
                 + beat * self.parameters["data_bits"] // 8)
 
     def beat(self, selection, position, beat):
         size = self.parameters["data_bits"] // 8
         address = self.address(selection, position, beat)
-        return int.from_bytes(self.exp_tables.contents[address:address + size], "little")
+        return int.from_bytes(self.tables.contents[address:address + size], "little")
 
     async def take(self, selection, *, passes=1, check=True):
         """Read all rows of the oldest set, some several times, and release it; return beats."""

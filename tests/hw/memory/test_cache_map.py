@@ -11,7 +11,7 @@ def test_derived():
     assert (sizes.data_bytes, sizes.row_unit, sizes.listed) == (32, 32, 3)
     assert CacheMap(**SIZES).row_unit == 16
     fields = {name: field.width for name, field in sizes.head_layout}
-    assert fields == {"codes": 22, "queries": 27, "stride": 8}
+    assert fields == {"codes": 22, "rows": 27, "stride": 8}
 
 
 @pytest.mark.parametrize(("name", "words"), [
