@@ -56,7 +56,7 @@ def test_directed_with_rescoring():
 
 @pytest.mark.slow
 def test_interval_of_reference():
-    bench("directed.py", Config.preset("reference"), queries=16, interval=64,
+    bench("directed.py", Config.preset("reference"), queries=16, interval=65,
           test_filter="cycles_are_the_cores")
 
 
