@@ -117,28 +117,26 @@ class Core(wiring.Component):
     cycles; the units overlap, so while one query is normalized the next ones are weighted,
     selected and scored.
 
-    **Loading.** Keys and values are written token by token, in any order, a value vector in
-    :py:`beats` beats. A token can be read by commands once it and all tokens before it have been
-    written (what counts is the highest token written). A load of a new token is taken at once. One
-    of a token below that, of a weight, or of any value if the values' memory has a single port,
-    waits until no command is in work or offered, so that a result never mixes old and new. Keys for
-    rescoring are loaded in the same way as values.
+    **Loading.** Keys and values are written one token at a time, in any order; a value vector takes
+    :py:`beats` beats. Commands can read a token once it and every token before it have been
+    written: what counts is the highest token written. A load of a new token is accepted at once. A
+    load of an older token or of a weight, and of any value if the value memory has a single port,
+    waits until no command is in flight or offered, so that a result never mixes old and new data.
+    Rescore keys are loaded like values.
 
-    **Commands.** Query r of a command attends to its :py:`queries[r].count` keys from :py:`first`
-    on. The selection is made of them as in :class:`nearbit_hw.select.TopN`, the weights by the exp
-    table
-    :py:`queries[r].exp_table`. Each query is answered, in order, with the result's :py:`value_dim`
-    elements, or with one beat that carries an error, and the core goes on; see
-    :class:`nearbit_model.structure.Error`.
+    **Commands.** Query r of a command attends to :py:`queries[r].count` keys, starting at
+    :py:`first`. The selection is that of :class:`nearbit_hw.select.Selector`; the weights come from
+    exp table :py:`queries[r].exp_table`. Queries are answered in order, each with the
+    :py:`value_dim` elements of its result or with a single beat that carries an error, after which
+    the core carries on; see :class:`nearbit_model.structure.Error`.
 
-    **Rescoring.** If the configuration has the unit for it, a command with :py:`rescore` gets
-    its weights not from an exp table but from the dot products of the queries and the selected
-    keys, by an exponential whose scale is :py:`queries[r].multiplier`; see
-    :class:`nearbit_hw.attend.Rescorer` and :class:`nearbit_hw.attend.Softmax`. For every query of
-    such a command, also one that is unused or fails, the elements must be sent to
-    :py:`i_rescore_query`, one after another in the order of the commands, before or after them. If
-    the unit allows it, a command with :py:`shared` makes one selection for all its queries, by the
-    sum of their distances; their counts must be equal.
+    **Rescoring.** With a rescoring unit, a command with :py:`rescore` takes its weights not from an
+    exp table but from the dot products of its queries and the selected keys, by an exponential
+    whose scale is :py:`queries[r].multiplier`; see :class:`nearbit_hw.attend.Rescorer` and
+    :class:`nearbit_hw.attend.Softmax`. The elements of every query of such a command, even an
+    unused or failing one, must be sent to :py:`i_rescore_query`, in the order of the commands,
+    before or after them. If the unit supports it, a command with :py:`shared` makes one selection
+    for all its queries, by the sum of their distances; their counts must be equal.
 
     Reference: :func:`nearbit_model.golden.attend`.
 
