@@ -53,10 +53,11 @@ MODEL = ROOT / "nearbit" / "area" / "model.json"
 DOCUMENT = ROOT / "docs" / "area.md"
 SEED = 1
 PLACED = ("reference", "icebreaker")
-MULTIPLYING = ("values", "weights", "rescorer")
+MULTIPLYING = ("values", "softmax", "rescorer")
 """Blocks that a UP5K has other figures of than other iCE40s."""
 
-BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32)
+BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32,
+              selection="counters")
 
 PLACED_SELECTIONS = [
     BASE.replace(lanes=lanes, refine_lanes=lanes, selection=selection)
@@ -78,6 +79,9 @@ def points(block: str) -> Iterator[Config]:
         elif block == "divider":
             preset = preset.replace(normalizer=block)
         yield preset
+        if block == "top_n" and preset.selection == "histograms":
+            # As iCE40 has it.
+            yield preset.replace(selection="serial")
     match block:
         case "cell":
             for bits in (8, 16, 24, 32, 48, 96, 128, 256):
@@ -99,21 +103,24 @@ def points(block: str) -> Iterator[Config]:
                     (32, 4, 4, 1024, 128), (32, 8, 8, 512, 64), (16, 8, 16, 1024, 16),
                     (16, 4, 4, 256, 256), (128, 4, 4, 1024, 32), (128, 8, 8, 8192, 256),
                     (64, 8, 8, 8192, 8192), (64, 16, 16, 4096, 256), (48, 16, 16, 1024, 32),
-                    (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024)):
+                    (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024),
+                    (64, 16, 32, 1024, 32), (64, 4, 16, 1024, 32)):
                 yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                              top_n=top)
             # Those of iCE40 have no block RAM for the first of these.
             for bits, lanes, wide, capacity, top in (
                     (64, 4, 4, 1024, 32), (64, 16, 16, 1024, 32), (64, 4, 16, 1024, 32),
                     (32, 4, 4, 512, 64), (64, 2, 2, 512, 32), (32, 8, 8, 1024, 32),
-                    (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256)):
+                    (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256),
+                    (64, 1, 1, 1024, 32), (64, 8, 32, 1024, 64), (48, 4, 8, 1024, 32),
+                    (32, 2, 4, 1024, 32), (64, 8, 16, 4096, 32), (128, 2, 4, 1024, 32)):
                 for selection in ("histograms", "serial"):
                     yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                                  top_n=top, selection=selection)
             for lanes, top in ((4, 64), (8, 4096)):
                 yield change(lanes=lanes, top_n=top, capacity=4096, rescore=Rescore(
                     head_dim=64, lanes=8))
-        case "weights":
+        case "softmax":
             for capacity, top, bits, weight in (
                     (64, 8, 16, 8), (512, 64, 32, 16), (4096, 256, 64, 16), (8192, 8192, 128, 16),
                     (65536, 2048, 64, 16), (1024, 32, 64, 24), (1024, 32, 32, 4)):
@@ -412,8 +419,11 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
 
 
 def on_target(config: Config, target: str) -> Config:
-    """A configuration as a target can have it: iCE40 without wide multipliers divides."""
-    return (config.replace(normalizer="divider") if target in ("ice40", "up5k") else config)
+    """A configuration as a target can have it: iCE40 has no wide multipliers, no full ports."""
+    if target not in ("ice40", "up5k"):
+        return config
+    return config.replace(normalizer="divider", selection={
+        "histograms": "serial"}.get(config.selection, config.selection))
 
 
 def is_sensible(block: str, config: Config, target: str) -> bool:
@@ -424,6 +434,15 @@ def is_sensible(block: str, config: Config, target: str) -> bool:
         or block == "reciprocal"
         or (block == "values" and config.value_lanes > 32)
         or (block == "rescorer" and unit is not None and unit.lanes > 16))
+
+
+def is_placed(block: str, config: Config, target: str) -> bool:
+    """Whether a point is placed and routed, or packed: those of the presets in the document."""
+    chosen = [PRESETS[preset] for preset in PLACED]
+    if block == "top_n":
+        chosen = ([each.replace(selection=on_target(each, target).selection) for each in chosen]
+                  + (PLACED_SELECTIONS if target == "ecp5" else []))
+    return target in ("ecp5", "ice40") and config in chosen
 
 
 def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool,
@@ -445,11 +464,8 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
     for name, (block, config, target, sampled) in wanted.items():
         if block not in blocks or target not in targets or not (sampled or name in kept):
             continue
-        is_placed = place and ((target in ("ecp5", "ice40") and config in [
-            PRESETS[preset] for preset in PLACED])
-            or ((block, target) == ("top_n", "ecp5") and config in PLACED_SELECTIONS))
         found = measure(block, config, target, None if again else kept.get(name),
-                        place=is_placed)
+                        place=place and is_placed(block, config, target))
         if found is not kept.get(name):
             results[name] = found
             save([results[entry] for entry in wanted if entry in results])
@@ -557,7 +573,11 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
     def find(block: str, target: str, config: Config) -> dict[str, Any] | None:
         source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
         # What another block is makes no difference.
-        kept = {} if block == "divider" else {"normalizer": "reciprocal", "divider_cycles": 1}
+        kept: dict[str, Any] = {}
+        if block != "divider":
+            kept |= {"normalizer": "reciprocal", "divider_cycles": 1}
+        if block != "top_n":
+            kept |= {"selection": "counters"}
         return next((result for result in results if result["block"] == block
                      and result["target"] == source
                      and Config.from_dict(result["config"]).replace(**kept)

@@ -108,19 +108,24 @@ def _digits(largest: int) -> tuple[int, int, int]:
 def _histograms(config: Config) -> dict[str, float]:
     """Terms of the selections by histograms, each with a name of its own."""
     lanes, wide, name = config.lanes, config.refine_lanes, config.selection
-    total = {f"{name} {term}": 0.0 for term in (
-        "one", "bins", "lanes", "refine lanes", "positions", "group", "groups")}
-    for largest in _selected_bits(config):
+    total: dict[str, float] = {}
+    for query, largest in enumerate(_selected_bits(config)):
+        times = config.histogram_times(query)
         code, counter = _bits(largest), _bits(config.top_n) + 1
-        for term, value in {
-                "one": 1,
-                "bins": lanes * counter,                # counters and their sum
-                "lanes": lanes,
-                "refine lanes": wide * code,              # comparisons with the threshold
-                "positions": _bits(config.capacity),
-                "group": config.histogram_times(0).group * code, # of which a key is emitted
-                "groups": wide > 4}.items():
-            total[f"{name} {term}"] += value
+        terms: dict[str, float] = {
+            "one": 1,
+            "bins": lanes * counter,                # counters and their sum
+            "lanes": lanes,
+            "refine lanes": wide * code,            # comparisons with the threshold
+            "positions": _bits(config.capacity),
+            "group": times.group * code,            # of which a key is emitted
+            "groups": times.groups > 1,
+        }
+        if config.selection == "histograms":
+            terms["parts"] = (times.parts > 1) * lanes          # lanes compared with each part
+            terms["lacking"] = (times.parts > 1) * counter      # what each part lacks
+        for term, value in terms.items():
+            total[f"{name} {term}"] = total.get(f"{name} {term}", 0) + value
     return total
 
 
