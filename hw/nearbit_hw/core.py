@@ -220,7 +220,7 @@ class Core(wiring.Component):
         m.submodules.dispatcher = dispatcher = Dispatcher(
             key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
             lanes=config.lanes, top_n=config.top_n, exp_tables=config.exp_tables,
-            rescore=unit is not None, shared=shared)
+            rescore=unit is not None, shared=shared, block=config.selection_block)
         m.submodules.score_array = score_array = ScoreArray(
             key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
             fan_in=config.fan_in, queries_per_stage=config.queries_per_stage, target=config.cell)
@@ -297,6 +297,10 @@ class Core(wiring.Component):
                 activity.select_waits.eq(query_merge.o.valid & ~query_merge.o.ready),
                 activity.value_waits.eq(softmax.o.valid & ~softmax.o.ready),
             ]
+            if config.selection_block:
+                with m.If(~words.valid & Cat(block.valid & ~block.ready
+                                             for block in dispatcher.o_block).any()):
+                    m.d.comb += activity.score_waits.eq(1)
 
         return m
 
@@ -307,6 +311,8 @@ class Core(wiring.Component):
         shared = config.rescore is not None and config.rescore.shared
         for query, selector in enumerate(selectors):
             _join(m, dispatcher.o_select[query], selector.i_command)
+            if config.selection_block:
+                wiring.connect(m, dispatcher.o_block[query], selector.i_block)
             words, keys = score_array.o[query], selector.o
             if shared and query == config.queries - 1:
                 # The query that may select for all.
@@ -444,7 +450,8 @@ class Core(wiring.Component):
             "top_n": config.top_n, "refine_lanes": config.refine_lanes}
         if config.selection == "counters":
             return TopN(**given, gapless=config.rescore is not None)
-        return HistogramTopN(**given, overlap=config.selection == "histograms", lead=lead)
+        return HistogramTopN(**given, overlap=config.selection == "histograms", lead=lead,
+                             block=config.selection_block)
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:

@@ -58,6 +58,12 @@ class Dispatcher(wiring.Component):
     codes later, :py:`queries + 1` cycles after the acceptance, if its words come through a
     KeyStore: then it is at least max(w, queries + 1) cycles. Reset drops the command in work.
 
+    With :py:`block`, the words of a command are sent in blocks of so many keys, the last one
+    shorter. From the cycle of a block's first word on, the next block is announced to
+    :py:`o_block` of each query that selects; its words follow the block's last one without a gap,
+    or in the cycle after the last query takes it. The next command's :py:`o_select` waits for the
+    announcement of the last block.
+
     Parameters
     ----------
     key_bits, capacity, queries, lanes, top_n, exp_tables : :class:`int`
@@ -66,6 +72,8 @@ class Dispatcher(wiring.Component):
         Whether there is a rescoring unit.
     shared : :class:`bool`
         Whether queries may share a selection.
+    block : :class:`int`
+        Keys of a block, a power of two and a multiple of :py:`lanes`; 0, if there are no blocks.
 
     Members
     -------
@@ -81,6 +89,9 @@ class Dispatcher(wiring.Component):
         For each command, what is to be known of it later.
     o_select : :py:`Out(stream.Signature(...)).array(queries)`
         Commands for each query's :class:`nearbit_hw.select.TopN`.
+    o_block : :py:`Out(stream.Signature(StructLayout({}))).array(queries)`
+        Blocks after the first one, for each query's :class:`nearbit_hw.select.HistogramTopN`, if
+        there are any.
     o_queries : :py:`Out(stream.Signature(...))`
         Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
@@ -93,11 +104,12 @@ class Dispatcher(wiring.Component):
     exp_tables_loaded: Signal
     o_order: stream.Interface
     o_select: list[stream.Interface]
+    o_block: list[stream.Interface]
     o_queries: stream.Interface
     o_words: stream.Interface
 
     def __init__(self, *, key_bits: int, capacity: int, queries: int, lanes: int, top_n: int,
-                 exp_tables: int, rescore: bool = False, shared: bool = False):
+                 exp_tables: int, rescore: bool = False, shared: bool = False, block: int = 0):
         for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Queries", queries),
                             ("Top N", top_n), ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
@@ -108,6 +120,9 @@ class Dispatcher(wiring.Component):
             raise ValueError(f"Capacity must be a multiple of lanes, not {capacity!r}")
         if top_n > capacity:
             raise ValueError(f"Top N must be at most capacity, not {top_n!r}")
+        if not isinstance(block, int) or block < 0 or block & (block - 1) or block % lanes:
+            raise TypeError("A block must be a power of two and a multiple of lanes, or 0, "
+                            f"not {block!r}")
         self._key_bits = key_bits
         self._capacity = capacity
         self._queries = queries
@@ -116,6 +131,7 @@ class Dispatcher(wiring.Component):
         self._exp_tables = exp_tables
         self._rescore = bool(rescore)
         self._shared = bool(shared)
+        self._block = block
 
         super().__init__({
             "i": In(stream.Signature(command_layout(
@@ -128,6 +144,8 @@ class Dispatcher(wiring.Component):
                 queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared))),
             "o_select": Out(stream.Signature(select_layout(
                 capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(queries),
+            **({"o_block": Out(stream.Signature(data.StructLayout({}))).array(queries)}
+               if block else {}),
             "o_queries": Out(stream.Signature(codes_layout(key_bits=key_bits, queries=queries))),
             "o_words": Out(stream.Signature(word_layout(capacity=capacity, lanes=lanes))),
         })
@@ -163,6 +181,10 @@ class Dispatcher(wiring.Component):
     @property
     def shared(self) -> bool:
         return self._shared
+
+    @property
+    def block(self) -> int:
+        return self._block
 
     @property
     def latency(self) -> int:
@@ -234,9 +256,11 @@ class Dispatcher(wiring.Component):
         concerned = Cat(1, active)
         taken = Signal(len(receivers))
         takes = Signal(len(receivers))
+        more_blocks = Signal() # the command whose words are sent has blocks to be announced
         for index, receiver in enumerate(receivers):
             m.d.comb += [
-                receiver.valid.eq(checked & concerned[index] & ~taken[index]),
+                receiver.valid.eq(checked & concerned[index] & ~taken[index]
+                                  & ~(more_blocks & (index > 0))),
                 takes[index].eq(receiver.valid & receiver.ready),
             ]
         m.d.sync += taken.eq(Mux(fire, 0, taken | takes))
@@ -268,22 +292,24 @@ class Dispatcher(wiring.Component):
         word = Signal(word_shape, reset_less=True)
         words_left = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         words_end, query_end = Signal(), Signal()
+        paused = Signal()     # the next block is to be taken
         m.d.comb += [
-            self.o_words.valid.eq(busy),
+            self.o_words.valid.eq(busy & ~paused),
             self.o_words.p.word.eq(word),
             self.o_words.p.last.eq(words_left == 0),
             self.o_queries.valid.eq(query_busy),
-            words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last)),
+            words_end.eq(~busy | (self.o_words.ready & self.o_words.p.last & ~paused)),
             query_end.eq(~query_busy | self.o_queries.ready),
             fire.eq(checked & ((taken | takes | ~concerned).all()) & words_end & query_end),
             self.i.ready.eq(fire),
         ]
-        with m.If(busy & self.o_words.ready):
+        with m.If(busy & ~paused & self.o_words.ready):
             m.d.sync += [word.eq(word + 1), words_left.eq(words_left - 1)]
         with m.If(words_end):
             m.d.sync += busy.eq(0)
         with m.If(query_end):
             m.d.sync += query_busy.eq(0)
+        last_word = self._longest(last_words, active)
         codes: Any = Signal(self.o_queries.payload.shape(), reset_less=True)
         m.d.comb += self.o_queries.payload.eq(codes)
         with m.If(fire):
@@ -291,13 +317,46 @@ class Dispatcher(wiring.Component):
                 busy.eq(active.any()),
                 query_busy.eq(active.any()),
                 word.eq(first_word),
-                words_left.eq(self._longest(last_words, active)),
+                words_left.eq(last_word),
                 codes.active.eq(active),
             ]
             for query in range(self._queries):
                 m.d.sync += codes.codes[query].eq(command.queries[query].code)
+        if self._block:
+            self._announce_blocks(m, fire=fire, last_word=last_word, active=codes.active,
+                                  busy=busy, paused=paused, more=more_blocks)
 
         return m
+
+    def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Value, active: Value,
+                         busy: Signal, paused: Signal, more: Signal) -> None:
+        """Announce the blocks after the first one; drive `more`, and `paused` while one waits."""
+        word_bits = exact_log2(self._block // self._lanes)
+        blocks_left = Signal(max(len(last_word) - word_bits, 1), reset_less=True)
+        word = Signal(word_bits, name="block_word", reset_less=True)
+        taken, takes = (Signal(self._queries, name=f"block_{name}") for name in ("taken", "takes"))
+        ends, begins = Signal(name="block_ends"), Signal(name="block_begins")
+        sends = self.o_words.valid & self.o_words.ready
+        m.d.comb += [
+            more.eq(busy & (blocks_left != 0)),
+            ends.eq(sends & word.all() & more),
+            begins.eq((ends | paused) & (taken | takes | ~active).all()),
+        ]
+        for query, receiver in enumerate(self.o_block):
+            m.d.comb += [
+                receiver.valid.eq(more & active[query] & ~taken[query]),
+                takes[query].eq(receiver.valid & receiver.ready),
+            ]
+        m.d.sync += [
+            paused.eq((ends | paused) & ~begins),
+            taken.eq(Mux(begins, 0, taken | takes)),
+        ]
+        with m.If(sends):
+            m.d.sync += word.eq(word + 1)
+        with m.If(begins):
+            m.d.sync += blocks_left.eq(blocks_left - 1)
+        with m.If(fire):
+            m.d.sync += [word.eq(0), blocks_left.eq(last_word[word_bits:])]
 
     def _longest(self, last_words: Any, active: Signal) -> Value:
         """Give the highest last word of the queries that have one; a single query's is its own."""

@@ -239,6 +239,11 @@ class Config:
         "RAMs with two full ports (unlike iCE40's) per lane and query. ``serial`` takes one of any "
         "kind per lane and query, and selects for one query at a time. ``counters`` takes few "
         "block RAMs and two to three times the logic."))
+    selection_block: int = field(default=0, metadata=_within(
+        0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
+                    "two; those of a block that are selected compete with the keys of the next "
+                    "one. What is selected is the same, and the memory that this takes grows with "
+                    "the block, not with ``capacity``. The default, 0, stands for all keys."))
     cell: str | None = field(default=None, metadata=_one_of(
         (None, *CELLS),
         "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or the "
@@ -274,6 +279,42 @@ class Config:
         if self.output_bits % self.divider_cycles:
             raise ConfigError(f"divider_cycles must divide value_bits + output_fraction_bits "
                               f"({self.output_bits}), not {self.divider_cycles}")
+        if self.selection_block:
+            self._check_block()
+
+    def _check_block(self) -> None:
+        """Check that blocks can be selected from, and as fast as they are scored."""
+        block = self.selection_block
+        if self.selection != "histograms":
+            raise ConfigError(f"selection_block needs the selection 'histograms', "
+                              f"not {self.selection!r}")
+        if not _is_power_of_two(block):
+            raise ConfigError(f"selection_block must be a power of two, or 0, not {block}")
+        if block > self.capacity:
+            raise ConfigError(f"selection_block must be at most capacity ({self.capacity}), "
+                              f"not {block}")
+        if block < self.top_n:
+            raise ConfigError(f"selection_block must be at least top_n ({self.top_n}), "
+                              f"not {block}")
+        if self.refine_lanes == self.lanes:
+            raise ConfigError(f"refine_lanes must be at least {2 * self.lanes} (twice lanes) with "
+                              f"selection_block: a block is read again, and listed, while the next "
+                              f"one is scored")
+        if block < 2 * self.refine_lanes:
+            raise ConfigError(f"selection_block must be at least twice refine_lanes "
+                              f"({self.refine_lanes}), not {block}")
+        times = self.histogram_times(self.queries - 1)
+        slowest, cycles = times.slowest_stage
+        words = block // self.lanes
+        if cycles > words:
+            least = block
+            while cycles > least // self.lanes:
+                least *= 2
+                _, cycles = dataclasses.replace(times, block=least).slowest_stage
+            raise ConfigError(
+                f"selection_block must be at least {least}, or 0 for no blocks: one of {block} "
+                f"keys is scored in {words} cycles, and to {slowest} it takes "
+                f"{times.slowest_stage[1]}")
 
     @property
     def beats(self) -> int:
@@ -337,7 +378,8 @@ class Config:
         return HistogramTimes(
             key_bits=self.distance_max if query == self.queries - 1 else self.key_bits,
             lanes=self.lanes, refine_lanes=self.refine_lanes,
-            overlap=self.selection == "histograms", lead=1 + self.score_latency(query))
+            overlap=self.selection == "histograms", lead=1 + self.score_latency(query),
+            block=self.selection_block, top_n=self.top_n)
 
     @property
     def rescore_query_slots(self) -> int:

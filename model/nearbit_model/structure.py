@@ -149,6 +149,9 @@ class HistogramTimes:
     overlap: bool
     #: Cycles from the acceptance of a command to its first distances, at least.
     lead: int = 2
+    #: Keys of a block, or 0, and those that are selected at most, which matters with blocks only.
+    block: int = 0
+    top_n: int = 0
 
     @property
     def limit(self) -> int:
@@ -163,6 +166,9 @@ class HistogramTimes:
     @property
     def banks(self) -> int:
         """Queries in work at the same time."""
+        if self.block:
+            # Of short blocks as well, no more than three are in work if this holds.
+            return 3 if self.block_cycles + self.lead <= self.block // self.lanes else 4
         return 4 if self.overlap else 1
 
     @property
@@ -185,10 +191,12 @@ class HistogramTimes:
         """Parts of the bins, of which the one with the threshold is found by counting.
 
         That is worth its logic where a query shall be quick, so if more is scanned than is counted.
+        With blocks, all bins are needed, as they are carried to the next block.
         """
         part = self.key_bits // 4
         whole = self.key_bits % 4 == 0 and part & (part - 1) == 0
-        return 4 if self.overlap and whole and self.refine_lanes > self.lanes else 1
+        quick = self.overlap and not self.block and self.refine_lanes > self.lanes
+        return 4 if whole and quick else 1
 
     @property
     def part_bins(self) -> int:
@@ -213,7 +221,9 @@ class HistogramTimes:
     @property
     def merge_interval(self) -> int:
         """Cycles from the start of merging a query to that of the next one, at least."""
-        return self.bins + 1
+        levels = self.lanes.bit_length() - 1
+        # What is known of a query waits with its bins until the first one is summed.
+        return max(self.bins + 1, 4 + levels) if self.overlap else self.bins + 1
 
     @property
     def merge_cycles(self) -> int:
@@ -224,9 +234,10 @@ class HistogramTimes:
     def last_kept(self) -> int:
         """The bin that is read when the query's bins may be promised to the next but one.
 
-        Its distances cannot come before those that follow have been read.
+        The distances of that one cannot come before the bins that follow have been read, and the
+        next one's merge has started; after the last bin, the number goes on.
         """
-        return max(self.bins - 2 - self.lead, 0)
+        return max(self.merge_interval - 3 - self.lead, 0)
 
     @property
     def free_latency(self) -> int:
@@ -252,8 +263,36 @@ class HistogramTimes:
     def emit_latency(self) -> int:
         """Cycles from the start of emitting a query to its first key, if never stalled."""
         if self.groups > 1:
-            return 7
-        return 5 if self.overlap else 4
+            return 7 + (self.block > 0)
+        return (5 if self.overlap else 4) + (self.block > 0)
+
+    def filter_cycles(self, survivors: int) -> int:
+        """Cycles that emitting a block starts later as the survivors of others pass first."""
+        return survivors + self.emit_latency + 1
+
+    @property
+    def slowest_stage(self) -> tuple[str, int]:
+        """What holds up blocks that follow each other most, and for how many cycles each.
+
+        If that is no more than a block's words, words never wait for the selection of a block of
+        the same query.
+        """
+        stages = {
+            "merge its distances": max(
+                self.merge_interval, self.count_latency + self.free_latency + self.lead,
+                -(-(self.count_latency + self.merge_cycles + self.lead) // 2)),
+            "read them again": self.block // self.refine_lanes + self.scan_gap,
+            "list top_n keys": self.filter_cycles(self.top_n) + self.emit_latency + self.top_n - 2,
+            "do all of that": -(-(self.block_cycles + self.lead) // (self.banks - 1)),
+        }
+        return max(stages.items(), key=lambda stage: stage[1])
+
+    @property
+    def block_cycles(self) -> int:
+        """Cycles from a whole block's last word until it is emitted, if nothing is in the way."""
+        return (self.count_latency + self.merge_cycles + self.block // self.refine_lanes
+                + self.scan_latency + self.filter_cycles(self.top_n) + self.emit_latency
+                + self.top_n)
 
 
 # ---- From the selection to the results.

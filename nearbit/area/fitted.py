@@ -160,7 +160,8 @@ def _histogram_memories(config: Config) -> list[tuple[int, int]]:
     lanes, wide = config.lanes, config.refine_lanes
     times = config.histogram_times(0)
     ratio, group, groups, banks = wide // lanes, times.group, times.groups, times.banks
-    words = config.capacity // lanes
+    block = config.selection_block
+    words = (block or config.capacity) // lanes
     word_bits = max(_bits(words - 1), _bits(ratio - 1) + 1)
     for largest in _selected_bits(config):
         counter = _bits(min(-(-words // 2), config.top_n)) + 1
@@ -168,8 +169,13 @@ def _histogram_memories(config: Config) -> list[tuple[int, int]]:
         item = _bits(largest) + 2 if overlap else _bits(largest + 1) + 1
         found += [(item * lanes, (banks << word_bits) // ratio)] * ratio
         if overlap or groups > 1:
-            found.append((_bits(largest) * lanes, banks << word_bits))
-        most = min(config.top_n, config.capacity // wide)
+            found.append(((_bits(largest) + (block > 0)) * lanes, banks << word_bits))
+        if block:
+            # What is carried of each distance, and two lists of survivors.
+            found += [(_bits(config.top_n - 1) + 1, largest),
+                      (_bits(config.capacity - 1) + _bits(largest) + 1,
+                       2 << _bits(config.top_n - 1))]
+        most = min(config.top_n, (block or config.capacity) // wide)
         depth = 1 << _bits((2 * most if overlap else most + 1) - 1)
         if groups > 1:
             found += [(word_bits + groups + _bits(config.top_n) + 1
@@ -537,9 +543,13 @@ def estimate(config: Config, target: str) -> Estimate:
     Raises
     ------
     AreaError
-        If nothing is known of the target, or of the cell that the configuration forces.
+        If nothing is known of the target, of the cell that the configuration forces, or of the
+        selection's logic.
     """
     validate(config, target)
+    if config.selection_block:
+        raise AreaError("the logic of a selection with selection_block was not fitted; "
+                        "set it to 0 to estimate all other blocks")
     fits = model()["targets"][target]
     unknown = [name for name in parts(config) if name not in fits]
     if unknown:

@@ -301,7 +301,7 @@ class Fuzzer:
         self.loads = list(problem.loads())
         for kind, payload in self.loads:
             model.loaded.setdefault(kind, set()).add(payload)
-        self.vectors = [problem.query(rescore=problem.unit is not None and index % 2 == 1)
+        self.queries = [problem.query(rescore=problem.unit is not None and index % 2 == 1)
                         for index in range(40)]
         model.commands = {payload: command for _, payload, command in self.queries}
 

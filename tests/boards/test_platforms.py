@@ -21,7 +21,7 @@ from nearbit_model.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Config(key_bits=8, value_dim=4, capacity=64, lanes=2, value_lanes=2, top_n=8, exp_tables=1,
-              normalizer="divider", divider_cycles=4)
+              normalizer="divider", divider_cycles=4, selection="serial")
 
 NO_UART = "has no UART (a resource named uart) for the host link"
 

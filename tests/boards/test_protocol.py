@@ -168,7 +168,7 @@ def test_crc():
 
 @pytest.mark.parametrize("config", [
     *PRESETS.values(),
-    TINY.replace(cell="ecp5", fan_in=7, divider_cycles=4),
+    TINY.replace(cell="ecp5", fan_in=7, normalizer="divider", divider_cycles=4),
 ], ids=lambda config: f"{config.key_bits}x{config.capacity}")
 def test_identity(config):
     octets = identity_bytes(config, (1, 22, 255), 48_000_000)

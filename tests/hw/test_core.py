@@ -539,6 +539,11 @@ async def cycles_do_not_depend_on_data(dut):
         key_bits=6, value_dim=4, capacity=32, queries=3, lanes=4, value_lanes=4, top_n=32,
         weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10,
         marks=pytest.mark.slow),
+    (Config(key_bits=5, value_dim=2, capacity=160, queries=2, lanes=1, value_lanes=2, top_n=9,
+            refine_lanes=2, selection="histograms", selection_block=64), 6),
+    (Config(key_bits=6, value_dim=2, capacity=256, queries=2, lanes=2, value_lanes=2, top_n=4,
+            refine_lanes=8, selection="histograms", selection_block=128,
+            rescore=Rescore(head_dim=3, lanes=3, shared=True)), 6),
     pytest.param(Config.preset("reference").replace(capacity=128), 8, marks=pytest.mark.slow),
     pytest.param(Config.preset("reference").replace(
         capacity=128, rescore=Rescore(head_dim=64, lanes=32)), 6, marks=pytest.mark.slow),
@@ -547,7 +552,7 @@ ids=["tiny", "odd", "eight-queries", "wide", "one", "narrow", "fine", "rescore-t
         "serial", "rescore-odd",
         "rescore-queries", "rescore-one", "shared", "shared-one", "shared-long",
         "rescore-queries-long",
-        "reference", "rescore-reference"])
+        "blocks", "blocks-shared", "reference", "rescore-reference"])
 def test_bench(config, steps):
     run_bench(Core(config), __file__, parameters={"config": config.to_dict(), "steps": steps},
               timeout=1200)

@@ -18,6 +18,7 @@ class Load:
                                                 "exp_tables"))
         self.rescore, self.shared = bench.parameters["rescore"], bench.parameters["shared"]
         self.receivers = ["o_order", *(f"o_select__{query}" for query in range(self.queries))]
+        self.block_words = bench.parameters["block"] // self.lanes
         self.sent = []
         self.set_loaded(self.capacity if loaded is None else loaded,
                         (1 << self.exp_tables) - 1
@@ -137,6 +138,9 @@ class Load:
                                             "active": sum(1 << query for query in good)})
             bench.sink("o_words").expect(*(
                 {"word": word, "last": int(word == words[-1])} for word in words))
+            for query in good if self.block_words else []:
+                bench.sink(f"o_block__{query}").expect(
+                    *[{}] * ((len(words) - 1) // self.block_words))
         self.sent.append((good, len(words)))
 
     def check_cycles(self, *, unstalled):
@@ -146,6 +150,8 @@ class Load:
         selects = [iter(self.bench.sink(f"o_select__{query}").cycles)
                    for query in range(self.queries)]
         accepted = iter(self.bench.source("i").cycles)
+        blocks = [iter(self.bench.sink(f"o_block__{query}").cycles) if self.block_words else None
+                  for query in range(self.queries)]
         before, busy = -2, -1
         for good, length in self.sent:
             announced = [next(order), *(next(selects[query]) for query in good)]
@@ -160,6 +166,14 @@ class Load:
                 if unstalled:
                     assert taken == now + 1
                     assert moved == list(range(now + 1, now + 1 + length))
+                size = self.block_words or length
+                for start in range(size, length, size):
+                    block = [next(blocks[query]) for query in good]
+                    assert moved[start] > max(block)
+                    # The block before began no later than its first word moved.
+                    assert min(block) > (moved[start - size - 1] if start > size else now)
+                    if unstalled:
+                        assert block == [moved[start - size]] * len(good)
                 busy = max(taken, moved[-1])
 
 
@@ -323,6 +337,32 @@ async def late_receivers(dut):
 
 
 @cocotb.test()
+async def blocks_wait_for_the_slowest_row(dut):
+    """Words pause at a block that a query does not take; the next command is not announced."""
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    size, words = load.block_words, load.capacity // load.lanes
+    if not size or words <= size:
+        return
+    queries = range(load.queries)
+    for _ in queries:
+        load.ask(load.plain(load.capacity))
+    load.ask(load.plain(1))
+    for query in queries:
+        slow = bench.sink(f"o_block__{query}")
+        slow.stall = 1
+        await bench.step(2 * words)
+        assert len(bench.sink("o_words").cycles) == query * words + size
+        assert len(bench.sink("o_select__0").cycles) == query + 1
+        slow.stall = 0
+        await bench.until(lambda slow=slow, query=query:
+                          len(slow.cycles) == (query + 1) * ((words - 1) // size))
+    await bench.finish()
+    load.check_cycles(unstalled=False)
+
+
+@cocotb.test()
 async def other_queries_do_not_hold_up_a_shared_selection(dut):
     bench = Bench(dut)
     await bench.reset()
@@ -359,23 +399,29 @@ async def reset_forgets(dut):
 
 
 @pytest.mark.parametrize(
-    ("key_bits", "capacity", "queries", "lanes", "top_n", "exp_tables", "rescore", "shared"), [
-        (1, 1, 1, 1, 1, 1, False, False),
-        (8, 64, 2, 4, 16, 2, False, False),
-        (64, 256, 8, 16, 32, 9, False, False),
-        (3, 13, 3, 1, 13, 3, False, False),
-        (5, 30, 1, 2, 7, 5, False, False),
-        (9, 8, 2, 8, 3, 1, False, False),
-        (8, 64, 2, 4, 16, 2, True, False),
-        (8, 64, 2, 4, 16, 2, True, True),
-        (3, 13, 3, 1, 13, 3, True, True),
-        (5, 30, 1, 2, 7, 5, True, True),
-        (1, 1, 4, 1, 1, 1, True, True),
-        (7, 16, 5, 4, 9, 2, False, True),
+    ("key_bits", "capacity", "queries", "lanes", "top_n", "exp_tables", "rescore", "shared",
+     "block"), [
+        (1, 1, 1, 1, 1, 1, False, False, 0),
+        (8, 64, 2, 4, 16, 2, False, False, 0),
+        (64, 256, 8, 16, 32, 9, False, False, 0),
+        (3, 13, 3, 1, 13, 3, False, False, 0),
+        (5, 30, 1, 2, 7, 5, False, False, 0),
+        (9, 8, 2, 8, 3, 1, False, False, 0),
+        (8, 64, 2, 4, 16, 2, True, False, 0),
+        (8, 64, 2, 4, 16, 2, True, True, 0),
+        (3, 13, 3, 1, 13, 3, True, True, 0),
+        (5, 30, 1, 2, 7, 5, True, True, 0),
+        (1, 1, 4, 1, 1, 1, True, True, 0),
+        (7, 16, 5, 4, 9, 2, False, True, 0),
+        (8, 64, 2, 4, 16, 2, True, True, 16),
+        (3, 13, 3, 1, 13, 3, False, False, 4),
+        (5, 30, 1, 2, 7, 5, False, False, 2),
+        (8, 64, 1, 1, 16, 2, False, False, 32),
     ])
-def test_bench(key_bits, capacity, queries, lanes, top_n, exp_tables, rescore, shared):
+def test_bench(key_bits, capacity, queries, lanes, top_n, exp_tables, rescore, shared, block):
     given = {"key_bits": key_bits, "capacity": capacity, "queries": queries, "lanes": lanes,
-             "top_n": top_n, "exp_tables": exp_tables, "rescore": rescore, "shared": shared}
+             "top_n": top_n, "exp_tables": exp_tables, "rescore": rescore, "shared": shared,
+             "block": block}
     dut = Dispatcher(**given)
     run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
 
@@ -383,17 +429,19 @@ def test_bench(key_bits, capacity, queries, lanes, top_n, exp_tables, rescore, s
 GIVEN = {"key_bits": 8, "capacity": 64, "queries": 2, "lanes": 4, "top_n": 16, "exp_tables": 3}
 
 
-@pytest.mark.parametrize(("rescore", "shared"), [(False, False), (True, False), (True, True)])
-def test_properties(rescore, shared):
-    given = {**GIVEN, "rescore": rescore, "shared": shared}
+@pytest.mark.parametrize(("rescore", "shared", "block"), [
+    (False, False, 0), (True, False, 8), (True, True, 0)])
+def test_properties(rescore, shared, block):
+    given = {**GIVEN, "rescore": rescore, "shared": shared, "block": block}
     dut = Dispatcher(**given)
     assert {name: getattr(dut, name) for name in given} == given
+    assert hasattr(dut, "o_block") == (block > 0)
     assert hasattr(dut, "rescore_loaded") == rescore
 
 
 def test_neither_unit_by_default():
     dut = Dispatcher(**GIVEN)
-    assert (dut.rescore, dut.shared) == (False, False)
+    assert (dut.rescore, dut.shared, dut.block) == (False, False, 0)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None])
@@ -409,6 +457,13 @@ def test_wrong_parameter(name, text, value):
 def test_wrong_lanes(lanes):
     with pytest.raises(TypeError, match=rf"^Lanes must be a power of two, not {lanes!r}$"):
         Dispatcher(**{**GIVEN, "lanes": lanes})
+
+
+@pytest.mark.parametrize("block", [-4, 2, 6, 12, 8.0, "8", None])
+def test_wrong_block(block):
+    with pytest.raises(TypeError, match=r"^A block must be a power of two and a multiple of lanes, "
+                                        rf"or 0, not {block!r}$"):
+        Dispatcher(**{**GIVEN, "block": block})
 
 
 def test_wrong_size():

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -24,7 +25,12 @@ RANGES = {
     "divider_cycles": (1, 32),
     "fan_in": (2, 64),
     "value_ports": (1, 2),
+    "selection_block": (0, 1 << 20),
 }
+
+
+def refuses_any():
+    return pytest.raises(ConfigError, match=r"^selection_block must be at least")
 
 
 def refuses(message):
@@ -102,12 +108,63 @@ def test_rules_between_fields(changes, message):
         Config(**{**SMALL, **changes})
 
 
+BLOCKS = {"key_bits": 64, "value_dim": 8, "capacity": 131072, "lanes": 1, "value_lanes": 4,
+          "top_n": 64, "refine_lanes": 2, "selection": "histograms", "selection_block": 1024}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"selection": "serial"}, "selection_block needs the selection 'histograms', not 'serial'"),
+    ({"selection": "counters"}, "selection_block needs the selection 'histograms', not 'counters'"),
+    ({"selection_block": 1000}, "selection_block must be a power of two, or 0, not 1000"),
+    ({"capacity": 512}, "selection_block must be at most capacity (512), not 1024"),
+    ({"top_n": 1025}, "selection_block must be at least top_n (1025), not 1024"),
+    ({"refine_lanes": 0}, (
+        "refine_lanes must be at least 2 (twice lanes) with selection_block: a block is read "
+        "again, and listed, while the next one is scored")),
+    ({"top_n": 8, "selection_block": 8, "lanes": 4, "refine_lanes": 8},
+     "selection_block must be at least twice refine_lanes (8), not 8"),
+    ({"selection_block": 64}, (
+        "selection_block must be at least 256, or 0 for no blocks: one of 64 keys is scored in "
+        "64 cycles, and to list top_n keys it takes 143")),
+    ({"selection_block": 64, "top_n": 8, "key_bits": 128}, (
+        "selection_block must be at least 256, or 0 for no blocks: one of 64 keys is scored in "
+        "64 cycles, and to merge its distances it takes 129")),
+    ({"lanes": 16, "refine_lanes": 32, "top_n": 512, "selection_block": 1024}, (
+        "selection_block must be at least 32768, or 0 for no blocks: one of 1024 keys is scored "
+        "in 64 cycles, and to list top_n keys it takes 1039")),
+])
+def test_blocks_of_a_selection(changes, message):
+    Config(**BLOCKS)
+    with refuses(message):
+        Config(**{**BLOCKS, **changes})
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_smallest_block(queries):
+    """What is named as the least is enough, and half of it is not."""
+    for key_bits, lanes, ratio, top_n in itertools.product(
+            (1, 7, 64, 300), (1, 4, 32), (2, 8), (1, 9, 200)):
+        given = {**BLOCKS, "key_bits": key_bits, "lanes": lanes, "refine_lanes": lanes * ratio,
+                 "top_n": top_n, "queries": queries}
+        block = 1 << max(2 * lanes * ratio, top_n).bit_length()
+        try:
+            Config(**{**given, "selection_block": block})
+        except ConfigError as error:
+            least = int(re.search(r"at least (\d+),", str(error))[1])
+            assert least > block
+            Config(**{**given, "selection_block": least})
+            if least > 2 * block:
+                with refuses_any():
+                    Config(**{**given, "selection_block": least // 2})
+
+
 def test_smallest_and_largest():
     one = Config(key_bits=1, value_dim=1, capacity=1, value_bits=2, queries=1, lanes=1,
                  value_lanes=1,
                  top_n=1, weight_bits=2, output_fraction_bits=0, exp_tables=1)
     assert (one.beats, one.output_bits, one.memory_bits) == (1, 2, 1 + 2 + 16)
-    most = Config(**{name: most for name, (_, most) in RANGES.items()}, normalizer="divider")
+    most = Config(**{name: most for name, (_, most) in RANGES.items()} | {"selection_block": 0},
+                  normalizer="divider")
     assert (most.beats, most.output_bits) == (1, 32)
 
 

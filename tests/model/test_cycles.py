@@ -72,6 +72,79 @@ def test_formulas():
         assert formula.stages[formula.limit] == formula.interval
 
 
+def blocks_config(rng):
+    """A configuration with a selection by blocks, the smallest that are fast enough, or larger."""
+    while True:
+        lanes = 1 << rng.randint(0, 4)
+        block = 1 << rng.randint(4, 11)
+        try:
+            return Config(key_bits=rng.randint(1, 80), value_dim=4, value_lanes=4,
+                          capacity=16 * block, lanes=lanes, refine_lanes=lanes << rng.randint(1, 3),
+                          top_n=rng.randint(1, 50), selection="histograms",
+                          selection_block=block)
+        except ConfigError:
+            continue
+
+
+def test_formulas_of_blocks():
+    rng = random.Random(2)
+    for _ in range(60):
+        config = blocks_config(rng)
+        size = config.selection_block
+        count = rng.choice([rng.randint(1, 4 * size), size, 3 * size, 3 * size + 1])
+        n = rng.randint(1, config.top_n)
+        command, words = Command(counts=(count,), n=n), -(-count // config.lanes)
+        formula = steady(config, words=words, selected=min(count, n))
+        loads = load(config, config.capacity)
+        cold = predict(config, [loads, Phase(commands=[command], delay=3000)]).answers
+        assert cold[-1].end - cold[0].offered + 1 == formula.latency, (config, command)
+        ends = [answer.end for answer in predict(config, [
+            loads, Phase(commands=[command] * 40)]).answers]
+        interval = Fraction(ends[39] - ends[15], 24)
+        if count % size == 0:
+            assert interval == max(words, formula.stages["normalize"], formula.stages["weigh"],
+                                   formula.stages["emit"]), (config, command)
+        if words > size // config.lanes:
+            assert interval == formula.interval, (config, command)
+
+
+def test_words_do_not_wait_within_a_command():
+    """What a configuration with blocks is refused for does not happen to those that are not.
+
+    With a query and a column, values take no longer than listing keys, and so hold up nothing.
+    Words of a long command may wait for several commands of less than a block.
+    """
+    rng = random.Random(3)
+    for _ in range(100):
+        config = blocks_config(rng).replace(value_dim=1, value_lanes=1)
+        block, commands = config.selection_block, []
+        for _ in range(30):
+            count = rng.choice([block, block + 1, 2 * block, config.capacity,
+                                rng.randint(block, 2 * block),
+                                rng.randint(block, config.capacity)])
+            n = rng.choice([config.top_n, rng.randint(1, config.top_n)])
+            commands.append(Command(counts=(count,), n=n, first=rng.choice([
+                0, rng.randint(0, config.capacity - count)]),
+                recent=rng.randint(0, config.top_n - n)))
+        answers = predict(config, [load(config, config.capacity), Phase(commands=commands)]).answers
+        for answer in answers:
+            score = answer.stages["score"]
+            assert score.start == answer.accepted + 1
+            assert len(score) == answer.words + config.score_latency(), config
+
+
+def test_survivors():
+    """By the definition: the selection among the first keys, recent ones by the whole range."""
+    rng = random.Random(4)
+    for _ in range(2000):
+        count, n, sink, recent = (rng.randint(least, 12) for least in (1, 1, 0, 0))
+        seen = rng.randint(1, 14)
+        keys = range(min(seen, count))
+        forced = sum(key < sink or key >= count - recent for key in keys)
+        command = Command(counts=(99, count), n=n, sink=sink, recent=recent)
+        assert command.survivors(1, seen) == forced + min(n, len(keys) - forced)
+
+
 def test_stages():
     """The stages of an answer follow each other, and no stage works on two queries at a time."""
     timeline = predict(REFERENCE, [load(REFERENCE, 1024), Phase(commands=[QUOTED] * 10)])

@@ -16,6 +16,8 @@ from nearbit.area.synthesis import DEVICES, Resources, cell_verilog, count, synt
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
+from nearbit_hw.select.histogram_top_n import HistogramTopN
+from nearbit_hw.verilog import generate
 from nearbit_model.config import PRESETS, Config, Rescore
 
 
@@ -221,6 +223,37 @@ def test_memories(target, ram, number):
     cells = cells_of(ValueStore(capacity=256, value_dim=4, value_lanes=4, value_bits=8), target)
     assert cells[ram] == number
     assert count(cells, target).luteq < 64
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"selection_block": 4096}, {"lanes": 4, "refine_lanes": 16}, {"key_bits": 33, "top_n": 7}])
+def test_memories_of_blocks(changes):
+    """As many bits as the memories that are there have."""
+    config = Config(**{"key_bits": 64, "value_dim": 4, "capacity": 131072, "lanes": 1,
+                       "value_lanes": 4, "top_n": 64, "refine_lanes": 2, "selection": "histograms",
+                       "selection_block": 1024, **changes})
+    dut = HistogramTopN(key_bits=config.key_bits, lanes=config.lanes, capacity=config.capacity,
+                        top_n=config.top_n, refine_lanes=config.refine_lanes,
+                        lead=1 + config.score_latency(), block=config.selection_block)
+    found = re.findall(r"^ *reg \[(\d+):0\] \w+ \[(\d+):0\];$", generate(dut, "top"), re.MULTILINE)
+    assert len(found) > 7
+    counted, whole = (
+        sum(width * words for width, words in area.BLOCKS["top_n"].memories(each))
+        for each in (config, config.replace(selection_block=0)))
+    assert counted == pytest.approx(
+        sum((int(width) + 1) * (int(last) + 1) for width, last in found), rel=0.1)
+    assert counted < whole / 5
+
+
+def test_blocks_are_not_fitted(run, tmp_path):
+    path = tmp_path / "blocks.toml"
+    path.write_text(PRESETS["tiny"].replace(
+        selection="histograms", capacity=512, top_n=4, refine_lanes=8,
+        selection_block=512).to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == ("nearbit: the logic of a selection with selection_block was not fitted; "
+                           "set it to 0 to estimate all other blocks\n")
 
 
 def test_count():

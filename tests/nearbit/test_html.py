@@ -235,7 +235,7 @@ def test_timeline_bars_do_not_overlap(problem):
     bars = {}
     for patch in figure.axes[0].patches:
         bars.setdefault(patch.get_y(), []).append((patch.get_x(), patch.get_width()))
-    assert len(bars) == 3 * 2 + 3
+    assert len(bars) == 4 * 2 + 3 # of two queries each: scoring, merging, scanning, emitting
     for row in bars.values():
         row.sort()
         for (start, width), (following, _) in itertools.pairwise(row):

@@ -276,6 +276,20 @@ OTHERS = {
     }.items()}
 
 
+# Keys selected block by block, as fast as blocks are scored; ranges of many blocks.
+BLOCKS = {f"blocks {name}": config.replace(selection="histograms", selection_block=block)
+          for name, config, block in [
+    ("tiny", SMALL["tiny"].replace(capacity=1024, top_n=6, refine_lanes=8), 256),
+    ("one lane", Config(key_bits=7, value_dim=2, capacity=400, lanes=1, value_lanes=2, top_n=9,
+                        refine_lanes=2), 64),
+    ("queries", SMALL["queries"].replace(capacity=512, top_n=5, refine_lanes=8), 256),
+    ("rescore", SMALL["rescore"].replace(capacity=1024, top_n=7, refine_lanes=16), 256),
+    ("shared", SMALL["shared"].replace(capacity=512, top_n=4, refine_lanes=8), 256),
+    ("three banks", Config(key_bits=1, value_dim=1, capacity=300, lanes=1, value_lanes=1, top_n=1,
+                           refine_lanes=4), 64),
+]}
+
+
 LARGE = {
     "reference": Config.preset("reference"),
     "head32": Config.preset("head32"),
@@ -304,6 +318,13 @@ def check(config, engine, *, programs, sequences, first=0):
 def test_random_programs(name):
     """Hundreds of sequences for each configuration."""
     check(SMALL[name], core_engine(SMALL[name]), programs=20, sequences=20)
+
+
+@pytest.mark.parametrize("name", [
+    "blocks one lane", "blocks shared", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        "blocks tiny", "blocks queries", "blocks rescore", "blocks three banks"))])
+def test_random_programs_of_blocks(name):
+    check(BLOCKS[name], core_engine(BLOCKS[name]), programs=5, sequences=20)
 
 
 @pytest.mark.parametrize("name", [

@@ -6,6 +6,7 @@ from typing import Any
 from amaranth import *
 
 from nearbit_hw.pipeline import delay_control
+from nearbit_hw.select.histogram.carry import Carry
 from nearbit_hw.select.histogram.count import ask, mark
 from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.emit import Emit, Hits
@@ -33,7 +34,8 @@ __all__ = ["HistogramTopN"]
 #           is never read, and so need not be cleared: if no other is the threshold, it is.
 #           Where a query shall be quick, keys are also counted by the highest two bits of their
 #           distance, in logic, as they come: that tells which quarter of the bins has the
-#           threshold, and only that one is searched. The others are cleared afterwards.
+#           threshold, and only that one is searched. The others are cleared afterwards. Not with
+#           blocks, as Carry needs all bins.
 #   scan    The bank is read from its end and compared with the threshold. Words with a selected key
 #           are noted in a list of `hits`.
 #   emit    When the scan has ended, the keys in the list leave, one per cycle.
@@ -42,6 +44,11 @@ __all__ = ["HistogramTopN"]
 # one and the other in turn. With `overlap` one port of a memory counts while the other merges the
 # query before, in the other half; the ports never meet, as their addresses differ in a bit that is
 # the inverse of the other's. Without it there is one memory, and the turn is a bit of the address.
+#
+# With blocks, a query goes through all this block by block; what is said of a query's bins, bank
+# and hits is then true of a block's. The keys selected of the blocks before take part in two ways:
+# the merge adds a histogram of theirs (Carry), so that the threshold is that of all keys so far;
+# then those that are still selected are listed behind the block's own (Survivors).
 #
 # Where the words of a pass have more than one `group` of lanes, `emit` goes from group to group,
 # and memories that are written a word wide are read a group wide, which saves a multiplexer.
@@ -83,6 +90,15 @@ class HistogramTopN(Selector):
     Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
     iCE40); otherwise any will do.
 
+    **Blocks.** With :py:`block`, the words of a query come in blocks of so many keys, counted from
+    its first word; the last one may be shorter. For each block but the first one,
+    :py:`i_block` must be accepted before its distances, like a command, and is, when a command
+    would be. It must be offered after what came before it, and before the next command. Each block
+    goes through the steps above, and selects m keys of those so far. Emitting all but a query's
+    first block starts :py:`survivors + emit_latency + 1` cycles later, where :py:`survivors` are
+    the keys selected of the blocks before. Those of the last block leave; all others do not, and
+    so do not wait for :py:`o`. Memory is that of a block, and two lists of :py:`top_n` keys.
+
     Reference: :func:`nearbit_model.golden.select_one`.
 
     Members are those of :class:`~nearbit_hw.select.Selector`.
@@ -104,14 +120,20 @@ class HistogramTopN(Selector):
         before is emitted; otherwise one query is in work at a time.
     lead : :class:`int`
         Cycles from the acceptance of a command to its first distances, at least. At least 2.
+    block : :class:`int`
+        Keys of a block: a power of two, at least :py:`top_n` and twice :py:`refine_lanes`. 0, if a
+        query is one block, which it must be without :py:`overlap`.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 refine_lanes: int | None = None, overlap: bool = True, lead: int = 2):
+                 refine_lanes: int | None = None, overlap: bool = True, lead: int = 2,
+                 block: int = 0):
         super().__init__(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
-                         refine_lanes=refine_lanes)
+                         refine_lanes=refine_lanes, block=block)
         if not isinstance(lead, int) or lead < 2:
             raise TypeError(f"Lead must be an integer greater than 1, not {lead!r}")
+        if block and not overlap:
+            raise ValueError("Blocks need a selection that overlaps")
         self._overlap = bool(overlap)
         self._lead = lead
 
@@ -124,11 +146,15 @@ class HistogramTopN(Selector):
         return self._lead
 
     @property
+    def block(self) -> int:
+        return self._block
+
+    @property
     def times(self) -> HistogramTimes:
         """Cycles of each step."""
         return HistogramTimes(key_bits=self._key_bits, lanes=self._lanes,
                               refine_lanes=self._refine_lanes, overlap=self._overlap,
-                              lead=self._lead)
+                              lead=self._lead, block=self._block, top_n=self._top_n)
 
     @property
     def banks(self) -> int:
@@ -140,7 +166,7 @@ class HistogramTopN(Selector):
         """Parts of the bins, of which only the one with the threshold is searched.
 
         4 if :py:`refine_lanes` exceed :py:`lanes`, and :py:`key_bits` are 4 times a power of two;
-        with :py:`overlap` only.
+        with :py:`overlap` only, and without blocks, which need all bins.
         """
         return self.times.parts
 
@@ -157,7 +183,7 @@ class HistogramTopN(Selector):
     def merge_interval(self) -> int:
         """Cycles from the start of merging a query to that of the next one, at least.
 
-        :py:`key_bits + 1` with :py:`overlap`.
+        :py:`max(key_bits + 1, 4 + log2(lanes))` with :py:`overlap`.
         """
         return self.times.merge_interval
 
@@ -165,7 +191,7 @@ class HistogramTopN(Selector):
     def free_latency(self) -> int:
         """Cycles from the start of merging a query until its bins are promised, with overlap.
 
-        :py:`max(key_bits - 1 - lead, 1)`.
+        :py:`max(merge_interval - 2 - lead, 1)`.
         """
         return self.times.free_latency
 
@@ -189,10 +215,15 @@ class HistogramTopN(Selector):
         """Cycles from the start of emitting a query to its first key, if never stalled."""
         return self.times.emit_latency
 
-    def latency(self, *, words: int, selected: int) -> int:
-        """Cycles from a query's last word to its last key, if nothing else is in work."""
+    def latency(self, *, words: int, selected: int, survivors: int = 0) -> int:
+        """Cycles from a query's last word to its last key, if nothing else is in work.
+
+        With blocks, `words` are those of the last one, and `survivors` the keys selected of those
+        before, which have been emitted.
+        """
         reads = -(-words * self._lanes // self._refine_lanes)
         return (self.count_latency + self.merge_cycles + reads + self.scan_latency
+                + (self.times.filter_cycles(survivors) if survivors else 0)
                 + self.emit_latency + selected - 1)
 
     def interval(self, *, words: int, selected: int) -> Fraction:
@@ -213,18 +244,18 @@ class HistogramTopN(Selector):
     def elaborate(self, platform) -> Module:
         m = Module()
         sizes = Sizes(key_bits=self._key_bits, lanes=self._lanes, capacity=self._capacity,
-                      top_n=self._top_n, refine_lanes=self._refine_lanes, times=self.times)
+                      top_n=self._top_n, refine_lanes=self._refine_lanes, block=self._block,
+                      times=self.times)
         design: Design = Overlapped(sizes) if self._overlap else Serial(sizes)
         strobes = Strobes(self.times)
         merge = design.merge
 
         # ---- Commands.
         asked = ask(m, sizes, self.i_command.p)
-        m.d.comb += strobes.claim.eq(self.i_command.valid & self.i_command.ready)
-        m.d.comb += [strobes.arrive.eq(self.i.valid),
-                     strobes.finish.eq(strobes.arrive & self.i.p.last)]
+        m.d.comb += strobes.arrive.eq(self.i.valid)
         counted: Any = Signal(sizes.query, reset_less=True)
-        loaded = design.take(m, strobes, self.i_command.ready, asked)
+        loaded = design.take(m, strobes, asked, self.i_command,
+                             self.i_block if self._block else None)
 
         # ---- Count.
         marks = mark(m, sizes, strobes, self.i.p.last, counted=counted, loaded=loaded)
@@ -237,12 +268,16 @@ class HistogramTopN(Selector):
         # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
         # or a part of it, is `enough`.
         small, many, level = design.add(m, counts)
-        total = Signal(sizes.enough_bits, name="small", reset_less=True)
-        m.d.sync += total.eq(small)
+        carry = Carry(m, sizes, merge, level=level) if self._block else None
+        total = Signal(sizes.enough_bits + (carry is not None), name="small", reset_less=True)
+        m.d.sync += total.eq(small if carry is None else carry.add(small))
         enough = any_of(m, many, "many")
         merge.search(m, sizes, strobes, small=total, many=enough[0] if enough else Const(0),
                      level=level + 1, is_whole=design.is_whole(), frees=design.frees(strobes))
-        merged = design.start_merge(m, strobes, marks, part, asked=asked, counted=counted)
+        if carry is not None:
+            carry.update(m, total)
+        merged = design.start_merge(m, strobes, marks, part, asked=asked, counted=counted,
+                                    last=self.i.p.last)
 
         # ---- Scan.
         bank = Bank(m, design)
@@ -253,9 +288,11 @@ class HistogramTopN(Selector):
         hits = Hits(m, design, scan, found)
 
         # ---- Emit.
-        emit = Emit(design, scan, hits)
+        emit = Emit(m, design, scan, hits)
         emit.control(m, strobes, found, merged)
         emit.next_hit(m)
-        emit.next_key(m, emit.next_group(m, stored, self.o), self.o)
+        kept: list[Value] = [Cat(stored[lane], marks.forced[lane] if self._block else ())
+                             for lane in range(self._lanes)]
+        emit.next_key(m, emit.next_group(m, kept), self.o)
 
         return m

@@ -1,7 +1,7 @@
 """What all ways to select the nearest keys have in common: parameters and streams."""
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import distance_word_layout, key_layout, select_layout
@@ -28,9 +28,14 @@ class Selector(wiring.Component):
         The most keys that a query selects, at most :py:`capacity`.
     refine_lanes : :class:`int`
         Distances read again per cycle: :py:`lanes` times a power of two; by default :py:`lanes`.
+    block : :class:`int`
+        Keys of a block, or 0 if there are none.
 
     Members
     -------
+    i_block : :py:`In(stream.Signature(StructLayout({})))`
+        A block after a query's first one; with blocks, see
+        :class:`nearbit_hw.select.HistogramTopN`.
     i_command : :py:`In(stream.Signature(...))`
         What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
         that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
@@ -43,11 +48,12 @@ class Selector(wiring.Component):
     """
 
     i_command: stream.Interface
+    i_block: stream.Interface
     i: stream.Interface
     o: stream.Interface
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
-                 refine_lanes: int | None):
+                 refine_lanes: int | None, block: int = 0):
         if not isinstance(key_bits, int) or key_bits < 1:
             raise TypeError(f"Key bits must be a positive integer, not {key_bits!r}")
         if not isinstance(lanes, int) or lanes < 1 or lanes & (lanes - 1):
@@ -62,15 +68,22 @@ class Selector(wiring.Component):
                             f"not {capacity!r}")
         if not isinstance(top_n, int) or not 1 <= top_n <= capacity:
             raise TypeError(f"Top N must be from 1 to capacity, not {top_n!r}")
+        if not isinstance(block, int) or block < 0:
+            raise TypeError(f"A block must be a number of keys, or 0, not {block!r}")
+        if block and (block & (block - 1) or block < 2 * refine_lanes or block < top_n):
+            raise ValueError("A block must be a power of two, at least twice refine lanes and "
+                             f"at least top N, not {block!r}")
         self._key_bits = key_bits
         self._lanes = lanes
         self._capacity = capacity
         self._top_n = top_n
         self._refine_lanes = refine_lanes
+        self._block = block
 
         super().__init__({
             "i_command": In(stream.Signature(
                 select_layout(capacity=capacity, lanes=lanes, top_n=top_n))),
+            **({"i_block": In(stream.Signature(data.StructLayout({})))} if block else {}),
             "i": In(stream.Signature(
                 distance_word_layout(distance_max=key_bits, lanes=lanes), always_ready=True)),
             "o": Out(stream.Signature(key_layout(capacity=capacity, distance_max=key_bits))),

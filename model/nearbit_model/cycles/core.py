@@ -34,6 +34,7 @@ class _Core:
         self._replay = Replay(config)
         # Dispatcher
         self._free = NEVER  # the command before may be followed by another
+        self._announced = NEVER # its last block is announced
         # QueryMerge
         self._merge_turn = NEVER
         self._ordered = deque([NEVER] * (COMMANDS_IN_FLIGHT - 1), maxlen=COMMANDS_IN_FLIGHT - 1)
@@ -67,7 +68,8 @@ class _Core:
 
         # ---- Dispatcher: checked in the cycle `offered`, then announced.
         announced = max(offered + 1, self._ordered[0] + 1)
-        claims = [self._selectors[query].claim(offered + 1) for query in selecting]
+        earliest = max(offered, self._announced) + 1
+        claims = [self._selectors[query].claim(earliest) for query in selecting]
         accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
         selections: dict[int, tuple[Selection, dict[str, Interval]]] = {}
@@ -76,10 +78,14 @@ class _Core:
             words = -(-(skip + max(command.counts[query] for query in good)) // config.lanes)
             # The words go out in the cycles after. The score array takes the first word two cycles
             # after the command is accepted, and the codes when that word is in its last stage.
-            self._free = accepted + max(words, config.score_stages + 1)
-            for query in selecting:
-                selections[query] = self._selectors[query].select(
-                    accepted + words, words, min(command.selected_most, command.counts[query]))
+            last_word = accepted + words
+            if config.selection_block:
+                last_word = self._blocks(command, selecting, accepted, words, selections)
+            else:
+                for query in selecting:
+                    selections[query] = self._selectors[query].select(
+                        last_word, words, command.survivors(query, command.counts[query]))
+            self._free = max(last_word, accepted + config.score_stages + 1)
 
         # ---- QueryMerge: the queries in turns. The order leaves its queue when the one before is
         # done.
@@ -126,6 +132,38 @@ class _Core:
         self._loads.occupy(offered, self._given[-1])
         self._commands += 1
         return accepted
+
+
+    def _blocks(self, command: Command, queries: list[int], accepted: int, words: int,
+                selections: dict[int, tuple[Selection, dict[str, Interval]]]) -> int:
+        """Select block by block; gives when the last word is asked for.
+
+        A block is announced with the first word of the one before, and begins when that has ended
+        and all queries have taken it.
+        """
+        config = self._config
+        size = config.selection_block // config.lanes
+        skip = command.first % config.lanes
+        begins, last_word = accepted, accepted
+        survivors = dict.fromkeys(queries, 0)
+        for start in range(0, words, size):
+            if start:
+                begins = max(last_word, *(
+                    self._selectors[query].claim(begins + 1) for query in queries))
+                self._announced = begins
+            end = min(start + size, words)
+            last_word = begins + end - start
+            for query in queries:
+                selected = command.survivors(query, end * config.lanes - skip)
+                selector = self._selectors[query]
+                assert isinstance(selector, HistogramTopN)
+                selection, stages = selector.select(
+                    last_word, end - start, selected, survivors=survivors[query],
+                    final=end == words)
+                scored = Interval(accepted + 1, stages["score"].end)
+                selections[query] = selection, {**stages, "score": scored}
+                survivors[query] = selected
+        return last_word
 
 
 def predict(config: Config, phases: Sequence[Phase]) -> Timeline:

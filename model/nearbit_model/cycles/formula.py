@@ -57,6 +57,8 @@ def _steady_selection(config: Config, words: int, selected: int
         emitted = times.emit_cycles(words=words, selected=selected) - times.key_latency
         return (scored + times.count_latency + reads - 1 + times.refine_latency + emitted
                 + times.registers), {"refine": Fraction(reads), "emit": Fraction(emitted)}
+    if config.selection_block:
+        return _steady_blocks(config, words, selected)
     histogram = config.histogram_times(config.queries - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
@@ -74,6 +76,41 @@ def _steady_selection(config: Config, words: int, selected: int
                      Fraction(merged + config.score_stages, histogram.unhanded))}
 
 
+def _steady_blocks(config: Config, words: int, selected: int) -> tuple[int, dict[str, Fraction]]:
+    """Give the same for a selection by blocks, the last of which may be shorter.
+
+    Words do not wait for the selection of blocks before. Only the last block may begin to be listed
+    later than it could, as the one before is whole.
+    """
+    times = config.histogram_times(config.queries - 1)
+    size = config.selection_block // config.lanes
+    whole = -(-words // size) - 1 # blocks before the last one
+    lengths = [size] * whole + [words - size * whole]
+    merges = scans = emits = merged = handed = scanned = left = survivors = seen = 0
+    for index, length in enumerate(lengths):
+        seen += length
+        counted = seen + config.score_latency()
+        merge = counted + times.count_latency
+        reads = -(-length * config.lanes // config.refine_lanes)
+        listed = min(selected, seen * config.lanes)
+        if index:
+            merge = max(merge, merged + times.merge_interval)
+        merged = merge
+        handed = max(merge + times.merge_cycles, scanned + times.scan_gap if index else 0)
+        scanned = handed + reads
+        emit = max(scanned + times.scan_latency, left if index else 0)
+        filtering = times.filter_cycles(survivors) if index else 0
+        left = emit + filtering + times.emit_latency - 1 + listed - 1
+        # The bins of the block before must be promised before the next command is taken.
+        merges += size if index < whole else max(
+            times.merge_interval, times.count_latency + times.free_latency + times.lead)
+        scans += reads + times.scan_gap
+        emits += filtering + times.emit_latency + listed - 2
+        survivors = listed
+    return left - 1, {name: Fraction(cycles) for name, cycles in (
+        ("merge", merges), ("scan", scans), ("emit", emits))}
+
+
 def steady(config: Config, *, words: int, selected: int, rescore: bool = False) -> Steady:
     """Latency and interval of commands whose queries all have the same number of words and keys.
 
@@ -82,7 +119,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     words
         Words of keys: the longest range by ``lanes``, rounded up, if it begins with a word.
     selected
-        Keys that each query selects.
+        Keys that each query selects; with blocks, none of them for being recent.
     rescore
         Whether they are scored exactly.
     """

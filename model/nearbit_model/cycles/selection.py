@@ -149,9 +149,21 @@ class HistogramTopN:
             self._counting = max(claimed + 1, self._counted)
         return claimed
 
-    def select(self, last_word: int, words: int, selected: int) -> tuple[Selection,
-                                                                          dict[str, Interval]]:
-        """Select; the cycle given is that in which the command's last word is asked for."""
+    def select(self, last_word: int, words: int, selected: int, *, survivors: int = 0,
+               final: bool = True) -> tuple[Selection, dict[str, Interval]]:
+        """Select of a block, or of all that a command asks for.
+
+        Parameters
+        ----------
+        last_word
+            Cycle in which the last word is asked for.
+        words, selected
+            Words, and keys that are selected of these and those before.
+        survivors
+            Keys that are selected of the blocks before.
+        final
+            Whether the selection leaves; otherwise it only survives.
+        """
         times = self._times
         self._counted = last_word + self._score_latency
         scored = Interval(last_word - words + 1, self._counted)
@@ -169,10 +181,13 @@ class HistogramTopN:
         emit = self._scanned + times.scan_latency
         if self._selections:
             emit = max(emit, self._selections[-1].released)
+        if survivors:
+            emit += times.filter_cycles(survivors)
         first = emit + times.emit_latency - 1
-        if self._selections:
-            first = max(first, self._selections[-1].last)
-        selection = Selection(selected, emit, first + selected - 2)
+        left = self._selections[-1].last if self._selections else 0
+        if final:
+            first = max(first, left)
+        selection = Selection(selected, emit, first + selected - 2, last=left)
         self._selections.append(selection)
         return selection, {
             "score": scored, "merge": Interval(merge, handed),

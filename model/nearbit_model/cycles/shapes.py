@@ -49,6 +49,18 @@ class Command:
         """Keys selected of a long range."""
         return self.n + self.sink + self.recent
 
+    def survivors(self, query: int, seen: int) -> int:
+        """Keys selected of a query's range when only the first of it were seen.
+
+        The last `recent` keys are those of the whole range.
+        """
+        count = self.counts[query]
+        seen = min(seen, count)
+        sinks = min(self.sink, seen)
+        recent = max(0, seen - max(count - self.recent, sinks))
+        others = max(0, min(seen, count - self.recent) - self.sink)
+        return sinks + recent + min(self.n, others)
+
 
 @dataclass(frozen=True)
 class Phase:

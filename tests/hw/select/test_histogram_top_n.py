@@ -24,10 +24,12 @@ BENCH = Path(__file__).with_name("test_top_n.py")
     (8, 2, 32, 6, 8), # from here on with parts, where more is scanned than counted
     (64, 4, 256, 9, 8),
     pytest.param(32, 16, 128, 40, 32, marks=pytest.mark.slow),
-    (4, 32, 128, 5, 64),
+    (4, 8, 64, 5, 16),
+    pytest.param(4, 32, 128, 5, 64, marks=pytest.mark.slow),
     (3, 1, 13, 4, 1),
     (3, 1, 64, 9, 1), # more keys than a count can tell from each other
     (1, 1, 1, 1, 1),
+    (2, 4, 16, 3, 4), # fewer bins than levels of the sum
 ])
 def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap, lead):
     dut = HistogramTopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
@@ -40,6 +42,26 @@ def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap, lead):
     })
 
 
+@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes", "block"), [
+    (16, 1, 160, 6, 2, 32),
+    (8, 4, 192, 9, 16, 64),
+    (8, 4, 128, 9, 4, 32), # blocks that take longer than their words
+    (3, 2, 96, 5, 4, 8),
+    (33, 1, 40, 16, 4, 16),
+    (6, 8, 512, 20, 16, 256),
+    (2, 1, 19, 1, 1, 2),
+    (8, 2, 64, 32, 4, 32),
+    (5, 1, 24, 3, 2, 32),
+])
+def test_blocks(key_bits, lanes, capacity, top_n, refine_lanes, block):
+    dut = HistogramTopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
+                        refine_lanes=refine_lanes, block=block)
+    run_bench(dut, BENCH, parameters={
+        "key_bits": key_bits, "lanes": lanes, "capacity": capacity, "top_n": top_n, "queries": 33,
+        "block": block, "gapless": True, "latency": None,
+    }, test_filter=r"^(?!.*\binterval$)")
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"key_bits": 0}, r"^Key bits must be a positive integer, not 0$"),
     ({"lanes": 3}, r"^Lanes must be a power of two, not 3$"),
@@ -47,8 +69,23 @@ def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap, lead):
     ({"capacity": 63}, r"^Capacity must be a positive multiple of refine lanes, not 63$"),
     ({"top_n": 65}, r"^Top N must be from 1 to capacity, not 65$"),
     ({"lead": 1}, r"^Lead must be an integer greater than 1, not 1$"),
+    ({"block": -1}, r"^A block must be a number of keys, or 0, not -1$"),
+    ({"block": "8"}, r"^A block must be a number of keys, or 0, not '8'$"),
 ])
 def test_wrong_parameter(changes, message):
     given = {"key_bits": 8, "lanes": 4, "capacity": 64, "top_n": 8, "refine_lanes": 4, **changes}
     with pytest.raises(TypeError, match=message):
         HistogramTopN(**given)
+
+
+@pytest.mark.parametrize("block", [12, 4, 16])
+def test_wrong_block(block):
+    message = (r"^A block must be a power of two, at least twice refine lanes and at least top N, "
+               f"not {block}$")
+    with pytest.raises(ValueError, match=message):
+        HistogramTopN(key_bits=8, lanes=4, capacity=64, top_n=20, refine_lanes=4, block=block)
+
+
+def test_blocks_need_overlap():
+    with pytest.raises(ValueError, match=r"^Blocks need a selection that overlaps$"):
+        HistogramTopN(key_bits=8, lanes=4, capacity=64, top_n=8, block=16, overlap=False)

@@ -19,8 +19,10 @@ class Load:
         self.key_bits, self.lanes, self.capacity, self.top_n = (
             bench.parameters[name] for name in ("key_bits", "lanes", "capacity", "top_n"))
         self.lead = bench.parameters.get("lead", 2)
-        self.taken = 0
+        self.block_words = bench.parameters.get("block", 0) // self.lanes
+        self.taken = {"i_command": 0, "i_block": 0}
         self.waiting = []
+        self.asked = 0 # of those that wait
 
     def shape(self, rng):
         count = rng.choice([rng.randint(1, self.capacity), self.capacity, 1])
@@ -28,6 +30,13 @@ class Load:
         n = rng.choice([rng.randint(1, self.top_n), self.top_n, 1])
         sink = rng.choice([0, rng.randint(0, self.top_n - n)])
         recent = rng.choice([0, rng.randint(0, self.top_n - n - sink), self.top_n - n - sink])
+        if self.block_words and rng.random() < 0.5:
+            # A last block of few keys, so that those of the blocks before are selected.
+            block = self.block_words * self.lanes
+            blocks = rng.randint(1, max(self.capacity // block, 1))
+            beyond = rng.choice([-1, 0, 1, rng.randint(0, self.top_n)])
+            count = min(self.capacity, block * blocks + beyond) - first % self.lanes
+            first = min(first, self.capacity - count)
         # Exactly as many keys as can be selected, one fewer, one more.
         edge = rng.choice([None, None, -1, 0, 1])
         if edge is not None:
@@ -58,13 +67,18 @@ class Load:
                 values = [index >= nearer for index in range(count)]
             case "one a word":
                 values = [index % self.lanes != 0 for index in range(count)]
+            case "by block":
+                step = rng.randint(1, top)
+                place = self.block_words * self.lanes or 7
+                values = [(shape["first"] + index) // place * step % (top + 1)
+                          for index in range(count)]
             case "parted":
                 low, high = sorted((rng.randint(0, top), rng.randint(0, top)))
                 values = [rng.choice((low, high)) for _ in range(count)]
         return [int(value) for value in values]
 
     KINDS = ("random", "ascending", "descending", "equal", "near middle", "best first",
-             "best last", "nearer first", "one a word", "parted")
+             "best last", "nearer first", "one a word", "parted", "by block")
 
     def send(self, shape, distances, rng, beyond=0):
         skip = shape["first"] % self.lanes
@@ -72,13 +86,15 @@ class Load:
         length += min(beyond, self.capacity // self.lanes - length)
         lanes = [rng.randint(0, self.key_bits) for _ in range(length * self.lanes)]
         lanes[skip:skip + shape["count"]] = distances
-        self.bench.source("i_command").send({
-            "word": shape["first"] // self.lanes, "skip": skip,
-            **{name: shape[name] for name in ("count", "n", "sink", "recent")}})
-        self.waiting.append([
-            {"distances": lanes[start:start + self.lanes],
-             "last": int(start + self.lanes == len(lanes))}
-            for start in range(0, len(lanes), self.lanes)])
+        command = {"word": shape["first"] // self.lanes, "skip": skip,
+                   **{name: shape[name] for name in ("count", "n", "sink", "recent")}}
+        words = [{"distances": lanes[start:start + self.lanes],
+                  "last": int(start + self.lanes == len(lanes))}
+                 for start in range(0, len(lanes), self.lanes)]
+        size = self.block_words or len(words)
+        for start in range(0, len(words), size):
+            name, payload = ("i_block", {}) if start else ("i_command", command)
+            self.waiting.append((name, payload, words[start:start + size]))
 
     def expect(self, shape, distances):
         chosen = sorted(select_one(distances, n=shape["n"], sink=shape["sink"],
@@ -88,17 +104,31 @@ class Load:
                 "index": shape["first"] + index, "distance": distances[index],
                 "last": int(index == chosen[-1])})
 
+    def ask(self):
+        """Offer what waits: commands as early as can be, but blocks and what follows in turn."""
+        while self.asked < len(self.waiting) and (
+                not self.block_words or not any(
+                    self.bench.source(name).pending for name in self.taken)):
+            name, payload, _ = self.waiting[self.asked]
+            self.bench.source(name).send(payload)
+            self.asked += 1
+
     async def run(self, before_step=lambda: None):
-        """Words of a query enter `lead` cycles after its command was taken, at the earliest."""
+        """Words enter some cycles after their command or block was taken, at the earliest."""
         while self.waiting or self.bench.sink("o").pending:
-            accepted = self.bench.source("i_command").cycles
-            if (self.waiting and len(accepted) > self.taken
-                    and self.bench.cycle >= accepted[self.taken] + self.lead):
-                self.bench.source("i").send(*self.waiting.pop(0))
-                self.taken += 1
-            else:
-                before_step()
-                await self.bench.step()
+            self.ask()
+            if self.waiting:
+                name, _, words = self.waiting[0]
+                accepted = self.bench.source(name).cycles
+                if (len(accepted) > self.taken[name]
+                        and self.bench.cycle >= accepted[self.taken[name]] + self.lead):
+                    self.bench.source("i").send(*words)
+                    self.taken[name] += 1
+                    self.waiting.pop(0)
+                    self.asked -= 1
+                    continue
+            before_step()
+            await self.bench.step()
         await self.bench.finish()
 
 
@@ -125,7 +155,8 @@ async def reset_forgets(dut):
         for _ in range(6):
             shape = load.shape(bench.rng)
             load.send(shape, load.distances(shape, "random", bench.rng), bench.rng)
-        bench.source("i").send(*load.waiting[0])
+        load.ask()
+        bench.source("i").send(*load.waiting[0][2])
         await bench.step(cycles)
         await bench.reset()
         load = Load(bench)
@@ -209,8 +240,9 @@ async def latency(dut):
     load.send(shape, distances, bench.rng)
     load.expect(shape, distances)
     await load.run()
-    assert (bench.sink("o").cycles[-1] - bench.source("i").cycles[-1]
-            == bench.parameters["latency"])
+    if bench.parameters["latency"] is not None:
+        assert (bench.sink("o").cycles[-1] - bench.source("i").cycles[-1]
+                == bench.parameters["latency"])
 
 
 @cocotb.test()

@@ -39,7 +39,8 @@ def ask(m: Module, sizes: Sizes, command: Any) -> Any:
 class Marks:
     """Of the word that came: its number, and its lanes that are counted, or selected anyway.
 
-    `now_normal` is of the word that comes, if there is one, as the number is.
+    The number begins with 0 at the query's first word, whatever the blocks. It and `now_normal` are
+    of the word that comes, if there is one.
     """
 
     word: Signal
@@ -50,7 +51,7 @@ class Marks:
 
 def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any,
          loaded: Any) -> Marks:
-    """Tell which lanes are in the range, and which of those are not forced.
+    """Tell which lanes are in the range, and which of those are not forced; end blocks.
 
     The word's number is that of the word that comes; the marks are those of the one before.
 
@@ -70,7 +71,14 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
 
     # A mask says which lanes come at a position or after it, in the word of the position. In
     # the words after it is all ones.
-    word = Signal(sizes.word_bits)
+    word = Signal(sizes.index_bits)
+    m.d.comb += strobes.finish.eq(arrive & last)
+    if sizes.block:
+        ends = word[:sizes.word_bits].all()
+        m.d.comb += strobes.finish.eq(arrive & (last | ends))
+        block = counted.first_word[sizes.word_bits:]
+        with m.If(arrive & ends):
+            m.d.sync += block.eq(block + 1)
     from_skip, from_end, from_start, from_stop = (
         Signal(lanes, name=name, reset_less=True)
         for name in ("from_skip", "from_end", "from_start", "from_stop"))

@@ -44,10 +44,17 @@ class Design(ABC):
         """Layout of a key in a bank."""
 
     @abstractmethod
-    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
-        """Take commands, and start to count their queries (:py:`strobes.load`).
+    def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
+        """Take commands and blocks, and start to count queries (:py:`strobes.load`).
 
-        Gives the query that is counted from then on. `ready` is the command's, to be driven.
+        Gives the query that is counted from then on.
+
+        Parameters
+        ----------
+        asked
+            The query that is asked for.
+        command, block
+            The streams; without blocks, there is none of those.
         """
 
     @abstractmethod
@@ -72,8 +79,11 @@ class Design(ABC):
 
     @abstractmethod
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
-                    counted: Any) -> Merged:
-        """Start to merge, and tell when that is done; gives what is handed over then."""
+                    counted: Any, last: Value) -> Merged:
+        """Start to merge, and tell when that is done; gives what is handed over then.
+
+        `last` is whether the word that comes is the query's last one.
+        """
 
     @abstractmethod
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
@@ -88,16 +98,16 @@ class Design(ABC):
         """Places for hits, of which a query has so many at most."""
 
     @abstractmethod
-    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
-                   is_free: Value, take: Signal) -> tuple[Value, Value]:
+    def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
+                   ) -> Any:
         """Start to emit a query that has been scanned.
 
-        Gives the end of its hits, and the number of its first word, which hold when it starts.
+        Gives what is known of it, which holds when it starts.
 
         Parameters
         ----------
-        ended, produce, first
-            A query's scan ended, and then the end of its hits, and the number of its first word.
+        ended, scanned
+            A query's scan ended, and what is known of it then.
         is_free
             Nothing leaves any more from the next cycle on.
         take

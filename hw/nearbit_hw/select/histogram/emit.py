@@ -12,6 +12,7 @@ from nearbit_hw.select.histogram.design import Design
 from nearbit_hw.select.histogram.merge import Merged
 from nearbit_hw.select.histogram.scan import Found, Scan
 from nearbit_hw.select.histogram.sizes import Strobes
+from nearbit_hw.select.histogram.survivors import Survivors
 
 
 __all__ = ["Emit", "Hits"]
@@ -111,19 +112,21 @@ class Emit:
 
     Attributes
     ----------
-    bank, first
-        Its bank, and the number of its first word.
+    bank, origin
+        Its bank, and where it begins.
     hit_valid, hit_last, hit_move
         Whether a hit was read, and whether it is the last one; the next may be read.
     group_valid, group_last, group_keys, group_base, held, group_move
         The group whose keys leave: whether there is one, and whether it is the last one; its keys
-        that are still to leave, and the number of its lane 0; its distances, if they are not those
-        that the bank holds out; the next may take its place.
+        that are still to leave, and the number of its lane 0; its distances and marks, if they are
+        not those that the bank holds out; the next may take its place.
     distances
         Port that reads the distances of a group, if they are in a memory of their own.
+    survivors
+        The keys selected of the blocks before, if there are blocks.
     """
 
-    def __init__(self, design: Design, scan: Scan, hits: Hits):
+    def __init__(self, m: Module, design: Design, scan: Scan, hits: Hits):
         sizes = design.sizes
         self._design = design
         self._sizes = sizes
@@ -133,7 +136,7 @@ class Emit:
         self._take = Signal(name="emit_take")
         self._done = Signal(name="emit_done")
         self._end = Signal.like(hits.produce, name="emit_end", reset_less=True)
-        self.first = Signal(sizes.word_bits, name="emit_first", reset_less=True)
+        self.origin: Any = Signal(sizes.origin, name="emit_origin", reset_less=True)
         self.bank = Signal(sizes.bank_bits, name="emit_bank")
         self.hit_valid = Signal()
         self.hit_move = Signal()
@@ -142,48 +145,65 @@ class Emit:
         self.group_valid, self._group_done, self.group_last = (
             Signal(name=name) for name in ("group_valid", "group_done", "group_last"))
         self.group_keys = Signal(sizes.group, reset_less=True)
-        self.held = Signal(data.ArrayLayout(sizes.distance_bits, sizes.group), reset_less=True)
+        self.held: Any = Signal(data.ArrayLayout(sizes.key, sizes.group), reset_less=True)
         self.group_base = Signal(
-            sizes.word_bits + sizes.lane_bits - sizes.group_bits, reset_less=True)
+            sizes.index_bits + sizes.lane_bits - sizes.group_bits, reset_less=True)
         self.group_move = Signal()
         self.distances: Any = None
+        self.survivors = Survivors(m, sizes) if sizes.block else None
 
     def control(self, m: Module, strobes: Strobes, found: Found, merged: Merged) -> None:
         """Start with a scanned query."""
         scan = self.scan
         ended_scan = delay_control(m, found.last, 1, "ended_scan")
         m.d.comb += strobes.release.eq(self._done)
-        end, first = self._design.start_emit(
-            m, ended=ended_scan, produce=self.hits.produce, first=scan.first,
-            is_free=~self._busy | self._done, take=self._take)
+        known = {"end": self.hits.produce, "origin": scan.origin}
+        if self.survivors is not None:
+            # What the block's own keys leave to be taken at the threshold.
+            known |= {"threshold": scan.threshold, "missing": scan.missing}
+        scanned: Any = Signal(data.StructLayout({
+            name: value.shape() for name, value in known.items()}))
+        m.d.comb += [scanned[name].eq(value) for name, value in known.items()]
+        started = self._design.start_emit(
+            m, ended=ended_scan, scanned=scanned, is_free=~self._busy | self._done,
+            take=self._take)
+        if self.survivors is not None:
+            self.survivors.start(m, self._take, started)
         with m.If(strobes.scan_start):
             m.d.sync += scan.missing.eq(merged.missing)
         with m.If(self._take):
-            m.d.sync += [self._busy.eq(1), self._end.eq(end), self.first.eq(first)]
+            m.d.sync += [self._busy.eq(1), self._end.eq(started.end),
+                         self.origin.eq(started.origin)]
         with m.Elif(self._done):
             m.d.sync += self._busy.eq(0)
         with m.If(self._done):
-            m.d.sync += self.bank.eq(self.bank + 1)
+            m.d.sync += self.bank.eq(self._sizes.next_bank(self.bank))
 
     def next_hit(self, m: Module) -> None:
         """Read the query's hits, one after another."""
         consume = self.hits.consume
         hit_more = Signal()
+        more: Value = consume != self._end
+        last: Value = ~more
+        own: Value = Const(1)
+        if self.survivors is not None:
+            own = more & ~self.survivors.filtering
+            more, last = self.survivors.next_hit(m, own=consume != self._end, move=self.hit_move)
         m.d.comb += [
             self.hits.read.addr.eq(consume),
             self.hits.read.en.eq(self.hit_move),
-            hit_more.eq(self._busy & (consume != self._end)),
-            self.hit_last.eq(consume == self._end),
+            hit_more.eq(self._busy & more),
+            self.hit_last.eq(last),
         ]
         with m.If(self.hit_move):
-            m.d.sync += [self.hit_valid.eq(hit_more), consume.eq(consume + hit_more)]
+            m.d.sync += [self.hit_valid.eq(hit_more), consume.eq(consume + (hit_more & own))]
 
-    def _keep_distances(self, m: Module, stored: list[Signal]) -> None:
+    def _keep_distances(self, m: Module, stored: list[Value]) -> None:
         """Write distances to a memory that is read a group wide, beside the banks."""
         sizes, bank = self._sizes, self.scan.bank
         group, word_groups = sizes.group, sizes.word_groups
         m.submodules.distances = kept_distances = block_ram(
-            shape=data.ArrayLayout(sizes.distance_bits, group),
+            shape=data.ArrayLayout(sizes.key, group),
             depth=sizes.bank_words * word_groups)
         distance_read = kept_distances.read_port()
         self.distances = distance_read
@@ -199,9 +219,8 @@ class Emit:
             ]
         m.d.comb += bank.read.addr.eq(Cat(self.scan.word, self.scan.number))
 
-    def next_group(self, m: Module, stored: list[Signal], o: stream.Interface) -> list[Value]:
-        """Bring the next group of the query; gives its distances."""
-        m.d.comb += self._advance.eq(~o.valid | o.ready)
+    def next_group(self, m: Module, stored: list[Value]) -> list[Value]:
+        """Bring the next group of the query; gives its distances, and with blocks its marks."""
         m.d.comb += self.group_move.eq(~self.group_valid | self._group_done)
         several = self._sizes.groups > 1
         if several or self._sizes.times.overlap:
@@ -236,6 +255,10 @@ class Emit:
         with m.If(word_move):
             m.d.sync += [word_valid.eq(self.hit_valid), word_last.eq(self.hit_last),
                          pick.eq(hits.read.data), pick_slot.eq(slot)]
+            if self.survivors is not None:
+                # A key of a list is alone in its group.
+                with m.If(self.survivors.hit_old):
+                    m.d.sync += pick.groups.eq(1)
         with m.Elif(fetch_move):
             m.d.sync += pick.groups.eq(rest)
 
@@ -253,7 +276,8 @@ class Emit:
         with m.If(fetch_move):
             m.d.sync += [
                 fetch_valid.eq(word_valid), fetch_last.eq(word_last & (rest == 0)),
-                fetch_base.eq(Cat(picked[:split], (pick_word + self.first)[:sizes.word_bits])),
+                fetch_base.eq(Cat(picked[:split],
+                                  (pick_word + self.origin.word)[:sizes.index_bits])),
                 fetch_missing.eq(pick.missing + above_picked),
             ]
         # What was read is kept, then the keys are made out.
@@ -274,6 +298,11 @@ class Emit:
                 self.group_base.eq(flag_base), self.held.eq(flag_distances),
                 self.group_keys.eq(_resolve(m, group, flag.below, flag.level, flag_wanted)),
             ]
+        if self.survivors is not None:
+            old = self.survivors.follow(m, word=word_move, fetch=fetch_move, flag=flag_move,
+                                        group=self.group_move)
+            with m.If(self.group_move & old):
+                m.d.sync += self.group_keys.eq(1)
         return [self.held[lane] for lane in range(group)]
 
     def next_key(self, m: Module, distances: list[Value], o: stream.Interface) -> None:
@@ -281,23 +310,29 @@ class Emit:
         group = self._sizes.group
         key = Signal(self._sizes.group_bits)
         others = Signal(group)
-        distance = Signal(self._sizes.distance_bits)
+        kept: Any = Signal(self._sizes.key, name="key_kept")
         for lane in range(group):
             with m.If(self.group_keys[lane]):
                 m.d.comb += [key.eq(lane), others.eq(self.group_keys[:lane])]
         with m.Switch(key):
             for lane in range(group):
                 with m.Case(lane):
-                    m.d.comb += distance.eq(distances[lane])
+                    m.d.comb += kept.eq(distances[lane])
+        m.d.comb += self._group_done.eq(self._advance & (others == 0))
+        with m.If(self._advance & self.group_valid & ~self._group_done):
+            m.d.sync += self.group_keys.eq(others)
+        index, last = Cat(key, self.group_base), self.group_last & (others == 0)
+        if self.survivors is not None:
+            self.survivors.next_key(m, valid=self.group_valid, last=last, index=index, own=kept,
+                                    advance=self._advance, done=self._done, o=o)
+            return
         # How far reading is by then depends on where the keys lie; when the last leaves does not.
-        m.d.comb += [self._group_done.eq(self._advance & (others == 0)),
+        m.d.comb += [self._advance.eq(~o.valid | o.ready),
                      self._done.eq(self.group_valid & self.group_last & self._group_done)]
         with m.If(self._advance):
             m.d.sync += [
                 o.valid.eq(self.group_valid),
-                o.p.index.eq(Cat(key, self.group_base)),
-                o.p.distance.eq(distance),
-                o.p.last.eq(self.group_last & (others == 0)),
+                o.p.index.eq(index),
+                o.p.distance.eq(kept.distance),
+                o.p.last.eq(last),
             ]
-            with m.If(self.group_valid & ~self._group_done):
-                m.d.sync += self.group_keys.eq(others)

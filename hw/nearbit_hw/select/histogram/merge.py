@@ -16,14 +16,14 @@ __all__ = ["Merge", "Merged", "add_lanes", "add_pair", "any_of"]
 class Merged:
     """What is handed over of a query that is merged.
 
-    Its threshold, minus the keys that the bins below lack, and the numbers of its last and its
-    first word.
+    Its threshold, minus the keys that the bins below lack, the number of its last word in its bank,
+    and its origin.
     """
 
     threshold: Signal
     missing: Signal
     last: Signal
-    first: Signal
+    origin: Any
 
 
 class Merge:
@@ -51,8 +51,11 @@ class Merge:
         How often that is still to begin.
     settled
         The last word of a query has been counted.
-    missing, threshold, found
-        Minus the keys that the bins below the threshold lack; the threshold; whether it is one.
+    missing, threshold, found, origin
+        Minus the keys that the bins below the threshold lack; the threshold; whether it is one;
+        where what is searched begins.
+    add, reaches
+        The keys of a distance are added now; with them there are enough.
     """
 
     def __init__(self, sizes: Sizes, *, bins: int):
@@ -72,6 +75,9 @@ class Merge:
         self.missing = Signal(sizes.missing_shape, reset_less=True)
         self.threshold = Signal(sizes.distance_bits, reset_less=True)
         self.found = Signal(reset_less=True)
+        self.origin: Any = Signal(sizes.origin, name="found_origin", reset_less=True)
+        self.add: Value = Const(0)
+        self.reaches = Signal()
 
     def search(self, m: Module, sizes: Sizes, strobes: Strobes, *, small: Value, many: Value,
                level: int, is_whole: Value, frees: Value) -> None:
@@ -89,15 +95,15 @@ class Merge:
             Whether a query's bins are free again.
         """
         self.level = level
-        add = delay_control(m, is_whole, level + 1, "add")
+        self.add = delay_control(m, is_whole, level + 1, "add")
         m.d.comb += self.read_end.eq(self.busy & (self.bin == self.bins - 1))
         # The bins that follow are only cleared.
         searched = self.busy & (self.bin == sizes.times.part_bins - 1)
         self.merged = delay_control(m, searched, level + 2, "merged")
         less = Signal.like(self.missing, name="less")
-        m.d.comb += less.eq(self.missing + small)
-        with m.If(add & ~self.found):
-            with m.If(many | ~less[-1]):
+        m.d.comb += [less.eq(self.missing + small), self.reaches.eq(many | ~less[-1])]
+        with m.If(self.add & ~self.found):
+            with m.If(self.reaches):
                 m.d.sync += self.found.eq(1)
             with m.Else():
                 m.d.sync += [self.missing.eq(less), self.threshold.eq(self.threshold + 1)]

@@ -31,6 +31,8 @@ class Overlapped(Design):
     def __init__(self, sizes: Sizes):
         super().__init__(sizes)
         self._read_part = Signal(2) # known when bins are cleared after reset
+        # Cycles ago, from 1, that a merge started; its first bin is summed in the last of them.
+        self._started = Signal(sizes.lane_bits + 4, name="merge_started")
 
     @property
     def bins(self) -> int:
@@ -44,24 +46,38 @@ class Overlapped(Design):
     def item(self) -> data.StructLayout:
         return data.StructLayout({"code": self.code_bits, "normal": 1, "forced": 1})
 
-    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
-        """One waits in `waiting` while the query before it is still counted."""
+    def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
+        """One waits in `waiting` while the query, or the block, before it is still counted."""
         times, merge = self.sizes.times, self.merge
         room = Signal()
-        m.d.comb += room.eq((merge.uncleared != times.limit) & (merge.unhanded != times.unhanded)
-                            & ~((merge.unhanded == times.banks - times.limit)
-                                & (strobes.late == times.limit)))
+        m.d.comb += room.eq(
+            (merge.uncleared != times.limit) & (merge.unhanded != times.unhanded)
+            & ~Cat((merge.unhanded == times.banks - late) & (strobes.late == late)
+                   for late in range(1, times.limit + 1)
+                   if times.banks - late < times.unhanded).any())
         waiting: Any = Signal(self.sizes.query, reset_less=True)
-        waiting_valid, counted_valid = Signal(), Signal()
+        waiting_valid, counted_valid, begins = Signal(), Signal(), Signal()
         m.d.comb += [
-            ready.eq(room & ~waiting_valid),
-            strobes.load.eq((strobes.finish | ~counted_valid) & waiting_valid),
+            command.ready.eq(room & ~waiting_valid),
+            begins.eq((strobes.finish | ~counted_valid) & waiting_valid),
         ]
+        if block is None:
+            m.d.comb += [strobes.claim.eq(command.valid & command.ready),
+                         strobes.load.eq(begins)]
+        else:
+            waiting_block = Signal(reset_less=True)
+            m.d.comb += [
+                block.ready.eq(command.ready),
+                strobes.claim.eq((command.valid | block.valid) & command.ready),
+                strobes.load.eq(begins & ~waiting_block),
+            ]
+            with m.If(strobes.claim):
+                m.d.sync += waiting_block.eq(block.valid)
         with m.If(strobes.claim):
             m.d.sync += [waiting.eq(asked), waiting_valid.eq(1)]
-        with m.Elif(strobes.load):
+        with m.Elif(begins):
             m.d.sync += waiting_valid.eq(0)
-        with m.If(strobes.load):
+        with m.If(begins):
             m.d.sync += counted_valid.eq(1)
         with m.Elif(strobes.finish):
             m.d.sync += counted_valid.eq(0)
@@ -143,10 +159,13 @@ class Overlapped(Design):
 
     def frees(self, strobes: Strobes) -> Value:
         """The bins are promised while the last ones are still read."""
-        return self.merge.busy & (self.merge.bin == self.sizes.times.last_kept)
+        last_kept = self.sizes.times.last_kept
+        if last_kept >= self.bins:
+            return self._started[last_kept]
+        return self.merge.busy & (self.merge.bin == last_kept)
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
-                    counted: Any) -> Merged:
+                    counted: Any, last: Value) -> Merged:
         """The next query may be counted before this one is merged, and is `pending` then.
 
         What is known of a query follows its bins: `pending` until they are read, `read` until the
@@ -156,25 +175,30 @@ class Overlapped(Design):
         merge, limit = self.merge, self.sizes.times.limit
         query: Any = data.StructLayout({
             "missing": self.sizes.missing_shape, "last": self.sizes.word_bits,
-            "first": self.sizes.word_bits})
+            "origin": self.sizes.origin})
         queries: list[Any] = [Signal(query, name=f"{name}_query", reset_less=True)
                               for name in ("pending", "read", "ready")]
         pending, read, ready = queries
         pending_part = Signal.like(self._read_part, name="pending_part")
         threshold_start = self._first_bin() if self.sizes.times.parts > 1 else Const(0)
         latency = self.sizes.times.settle_latency
-        settled_last = delay(m, marks.word, latency, "settled_last")
-        settled_first = delay(m, counted.first_word, latency, "settled_first")
-        found_last, found_first = (
-            Signal(self.sizes.word_bits, name=name, reset_less=True)
-            for name in ("found_last", "found_first"))
+        settled_last = delay(m, marks.word[:self.sizes.word_bits], latency, "settled_last")
+        origin: Any = Signal(self.sizes.origin, name="counted_origin")
+        m.d.comb += origin.word.eq(counted.first_word)
+        if self.sizes.block:
+            m.d.comb += origin.final.eq(last)
+        settled_origin = delay(m, origin, latency, "settled_origin")
+        found_last = Signal(self.sizes.word_bits, reset_less=True)
         threshold = Signal.like(merge.threshold, name="ready_threshold", reset_less=True)
         is_pending, is_found, early = Signal(), Signal(), Signal()
         if self.sizes.times.parts > 1:
             # The last word is counted long before the part is known.
             m.d.comb += early.eq(merge.settled & ~is_pending)
+        started = self._started
+        m.d.sync += started.eq(Cat(strobes.merge_start, started))
         m.d.comb += strobes.merge_start.eq(
-            (is_pending | early | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit))
+            (is_pending | early | (merge.boot != 0)) & ~merge.busy & (merge.merges != limit)
+            & (~started[:-1].any() if merge.bins + 1 < len(started) else 1))
         started_early = delay_control(m, strobes.merge_start & early, 1, "started_early")
         with m.If(strobes.merge_start):
             m.d.sync += self._read_part.eq(Mux(early, part.number, pending_part))
@@ -184,29 +208,29 @@ class Overlapped(Design):
             m.d.sync += [
                 is_pending.eq(~(strobes.merge_start & early)), pending_part.eq(part.number),
                 pending.missing.eq(part.missing), pending.last.eq(settled_last),
-                pending.first.eq(settled_first)]
+                pending.origin.eq(settled_origin)]
         with m.Elif(strobes.merge_start & (merge.boot == 0)):
             m.d.sync += is_pending.eq(0)
 
         # The outcome leaves the search, at the latest, when the next bins arrive there.
         keep = Signal()
         m.d.comb += keep.eq((merge.merged | is_found) & ~strobes.merge_ready)
-        with m.If(delay_control(m, strobes.merge_start, merge.level + 1, "search_start")):
+        with m.If(started[-1]):
             m.d.sync += [merge.threshold.eq(threshold_start), merge.found.eq(0),
                          merge.missing.eq(read.missing), found_last.eq(read.last),
-                         found_first.eq(read.first)]
+                         merge.origin.eq(read.origin)]
         with m.If(keep):
             m.d.sync += [
                 is_found.eq(0), strobes.merge_ready.eq(1), threshold.eq(merge.threshold),
                 ready.missing.eq(merge.missing), ready.last.eq(found_last),
-                ready.first.eq(found_first)]
+                ready.origin.eq(merge.origin)]
         with m.Else():
             with m.If(merge.merged):
                 m.d.sync += is_found.eq(1)
             with m.If(strobes.hand):
                 m.d.sync += strobes.merge_ready.eq(0)
         return Merged(threshold=threshold, missing=ready.missing, last=ready.last,
-                      first=ready.first)
+                      origin=ready.origin)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
         """A mark of its own for what is out costs a bit, and saves logic."""
@@ -218,23 +242,22 @@ class Overlapped(Design):
     def hit_depth(self, most: int) -> int:
         return 1 << ceil_log2(2 * most)
 
-    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
-                   is_free: Value, take: Signal) -> tuple[Value, Value]:
+    def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
+                   ) -> Any:
         """A query may wait until the one before has left."""
         emit_wait = Signal()
-        wait_end = Signal.like(produce, name="wait_end", reset_less=True)
-        wait_first = Signal(self.sizes.word_bits, reset_less=True)
+        wait = Signal.like(scanned, name="wait", reset_less=True)
         m.d.comb += take.eq(emit_wait & is_free)
         with m.If(ended):
-            m.d.sync += [emit_wait.eq(1), wait_end.eq(produce), wait_first.eq(first)]
+            m.d.sync += [emit_wait.eq(1), wait.eq(scanned)]
         with m.Elif(take):
             m.d.sync += emit_wait.eq(0)
-        return wait_end, wait_first
+        return wait
 
     def read_hits(self, m: Module, emit: Any) -> list[Value]:
         """The distances are read from a memory of their own, as the bank is being scanned."""
         hits = emit.hits
-        hit_base = hits.read.data.word + emit.first
+        hit_base = hits.read.data.word + emit.origin.word
         fetch_valid, fetch_move = Signal(), Signal()
         fetch_last, fetch_keys, fetch_base = (
             Signal.like(value, name=name, reset_less=True) for value, name in (
@@ -249,6 +272,10 @@ class Overlapped(Design):
         with m.If(fetch_move):
             m.d.sync += [fetch_valid.eq(emit.hit_valid), fetch_last.eq(emit.hit_last),
                          fetch_keys.eq(hits.read.data.keys), fetch_base.eq(hit_base)]
+        if emit.survivors is not None:
+            emit.survivors.follow(m, fetch=fetch_move, group=emit.group_move)
+            with m.If(fetch_move & emit.survivors.hit_old):
+                m.d.sync += fetch_keys.eq(1)
         with m.If(emit.group_move):
             m.d.sync += [emit.group_valid.eq(fetch_valid), emit.group_last.eq(fetch_last),
                          emit.group_keys.eq(fetch_keys), emit.group_base.eq(fetch_base),

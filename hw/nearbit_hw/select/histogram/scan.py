@@ -13,7 +13,7 @@ from nearbit_hw.select.histogram.merge import Merged
 from nearbit_hw.select.histogram.sizes import Sizes, Strobes
 
 
-__all__ = ["Bank", "Found", "Scan"]
+__all__ = ["Bank", "Found", "Scan", "is_less"]
 
 
 class Bank:
@@ -48,9 +48,9 @@ class Bank:
         item_write = self._write
         self.arrived = delay_control(m, strobes.arrive, 1, "arrived")
         finished = delay_control(m, strobes.finish, 1, "finished")
-        self.write_word = delay(m, marks.word, 1, "write_word")
+        self.write_word = delay(m, marks.word[:sizes.word_bits], 1, "write_word")
         with m.If(finished):
-            m.d.sync += self.write_bank.eq(self.write_bank + 1)
+            m.d.sync += self.write_bank.eq(sizes.next_bank(self.write_bank))
         m.d.comb += [
             item_write.addr.eq(Cat(self.write_word, self.write_bank)[sizes.ratio_bits:]),
             item_write.en.eq(self.arrived << self.write_word[:sizes.ratio_bits]),
@@ -68,8 +68,8 @@ class Scan:
 
     Attributes
     ----------
-    busy, word, first, threshold, missing
-        Whether there is one; the word that is read; the number of its first word; its threshold;
+    busy, word, origin, threshold, missing
+        Whether there is one; the word that is read; where it begins; its threshold;
         minus its keys at the threshold that are still missing.
     end
         Its last read.
@@ -83,14 +83,13 @@ class Scan:
         self.bank = bank
         self.busy = Signal(name="scan_busy")
         self.word = Signal(sizes.word_bits - sizes.ratio_bits, name="scan_word", reset_less=True)
-        self.first = Signal(sizes.word_bits, name="scan_first", reset_less=True)
+        self.origin: Any = Signal(sizes.origin, name="scan_origin", reset_less=True)
         self.threshold = Signal(sizes.distance_bits, name="scan_threshold", reset_less=True)
         self.missing = Signal(sizes.missing_shape, name="scan_missing", reset_less=True)
         self._part = Signal(sizes.ratio_bits, name="scan_part", reset_less=True)
         self._top = Signal(name="scan_top", reset_less=True)
         self.end = Signal(name="scan_end")
-        self._bank = Signal(sizes.bank_bits, name="scan_bank")
-        self.number = Signal(sizes.bank_bits, name="scanned_bank")
+        self.number = Signal(sizes.bank_bits, name="scanned_bank", init=sizes.times.banks - 1)
 
     def control(self, m: Module, strobes: Strobes, merged: Merged) -> None:
         """Start with a merged query; read."""
@@ -109,14 +108,13 @@ class Scan:
             m.d.sync += [
                 self.busy.eq(1), self.word.eq(merged.last[sizes.ratio_bits:]),
                 self._part.eq(merged.last[:sizes.ratio_bits]), self._top.eq(1),
-                self.first.eq(merged.first), self.threshold.eq(merged.threshold),
-                self._bank.eq(self._bank + 1),
+                self.origin.eq(merged.origin), self.threshold.eq(merged.threshold),
+                self.number.eq(sizes.next_bank(self.number)),
             ]
         with m.Elif(self.busy):
             m.d.sync += [self.word.eq(self.word - 1), self._top.eq(0)]
             with m.If(self.end):
                 m.d.sync += self.busy.eq(0)
-        m.d.comb += self.number.eq(self._bank - 1)
 
     def compare(self, m: Module) -> tuple[Value, Value, Value]:
         """Compare what was read with the threshold, in two cycles.
@@ -173,9 +171,9 @@ def _is_less(a: Value, b: Value) -> Value:
     return less
 
 
-def _is_less_equal(a: Value, b: Value) -> Value:
+def is_less(a: Value, b: Value, *, or_equal: bool = False) -> Value:
     """Compare in LUTs; Yosys takes carry chains, which are larger."""
-    less: Value = Const(1, 1)
+    less: Value = Const(or_equal, 1)
     for low in range(0, len(a), 2):
         x, y = a[low:low + 2], b[low:low + 2]
         less = _is_less(x, y) | ((x == y) & less)
@@ -243,6 +241,6 @@ class Found:
         for index in range(groups):
             more = self.above[index] # than this many must be missing
             covered = (scan.missing[len(more):-1].all()
-                       & ~_is_less_equal(more, ~scan.missing[:len(more)]))
+                       & ~is_less(more, ~scan.missing[:len(more)], or_equal=True))
             m.d.comb += self.groups[index].eq(group_below[index] | (
                 group_level[index] & scan.missing[-1] & ~covered))

@@ -37,11 +37,12 @@ class Serial(Design):
     def item(self) -> data.StructLayout:
         return data.StructLayout({"code": self.code_bits, "forced": 1})
 
-    def take(self, m: Module, strobes: Strobes, ready: Value, asked: Any) -> Any:
+    def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
         """A query is counted as soon as its command is taken."""
         room = Signal()
         m.d.comb += room.eq(self.merge.uncleared != self.sizes.times.limit)
-        m.d.comb += [ready.eq(room), strobes.load.eq(strobes.claim)]
+        m.d.comb += [command.ready.eq(room), strobes.claim.eq(command.valid & room),
+                     strobes.load.eq(strobes.claim)]
         return asked
 
     def count(self, m: Module, strobes: Strobes, marks: Marks, distances: list[Value]
@@ -92,7 +93,7 @@ class Serial(Design):
         return strobes.release
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
-                    counted: Any) -> Merged:
+                    counted: Any, last: Value) -> Merged:
         """What is merged is what was counted last."""
         merge = self.merge
         m.d.comb += strobes.merge_start.eq(
@@ -104,8 +105,10 @@ class Serial(Design):
             m.d.sync += strobes.merge_ready.eq(1)
         with m.Elif(strobes.hand):
             m.d.sync += strobes.merge_ready.eq(0)
+        origin: Any = Signal(self.sizes.origin, name="merged_origin")
+        m.d.comb += origin.word.eq(counted.first_word)
         return Merged(threshold=merge.threshold, missing=merge.missing, last=marks.word,
-                      first=counted.first_word)
+                      origin=origin)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
         """Memory comes first: what is out has a code that is no distance, of few zeros."""
@@ -122,16 +125,16 @@ class Serial(Design):
     def hit_depth(self, most: int) -> int:
         return 1 << ceil_log2(most + 1)
 
-    def start_emit(self, m: Module, *, ended: Value, produce: Signal, first: Signal,
-                   is_free: Value, take: Signal) -> tuple[Value, Value]:
+    def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
+                   ) -> Any:
         """Nothing else leaves."""
         m.d.comb += take.eq(ended)
-        return produce, first
+        return scanned
 
     def read_hits(self, m: Module, emit: Any) -> list[Value]:
         """The distances are read from the bank when it has been scanned."""
         hits, bank, scan = emit.hits, emit.scan.bank, emit.scan
-        hit_base = hits.read.data.word + emit.first
+        hit_base = hits.read.data.word + emit.origin.word
         m.d.comb += [
             emit.hit_move.eq(~emit.hit_valid | emit.group_move),
             bank.read.addr.eq(Cat(Mux(scan.busy, scan.word, hits.read.data.word), emit.bank)),

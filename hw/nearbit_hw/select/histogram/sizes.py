@@ -21,24 +21,34 @@ class Sizes:
         Lanes of a group; groups of what is scanned at once.
     word_groups
         Groups of a word.
-    lane_bits, group_bits, word_bits, bank_bits, distance_bits
+    block
+        Keys of a block, or 0: then a query is one block.
+    words
+        Words of a bank: those of a block.
+    lane_bits, group_bits, word_bits, index_bits, bank_bits, distance_bits
         Bits of a lane's number, of a lane's number in its group, of a word's number in a bank, of
-        a bank's number, of a distance.
+        a word's number among all, of a bank's number, of a distance.
     enough_bits
         Bits of a count that matter, as no query asks for more keys.
     missing_shape
         Minus the keys that are missing; beyond 0 goes what a word or a bin had too many of.
     query
         What is known of a query; positions are relative to the first word's lane 0.
+    origin
+        What goes with a block through all stages: the number of its first word and, if there are
+        several, whether it is the query's last one.
+    key
+        A selected key and, if there are blocks, whether it was selected anyway.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, refine_lanes: int,
-                 times: HistogramTimes):
+                 block: int, times: HistogramTimes):
         self.key_bits = key_bits
         self.lanes = lanes
         self.capacity = capacity
         self.top_n = top_n
         self.refine_lanes = refine_lanes
+        self.block = block
         self.times = times
 
         self.ratio = refine_lanes // lanes
@@ -47,9 +57,10 @@ class Sizes:
         self.groups = times.groups
         self.word_groups = lanes // self.group
         self.lane_bits, self.group_bits = exact_log2(lanes), exact_log2(self.group)
-        self.words = capacity // lanes
+        self.words = (block or capacity) // lanes
         self.word_bits = max(ceil_log2(self.words), self.ratio_bits + 1)
-        self.bank_bits = exact_log2(times.banks)
+        self.index_bits = max(ceil_log2(capacity // lanes), self.word_bits)
+        self.bank_bits = ceil_log2(times.banks)
         self.distance_bits = len(Signal(range(key_bits + 1)))
         self.enough_bits = ceil_log2(top_n)
         self.missing_shape = Shape.cast(range(-top_n, max(2 * refine_lanes, 2 * top_n)))
@@ -60,14 +71,24 @@ class Sizes:
             "normal_start": range(lanes + top_n),
             "normal_end": self.position,
             "no_normal": 1,
-            "first_word": self.word_bits,
+            "first_word": self.index_bits,
             "missing": self.missing_shape, # -n
         })
+        self.origin = data.StructLayout({
+            "word": self.index_bits, **({"final": 1} if block else {})})
+        self.key = data.StructLayout({
+            "distance": self.distance_bits, **({"forced": 1} if block else {})})
 
     @property
     def bank_words(self) -> int:
         """Words of all banks."""
         return self.times.banks << self.word_bits
+
+    def next_bank(self, bank: Value) -> Value:
+        """Number of the bank after this one."""
+        if self.times.banks == 1 << self.bank_bits:
+            return bank + 1
+        return Mux(bank == self.times.banks - 1, 0, bank + 1)
 
 
 class Strobes:
@@ -76,11 +97,11 @@ class Strobes:
     Attributes
     ----------
     claim
-        A command is taken.
+        A command is taken, or a block.
     load
-        Its query begins to be counted.
+        A query begins to be counted.
     arrive, finish
-        A word comes, or the last one of the query that is counted.
+        A word comes, or the last one of the block that is counted.
     merge_start, merge_ready
         The oldest query that is counted begins to be merged, and is merged, until :py:`hand`.
     hand
