@@ -105,6 +105,12 @@ def _digits(largest: int) -> tuple[int, int, int]:
     return code, largest >> fine, (1 << fine) - 1
 
 
+def _parts(config: Config) -> int:
+    """The most parts of the bins that a query's threshold is looked for in."""
+    return 1 if config.selection == "counters" else max(
+        config.histogram_times(query).parts for query in range(config.queries))
+
+
 def _histograms(config: Config) -> dict[str, float]:
     """Terms of the selections by histograms, each with a name of its own."""
     lanes, wide, name = config.lanes, config.refine_lanes, config.selection
@@ -355,7 +361,7 @@ BLOCKS: dict[str, Block] = {
     "score_array": Block(("score_array",), _score_array,
                          ("key_bits", "queries", "lanes", "fan_in")),
     "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "refine_lanes", "capacity",
-                                          "top_n"), _top_n_memories),
+                                          "top_n", "parts"), _top_n_memories),
     "softmax": Block(("softmax",), _softmax, ("capacity", "top_n", "distance_max", "weight_bits",
                                               "score_bits"),
                      _softmax_memories, _softmax_products),
@@ -415,6 +421,8 @@ def drivers(config: Config, block: str) -> dict[str, int]:
     for name in BLOCKS[block].drivers:
         if name == "score_bits":
             found[name] = _score_bits(config)
+        elif name == "parts":
+            found[name] = _parts(config)
         else:
             value: Any = config
             for part in name.split("."):

@@ -171,6 +171,28 @@ def test_document_is_of_results(benchmark, results):
         assert f"<!-- {name}: benchmarks/area.py -->\n{table}\n<!-- end -->" in text, name
 
 
+def test_mark(benchmark, monkeypatch):
+    """A figure of other Verilog is marked, and not made again; one of the same stays as it is."""
+    monkeypatch.setattr(benchmark, "texts", lambda *_: {"unit": ("module a;", [])})
+    monkeypatch.setattr(benchmark, "synthesize", None)
+    config = PRESETS["tiny"]
+    current = benchmark.fingerprint({"unit": ("module a;", [])}, "ecp5")
+    kept, old = ({"key": key, "luteq": 1} for key in (current, "0123456789abcdef"))
+    assert benchmark.measure("cell", config, "ecp5", kept, place=True, mark=True) is kept
+    assert benchmark.measure("cell", config, "ecp5", old, place=False, mark=True) == {
+        **old, "earlier": True}
+
+
+@pytest.mark.parametrize(("preset", "parts"), [
+    ("tiny", 1), ("reference", 4), ("icebreaker", 1), ("head64", 1)])
+def test_parts(preset, parts):
+    """Where a part of the bins is found first, lanes are compared with each part."""
+    config = PRESETS[preset]
+    assert area.drivers(config, "top_n")["parts"] == parts
+    assert area.features(config, "top_n", "ecp5").get("histograms parts", 0) == (
+        config.lanes if parts > 1 else 0)
+
+
 def test_units_reach_the_published_line(results):
     """LUT6 of 7-series units with the parts of BISMO's, at 64 and 256 bits."""
     units = {found["bits"]: found for found in results["units"] if found["cell"] == "xc7"}
