@@ -1,15 +1,15 @@
 """What each block takes on ECP5, iCE40 and 7-series devices, over a sweep of its parameters.
 
     python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
-                              [--every N] [--units] [--check PRESET ...]
+                              [--mark] [--every N] [--units] [--check PRESET ...]
 
 Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
 whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
-and a block that has changed is measured alone. With --place, the blocks of two presets are also
-placed and routed for ECP5, and packed by nextpnr for iCE40; some selections are placed and routed
-for ECP5 with several seeds. Writes
-benchmarks/results/area.json, the model in nearbit/area/model.json, and the tables and plots of
-docs/area.md. All of it takes about half an hour on one core.
+and a block that has changed is measured alone. --mark measures nothing, but marks the figures of
+hardware that has changed since. With --place, the blocks of two presets are also placed and routed
+for ECP5, and packed by nextpnr for iCE40; some selections are placed and routed for ECP5 with
+several seeds. Writes benchmarks/results/area.json, the model in nearbit/area/model.json, and the
+tables and plots of docs/area.md. All of it takes about half an hour on one core.
 """
 
 import argparse
@@ -53,10 +53,11 @@ MODEL = ROOT / "nearbit" / "area" / "model.json"
 DOCUMENT = ROOT / "docs" / "area.md"
 SEED = 1
 PLACED = ("reference", "icebreaker")
-MULTIPLYING = ("values", "weights", "rescorer")
+MULTIPLYING = ("values", "softmax", "rescorer")
 """Blocks that a UP5K has other figures of than other iCE40s."""
 
-BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32)
+BASE = Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8, top_n=32,
+              selection="counters")
 
 PLACED_SELECTIONS = [
     BASE.replace(lanes=lanes, refine_lanes=lanes, selection=selection)
@@ -78,6 +79,9 @@ def points(block: str) -> Iterator[Config]:
         elif block == "divider":
             preset = preset.replace(normalizer=block)
         yield preset
+        if block == "top_n" and preset.selection == "histograms":
+            # As iCE40 has it.
+            yield preset.replace(selection="serial")
     match block:
         case "cell":
             for bits in (8, 16, 24, 32, 48, 96, 128, 256):
@@ -99,21 +103,24 @@ def points(block: str) -> Iterator[Config]:
                     (32, 4, 4, 1024, 128), (32, 8, 8, 512, 64), (16, 8, 16, 1024, 16),
                     (16, 4, 4, 256, 256), (128, 4, 4, 1024, 32), (128, 8, 8, 8192, 256),
                     (64, 8, 8, 8192, 8192), (64, 16, 16, 4096, 256), (48, 16, 16, 1024, 32),
-                    (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024)):
+                    (64, 32, 32, 4096, 256), (32, 64, 64, 8192, 1024),
+                    (64, 16, 32, 1024, 32), (64, 4, 16, 1024, 32)):
                 yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                              top_n=top)
             # Those of iCE40 have no block RAM for the first of these.
             for bits, lanes, wide, capacity, top in (
                     (64, 4, 4, 1024, 32), (64, 16, 16, 1024, 32), (64, 4, 16, 1024, 32),
                     (32, 4, 4, 512, 64), (64, 2, 2, 512, 32), (32, 8, 8, 1024, 32),
-                    (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256)):
+                    (128, 4, 4, 2048, 128), (16, 8, 16, 512, 16), (64, 1, 4, 1024, 256),
+                    (64, 1, 1, 1024, 32), (64, 8, 32, 1024, 64), (48, 4, 8, 1024, 32),
+                    (32, 2, 4, 1024, 32), (64, 8, 16, 4096, 32), (128, 2, 4, 1024, 32)):
                 for selection in ("histograms", "serial"):
                     yield change(key_bits=bits, lanes=lanes, refine_lanes=wide, capacity=capacity,
                                  top_n=top, selection=selection)
             for lanes, top in ((4, 64), (8, 4096)):
                 yield change(lanes=lanes, top_n=top, capacity=4096, rescore=Rescore(
                     head_dim=64, lanes=8))
-        case "weights":
+        case "softmax":
             for capacity, top, bits, weight in (
                     (64, 8, 16, 8), (512, 64, 32, 16), (4096, 256, 64, 16), (8192, 8192, 128, 16),
                     (65536, 2048, 64, 16), (1024, 32, 64, 24), (1024, 32, 32, 4)):
@@ -256,13 +263,15 @@ def placed(target: str, directory: Path, seeds: Sequence[int] = (SEED,)) -> dict
 
 
 def measure(block: str, config: Config, target: str, kept: dict[str, Any] | None, *,
-            place: bool) -> dict[str, Any]:
-    """Synthesize a block, unless the kept result is of the same text."""
+            place: bool, mark: bool = False) -> dict[str, Any]:
+    """Synthesize a block, unless the kept result is of the same text, or is only to be marked."""
     start = time.perf_counter()
     made = texts(block, config, target)
-    mark = fingerprint(made, target)
-    if kept is not None and kept["key"] == mark and (not place or "placed" in kept):
+    current = fingerprint(made, target)
+    if kept is not None and kept["key"] == current and (mark or not place or "placed" in kept):
         return kept
+    if kept is not None and mark:
+        return kept if kept.get("earlier") else {**kept, "earlier": True}
     kinds: Counter[str] = Counter()
     nextpnr: dict[str, Any] = {}
     known: dict[str, Counter[str]] = {}
@@ -278,7 +287,7 @@ def measure(block: str, config: Config, target: str, kept: dict[str, Any] | None
             kinds += known[text]
     seconds = time.perf_counter() - start
     result = {
-        "block": block, "target": target, "config": config.to_dict(), "key": mark,
+        "block": block, "target": target, "config": config.to_dict(), "key": current,
         **count(kinds, target).to_dict(),
         "cells": {kind: kinds[kind] for kind in sorted(kinds) if not kind.startswith("$")},
         "seconds": round(seconds, 1)}
@@ -412,8 +421,11 @@ def identity(block: str, target: str, config: dict[str, Any]) -> str:
 
 
 def on_target(config: Config, target: str) -> Config:
-    """A configuration as a target can have it: iCE40 without wide multipliers divides."""
-    return (config.replace(normalizer="divider") if target in ("ice40", "up5k") else config)
+    """A configuration as a target can have it: iCE40 has no wide multipliers, no full ports."""
+    if target not in ("ice40", "up5k"):
+        return config
+    return config.replace(normalizer="divider", selection={
+        "histograms": "serial"}.get(config.selection, config.selection))
 
 
 def is_sensible(block: str, config: Config, target: str) -> bool:
@@ -426,9 +438,18 @@ def is_sensible(block: str, config: Config, target: str) -> bool:
         or (block == "rescorer" and unit is not None and unit.lanes > 16))
 
 
+def is_placed(block: str, config: Config, target: str) -> bool:
+    """Whether a point is placed and routed, or packed: those of the presets in the document."""
+    chosen = [PRESETS[preset] for preset in PLACED]
+    if block == "top_n":
+        chosen = ([each.replace(selection=on_target(each, target).selection) for each in chosen]
+                  + (PLACED_SELECTIONS if target == "ecp5" else []))
+    return target in ("ecp5", "ice40") and config in chosen
+
+
 def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: bool,
-          every: int) -> list[Any]:
-    """Measure what is asked for, keep the rest, save after each point."""
+          mark: bool, every: int) -> list[Any]:
+    """Measure what is asked for, or mark it, keep the rest, save after each point."""
     kept: dict[str, Any] = {}
     if RESULTS.exists():
         for result in json.loads(RESULTS.read_text(encoding="utf-8"))["results"]:
@@ -443,13 +464,11 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
                         block, config, target, index < 2 or index % every == 0)
     results = {name: result for name, result in kept.items() if name in wanted}
     for name, (block, config, target, sampled) in wanted.items():
-        if block not in blocks or target not in targets or not (sampled or name in kept):
+        if (block not in blocks or target not in targets or not (sampled or name in kept)
+                or (mark and name not in kept)):
             continue
-        is_placed = place and ((target in ("ecp5", "ice40") and config in [
-            PRESETS[preset] for preset in PLACED])
-            or ((block, target) == ("top_n", "ecp5") and config in PLACED_SELECTIONS))
         found = measure(block, config, target, None if again else kept.get(name),
-                        place=is_placed)
+                        place=place and is_placed(block, config, target), mark=mark)
         if found is not kept.get(name):
             results[name] = found
             save([results[entry] for entry in wanted if entry in results])
@@ -550,6 +569,11 @@ def listed(resources: Resources) -> str:
     return " / ".join(f"{number:,}" for number in resources.to_dict().values())
 
 
+def starred(text: str, result: dict[str, Any]) -> str:
+    """A figure, with a star if it is of earlier hardware."""
+    return f"{text}{'*' if result.get('earlier') else ''}"
+
+
 def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
     """The tables of the document, by the names of their markers."""
     results = contents["results"]
@@ -557,7 +581,11 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
     def find(block: str, target: str, config: Config) -> dict[str, Any] | None:
         source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
         # What another block is makes no difference.
-        kept = {} if block == "divider" else {"normalizer": "reciprocal", "divider_cycles": 1}
+        kept: dict[str, Any] = {}
+        if block != "divider":
+            kept |= {"normalizer": "reciprocal", "divider_cycles": 1}
+        if block != "top_n":
+            kept |= {"selection": "counters", "selection_block": 0}
         return next((result for result in results if result["block"] == block
                      and result["target"] == source
                      and Config.from_dict(result["config"]).replace(**kept)
@@ -568,6 +596,7 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
         rows: list[list[Any]] = []
         totals: dict[str, Resources] = {target: Resources() for target in area.TARGETS}
         unknown: set[str] = set()
+        earlier: set[str] = set()
         configs = {target: on_target(PRESETS[preset], target) for target in area.TARGETS}
         for block in area.BLOCKS:
             if not any(block in area.parts(config) for config in configs.values()):
@@ -581,14 +610,16 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
                         unknown.add(target)
                     continue
                 resources = Resources(**{name: result[name] for name in area.QUANTITIES})
-                row.append(listed(resources))
+                row.append(starred(listed(resources), result))
                 if block != "cell":
                     totals[target] += resources
+                    earlier |= {target} if result.get("earlier") else set()
             placed_ = (find(block, "ecp5", configs["ecp5"]) or {}).get("placed", {})
             speeds = [unit["mhz"] for unit in placed_.values() if unit.get("mhz")]
             rows.append([*row, min(speeds, default="")])
-        rows.append(["all but `cell`", *("-" if target in unknown else listed(total)
-                                         for target, total in totals.items()), ""])
+        rows.append(["all but `cell`", *(
+            "-" if target in unknown else starred(listed(total), {"earlier": target in earlier})
+            for target, total in totals.items()), ""])
         made[preset] = table(["block", *area.TARGETS, "MHz, ecp5"], rows)
 
     def cell_cost(config: Config, target: str) -> str:
@@ -612,12 +643,13 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
                f"{config.selection}{', gapless' if config.rescore else ''}"]
         for target in ("ecp5", "ice40", "xc7"):
             result = find("top_n", target, config)
-            row.append("-" if result is None else result["luteq"])
+            row.append("-" if result is None else starred(f"{result['luteq']:,}", result))
         rows.append([*row, *(price * config.top_n for price in QUEUE.values())])
     made["placed_selections"] = table(
         ["lanes", "selection", "logic", "flip-flops", "block RAMs",
          *(f"MHz, seed {seed}" for seed in SELECTION_SEEDS)],
-        [[config.lanes, config.selection, *(result[name] for name in ("luteq", "ffs", "brams")),
+        [[config.lanes, starred(config.selection, result),
+          *(result[name] for name in ("luteq", "ffs", "brams")),
           *(speeds.get(str(seed), "-") for seed in SELECTION_SEEDS)]
          for config in PLACED_SELECTIONS
          if (result := find("top_n", "ecp5", config)) is not None
@@ -626,6 +658,17 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
         ["lanes", "refine lanes", "bits", "keys", "N", "selection", "ecp5", "ice40", "xc7",
          "queue, ecp5", "queue, ice40"], rows)
 
+    def state(block: str, target: str) -> str:
+        source = "ice40" if target == "up5k" and block not in MULTIPLYING else target
+        chosen = [result for result in results
+                  if (result["block"], result["target"]) == (block, source)]
+        earlier = sum(1 for result in chosen if result.get("earlier"))
+        return (f"{earlier} of {len(chosen)}" if earlier else "none") if chosen else "-"
+
+    made["earlier"] = table(
+        ["block", *area.TARGETS],
+        [[f"`{block}`", *(state(block, target) for target in area.TARGETS)]
+         for block in area.BLOCKS])
     made["errors"] = table(
         ["block", *(target for target in area.TARGETS)],
         [[f"`{block}`", *(
@@ -715,6 +758,8 @@ def main() -> None:
                         default=list(area.TARGETS))
     parser.add_argument("--again", action="store_true", help="also what is there already")
     parser.add_argument("--place", action="store_true", help="place and route the presets' blocks")
+    parser.add_argument("--mark", action="store_true",
+                        help="measure nothing; mark the figures of earlier hardware")
     parser.add_argument("--every", type=int, default=1, metavar="N",
                         help="only each Nth point, and those that are there, to save time")
     parser.add_argument("--units", action="store_true", help="units of the 7 series, too")
@@ -724,7 +769,7 @@ def main() -> None:
     # Units that a block does not need are made with it and thrown away.
     warnings.simplefilter("ignore", UnusedElaboratable)
     results = sweep(options.block, options.target, again=options.again, place=options.place,
-                    every=options.every)
+                    mark=options.mark, every=options.every)
     save(results)
     MODEL.write_text(json.dumps(fit(results), indent=1) + "\n", encoding="utf-8")
     area.model.cache_clear()

@@ -105,22 +105,33 @@ def _digits(largest: int) -> tuple[int, int, int]:
     return code, largest >> fine, (1 << fine) - 1
 
 
+def _parts(config: Config) -> int:
+    """The most parts of the bins that a query's threshold is looked for in."""
+    return 1 if config.selection == "counters" else max(
+        config.histogram_times(query).parts for query in range(config.queries))
+
+
 def _histograms(config: Config) -> dict[str, float]:
     """Terms of the selections by histograms, each with a name of its own."""
     lanes, wide, name = config.lanes, config.refine_lanes, config.selection
-    total = {f"{name} {term}": 0.0 for term in (
-        "one", "bins", "lanes", "refine lanes", "positions", "group", "groups")}
-    for largest in _selected_bits(config):
+    total: dict[str, float] = {}
+    for query, largest in enumerate(_selected_bits(config)):
+        times = config.histogram_times(query)
         code, counter = _bits(largest), _bits(config.top_n) + 1
-        for term, value in {
-                "one": 1,
-                "bins": lanes * counter,                # counters and their sum
-                "lanes": lanes,
-                "refine lanes": wide * code,              # comparisons with the threshold
-                "positions": _bits(config.capacity),
-                "group": config.histogram_times(0).group * code, # of which a key is emitted
-                "groups": wide > 4}.items():
-            total[f"{name} {term}"] += value
+        terms: dict[str, float] = {
+            "one": 1,
+            "bins": lanes * counter,                # counters and their sum
+            "lanes": lanes,
+            "refine lanes": wide * code,            # comparisons with the threshold
+            "positions": _bits(config.capacity),
+            "group": times.group * code,            # of which a key is emitted
+            "groups": times.groups > 1,
+        }
+        if config.selection == "histograms":
+            terms["parts"] = (times.parts > 1) * lanes          # lanes compared with each part
+            terms["lacking"] = (times.parts > 1) * counter      # what each part lacks
+        for term, value in terms.items():
+            total[f"{name} {term}"] = total.get(f"{name} {term}", 0) + value
     return total
 
 
@@ -350,7 +361,7 @@ BLOCKS: dict[str, Block] = {
     "score_array": Block(("score_array",), _score_array,
                          ("key_bits", "queries", "lanes", "fan_in")),
     "top_n": Block(("top_n_*",), _top_n, ("distance_max", "lanes", "refine_lanes", "capacity",
-                                          "top_n"), _top_n_memories),
+                                          "top_n", "parts"), _top_n_memories),
     "softmax": Block(("softmax",), _softmax, ("capacity", "top_n", "distance_max", "weight_bits",
                                               "score_bits"),
                      _softmax_memories, _softmax_products),
@@ -410,6 +421,8 @@ def drivers(config: Config, block: str) -> dict[str, int]:
     for name in BLOCKS[block].drivers:
         if name == "score_bits":
             found[name] = _score_bits(config)
+        elif name == "parts":
+            found[name] = _parts(config)
         else:
             value: Any = config
             for part in name.split("."):

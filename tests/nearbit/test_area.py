@@ -137,12 +137,13 @@ def test_selection_without_its_memory(run, tmp_path, target):
 @pytest.mark.parametrize("target", ["ice40", "up5k"])
 def test_normalizer_without_multipliers(run, tmp_path, target):
     path = tmp_path / "reciprocal.toml"
-    path.write_text(PRESETS["tiny"].to_toml(), encoding="utf-8")
+    config = PRESETS["tiny"].replace(selection="serial")
+    path.write_text(config.to_toml(), encoding="utf-8")
     outcome = run("area", "--config", path, "--target", target)
     assert outcome.status == 2
     assert outcome.err == ("nearbit: the normalizer 'reciprocal' needs multipliers of 18 bits, "
                            f"which {target} does not have; take 'divider'\n")
-    path.write_text(PRESETS["tiny"].replace(normalizer="divider").to_toml(), encoding="utf-8")
+    path.write_text(config.replace(normalizer="divider").to_toml(), encoding="utf-8")
     assert run("area", "--config", path, "--target", target).status == 0
 
 
@@ -170,6 +171,28 @@ def test_document_is_of_results(benchmark, results):
         assert f"<!-- {name}: benchmarks/area.py -->\n{table}\n<!-- end -->" in text, name
 
 
+def test_mark(benchmark, monkeypatch):
+    """A figure of other Verilog is marked, and not made again; one of the same stays as it is."""
+    monkeypatch.setattr(benchmark, "texts", lambda *_: {"unit": ("module a;", [])})
+    monkeypatch.setattr(benchmark, "synthesize", None)
+    config = PRESETS["tiny"]
+    current = benchmark.fingerprint({"unit": ("module a;", [])}, "ecp5")
+    kept, old = ({"key": key, "luteq": 1} for key in (current, "0123456789abcdef"))
+    assert benchmark.measure("cell", config, "ecp5", kept, place=True, mark=True) is kept
+    assert benchmark.measure("cell", config, "ecp5", old, place=False, mark=True) == {
+        **old, "earlier": True}
+
+
+@pytest.mark.parametrize(("preset", "parts"), [
+    ("tiny", 1), ("reference", 4), ("icebreaker", 1), ("head64", 1)])
+def test_parts(preset, parts):
+    """Where a part of the bins is found first, lanes are compared with each part."""
+    config = PRESETS[preset]
+    assert area.drivers(config, "top_n")["parts"] == parts
+    assert area.features(config, "top_n", "ecp5").get("histograms parts", 0) == (
+        config.lanes if parts > 1 else 0)
+
+
 def test_units_reach_the_published_line(results):
     """LUT6 of 7-series units with the parts of BISMO's, at 64 and 256 bits."""
     units = {found["bits"]: found for found in results["units"] if found["cell"] == "xc7"}
@@ -183,7 +206,8 @@ def test_terms():
     for config in PRESETS.values():
         for block in area.parts(config):
             terms = area.features(config, block, "ecp5")
-            assert terms["one"] >= 1
+            # Selections have names of their own.
+            assert terms.get("one", terms.get(f"{config.selection} one", 0)) >= 1
             assert all(math.isfinite(value) and value >= 0 for value in terms.values())
 
 
@@ -292,7 +316,9 @@ def test_devices():
 def test_check(run, tmp_path, target):
     """The whole preset, synthesized: each block near its estimate, as the errors promise."""
     path = tmp_path / "tiny.toml"
-    config = PRESETS["tiny"] if target == "ecp5" else PRESETS["tiny"].replace(normalizer="divider")
+    config = PRESETS["tiny"]
+    if target == "ice40":
+        config = config.replace(normalizer="divider", selection="serial")
     path.write_text(config.to_toml(), encoding="utf-8")
     outcome = run("area", "--config", path, "--target", target, "--check", "--json")
     assert outcome.status == 0
