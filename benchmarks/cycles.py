@@ -224,7 +224,11 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             f"{select['mean_with_overhead']} on average, {select['worst_with_overhead']} at worst",
             "", "all", ""),
     ]
-    stages = list(runs["rescoring"]["stages"])
+    # Selections have stages of their own: each before those that follow it everywhere.
+    order = ("score", "refine", "merge", "scan", "select", "emit", "banks", "rescore", "weigh",
+             "normalize", "queues")
+    found = {stage for one in runs.values() for stage in one["stages"]}
+    stages = sorted(found, key=order.index)
     shares = [
         row("", "keys", "n", "interval", *stages), "|---|" + "--:|" * (len(stages) + 3),
         *(row(name, *(runs[name][field] for field in ("keys", "n", "interval")),
