@@ -524,7 +524,7 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
                          top_n=32, refine_lanes=16, normalizer="divider", divider_cycles=4,
-                         selection="serial"),
+                         selection="counters"),
     # Decoders with 64-element heads, a wider choice of N, and sinks.
     "head64": Config(key_bits=64, value_dim=64, capacity=4096, lanes=32, value_lanes=64,
                      top_n=256, selection="counters"),

@@ -13,7 +13,7 @@ BOARD = Board(
     # The preset as the device has room for it: all of its 30 block RAMs. Eight value lanes fill
     # 97 % of its logic, which cannot be routed.
     config=PRESETS["icebreaker"].replace(
-        refine_lanes=4, value_lanes=4, value_ports=1, exp_tables=1,
+        selection="serial", refine_lanes=4, value_lanes=4, value_ports=1, exp_tables=1,
         normalizer="divider", divider_cycles=8, cell="ice40"),
     clock=24_000_000, baud=3_000_000,
     activity=("led_g", 0), error=("led_r", 0), programmer=ICEPROG, seed=6)
