@@ -2,16 +2,15 @@
 
 Stages, each usable alone as the oracle of its hardware block:
 
-========================  ==========================================================
+========================  =====================================================================
 :func:`select`            distances and the exact top N (:mod:`nearbit_hw.select.top_n`)
 :func:`lookup`            weights by distance (:mod:`nearbit_hw.attend.softmax`)
 :func:`score`             dot-product scores of selected keys (:mod:`nearbit_hw.attend.rescorer`)
 :func:`decay`             weights by dot-product score (:mod:`nearbit_hw.attend.softmax`)
-:func:`accumulate`        weighted sums of value vectors
-(:mod:`nearbit_hw.attend.value_accumulator`)
+:func:`accumulate`        weighted sums of values (:mod:`nearbit_hw.attend.value_accumulator`)
 :func:`normalize`         exactly rounded division (:mod:`nearbit_hw.attend.normalizer`)
 :func:`attend`            all of them (:mod:`nearbit_hw.core`)
-========================  ==========================================================
+========================  =====================================================================
 
 Memory is bounded: in addition to inputs and results, a few MiB for any number of keys, heads and
 queries. Head h uses key head h // (heads // kv_heads) (grouped-query attention).
