@@ -52,7 +52,7 @@ def blocks(text: str, device: Device) -> int:
 
 
 def logic(config: Config) -> dict[str, int]:
-    """Synthesize the first row's selection for ECP5."""
+    """Synthesize the first query's selection for ECP5."""
     parts: Any = Core(config).elaborate(None)
     found = count(synthesize(verilog(parts.submodules["top_n_0"], "ecp5"), "ecp5")["top"], "ecp5")
     return {"luteq": round(found.luteq), "ffs": round(found.ffs), "brams": round(found.brams)}

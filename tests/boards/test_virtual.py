@@ -16,7 +16,8 @@ from nearbit_model.config import Config
 
 
 SMALL = Config(key_bits=8, value_dim=4, capacity=64, lanes=1, value_lanes=1, top_n=8, exp_tables=1,
-               normalizer="divider", divider_cycles=16, cell="ice40")
+               normalizer="divider", divider_cycles=16, selection="counters",
+               cell="ice40")
 
 
 @pytest.fixture(scope="module")
