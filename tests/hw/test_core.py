@@ -504,20 +504,22 @@ async def cycles_do_not_depend_on_data(dut):
 
 
 @pytest.mark.parametrize(("config", "steps"), [
-    (Config.preset("tiny"), 40),
+    (Config.preset("tiny").replace(selection="counters"), 40),
     (Config(key_bits=16, value_dim=6, capacity=40, queries=1, lanes=2, value_lanes=3, top_n=7,
-            exp_tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2), 30),
+            exp_tables=3, refine_lanes=4, normalizer="divider", divider_cycles=2,
+            selection="counters"), 30),
     pytest.param(Config(
         key_bits=9, value_dim=3, capacity=32, queries=8, lanes=4, value_lanes=1, top_n=32,
-        value_bits=5, weight_bits=7, output_fraction_bits=0, exp_tables=1), 8,
+        value_bits=5, weight_bits=7, output_fraction_bits=0, exp_tables=1,
+        selection="counters"), 8,
         marks=pytest.mark.slow),
     (Config(key_bits=12, value_dim=4, capacity=128, queries=1, lanes=64, value_lanes=4, top_n=16,
-            exp_tables=2), 10),
+            exp_tables=2, selection="counters"), 10),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, exp_tables=1),
      20),
     (Config(key_bits=5, value_dim=2, capacity=13, queries=2, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16,
-            normalizer="divider", divider_cycles=32), 20),
+            normalizer="divider", divider_cycles=32, selection="counters"), 20),
     (Config(key_bits=5, value_dim=2, capacity=13, lanes=1, value_lanes=2, top_n=1,
             value_bits=16, weight_bits=24, output_fraction_bits=16), 10),
     (Config.preset("tiny").replace(rescore=Rescore(head_dim=8, lanes=4)), 30),
@@ -526,18 +528,20 @@ async def cycles_do_not_depend_on_data(dut):
     (Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7, exp_tables=3,
             refine_lanes=4, rescore=Rescore(head_dim=15, lanes=5, element_bits=12)), 20),
     (Config(key_bits=6, value_dim=4, capacity=32, queries=3, lanes=4, value_lanes=4, top_n=32,
-            weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 3),
+            weight_bits=24, selection="counters",
+            rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 3),
     (Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1, exp_tables=1,
             rescore=Rescore(head_dim=1, lanes=1, element_bits=2)), 20),
     (Config.preset("tiny").replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)),
      5),
     (Config(key_bits=5, value_dim=2, capacity=12, lanes=2, value_lanes=2, top_n=1, exp_tables=1,
-            rescore=Rescore(head_dim=4, lanes=4, shared=True)), 20),
+            selection="counters", rescore=Rescore(head_dim=4, lanes=4, shared=True)), 20),
     pytest.param(Config.preset("tiny").replace(
         queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True)), 30, marks=pytest.mark.slow),
     pytest.param(Config(
         key_bits=6, value_dim=4, capacity=32, queries=3, lanes=4, value_lanes=4, top_n=32,
-        weight_bits=24, rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10,
+        weight_bits=24, selection="counters",
+        rescore=Rescore(head_dim=3, lanes=1, element_bits=16)), 10,
         marks=pytest.mark.slow),
     (Config(key_bits=5, value_dim=2, capacity=160, queries=2, lanes=1, value_lanes=2, top_n=9,
             refine_lanes=2, selection="histograms", selection_block=64), 6),
@@ -560,9 +564,9 @@ def test_bench(config, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "changes"), [
-    ("ice40", {"cell": "ice40"}),
+    ("ice40", {"cell": "ice40", "selection": "counters"}),
     ("up5k", {"cell": "ice40", "queries": 1, "selection": "serial", "value_ports": 1}),
-    ("ecp5", {"cell": "ecp5"}),
+    ("ecp5", {"cell": "ecp5", "selection": "counters"}),
     ("ecp5", {"cell": "ecp5", "queries": 1, "selection": "histograms",
               "rescore": Rescore(head_dim=8, lanes=4)}),
 ])

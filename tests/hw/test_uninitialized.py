@@ -19,7 +19,8 @@ from nearbit_sim.bench import BenchError, run_bench
 
 HERE = Path(__file__).parent
 TINY = Config.preset("tiny")
-RESCORE = TINY.replace(queries=3, rescore=Rescore(head_dim=8, lanes=4, shared=True))
+RESCORE = TINY.replace(queries=3, selection="counters",
+                       rescore=Rescore(head_dim=8, lanes=4, shared=True))
 
 # What an output says counts, and an input's value is known, only while another port is 1.
 GUARDS = [("__payload", "__valid"), ("__ready", "__valid"), ("_tdata", "_tvalid"),

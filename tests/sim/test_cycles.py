@@ -259,6 +259,7 @@ SMALL = {
     "rescore one": Config(key_bits=1, value_dim=1, capacity=1, lanes=1, value_lanes=1, top_n=1,
                           exp_tables=1, rescore=Rescore(head_dim=1, lanes=1, element_bits=2)),
 }
+SMALL = {name: config.replace(selection="counters") for name, config in SMALL.items()}
 
 
 # Other ways to select.
@@ -273,6 +274,9 @@ OTHERS = {
         "parted": Config(key_bits=16, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20,
                          refine_lanes=4),
         "short": Config(key_bits=3, value_dim=1, capacity=64, lanes=2, value_lanes=1, top_n=20),
+        # Fewer bins than what is summed of them in levels.
+        "far": Config(key_bits=4, value_dim=1, capacity=128, lanes=32, value_lanes=1, top_n=5,
+                      refine_lanes=64),
     }.items()}
 
 
@@ -298,7 +302,7 @@ LARGE = {
         rescore=Rescore(head_dim=64, lanes=32)),
     "group": Config(key_bits=96, value_dim=16, capacity=256, queries=3, lanes=8, value_lanes=8,
                     top_n=62, exp_tables=3, refine_lanes=16, normalizer="divider",
-                    divider_cycles=2),
+                    divider_cycles=2, selection="counters"),
 }
 
 
@@ -330,7 +334,8 @@ def test_random_programs_of_blocks(name):
 @pytest.mark.parametrize("name", [
     "histograms rescore", "histograms parted", "serial queries",
     *(pytest.param(name, marks=pytest.mark.slow) for name in (
-        "histograms tiny", "histograms wide", "serial tight", "serial shared"))])
+        "histograms tiny", "histograms wide", "histograms far", "serial tight",
+        "serial shared"))])
 def test_random_programs_of_other_selections(name):
     check(OTHERS[name], core_engine(OTHERS[name]), programs=5, sequences=20)
 

@@ -34,9 +34,8 @@ TINY = Config.preset("tiny")
 # group.
 SINGLE = TINY.replace(queries=1)
 WIDE = Config(key_bits=70, value_dim=6, capacity=40, value_bits=5, queries=3, lanes=2,
-              value_lanes=2,
-              top_n=9, weight_bits=11, output_fraction_bits=3, exp_tables=3,
-              normalizer="divider", divider_cycles=2)
+              value_lanes=2, top_n=9, weight_bits=11, output_fraction_bits=3, exp_tables=3,
+              normalizer="divider", divider_cycles=2, selection="counters")
 
 
 @pytest.mark.parametrize(("config", "heads", "kv_heads"), [

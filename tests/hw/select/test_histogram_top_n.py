@@ -24,7 +24,6 @@ BENCH = Path(__file__).with_name("test_top_n.py")
     (8, 2, 32, 6, 8), # from here on with parts, where more is scanned than counted
     (64, 4, 256, 9, 8),
     pytest.param(32, 16, 128, 40, 32, marks=pytest.mark.slow),
-    pytest.param(4, 32, 128, 5, 64, marks=pytest.mark.slow),
     (3, 1, 13, 4, 1),
     (3, 1, 64, 9, 1), # more keys than a count can tell from each other
     (1, 1, 1, 1, 1),
