@@ -107,12 +107,12 @@ def _port(side: str, other: str) -> str:
           >> lowest{side};
     end
     if (RESETMODE == "ASYNC") begin
-      always @(posedge CLK{side} or posedge RST{side})
-        if (RST{side}) do{side} <= 18'h0;
+      always @(posedge clock{side} or posedge reset{side})
+        if (reset{side}) do{side} <= 18'h0;
         else if (takes{side}) do{side} <= next{side};
     end else begin
-      always @(posedge CLK{side})
-        if (RST{side}) do{side} <= 18'h0;
+      always @(posedge clock{side})
+        if (reset{side}) do{side} <= 18'h0;
         else if (takes{side}) do{side} <= next{side};
     end
   endgenerate
@@ -121,9 +121,11 @@ def _port(side: str, other: str) -> str:
 
 def _output(side: str) -> str:
     """When and what a port's output register takes."""
-    # Of a word of 36 bits, read at port B, the lower half leaves at port A.
+    # Of a word of 36 bits, read at port B with B's clock, the lower half leaves at port A.
     half = {"A": "17:0", "B": "35:18"}[side]
-    return f"""  wire takes{side} = DATA_WIDTH_B == 36 ? CEB
+    return f"""  wire clock{side} = DATA_WIDTH_B == 36 ? CLKB : CLK{side};
+  wire reset{side} = DATA_WIDTH_B == 36 ? RSTB : RST{side};
+  wire takes{side} = DATA_WIDTH_B == 36 ? CEB
       : CE{side} & (WRITEMODE_{side} == "READBEFOREWRITE" | ~WE{side});
   wire [17:0] next{side} = DATA_WIDTH_B == 36 ? readB[{half}] : read{side}[17:0];
 """
