@@ -26,7 +26,8 @@ from nearbit_model.structure import (
 
 
 __all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "NORMALIZERS", "PRESETS",
-           "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Rescore", "fitting_preset"]
+           "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Memory", "Rescore",
+           "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -142,8 +143,9 @@ def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") ->
     needed = [name for name, field in known.items() if field.default is dataclasses.MISSING]
     for name in needed:
         if name not in table:
-            raise ConfigError(f"{prefix}{name} is missing; {', '.join(needed[:-1])} and "
-                              f"{needed[-1]} have no default")
+            listed = " and ".join(filter(None, [", ".join(needed[:-1]), needed[-1]]))
+            raise ConfigError(f"{prefix}{name} is missing; {listed} "
+                              f"{'has' if len(needed) == 1 else 'have'} no default")
     return cls(**table)
 
 
@@ -180,6 +182,70 @@ class Rescore:
 
 
 _document(Rescore)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The memory that the cache of all heads lies in, and the buses to it (docs/memory.md)."""
+
+    heads: int = field(metadata=_within(
+        1, 1 << 16, "Key heads of all layers whose codes and rows lie in memory."))
+    sequences: int = field(default=1, metadata=_within(
+        1, 1 << 12, "Sequences that are open at the same time."))
+    page_tokens: int = field(default=256, metadata=_within(
+        1, 1 << 20, "Tokens of a page, a power of two; divides ``capacity``, which is the most "
+                    "tokens of a sequence."))
+    pages: int = field(default=0, metadata=_within(
+        0, 1 << 20, "Pages of each head, shared by all sequences. The default, 0, stands for as "
+                    "many as all sequences have at full length."))
+    bus_bits: int = field(default=64, metadata=_within(
+        32, 512, "Bits of the AXI4 buses, a power of two."))
+    address_bits: int = field(default=32, metadata=_within(
+        16, 64, "Bits of an address, in bytes."))
+    row_ports: int = field(default=1, metadata=_within(
+        1, 4, "Buses on which rows are read: 1, 2 or 4."))
+    one_bus: bool = field(default=False, metadata=_one_of(
+        (False, True), "Whether codes and rows are read on one bus, which takes ``row_ports`` of "
+                       "1, instead of on buses of their own."))
+    burst_bytes: int = field(default=256, metadata=_within(
+        16, 4096, "Bytes of the longest burst of codes, a power of two; codes of a head begin at "
+                  "a multiple of it."))
+    queue_beats: int = field(default=512, metadata=_within(
+        2, 1 << 16, "Beats of codes that are on the way or wait, a power of two; they cover the "
+                    "memory's latency."))
+    outstanding: int = field(default=64, metadata=_within(
+        1, 1024, "Bursts of codes on the bus, at most."))
+    row_id_bits: int = field(default=4, metadata=_within(
+        1, 8, "Bits of the ID of a row's burst; a bus has ``2 ** row_id_bits`` rows on the way, "
+              "at most."))
+    stride_bits: int = field(default=8, metadata=_within(
+        1, 16, "Bits of the distance from one row to the next, in units of 16 bytes or of a beat, "
+               "whichever is more."))
+    timeout_bits: int = field(default=16, metadata=_within(
+        1, 32, "Bits of the number of cycles after which a silent memory is given up."))
+
+    def __post_init__(self) -> None:
+        """Check every field, and the rules between them."""
+        _check_fields(self, "memory.")
+        if self.row_ports == 3:
+            raise ConfigError("memory.row_ports must be 1, 2 or 4, not 3")
+        for name in ("page_tokens", "bus_bits", "burst_bytes", "queue_beats"):
+            if not _is_power_of_two(getattr(self, name)):
+                raise ConfigError(f"memory.{name} must be a power of two, "
+                                  f"not {getattr(self, name)}")
+        if self.one_bus and self.row_ports != 1:
+            raise ConfigError(f"memory.row_ports must be 1 with memory.one_bus, "
+                              f"not {self.row_ports}")
+        beat = self.bus_bits // 8
+        if not beat <= self.burst_bytes <= 256 * beat:
+            raise ConfigError(f"memory.burst_bytes must be from a beat ({beat}) to 256 beats "
+                              f"({256 * beat}), not {self.burst_bytes}")
+        if self.queue_beats * beat < 2 * self.burst_bytes:
+            raise ConfigError(f"memory.queue_beats must be two bursts at least "
+                              f"({2 * self.burst_bytes // beat}), not {self.queue_beats}")
+
+
+_document(Memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +317,10 @@ class Config:
     rescore: Rescore | None = field(default=None, metadata={
         "part": Rescore,
         "says": "The rescoring unit; None leaves it out, and commands cannot request it."})
+    memory: Memory | None = field(default=None, metadata={
+        "part": Memory,
+        "says": "The memory that keys and values of all heads are read from. None keeps those of "
+                "one head in block RAM, into which they are loaded."})
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
@@ -281,6 +351,40 @@ class Config:
                               f"({self.output_bits}), not {self.divider_cycles}")
         if self.selection_block:
             self._check_block()
+        if self.memory is not None:
+            if not isinstance(self.memory, Memory):
+                raise ConfigError(f"memory must be a Memory or None, not {self.memory!r}")
+            self._check_memory(self.memory)
+
+    def _check_memory(self, memory: Memory) -> None:
+        """Check that pages, codes and rows fit the bus and the address; count the pages."""
+        if self.capacity % memory.page_tokens:
+            raise ConfigError(f"memory.page_tokens must divide capacity ({self.capacity}), "
+                              f"not {memory.page_tokens}")
+        if self.value_ports != 2:
+            raise ConfigError("value_ports must be 2 with memory, which has no store of values")
+        if self.key_bits < 5:
+            raise ConfigError(f"key_bits must be at least 5 with memory, where a code has whole "
+                              f"bytes, not {self.key_bits}")
+        bus = memory.bus_bits
+        code_bits = 1 << (self.key_bits - 1).bit_length()
+        needed = max(bus, self.lanes * code_bits)
+        if memory.page_tokens * code_bits < needed:
+            raise ConfigError(f"memory.page_tokens must be at least {needed // code_bits}: the "
+                              f"codes of a page hold a beat of the bus and a word of lanes, "
+                              f"not {memory.page_tokens}")
+        if 8 * memory.burst_bytes < self.lanes * code_bits:
+            raise ConfigError(f"memory.burst_bytes must be at least "
+                              f"{self.lanes * code_bits // 8}, a word of lanes, "
+                              f"not {memory.burst_bytes}")
+        reads = {"value_lanes * value_bits": self.value_lanes * self.value_bits}
+        if self.rescore is not None:
+            reads["rescore.lanes * rescore.element_bits"] = (
+                self.rescore.lanes * self.rescore.element_bits)
+        for name, bits in reads.items():
+            if bits % bus and bus % bits:
+                raise ConfigError(f"{name} must be a multiple of memory.bus_bits ({bus}), or "
+                                  f"divide it, not {bits}")
 
     def _check_block(self) -> None:
         """Check that blocks can be selected from, and as fast as they are scored."""
@@ -320,6 +424,14 @@ class Config:
     def beats(self) -> int:
         """Beats in which a value vector is read: ``value_dim / value_lanes``."""
         return self.value_dim // self.value_lanes
+
+    @property
+    def memory_pages(self) -> int:
+        """Pages of each head in memory; 0 without a memory."""
+        if self.memory is None:
+            return 0
+        return (self.memory.pages
+                or self.memory.sequences * (self.capacity // self.memory.page_tokens))
 
     @property
     def output_bits(self) -> int:
@@ -415,9 +527,11 @@ class Config:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":
         """Make a configuration of a mapping; a name that is no field is refused."""
-        table = fields.get("rescore")
-        if isinstance(table, dict):
-            fields = {**fields, "rescore": _from_table(Rescore, table, "rescore", "rescore.")}
+        for known in dataclasses.fields(cls):
+            part, table = known.metadata.get("part"), fields.get(known.name)
+            if part is not None and isinstance(table, dict):
+                fields = {**fields,
+                          known.name: _from_table(part, table, known.name, f"{known.name}.")}
         config: Config = _from_table(cls, fields, "a configuration")
         return config
 
@@ -425,7 +539,7 @@ class Config:
     def leaf_metadata() -> dict[str, Mapping[str, Any]]:
         """Metadata of each field by name, in order of definition.
 
-        Instead of ``rescore`` there are its fields: ``rescore.head_dim``, ...
+        Instead of a part there are its fields: ``rescore.head_dim``, ...
         """
         return _leaves(Config)
 
@@ -578,7 +692,7 @@ def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
     bits = head_dim if key_bits is None else key_bits
     for name, config in PRESETS.items():
         unit = config.rescore
-        if (config.key_bits == bits and config.value_dim == value_dim
+        if (config.memory is None and config.key_bits == bits and config.value_dim == value_dim
                 and tokens <= config.capacity and top_n <= config.top_n
                 and (unit is not None and unit.head_dim == head_dim if rescore else unit is None)
                 and (not shared or (unit is not None and unit.shared

@@ -28,7 +28,7 @@ from nearbit_boards.protocol import (
     state_fields,
 )
 from nearbit_boards.simulated import SimulatedTransport
-from nearbit_model.config import PRESETS, Config, Rescore
+from nearbit_model.config import PRESETS, Config, Memory, Rescore
 
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "host-link.md").read_text("utf-8")
@@ -177,8 +177,10 @@ def test_identity(config):
 
 
 def test_identity_has_the_whole_configuration():
-    names = [field.name for field in dataclasses.fields(Config) if field.name != "rescore"]
-    names += [f"rescore.{field.name}" for field in dataclasses.fields(Rescore)]
+    parts = {"rescore": Rescore, "memory": Memory}
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in parts]
+    names += [f"{name}.{field.name}" for name, part in parts.items()
+              for field in dataclasses.fields(part)]
     assert names == list(IDENTITY)[6:]
 
 

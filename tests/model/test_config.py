@@ -5,7 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from nearbit_model.config import PRESETS, Config, ConfigError, Rescore, fitting_preset
+from nearbit_model.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    Memory,
+    Rescore,
+    fitting_preset,
+)
 
 
 SMALL = {"key_bits": 8, "value_dim": 8, "capacity": 64, "lanes": 4, "value_lanes": 4, "top_n": 16}
@@ -29,6 +36,23 @@ RANGES = {
 }
 
 
+MEMORY_RANGES = {
+    "heads": (1, 1 << 16),
+    "sequences": (1, 1 << 12),
+    "page_tokens": (1, 1 << 20),
+    "pages": (0, 1 << 20),
+    "bus_bits": (32, 512),
+    "address_bits": (16, 64),
+    "row_ports": (1, 4),
+    "burst_bytes": (16, 4096),
+    "queue_beats": (2, 1 << 16),
+    "outstanding": (1, 1024),
+    "row_id_bits": (1, 8),
+    "stride_bits": (1, 16),
+    "timeout_bits": (1, 32),
+}
+
+
 def refuses_any():
     return pytest.raises(ConfigError, match=r"^selection_block must be at least")
 
@@ -38,12 +62,12 @@ def refuses(message):
 
 
 def test_ranges_are_of_all_fields():
-    assert {*RANGES, "selection", "normalizer", "cell", "rescore"} == {
+    assert {*RANGES, "selection", "normalizer", "cell", "rescore", "memory"} == {
         field.name for field in dataclasses.fields(Config)}
 
 
 def test_documentation_has_all_fields_and_their_ranges():
-    for cls, ranges in ((Config, RANGES), (Rescore, RESCORE_RANGES)):
+    for cls, ranges in ((Config, RANGES), (Rescore, RESCORE_RANGES), (Memory, MEMORY_RANGES)):
         text = " ".join(cls.__doc__.split())
         for field in dataclasses.fields(cls):
             assert f" {field.name} {field.metadata['says'].split()[0]} " in text
@@ -200,7 +224,7 @@ def test_round_trip(config, tmp_path):
 
 
 def test_unknown_key():
-    keys = ", ".join([*Config(**SMALL).to_dict(), "cell", "rescore"])
+    keys = ", ".join([*Config(**SMALL).to_dict(), "cell", "rescore", "memory"])
     with refuses(f"unknown key 'lane'; a configuration has the keys {keys}"):
         Config.from_dict({**SMALL, "lane": 4})
 
@@ -313,6 +337,63 @@ def test_metadata():
     for known in dataclasses.fields(Config):
         if "choices" in known.metadata and known.default is not dataclasses.MISSING:
             assert known.default in known.metadata["choices"]
+
+
+@pytest.mark.parametrize("name", MEMORY_RANGES)
+def test_memory_out_of_range(name):
+    least, most = MEMORY_RANGES[name]
+    for value in (least - 1, most + 1):
+        with refuses(f"memory.{name} must be from {least} to {most}, not {value}"):
+            Memory(**{"heads": 3, name: value})
+
+
+MEMORY_RULES = [
+    ({"row_ports": 3}, {}, "memory.row_ports must be 1, 2 or 4, not 3"),
+    ({"page_tokens": 24}, {}, "memory.page_tokens must be a power of two, not 24"),
+    ({"bus_bits": 96}, {}, "memory.bus_bits must be a power of two, not 96"),
+    ({"one_bus": True, "row_ports": 2}, {},
+     "memory.row_ports must be 1 with memory.one_bus, not 2"),
+    ({"burst_bytes": 4096}, {}, ("memory.burst_bytes must be from a beat (8) to 256 beats (2048), "
+                                "not 4096")),
+    ({"queue_beats": 32}, {}, "memory.queue_beats must be two bursts at least (64), not 32"),
+    ({}, {"capacity": 72}, "memory.page_tokens must divide capacity (72), not 16"),
+    ({}, {"value_ports": 1}, "value_ports must be 2 with memory, which has no store of values"),
+    ({}, {"key_bits": 4}, ("key_bits must be at least 5 with memory, where a code has whole bytes, "
+                          "not 4")),
+    ({"page_tokens": 4}, {}, ("memory.page_tokens must be at least 8: the codes of a page hold a "
+                             "beat of the bus and a word of lanes, not 4")),
+    ({"burst_bytes": 16}, {"key_bits": 64}, ("memory.burst_bytes must be at least 32, a word of "
+                                            "lanes, not 16")),
+    ({}, {"value_bits": 6}, ("value_lanes * value_bits must be a multiple of memory.bus_bits (64), "
+                            "or divide it, not 24")),
+    ({}, {"rescore": Rescore(head_dim=8, lanes=4, element_bits=12)},
+     ("rescore.lanes * rescore.element_bits must be a multiple of memory.bus_bits (64), or divide "
+     "it, not 48")),
+]
+
+
+@pytest.mark.parametrize(("memory", "changes", "message"), MEMORY_RULES)
+def test_memory_rules(memory, changes, message):
+    with refuses(message):
+        Config(**{**SMALL, **changes,
+                  "memory": Memory(**{"heads": 3, "page_tokens": 16, **memory})})
+
+
+def test_memory():
+    memory = Memory(heads=3, sequences=5, page_tokens=16)
+    config = Config(**SMALL, memory=memory)
+    assert config.memory_pages == 20
+    assert config.replace(capacity=128).memory_pages == 40
+    assert Config(**SMALL, memory=dataclasses.replace(memory, pages=7)).memory_pages == 7
+    assert Config(**SMALL).memory_pages == 0
+    assert Config.from_toml(config.to_toml()) == config
+    assert Config.from_numbers(config.to_numbers()) == config
+    with refuses("memory must be a Memory or None, not 5"):
+        Config(**SMALL, memory=5)
+    with refuses("memory.heads is missing; heads has no default"):
+        Config.from_dict({**SMALL, "memory": {}})
+    with refuses("memory.one_bus must be true or false, not 1"):
+        Memory(heads=3, one_bus=1)
 
 
 def test_wrong_rescore():
