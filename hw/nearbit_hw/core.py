@@ -27,6 +27,7 @@ from nearbit_hw.layouts import (
     trace_layout,
     value_write_layout,
 )
+from nearbit_hw.memory.cache import cache_members
 from nearbit_hw.score.key_store import KeyStore
 from nearbit_hw.score.score_array import ScoreArray
 from nearbit_hw.select.distance_sum import DistanceSum
@@ -49,33 +50,39 @@ __all__ = ["Activity", "Core", "Error", "core_members"]
 
 def core_members(config: Config) -> dict[str, wiring.Member]:
     """Members of :class:`Core`."""
-    unit = config.rescore
-    rescoring: dict[str, wiring.Member] = {}
-    if unit is not None:
-        rescoring = {
+    unit, memory = config.rescore, config.memory
+    places = {} if memory is None else {"heads": memory.heads, "sequences": memory.sequences}
+    return {
+        **(_loads(config) if memory is None else cache_members(config)),
+        "i_exp_table": In(stream.Signature(exp_table_layout(
+            exp_tables=config.exp_tables, key_bits=config.key_bits,
+            weight_bits=config.weight_bits))),
+        **({} if unit is None or memory is not None else {
             "i_rescore_key": In(stream.Signature(rescore_write_layout(
                 capacity=config.capacity, beats=unit.beats, element_bits=unit.element_bits,
-                lanes=unit.lanes))),
-            "i_rescore_query": In(stream.Signature(elements_layout(unit.element_bits, unit.lanes))),
-        }
+                lanes=unit.lanes)))}),
+        **({} if unit is None else {
+            "i_rescore_query": In(stream.Signature(
+                elements_layout(unit.element_bits, unit.lanes)))}),
+        "i_command": In(stream.Signature(command_layout(
+            key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
+            exp_tables=config.exp_tables, rescore=unit is not None, **places))),
+        "o_result": Out(stream.Signature(result_layout(
+            queries=config.queries, output_bits=config.output_bits, cached=memory is not None))),
+        "o_trace": Out(stream.Signature(trace_layout(
+            queries=config.queries, capacity=config.capacity, distance_max=config.distance_max,
+            score_max=config.score_max, weight_bits=config.weight_bits))),
+    }
+
+
+def _loads(config: Config) -> dict[str, wiring.Member]:
+    """Members by which keys and values are loaded into block RAM."""
     return {
         "i_key": In(stream.Signature(
             code_layout(capacity=config.capacity, key_bits=config.key_bits))),
         "i_value": In(stream.Signature(value_write_layout(
             capacity=config.capacity, beats=config.beats, value_bits=config.value_bits,
             value_lanes=config.value_lanes, scale_bits=SCALE_BITS))),
-        "i_exp_table": In(stream.Signature(exp_table_layout(
-            exp_tables=config.exp_tables, key_bits=config.key_bits,
-            weight_bits=config.weight_bits))),
-        **rescoring,
-        "i_command": In(stream.Signature(command_layout(
-            key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
-            exp_tables=config.exp_tables, rescore=unit is not None))),
-        "o_result": Out(stream.Signature(
-            result_layout(queries=config.queries, output_bits=config.output_bits))),
-        "o_trace": Out(stream.Signature(trace_layout(
-            queries=config.queries, capacity=config.capacity, distance_max=config.distance_max,
-            score_max=config.score_max, weight_bits=config.weight_bits))),
     }
 
 

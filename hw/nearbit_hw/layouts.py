@@ -13,9 +13,9 @@ from nearbit_model.config import MULTIPLIER_BITS
 from nearbit_model.structure import Error as Code
 
 
-__all__ = ["Error", "code_layout", "code_word_layout", "codes_layout", "distance_word_layout",
-           "elements_layout", "rescore_write_layout", "key_layout", "order_layout", "place_layout",
-           "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
+__all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layout", "distance_word_layout",
+           "elements_layout", "rescore_write_layout", "key_layout", "order_layout", "place_fields",
+           "place_layout", "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
            "trace_layout", "value_layout", "value_write_layout", "weighted_layout",
            "softmax_command_layout", "word_layout"]
 
@@ -33,12 +33,34 @@ class Error(enum.Enum, shape=3):
     SHARED = Code.SHARED.value
 
 
+class CacheError(enum.Enum, shape=4):
+    """The same of a core whose keys and values lie in a memory."""
+
+    OK = Code.OK.value
+    NO_N = Code.NO_N.value
+    TOO_MANY = Code.TOO_MANY.value
+    EMPTY = Code.EMPTY.value
+    RANGE = Code.RANGE.value
+    EXP_TABLE = Code.EXP_TABLE.value
+    RESCORE = Code.RESCORE.value
+    SHARED = Code.SHARED.value
+    NOT_SET = Code.NOT_SET.value
+    CODES = Code.CODES.value
+    ROWS = Code.ROWS.value
+
+
 # ---- Commands.
 
+def place_fields(*, heads: int, sequences: int) -> dict[str, Any]:
+    """Fields that say of which head and sequence something is; none without heads."""
+    return {"head": range(heads), "sequence": range(sequences)} if heads else {}
+
+
 def command_layout(*, key_bits: int, capacity: int, queries: int, exp_tables: int,
-                   rescore: bool = False) -> data.StructLayout:
-    """Layout of a command, see :class:`nearbit_hw.core.Core`."""
+                   rescore: bool = False, heads: int = 0, sequences: int = 0) -> data.StructLayout:
+    """Layout of a command, see :class:`nearbit_hw.core.Core`; :py:`heads` with a memory."""
     return data.StructLayout({
+        **place_fields(heads=heads, sequences=sequences),
         "first": range(capacity),
         "n": range(capacity + 1),
         "sink": range(capacity + 1),
@@ -55,12 +77,13 @@ def command_layout(*, key_bits: int, capacity: int, queries: int, exp_tables: in
     })
 
 
-def order_layout(*, queries: int, exp_tables: int, rescore: bool = False,
-                 shared: bool = False) -> data.StructLayout:
+def order_layout(*, queries: int, exp_tables: int, rescore: bool = False, shared: bool = False,
+                 heads: int = 0, sequences: int = 0) -> data.StructLayout:
     """Layout of what follows a command: whether each query is good, and how to weight it."""
     return data.StructLayout({
+        **place_fields(heads=heads, sequences=sequences),
         "queries": data.ArrayLayout(data.StructLayout({
-            "error": Error,
+            "error": CacheError if heads else Error,
             "exp_table": range(exp_tables),
             **({"multiplier": MULTIPLIER_BITS} if rescore else {}),
         }), queries),
@@ -230,7 +253,8 @@ def sums_layout(*, sum_bits: int, value_lanes: int, total_max: int) -> data.Stru
         "sums": data.ArrayLayout(signed(sum_bits), value_lanes), "total": range(total_max + 1)})
 
 
-def result_layout(*, queries: int, output_bits: int) -> data.StructLayout:
-    """Layout of an element of a result, or of the error in its place."""
+def result_layout(*, queries: int, output_bits: int, cached: bool = False) -> data.StructLayout:
+    """Layout of an element of a result, or of the error in its place; with a memory, cached."""
     return data.StructLayout({
-        "query": range(queries), "error": Error, "output": signed(output_bits), "last": 1})
+        "query": range(queries), "error": CacheError if cached else Error,
+        "output": signed(output_bits), "last": 1})

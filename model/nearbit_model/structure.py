@@ -36,6 +36,13 @@ class Error(IntEnum):
     RESCORE = 6
     #: :py:`shared` is asked for without :py:`rescore`, or the queries' counts differ.
     SHARED = 7
+    #: The head, or the first page of the range, was not set in the tables of the memory.
+    NOT_SET = 8
+    #: Codes could not be read from memory: it answered with an error, or not at all, or a page of
+    #: the range was not set.
+    CODES = 9
+    #: The same of rows.
+    ROWS = 10
 
 
 # ---- Trees of adders.

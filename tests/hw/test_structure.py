@@ -4,7 +4,7 @@
 import pytest
 
 from nearbit_hw.attend import DividingNormalizer, ReciprocalNormalizer, ValueAccumulator
-from nearbit_hw.layouts import Error
+from nearbit_hw.layouts import CacheError, Error
 from nearbit_hw.score import ScoreArray
 from nearbit_hw.select import HistogramTopN, TopN
 from nearbit_model import PRESETS
@@ -13,8 +13,10 @@ from nearbit_model.structure import KEY_STORE_LATENCY
 
 
 def test_error_codes():
+    codes = {error.name: error.value for error in ModelError}
+    assert {error.name: error.value for error in CacheError} == codes
     assert {error.name: error.value for error in Error} == {
-        error.name: error.value for error in ModelError}
+        name: code for name, code in codes.items() if code < ModelError.NOT_SET}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -7,9 +7,10 @@ from amaranth.lib import data, enum
 
 from nearbit_hw.memory.axi import BOUNDARY_BYTES, check_bus
 from nearbit_hw.memory.sizes import check_positive, check_power, log2
+from nearbit_model.config import Config
 
 
-__all__ = ["CacheMap", "Lookup"]
+__all__ = ["CacheMap", "Lookup", "cache_map"]
 
 
 class Lookup(enum.Enum, shape=2):
@@ -165,3 +166,15 @@ class CacheMap:
     def offset_of(self, token: Value) -> Value:
         """Place of a token within its page."""
         return token[:log2(self.page_tokens)]
+
+
+def cache_map(config: Config) -> CacheMap:
+    """Give the map of a configuration with a memory; :class:`ValueError` if it has none."""
+    memory = config.memory
+    if memory is None:
+        raise ValueError("the configuration has no memory")
+    return CacheMap(
+        heads=memory.heads, sequences=memory.sequences, capacity=config.capacity,
+        page_tokens=memory.page_tokens, pages=config.memory_pages,
+        address_bits=memory.address_bits, data_bits=memory.bus_bits,
+        burst_bytes=memory.burst_bytes, stride_bits=memory.stride_bits)
