@@ -16,7 +16,7 @@ def core_ports(config: Config) -> list[Port]:
     """List the streams of a core, in the order of its signature."""
     place, keys = _up_to(config.capacity - 1), _up_to(config.capacity)
     exp_table, query = _up_to(config.exp_tables - 1), _up_to(config.queries - 1)
-    error = _up_to(max(Error))
+    error = _up_to(max(Error) if config.memory is not None else Error.SHARED)
     unit = config.rescore
     multiplier: dict[str, Shape] = {} if unit is None else {"multiplier": Bits(MULTIPLIER_BITS)}
     score: dict[str, Shape] = {} if unit is None else {
