@@ -207,10 +207,10 @@ def test_bench(parameters):
     ({"kept": range(1, 5)}, "Kept beats must be successive ones of 4, not range(1, 5)"),
     ({"kept": range(0, 4, 2)}, "Kept beats must be successive ones of 4, not range(0, 4, 2)"),
     ({"word_beats": 3}, "Word beats must divide the beats that are kept (4), not 3"),
-    ({"tail": RowTail(4, 0, 1)}, "Tail must be within one of 4 beats of 8 bits, not "
-                                 "RowTail(beat=4, first_bit=0, bits=1)"),
-    ({"tail": RowTail(0, 7, 2)}, "Tail must be within one of 4 beats of 8 bits, not "
-                                 "RowTail(beat=0, first_bit=7, bits=2)"),
+    ({"tail": RowTail(4, 0, 1)}, ("Tail must be within one of 4 beats of 8 bits, not "
+                                 "RowTail(beat=4, first_bit=0, bits=1)")),
+    ({"tail": RowTail(0, 7, 2)}, ("Tail must be within one of 4 beats of 8 bits, not "
+                                 "RowTail(beat=0, first_bit=7, bits=2)")),
 ])
 def test_wrong_parts(changes, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
