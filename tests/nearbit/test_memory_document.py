@@ -12,7 +12,7 @@ from amaranth.lib import data, wiring
 from nearbit.soc import exports
 from nearbit_hw.core import core_members
 from nearbit_hw.layouts import CacheError, Error
-from nearbit_model.config import Config, Rescore
+from nearbit_model.config import Config, Memory, Rescore
 from nearbit_model.memory import HeadPlace, MemoryImage, MemoryLayout, plan_memory
 from nearbit_model.quantize import codes_from_ints
 from nearbit_sim.compiled import compiler
@@ -39,6 +39,14 @@ def rows(after):
 @pytest.fixture
 def config():
     return Config.from_toml(block("toml"))
+
+
+def test_configuration():
+    """The table of keys has all of them, with their defaults."""
+    told = {name.strip("`"): default for name, default, _ in rows("has these keys")}
+    assert told == {
+        known.name: "" if known.default is dataclasses.MISSING else str(known.default).lower()
+        for known in dataclasses.fields(Memory)}
 
 
 def test_sizes(config):
