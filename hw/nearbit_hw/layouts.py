@@ -180,18 +180,17 @@ def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
 
 
 def gathered_key_layout(*, capacity: int, distance_max: int, heads: int, sequences: int,
-                        rescore: bool = False) -> data.StructLayout:
+                        rescore: bool = False, shared: bool = False) -> data.StructLayout:
     """Layout of a selected key whose row is to be read from memory.
 
-    A selection that :py:`repeats` has the keys of the one before, one that :py:`keeps` those of
-    the next.
+    Where queries may share selections, one that :py:`repeats` has the keys of the one before, one
+    that :py:`keeps` those of the next.
     """
     key = key_layout(capacity=capacity, distance_max=distance_max, rescore=rescore)
     return data.StructLayout({
         **{name: field.shape for name, field in key},
         **place_fields(heads=heads, sequences=sequences),
-        "repeats": 1,
-        "keeps": 1,
+        **({"repeats": 1, "keeps": 1} if shared else {}),
     })
 
 

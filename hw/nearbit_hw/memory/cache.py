@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.layouts import CacheError
-from nearbit_hw.memory.appender import Appender
+from nearbit_hw.memory.appender import Appender, append_layout, appended_layout
 from nearbit_hw.memory.axi import ReadSignature, WriteSignature
 from nearbit_hw.memory.cache_map import cache_map
 from nearbit_hw.memory.code_fetcher import CodeFetcher
@@ -67,17 +67,15 @@ class RowFields:
 def cache_members(config: Config) -> dict[str, wiring.Member]:
     """Members of a core with a memory: its tables, tokens that it appends, and the buses."""
     sizes, memory = cache_map(config), _memory(config)
-    appender = Appender(sizes, key_bits=config.key_bits, row_beats=RowFields.of(config).beats,
-                        timeout_bits=memory.timeout_bits).signature.members
     bus = {"address_bits": memory.address_bits, "data_bits": memory.bus_bits}
     row_ids = memory.row_id_bits
     return {
         "i_head": In(stream.Signature(sizes.head_write_layout)),
         "i_page": In(stream.Signature(sizes.page_write_layout)),
         "i_tokens": In(stream.Signature(sizes.tokens_layout)),
-        "i_append": appender["i"],
-        "i_row": appender["i_row"],
-        "o_append": appender["o"],
+        "i_append": In(stream.Signature(append_layout(sizes, key_bits=config.key_bits))),
+        "i_row": In(stream.Signature(memory.bus_bits)),
+        "o_append": Out(stream.Signature(appended_layout())),
         "timeout": In(memory.timeout_bits),
         # On one bus, the highest bit of an ID says whether it is of a row.
         "axi_codes": Out(ReadSignature(**bus, id_bits=row_ids + 1 if memory.one_bus else 0)),
@@ -123,6 +121,7 @@ class MemoryCache:
             sizes, key_bits=config.key_bits, row_beats=fields.beats, **given)
         m.submodules.row_gather = self._row_gather = RowGather(
             sizes, distance_max=config.distance_max, rescore=config.rescore is not None,
+            shared=config.rescore is not None and config.rescore.shared,
             readers=1 if config.rescore is None else 2)
 
         for part in (self._code_fetcher, self._row_fetcher, self._appender):

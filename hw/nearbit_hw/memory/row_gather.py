@@ -42,6 +42,8 @@ class RowGather(wiring.Component):
         The largest distance. At least 1.
     rescore : :class:`bool`
         Whether there is a rescoring unit.
+    shared : :class:`bool`
+        Whether queries may share a selection.
     readers : :class:`int`
         Readers of rows. At least 1.
 
@@ -66,19 +68,21 @@ class RowGather(wiring.Component):
     o: stream.Interface
 
     def __init__(self, map: CacheMap, *, distance_max: int, rescore: bool = False, # noqa: A002
-                 readers: int = 1):
+                 shared: bool = False, readers: int = 1):
         if not isinstance(map, CacheMap):
             raise TypeError(f"Map must be a CacheMap, not {map!r}")
         check_positive(distance_max=distance_max, readers=readers)
         self._map = map
         self._distance_max = distance_max
         self._rescore = bool(rescore)
+        self._shared = bool(shared)
         self._readers = readers
         place: dict[str, Any] = {"heads": map.heads, "sequences": map.sequences}
         key: dict[str, Any] = {
             "capacity": map.capacity, "distance_max": distance_max, "rescore": rescore}
         super().__init__({
-            "i": In(stream.Signature(gathered_key_layout(**key, **place))),
+            "i": In(stream.Signature(gathered_key_layout(
+                **key, **place, shared=shared))),
             "o_selection": Out(stream.Signature(data.StructLayout(place_fields(**place)))),
             "o_token": Out(stream.Signature(data.StructLayout({
                 "token": range(map.capacity), "last": 1}))),
@@ -99,6 +103,10 @@ class RowGather(wiring.Component):
         return self._rescore
 
     @property
+    def shared(self) -> bool:
+        return self._shared
+
+    @property
     def readers(self) -> int:
         return self._readers
 
@@ -110,7 +118,7 @@ class RowGather(wiring.Component):
         may_begin, fetches = Signal(), Signal()
         uses = Cat(use.ready for use in self.o_use).all()
         m.d.comb += [
-            fetches.eq(~key.repeats),
+            fetches.eq(~key.repeats if self._shared else 1),
             may_begin.eq(self.i.valid & ~begun & ~skip),
             self.o_selection.valid.eq(may_begin & fetches & uses),
             self.o_selection.p.head.eq(key.head),
@@ -121,7 +129,7 @@ class RowGather(wiring.Component):
             m.d.comb += [
                 # All take it in one cycle.
                 use.valid.eq(begins),
-                use.p.keeps.eq(key.keeps),
+                use.p.keeps.eq(key.keeps if self._shared else 0),
                 use.p.skips.eq(~key.rescore if self._rescore else 0),
             ]
         m.d.comb += [

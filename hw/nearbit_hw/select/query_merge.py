@@ -52,8 +52,8 @@ class QueryMerge(wiring.Component):
         rescoring unit :py:`rescore`, :py:`multiplier`.
     o : :py:`Out(stream.Signature(...))`
         Selections of the queries without an error; for a rescoring unit with :py:`rescore`,
-        :py:`skip`; with a memory, :py:`head`, :py:`sequence`, and whether the selection
-        :py:`repeats` the one before, or :py:`keeps` its rows for the next.
+        :py:`skip`; with a memory, :py:`head`, :py:`sequence`, and if there is :py:`shared`, whether
+        the selection :py:`repeats` the one before, or :py:`keeps` its rows for the next.
     """
 
     i_order: stream.Interface
@@ -96,7 +96,7 @@ class QueryMerge(wiring.Component):
             "o_command": Out(stream.Signature(
                 softmax_command_layout(queries=queries, exp_tables=exp_tables, rescore=rescore))),
             "o": Out(stream.Signature(
-                gathered_key_layout(**key, **place) if heads else key_layout(**key))),
+                gathered_key_layout(**key, **place, shared=shared) if heads else key_layout(**key))),
         })
 
     @property
