@@ -13,9 +13,10 @@ from nearbit_model.config import MULTIPLIER_BITS
 from nearbit_model.structure import Error as Code
 
 
-__all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layout", "distance_word_layout",
-           "elements_layout", "gathered_key_layout", "rescore_write_layout", "key_layout", "order_layout", "place_fields",
-           "place_layout", "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
+__all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layout",
+           "distance_word_layout", "elements_layout", "gathered_key_layout",
+           "rescore_write_layout", "key_layout", "order_layout", "place_fields", "place_layout",
+           "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
            "trace_layout", "value_layout", "value_write_layout", "weighted_layout",
            "softmax_command_layout", "word_layout"]
 

@@ -130,7 +130,8 @@ class ResidentCache:
             value_write.valid.eq(core.i_value.valid & core.i_value.ready),
             value_write.payload.eq(core.i_value.payload),
         ]
-        self._loads_key, self._loads_value = key_write.valid & new_key, value_write.valid & new_value
+        self._loads_key = key_write.valid & new_key
+        self._loads_value = value_write.valid & new_value
 
     def count(self, m: Module, dispatcher: Dispatcher) -> None:
         """Tell how many tokens commands may use."""

@@ -134,7 +134,8 @@ class RowReader(wiring.Component):
 
         # ---- Requests: the rows are counted.
         which = Signal()
-        position = Signal(range(max(2, self._top_n))) # Amaranth has trouble with registers of 0 bits
+        # Amaranth has trouble with registers of 0 bits.
+        position = Signal(range(max(2, self._top_n)))
         asked, steps, ends, skips = Signal(), Signal(), Signal(), Signal()
         is_final = self.i.p.beat == self._beats - 1
         low = log2(self.word_beats)

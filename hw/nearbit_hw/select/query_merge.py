@@ -45,8 +45,8 @@ class QueryMerge(wiring.Component):
         Whether the last query's selection is wanted once more, when its last key is accepted; if
         there is :py:`shared`.
     o_result : :py:`Out(stream.Signature(...))`
-        For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query; with a
-        memory, also :py:`final_good`: no later query of the command is without an error.
+        For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query;
+        with a memory, also :py:`final_good`: no later query of the command is without an error.
     o_command : :py:`Out(stream.Signature(...))`
         For each query without an error: :py:`query`, :py:`exp_table`, :py:`trace`; and for a
         rescoring unit :py:`rescore`, :py:`multiplier`.
@@ -77,7 +77,7 @@ class QueryMerge(wiring.Component):
         self._shared = bool(shared)
         self._heads = heads
         self._error = CacheError if heads else Error
-        place = {"heads": heads, "sequences": sequences}
+        place: dict[str, Any] = {"heads": heads, "sequences": sequences}
         key: dict[str, Any] = {
             "capacity": capacity, "distance_max": distance_max, "rescore": rescore}
 
