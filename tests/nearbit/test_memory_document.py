@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """docs/memory.md says what is so."""
 
 import dataclasses
@@ -12,7 +13,9 @@ from amaranth.lib import data, wiring
 from nearbit.soc import exports
 from nearbit_hw.core import core_members
 from nearbit_hw.layouts import CacheError, Error
-from nearbit_model.config import Config, Memory, Rescore
+from nearbit_hw.memory import Appender
+from nearbit_hw.memory.cache_map import cache_map
+from nearbit_model.config import Config, Memory
 from nearbit_model.memory import HeadPlace, MemoryImage, MemoryLayout, plan_memory
 from nearbit_model.quantize import codes_from_ints
 from nearbit_sim.compiled import compiler
@@ -178,20 +181,13 @@ def test_code_bytes():
     assert "1, 2, 4, ... 128" in TEXT
 
 
-def test_rows_are_limited():
+def test_rows_are_limited(config):
     """A row has at most 256 beats and 4 KiB."""
-    memory = Config.from_toml(block("toml")).memory
-
-    def members(value_dim, bus_bits):
-        return core_members(Config(
-            key_bits=16, value_dim=value_dim, value_bits=16, capacity=256, lanes=1,
-            value_lanes=value_dim, top_n=4, rescore=Rescore(
-                head_dim=512, lanes=512, element_bits=16),
-            memory=dataclasses.replace(memory, page_tokens=32, bus_bits=bus_bits,
-                                       burst_bytes=64)))
-
     assert "at most 256 beats and 4 KiB" in TEXT
-    # Keys of 1 KiB leave no beat of 4 bytes for values.
-    with pytest.raises(ValueError, match=r"^Row beats must be at most 256, not 257$"):
-        members(1, 32)
-    assert members(1, 64)
+    for bus_bits, beats in ((32, 256), (128, 256), (256, 128), (512, 64)):
+        sizes = cache_map(config.replace(rescore=None, capacity=64, memory=dataclasses.replace(
+            config.memory, page_tokens=64, bus_bits=bus_bits, burst_bytes=64)))
+        assert Appender(sizes, key_bits=12, row_beats=beats).row_beats == beats
+        with pytest.raises(ValueError, match=rf"^Row beats must be at most {beats}, "
+                                             rf"not {beats + 1}$"):
+            Appender(sizes, key_bits=12, row_beats=beats + 1)
