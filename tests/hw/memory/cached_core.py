@@ -348,7 +348,7 @@ async def appended_by_the_core(dut):
 async def errors_of_reading(dut):
     """An error of the bus fails the command that meets it, and no other."""
     driver = Driver(dut)
-    bench, config = driver.bench, driver.config
+    _bench, config = driver.bench, driver.config
     await driver.start()
     size = config.memory.bus_bits // 8
     layout = driver.plan.layout
