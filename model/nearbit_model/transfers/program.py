@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nearbit_model.transfers.payload import Port, Words
 
 
-__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress"]
+__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress", "Traffic"]
 
 
 Cycles: TypeAlias = NDArray[np.int64]
@@ -49,12 +49,23 @@ class Program:
     Parameters
     ----------
     ports
-        Streams of the component.
+        Streams of the component, without those of AXI4 buses.
+    phases
+        What is pushed.
+    beats
+        Beats of output streams to wait for.
+    levels
+        Values of ports that are no streams, from reset on; 0 where none is given.
+    memory
+        What is in the memory at the other end of all AXI4 buses, uint8 [bytes]; None is an empty
+        one. A run works on a copy.
     """
 
     ports: list[Port]
     phases: list[Phase] = field(default_factory=list)
     beats: dict[str, int] = field(default_factory=dict)
+    levels: dict[str, int] = field(default_factory=dict)
+    memory: NDArray[np.uint8] | None = None
 
     def port(self, name: str, *, is_input: bool) -> Port:
         """Look up a stream by its name."""
@@ -79,6 +90,15 @@ class Program:
         for name, count in beats.items():
             self.port(name, is_input=False)
             self.beats[name] = self.beats.get(name, 0) + count
+
+    def contents(self) -> NDArray[np.uint8]:
+        """Copy the memory, for a run."""
+        if self.memory is None:
+            return np.zeros(0, dtype=np.uint8)
+        if self.memory.dtype != np.uint8 or self.memory.ndim != 1:
+            raise ValueError(f"a memory must be uint8 [bytes], not {self.memory.dtype} of shape "
+                             f"{self.memory.shape}")
+        return self.memory.copy()
 
     @property
     def transfers(self) -> int:
@@ -112,8 +132,46 @@ class Beats:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What was transferred on an AXI4 bus.
+
+    Parameters
+    ----------
+    name
+        Name of the bus.
+    is_read
+        Whether it is read on it.
+    beat_bytes
+        Bytes of a beat.
+    bursts
+        Addresses that were transferred.
+    beats
+        Beats that were transferred: as many cycles of the bus were used.
+    addresses, lengths, asked
+        Address, beats and cycle of each burst, int64; empty unless a log was asked for.
+    cycles
+        Cycle of each beat, int64; the same.
+    """
+
+    name: str
+    is_read: bool
+    beat_bytes: int
+    bursts: int
+    beats: int
+    addresses: NDArray[np.int64] = field(repr=False)
+    lengths: NDArray[np.int64] = field(repr=False)
+    asked: Cycles = field(repr=False)
+    cycles: Cycles = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all beats, also of those whose bytes were not all used."""
+        return self.beats * self.beat_bytes
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What an engine answers; equal for all engines but for the last three fields.
+    """What an engine answers; equal for all engines but for seconds and the engine's name.
 
     Parameters
     ----------
@@ -129,6 +187,10 @@ class Outcome:
         Wall time of the simulation, without generating and compiling.
     build_seconds
         Wall time before.
+    traffic
+        What was transferred on each AXI4 bus, until the run ended.
+    memory
+        What is in the memory at the end, uint8 [bytes]; None without one.
     """
 
     accepted: list[dict[str, Cycles]]
@@ -137,6 +199,8 @@ class Outcome:
     engine: str
     seconds: float
     build_seconds: float
+    traffic: list[Traffic] = field(default_factory=list)
+    memory: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def cycles_per_second(self) -> float:
