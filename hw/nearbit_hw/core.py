@@ -10,13 +10,12 @@ from amaranth.lib.wiring import In, Out
 from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.attend.normalizer import Normalizer
 from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
-from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
 from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
-from nearbit_hw.attend.value_store import ValueStore
 from nearbit_hw.dispatcher import Dispatcher
 from nearbit_hw.layouts import (
+    CacheError,
     Error,
     code_layout,
     command_layout,
@@ -27,8 +26,9 @@ from nearbit_hw.layouts import (
     trace_layout,
     value_write_layout,
 )
-from nearbit_hw.memory.cache import cache_members
-from nearbit_hw.score.key_store import KeyStore
+from nearbit_hw.memory.cache import MemoryCache, cache_members
+from nearbit_hw.memory.cache_map import cache_map
+from nearbit_hw.resident_cache import ResidentCache
 from nearbit_hw.score.score_array import ScoreArray
 from nearbit_hw.select.distance_sum import DistanceSum
 from nearbit_hw.select.histogram_top_n import HistogramTopN
@@ -100,15 +100,6 @@ class Activity:
     """A selected key waits for the weights, or for the dot-product scores."""
     value_waits: Signal = field(default_factory=Signal)
     """A weighted key waits for the accumulator."""
-
-
-def _registered(m: Module, port: Any) -> Any:
-    """Give a stream whose transfers come to an always ready one a cycle later."""
-    early = port.signature.create()
-    payload = Signal.like(early.payload, reset_less=True)
-    m.d.sync += [port.valid.eq(early.valid), payload.eq(early.payload)]
-    m.d.comb += port.payload.eq(payload)
-    return early
 
 
 def _join(m: Module, source: Any, target: Any) -> None:
@@ -194,6 +185,7 @@ class Core(wiring.Component):
             raise TypeError(f"Config must be a Config, not {config!r}")
         self._config = config
         self._activity: Activity | None = None
+        self._error: Any = Error if config.memory is None else CacheError
 
         super().__init__(core_members(config))
 
@@ -216,23 +208,22 @@ class Core(wiring.Component):
         unit = config.rescore
         shared = unit is not None and unit.shared
 
-        m.submodules.key_store = key_store = KeyStore(
-            capacity=config.capacity, lanes=config.lanes, key_bits=config.key_bits)
-        m.submodules.value_store = value_store = ValueStore(
-            capacity=config.capacity, value_dim=config.value_dim,
-            value_lanes=config.value_lanes, value_bits=config.value_bits, scale_bits=SCALE_BITS,
-            single_port=config.value_ports == 1)
+        memory = config.memory
+        places = {} if memory is None else {"heads": memory.heads, "sequences": memory.sequences}
+        cache: ResidentCache | MemoryCache = (
+            ResidentCache if memory is None else MemoryCache)(m, self, config)
         m.submodules.dispatcher = dispatcher = Dispatcher(
             key_bits=config.key_bits, capacity=config.capacity, queries=config.queries,
             lanes=config.lanes, top_n=config.top_n, exp_tables=config.exp_tables,
-            rescore=unit is not None, shared=shared, block=config.selection_block)
+            rescore=unit is not None, shared=shared, block=config.selection_block,
+            cache=None if memory is None else cache_map(config))
         m.submodules.score_array = score_array = ScoreArray(
             key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
             fan_in=config.fan_in, queries_per_stage=config.queries_per_stage, target=config.cell)
         # The last query is the one that may select for all.
         selectors = [
             # The word that a command begins with is asked for in the cycle after it is accepted.
-            self._selector(key_bits, lead=1 + key_store.latency + score_array.latency
+            self._selector(key_bits, lead=1 + cache.key_latency + score_array.latency
                            + query // config.queries_per_stage)
             for query, key_bits in enumerate(
                 [config.key_bits] * (config.queries - 1) + [config.distance_max])
@@ -241,7 +232,7 @@ class Core(wiring.Component):
             m.submodules[f"top_n_{query}"] = selector
         m.submodules.query_merge = query_merge = QueryMerge(
             capacity=config.capacity, distance_max=config.distance_max, queries=config.queries,
-            exp_tables=config.exp_tables, rescore=unit is not None, shared=shared)
+            exp_tables=config.exp_tables, rescore=unit is not None, shared=shared, **places)
         m.submodules.softmax = softmax = Softmax(
             capacity=config.capacity, key_bits=config.key_bits, beats=config.beats,
             top_n=config.top_n, weight_bits=config.weight_bits, exp_tables=config.exp_tables,
@@ -260,29 +251,29 @@ class Core(wiring.Component):
         queue(m, dispatcher.o_order, order.i)
         # What reads an order decides whether keys move; it must not wait for the memory as well.
         register(m, order.o, query_merge.i_order, "order")
-        wiring.connect(m, dispatcher.o_words, key_store.i)
-        wiring.connect(m, dispatcher.o_queries, score_array.i_queries)
-        wiring.connect(m, key_store.o, score_array.i)
+        cache.score(m, dispatcher, score_array)
         self._connect_queries(m, dispatcher, score_array, selectors, query_merge)
+        selected = cache.select(m, query_merge)
         if unit is None:
-            wiring.connect(m, query_merge.o, softmax.i)
+            wiring.connect(m, selected, softmax.i)
         else:
-            self._rescore(m, unit, query_merge.o, softmax.i, dispatcher.rescore_loaded, idle)
+            self._rescore(m, unit, selected, softmax.i, cache)
+            cache.load_rescore_keys(m, unit, dispatcher, idle)
         wiring.connect(m, softmax.o, accumulator.i)
-        wiring.connect(m, accumulator.o_request, value_store.i)
-        wiring.connect(m, value_store.o, accumulator.i_beat)
+        cache.attend(m, softmax, accumulator)
         wiring.connect(m, accumulator.o, normalizer.i)
         m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
 
-        self._load(m, dispatcher, key_store, value_store, softmax, idle)
+        cache.load(m, idle)
+        self._load_exp_tables(m, softmax, idle)
+        cache.count(m, dispatcher)
+        self._count_exp_tables(m, dispatcher, softmax)
 
         # ---- Commands in work.
         accept, complete = Signal(), Signal()
         in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
+        cache.command(m, dispatcher)
         m.d.comb += [
-            dispatcher.i.valid.eq(self.i_command.valid),
-            dispatcher.i.payload.eq(self.i_command.payload),
-            self.i_command.ready.eq(dispatcher.i.ready),
             accept.eq(self.i_command.valid & self.i_command.ready),
             # A command is checked in the cycle in which it is first valid, before it is accepted.
             idle.eq((in_flight == 0) & ~self.i_command.valid),
@@ -290,7 +281,7 @@ class Core(wiring.Component):
         m.d.sync += in_flight.eq(in_flight + accept - complete)
 
         self._trace(m, query_merge, softmax)
-        self._answer(m, query_merge, normalizer, complete)
+        self._answer(m, query_merge, normalizer, complete, cache)
 
         if self._activity is not None:
             activity, words = self._activity, dispatcher.o_words
@@ -339,53 +330,21 @@ class Core(wiring.Component):
             wiring.connect(m, words, selector.i)
             _join(m, keys, query_merge.i[query])
 
-    def _load(self, m: Module, dispatcher: Dispatcher, key_store: KeyStore,
-              value_store: ValueStore, softmax: Softmax, idle: Signal) -> None:
-        """Load keys, values and exp tables, and tell which of them commands may use."""
-        config = self._config
-        keys_loaded = Signal(range(config.capacity + 1))
-        values_loaded = Signal(range(config.capacity + 1))
-        exp_tables_loaded = Signal(config.exp_tables)
-        new_key, new_value = Signal(), Signal()
-        key_write, value_write = key_store.i_write, value_store.i_write
-        # No command reads so soon.
-        key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+    def _load_exp_tables(self, m: Module, softmax: Softmax, idle: Signal) -> None:
+        """Load exp tables when all is idle."""
         m.d.comb += [
-            new_key.eq(self.i_key.p.token >= keys_loaded),
-            self.i_key.ready.eq(idle | new_key),
-            key_write.valid.eq(self.i_key.valid & self.i_key.ready),
-            key_write.payload.eq(self.i_key.payload),
-            new_value.eq(self.i_value.p.token >= values_loaded),
-            self.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
-            value_write.valid.eq(self.i_value.valid & self.i_value.ready),
-            value_write.payload.eq(self.i_value.payload),
             self.i_exp_table.ready.eq(idle),
             softmax.i_exp_table.valid.eq(self.i_exp_table.valid & idle),
             softmax.i_exp_table.payload.eq(self.i_exp_table.payload),
         ]
-        # Which of the two are behind is a register: commands are checked by that count. It is known
-        # from what was there before, not from the counts that come of a load.
-        values_ahead = Signal()
-        key_row, value_row = self.i_key.p.token, self.i_value.p.token
-        next_key, next_value = Signal(), Signal()
-        m.d.comb += [
-            next_key.eq(key_write.valid & new_key),
-            next_value.eq(value_write.valid & new_value
-                          & (self.i_value.p.beat == config.beats - 1)),
-        ]
-        with m.If(next_key):
-            m.d.sync += [keys_loaded.eq(key_row + 1), values_ahead.eq(key_row < values_loaded)]
-        with m.If(next_value):
-            m.d.sync += [values_loaded.eq(value_row + 1), values_ahead.eq(keys_loaded <= value_row)]
-        with m.If(next_key & next_value):
-            m.d.sync += values_ahead.eq(key_row <= value_row)
+
+    def _count_exp_tables(self, m: Module, dispatcher: Dispatcher, softmax: Softmax) -> None:
+        """Tell which exp tables commands may use."""
+        exp_tables_loaded = Signal(self._config.exp_tables)
         with m.If(softmax.i_exp_table.valid & (self.i_exp_table.p.distance == 0)):
             m.d.sync += exp_tables_loaded.bit_select(self.i_exp_table.p.exp_table, 1).eq(
                 self.i_exp_table.p.weight != 0)
-        m.d.comb += [
-            dispatcher.loaded.eq(Mux(values_ahead, keys_loaded, values_loaded)),
-            dispatcher.exp_tables_loaded.eq(exp_tables_loaded),
-        ]
+        m.d.comb += dispatcher.exp_tables_loaded.eq(exp_tables_loaded)
 
     def _trace(self, m: Module, query_merge: QueryMerge, softmax: Softmax) -> None:
         """Command the weights, and give the trace; with several queries, say which one it is of."""
@@ -414,7 +373,7 @@ class Core(wiring.Component):
             ]
 
     def _answer(self, m: Module, query_merge: QueryMerge, normalizer: Normalizer,
-                complete: Signal) -> None:
+                complete: Signal, cache: "ResidentCache | MemoryCache") -> None:
         """Give results, in the order in which the queries were merged."""
         config = self._config
         m.submodules.results = results = StreamFifo(
@@ -423,15 +382,26 @@ class Core(wiring.Component):
         result = results.o.p
         beat = Signal(range(config.beats))
         failed, last = Signal(), Signal()
+        is_final = normalizer.o.p.last & (beat == config.beats - 1)
+        found: Value = normalizer.o.valid
+        taken: Value = self.o_result.ready
+        error, is_blank = result.error, Value.cast(failed)
+        if isinstance(cache, MemoryCache):
+            # What was made of keys or rows that could not be read is dropped, but for its last
+            # element, which gives way to the error.
+            known, broken, code = cache.outcome(m, result, results.o.ready & ~failed)
+            found = found & known & (~broken | is_final)
+            taken = known & (taken | (broken & ~is_final))
+            error, is_blank = Mux(failed, result.error, code), failed | broken
         m.d.comb += [
-            failed.eq(result.error != Error.OK),
-            last.eq(failed | (normalizer.o.p.last & (beat == config.beats - 1))),
-            self.o_result.valid.eq(results.o.valid & (failed | normalizer.o.valid)),
+            failed.eq(result.error != self._error.OK),
+            last.eq(failed | is_final),
+            self.o_result.valid.eq(results.o.valid & (failed | found)),
             self.o_result.p.query.eq(result.query),
-            self.o_result.p.error.eq(result.error),
-            self.o_result.p.output.eq(Mux(failed, 0, normalizer.o.p.output)),
+            self.o_result.p.error.eq(error),
+            self.o_result.p.output.eq(Mux(is_blank, 0, normalizer.o.p.output)),
             self.o_result.p.last.eq(last),
-            normalizer.o.ready.eq(results.o.valid & ~failed & self.o_result.ready),
+            normalizer.o.ready.eq(results.o.valid & ~failed & taken),
             results.o.ready.eq(self.o_result.valid & self.o_result.ready & last),
             complete.eq(results.o.ready & result.final),
         ]
@@ -459,32 +429,15 @@ class Core(wiring.Component):
                              block=config.selection_block)
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
-                 rescored: stream.Interface, loaded: Signal, idle: Signal) -> None:
-        """Rescore keys on their way to the weights; load these keys and the queries."""
+                 rescored: stream.Interface, cache: "ResidentCache | MemoryCache") -> None:
+        """Rescore keys on their way to the weights; take the queries."""
         config = self._config
-        m.submodules.rescore_key_store = rescore_key_store = RescoreKeyStore(
-            capacity=config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
-            element_bits=unit.element_bits)
+        cache.add_rescore_keys(m, unit)
         m.submodules.rescorer = rescorer = Rescorer(
             capacity=config.capacity, distance_max=config.distance_max, head_dim=unit.head_dim,
             lanes=unit.lanes, element_bits=unit.element_bits,
             queries=config.rescore_query_slots)
         wiring.connect(m, wiring.flipped(self.i_rescore_query), rescorer.i_query)
         wiring.connect(m, selected, rescorer.i)
-        wiring.connect(m, rescorer.o_request, rescore_key_store.i)
-        wiring.connect(m, rescore_key_store.o, rescorer.i_beat)
+        cache.rescore(m, rescorer)
         wiring.connect(m, rescorer.o, rescored)
-
-        rescore_loaded = Signal(range(config.capacity + 1))
-        new_rescore_key = Signal()
-        exact_write = _registered(m, rescore_key_store.i_write)
-        m.d.comb += [
-            new_rescore_key.eq(self.i_rescore_key.p.token >= rescore_loaded),
-            self.i_rescore_key.ready.eq(idle | new_rescore_key),
-            exact_write.valid.eq(self.i_rescore_key.valid & self.i_rescore_key.ready),
-            exact_write.payload.eq(self.i_rescore_key.payload),
-            loaded.eq(rescore_loaded),
-        ]
-        with m.If(exact_write.valid & new_rescore_key
-                  & (self.i_rescore_key.p.beat == unit.beats - 1)):
-            m.d.sync += rescore_loaded.eq(self.i_rescore_key.p.token + 1)

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from nearbit_hw.layouts import (
+    CacheError,
     Error,
     codes_layout,
     command_layout,
@@ -15,6 +16,7 @@ from nearbit_hw.layouts import (
     select_layout,
     word_layout,
 )
+from nearbit_hw.memory.cache_map import CacheMap, Lookup
 
 
 __all__ = ["Dispatcher"]
@@ -74,13 +76,18 @@ class Dispatcher(wiring.Component):
         Whether queries may share a selection.
     block : :class:`int`
         Keys of a block, a power of two and a multiple of :py:`lanes`; 0, if there are no blocks.
+    cache : :class:`nearbit_hw.memory.CacheMap`
+        Where keys and values are in memory; None, if they are in block RAM.
 
     Members
     -------
     i : :py:`In(stream.Signature(command_layout(...)))`
         Commands.
     loaded : :py:`In(range(capacity + 1))`
-        Tokens from 0 that may be read. Must not fall.
+        Tokens from 0 that may be read. Must not fall; with a memory, those of the command's
+        sequence.
+    lookup : :py:`In(Lookup)`
+        With a memory: what came of looking up where the command's tokens are.
     rescore_loaded : :py:`In(range(capacity + 1))`
         Tokens from 0 that may be rescored, if there is a unit for it. Must not fall.
     exp_tables_loaded : :py:`In(exp_tables)`
@@ -96,6 +103,8 @@ class Dispatcher(wiring.Component):
         Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
         Requests to :class:`nearbit_hw.score.KeyStore`.
+    o_range : :py:`Out(stream.Signature(cache.range_layout))`
+        With a memory: for each command with words the tokens of these, as soon as it is checked.
     """
 
     i: stream.Interface
@@ -107,9 +116,12 @@ class Dispatcher(wiring.Component):
     o_block: list[stream.Interface]
     o_queries: stream.Interface
     o_words: stream.Interface
+    o_range: stream.Interface
+    lookup: Signal
 
     def __init__(self, *, key_bits: int, capacity: int, queries: int, lanes: int, top_n: int,
-                 exp_tables: int, rescore: bool = False, shared: bool = False, block: int = 0):
+                 exp_tables: int, rescore: bool = False, shared: bool = False, block: int = 0,
+                 cache: CacheMap | None = None):
         for name, value in [("Key bits", key_bits), ("Capacity", capacity), ("Queries", queries),
                             ("Top N", top_n), ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
@@ -132,16 +144,23 @@ class Dispatcher(wiring.Component):
         self._rescore = bool(rescore)
         self._shared = bool(shared)
         self._block = block
+        self._cache = cache
+        self._error: type[Error] | type[CacheError] = Error if cache is None else CacheError
+        place = {} if cache is None else {"heads": cache.heads, "sequences": cache.sequences}
+        self._has_rescore_keys = self._rescore and cache is None
 
         super().__init__({
             "i": In(stream.Signature(command_layout(
                 key_bits=key_bits, capacity=capacity, queries=queries, exp_tables=exp_tables,
-                rescore=rescore))),
+                rescore=rescore, **place))),
             "loaded": In(range(capacity + 1)),
-            **({"rescore_loaded": In(range(capacity + 1))} if rescore else {}),
+            **({"rescore_loaded": In(range(capacity + 1))} if self._has_rescore_keys else {}),
+            **({} if cache is None else {
+                "lookup": In(Lookup),
+                "o_range": Out(stream.Signature(cache.range_layout))}),
             "exp_tables_loaded": In(exp_tables),
             "o_order": Out(stream.Signature(order_layout(
-                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared))),
+                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared, **place))),
             "o_select": Out(stream.Signature(select_layout(
                 capacity=capacity, lanes=lanes, top_n=top_n, shared=shared))).array(queries),
             **({"o_block": Out(stream.Signature(data.StructLayout({}))).array(queries)}
@@ -202,7 +221,7 @@ class Dispatcher(wiring.Component):
         # ---- Check. The command stays on `i` until it is accepted.
         fire = Signal() # the command is accepted
         checked = Signal()
-        errors = Signal(data.ArrayLayout(Error, self._queries), reset_less=True)
+        errors = Signal(data.ArrayLayout(self._error, self._queries), reset_less=True)
         active = Signal(self._queries, reset_less=True)
         m.d.sync += checked.eq(self.i.valid & ~fire)
 
@@ -220,28 +239,33 @@ class Dispatcher(wiring.Component):
                             reset_less=True)
         for query in range(self._queries):
             fields = command.queries[query]
-            error = Signal(Error, name=f"error_{query}")
+            error = Signal(self._error, name=f"error_{query}")
             beyond: Value = _exceeds(m, [command.first, fields.count], self.loaded, f"end_{query}")
-            if self._rescore:
+            if self._cache is not None:
+                beyond |= self.lookup == Lookup.RANGE
+            if self._has_rescore_keys:
                 beyond |= command.rescore & _exceeds(
                     m, [command.first, fields.count], self.rescore_loaded, f"rescore_end_{query}")
             with m.If(command.n == 0):
-                m.d.comb += error.eq(Error.NO_N)
+                m.d.comb += error.eq(self._error.NO_N)
             with m.Elif(too_many):
-                m.d.comb += error.eq(Error.TOO_MANY)
+                m.d.comb += error.eq(self._error.TOO_MANY)
             with m.Elif(fields.count == 0):
-                m.d.comb += error.eq(Error.EMPTY)
+                m.d.comb += error.eq(self._error.EMPTY)
             with m.Elif(beyond):
-                m.d.comb += error.eq(Error.RANGE)
+                m.d.comb += error.eq(self._error.RANGE)
             with m.Elif(~command.rescore & ~self.exp_tables_loaded.bit_select(fields.exp_table, 1)):
-                m.d.comb += error.eq(Error.EXP_TABLE)
+                m.d.comb += error.eq(self._error.EXP_TABLE)
             with m.Elif((command.rescore & (not self._rescore))
                         | (command.shared & (not self._shared))):
-                m.d.comb += error.eq(Error.RESCORE)
+                m.d.comb += error.eq(self._error.RESCORE)
             with m.Elif(command.shared & ~can_share):
-                m.d.comb += error.eq(Error.SHARED)
+                m.d.comb += error.eq(self._error.SHARED)
+            if self._cache is not None:
+                with m.Elif(self.lookup == Lookup.NOT_SET):
+                    m.d.comb += error.eq(CacheError.NOT_SET)
             good = Signal(name=f"good_{query}")
-            m.d.comb += good.eq(error == Error.OK)
+            m.d.comb += good.eq(error == self._error.OK)
             with m.If(~checked):
                 m.d.sync += [errors[query].eq(error),
                              active[query].eq(
@@ -253,14 +277,17 @@ class Dispatcher(wiring.Component):
 
         # ---- Announce: each receiver takes the command once.
         receivers = [self.o_order, *self.o_select]
-        concerned = Cat(1, active)
+        concerned: Value = Cat(1, active)
+        if self._cache is not None:
+            receivers.append(self.o_range)
+            concerned = Cat(1, active, active.any())
         taken = Signal(len(receivers))
         takes = Signal(len(receivers))
         more_blocks = Signal() # the command whose words are sent has blocks to be announced
         for index, receiver in enumerate(receivers):
             m.d.comb += [
                 receiver.valid.eq(checked & concerned[index] & ~taken[index]
-                                  & ~(more_blocks & (index > 0))),
+                                  & ~(more_blocks & (0 < index <= self._queries))),
                 takes[index].eq(receiver.valid & receiver.ready),
             ]
         m.d.sync += taken.eq(Mux(fire, 0, taken | takes))
@@ -310,6 +337,8 @@ class Dispatcher(wiring.Component):
         with m.If(query_end):
             m.d.sync += query_busy.eq(0)
         last_word = self._longest(last_words, active)
+        if self._cache is not None:
+            self._ask(m, first_word, last_word)
         codes: Any = Signal(self.o_queries.payload.shape(), reset_less=True)
         m.d.comb += self.o_queries.payload.eq(codes)
         with m.If(fire):
@@ -327,6 +356,16 @@ class Dispatcher(wiring.Component):
                                   busy=busy, paused=paused, more=more_blocks)
 
         return m
+
+    def _ask(self, m: Module, first_word: Value, last_word: Value) -> None:
+        """Ask for whole words: what is in them beside the range is in the same pages."""
+        lane_bits = exact_log2(self._lanes)
+        m.d.comb += [
+            self.o_range.p.first.eq(Cat(C(0, lane_bits), first_word)),
+            self.o_range.p.count.eq(Cat(C(0, lane_bits), last_word + 1)),
+            *(field.eq(self.i.p[name]) for name in ("head", "sequence")
+              for field in (self.o_range.p[name], self.o_order.p[name])),
+        ]
 
     def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Value, active: Value,
                          busy: Signal, paused: Signal, more: Signal) -> None:

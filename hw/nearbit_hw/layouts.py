@@ -13,9 +13,10 @@ from nearbit_model.config import MULTIPLIER_BITS
 from nearbit_model.structure import Error as Code
 
 
-__all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layout", "distance_word_layout",
-           "elements_layout", "rescore_write_layout", "key_layout", "order_layout", "place_fields",
-           "place_layout", "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
+__all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layout",
+           "distance_word_layout", "elements_layout", "gathered_key_layout",
+           "rescore_write_layout", "key_layout", "order_layout", "place_fields", "place_layout",
+           "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
            "trace_layout", "value_layout", "value_write_layout", "weighted_layout",
            "softmax_command_layout", "word_layout"]
 
@@ -175,6 +176,21 @@ def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
         **_measures(distance_max, score_max),
         "last": 1,
         **({"rescore": 1, "skip": 1} if rescore else {}),
+    })
+
+
+def gathered_key_layout(*, capacity: int, distance_max: int, heads: int, sequences: int,
+                        rescore: bool = False, shared: bool = False) -> data.StructLayout:
+    """Layout of a selected key whose row is to be read from memory.
+
+    Where queries may share selections, one that :py:`repeats` has the keys of the one before, one
+    that :py:`keeps` those of the next.
+    """
+    key = key_layout(capacity=capacity, distance_max=distance_max, rescore=rescore)
+    return data.StructLayout({
+        **{name: field.shape for name, field in key},
+        **place_fields(heads=heads, sequences=sequences),
+        **({"repeats": 1, "keeps": 1} if shared else {}),
     })
 
 

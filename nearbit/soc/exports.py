@@ -1,6 +1,7 @@
-"""Exports of the register map: C, JSON, Markdown and SystemRDL.
+"""Exports of the register map: C, JSON, Markdown and SystemRDL; and of a memory's layout: C.
 
-All are generated from :func:`nearbit_hw.soc.registers.register_map`, like the hardware.
+Those of registers are generated from :func:`nearbit_hw.soc.registers.register_map`, like the
+hardware; that of a memory from :class:`nearbit_model.memory.MemoryLayout`.
 """
 
 import json
@@ -18,9 +19,13 @@ from nearbit_hw.soc.registers import (
     RegisterMap,
     SocError,
 )
+from nearbit_model.config import Config
+from nearbit_model.memory import Field as RowField
+from nearbit_model.memory import MemoryLayout
 
 
-__all__ = ["LICENSE", "c_header", "describe_packet", "json_text", "markdown", "systemrdl"]
+__all__ = ["LICENSE", "c_header", "describe_packet", "json_text", "markdown", "memory_header",
+           "systemrdl"]
 
 
 LICENSE = "SPDX-License-Identifier: Apache-2.0"
@@ -103,6 +108,103 @@ def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
         [line for field in result.fields for line in _c_field(f"{name.upper()}_RESULT", field)]))
     parts.append("\n#endif\n")
     return "".join(parts)
+
+
+_MEMORY_FUNCTIONS = """
+/* Place of a token: its page's number is looked up in the list of its sequence. */
+static inline uint64_t {name}_place(const uint32_t *pages, uint32_t token)
+{{
+    return (uint64_t)pages[token / {macro}_PAGE_TOKENS] * {macro}_PAGE_TOKENS
+        + token % {macro}_PAGE_TOKENS;
+}}
+
+/* Address of a code's first byte; `codes` is that of the head's first code. */
+static inline uint64_t {name}_code_address(uint64_t codes, uint64_t place)
+{{
+    return codes + place * {macro}_CODE_BYTES;
+}}
+
+/* Address of a row's first byte; `rows` is that of the head's first row. */
+static inline uint64_t {name}_row_address(uint64_t rows, uint64_t stride, uint64_t place)
+{{
+    return rows + place * stride;
+}}
+
+/* Pack integers of `bits` bits each, two's complement, the first one lowest. */
+static inline void {name}_pack_elements(uint8_t *bytes, const int16_t *elements, uint32_t count,
+                                        uint32_t bits)
+{{
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
+    uint32_t pending = 0, filled = 0, index;
+    for (index = 0; index < count; index++) {{
+        pending |= ((uint32_t)elements[index] & mask) << filled;
+        for (filled += bits; filled >= 8; filled -= 8) {{
+            *bytes++ = (uint8_t)pending;
+            pending >>= 8;
+        }}
+    }}
+    if (filled > 0)
+        *bytes = (uint8_t)pending;
+}}
+
+/* Make up the {macro}_ROW_BYTES bytes of a row. Without a rescoring unit, `key` is not read. */
+static inline void {name}_pack_row(uint8_t *row, const int16_t *key, const int16_t *values,
+                                   uint16_t scale)
+{{
+    uint32_t index;
+    for (index = 0; index < {macro}_ROW_BYTES; index++)
+        row[index] = 0;
+    {name}_pack_elements(row + {macro}_ROW_KEY_OFFSET, key, {macro}_ROW_KEY_ELEMENTS,
+                         {macro}_ROW_KEY_ELEMENT_BITS);
+    {name}_pack_elements(row + {macro}_ROW_VALUE_OFFSET, values, {macro}_ROW_VALUE_ELEMENTS,
+                         {macro}_ROW_VALUE_ELEMENT_BITS);
+    row[{macro}_ROW_SCALE_OFFSET] = (uint8_t)scale;
+    row[{macro}_ROW_SCALE_OFFSET + 1] = (uint8_t)(scale >> 8);
+}}
+"""
+
+
+def memory_header(config: Config, name: str = "nearbit") -> str:
+    """Write the layout of a memory as a C header: sizes, offsets, addresses, and packing of rows.
+
+    C99, for processors of any byte order; macros and functions begin with the core's name.
+    :class:`~nearbit_model.memory.LayoutError` if the configuration has no memory.
+    """
+    layout, macro = MemoryLayout.of(config), name.upper()
+    memory, guard = layout.memory, f"{macro}_MEMORY_H"
+    sizes = [
+        ("Key heads, and sequences at the same time.",
+         {"HEADS": memory.heads, "SEQUENCES": memory.sequences}),
+        ("Tokens of a sequence at most, tokens of a page, and pages of each head.",
+         {"SEQUENCE_TOKENS": config.capacity, "PAGE_TOKENS": memory.page_tokens,
+          "PAGES": config.memory_pages}),
+        ("Bytes of a code; addresses of codes of place 0 are multiples of the second.",
+         {"CODE_BYTES": layout.code_bytes, "CODE_ALIGNMENT": layout.code_unit}),
+        (("Bytes of a row that are read and written; addresses of rows of place 0, and strides, "
+          "are multiples of the second."),
+         {"ROW_BYTES": layout.row_bytes, "ROW_ALIGNMENT": layout.row_unit}),
+        ("Bytes from one row to the next.",
+         {"ROW_STRIDE_MIN": layout.least_stride, "ROW_STRIDE_MAX": layout.most_stride}),
+        (("Offsets of the fields of a row, in bytes; their integers, and the bits of each. Without "
+          "a rescoring unit, a key has none."),
+         {**_row_field("KEY", layout.key or RowField(0, 0, 0)),
+          **_row_field("VALUE", layout.values), "ROW_SCALE_OFFSET": layout.scale.offset}),
+    ]
+    parts = [f"/* {LICENSE} */\n\n",
+             _comment("The cache of a Nearbit accelerator in memory: where codes and rows are, and "
+                      "what they are made up of (docs/memory.md). Generated."),
+             f"\n#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n"]
+    for says, numbers in sizes:
+        parts.append("\n" + _comment(says) + _defines(
+            [(f"{macro}_{size}", f"{number}u") for size, number in numbers.items()]))
+    parts.append(_MEMORY_FUNCTIONS.format(name=name, macro=macro))
+    parts.append("\n#endif\n")
+    return "".join(parts)
+
+
+def _row_field(what: str, field: RowField) -> dict[str, int]:
+    return {f"ROW_{what}_OFFSET": field.offset, f"ROW_{what}_ELEMENTS": field.elements,
+            f"ROW_{what}_ELEMENT_BITS": field.bits}
 
 
 # --- JSON ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from amaranth.lib import data, wiring
 
 import nearbit
 from nearbit.cli.app import app
-from nearbit_hw.layouts import Error
+from nearbit_hw.layouts import CacheError, Error
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import steady
 
@@ -103,9 +103,12 @@ def test_ports():
 def test_errors():
     """The table of errors has those of the hardware, in their order."""
     text = (ROOT / "docs/verilog.md").read_text(encoding="utf-8")
-    assert {name: int(number) for number, name in re.findall(r"^\| (\d) \| `(\w+)` \|", text,
-                                                              re.MULTILINE)} == {
-        error.name: error.value for error in Error if error != Error.OK}
+    assert [(name, int(number)) for number, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", text,
+                                                               re.MULTILINE)] == [
+        (error.name, error.value) for error in CacheError if error != CacheError.OK]
+    # Those that only a core with a memory has, say so.
+    assert set(re.findall(r"`(\w+)` \| with a memory: ", text)) == (
+        {error.name for error in CacheError} - {error.name for error in Error})
 
 
 def test_json_fields(run, write):

@@ -13,7 +13,7 @@ from nearbit_hw.memory.beat_fifo import BeatFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
 from nearbit_hw.memory.read_merge import ReadMerge
-from nearbit_hw.memory.row_buffer import RowBuffer
+from nearbit_hw.memory.row_buffer import RowBuffer, RowTail
 from nearbit_hw.memory.row_fetcher import RowFetcher
 from nearbit_hw.memory.row_port import RowPort
 from nearbit_hw.memory.tables import HeadTable, PageTable, PlaceTable
@@ -21,4 +21,5 @@ from nearbit_hw.memory.watchdog import Watchdog
 
 
 __all__ = ["Appender", "BeatFifo", "CacheMap", "CodeFetcher", "HeadTable", "Lookup", "PageTable",
-           "PlaceTable", "ReadMerge", "RowBuffer", "RowFetcher", "RowPort", "Watchdog"]
+           "PlaceTable", "ReadMerge", "RowBuffer", "RowFetcher", "RowPort",
+           "RowTail", "Watchdog"]

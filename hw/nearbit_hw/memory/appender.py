@@ -14,7 +14,23 @@ from nearbit_hw.memory.sizes import check_positive, log2
 from nearbit_hw.memory.watchdog import Watchdog
 
 
-__all__ = ["Appender"]
+__all__ = ["Appender", "append_layout", "appended_layout"]
+
+
+def append_layout(sizes: CacheMap, *, key_bits: int) -> data.StructLayout:
+    """Layout of a token to be appended; with :py:`raises` the number of tokens is raised to it."""
+    return data.StructLayout({
+        "head": range(sizes.heads),
+        "sequence": range(sizes.sequences),
+        "token": range(sizes.capacity),
+        "code": key_bits,
+        "raises": 1,
+    })
+
+
+def appended_layout() -> data.StructLayout:
+    """Layout of how a token ended."""
+    return data.StructLayout({"failed": 1})
 
 
 # How it works
@@ -103,19 +119,13 @@ class Appender(wiring.Component):
         self._timeout_bits = timeout_bits
 
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({
-                "head": range(map.heads),
-                "sequence": range(map.sequences),
-                "token": range(map.capacity),
-                "code": key_bits,
-                "raises": 1,
-            }))),
+            "i": In(stream.Signature(append_layout(map, key_bits=key_bits))),
             "i_row": In(stream.Signature(map.data_bits)),
             "o_lookup": Out(stream.Signature(map.request_layout)),
             "i_lookup": In(stream.Signature(map.answer_layout, always_ready=True)),
             "axi": Out(WriteSignature(address_bits=map.address_bits, data_bits=map.data_bits)),
             "o_tokens": Out(stream.Signature(map.tokens_layout)),
-            "o": Out(stream.Signature(data.StructLayout({"failed": 1}))),
+            "o": Out(stream.Signature(appended_layout())),
             "timeout": In(timeout_bits),
         })
 
@@ -303,6 +313,8 @@ class Appender(wiring.Component):
                          place.eq(Cat(sizes.offset_of(token), answer.page))]
         unit = log2(sizes.burst_bytes)
         code_place = Cat(C(0, log2(self.code_bits // 8)), place)
+        # All pages may be less than the unit of bases.
+        code_place = Cat(code_place, C(0, max(0, unit - len(code_place))))
         code_address = Cat(code_place[:unit], (entry.codes + code_place[unit:])[:len(entry.codes)])
         row_address = Signal(sizes.address_bits)
         m.d.comb += row_address.eq(Cat(C(0, log2(sizes.row_unit)),

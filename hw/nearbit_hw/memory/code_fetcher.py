@@ -106,6 +106,8 @@ class _Issue:
         place = Cat(C(0, log2(fetcher.chunk_bits // 8)) if fetcher.chunk_bits > 8 else C(0, 0),
                     self._at[:log2(page_chunks)], page)
         unit = log2(fetcher.map.burst_bytes)
+        # All pages may be less than the unit of bases.
+        place = Cat(place, C(0, max(0, unit - len(place))))
         m.d.comb += [
             self.load.eq(self.found & ~error & ~ar.valid & ~drop),
             self.failed.eq(self.found & error),

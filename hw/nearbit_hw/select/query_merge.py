@@ -1,10 +1,19 @@
 """Brings the queries' selections into one order."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.layouts import Error, key_layout, order_layout, softmax_command_layout
+from nearbit_hw.layouts import (
+    CacheError,
+    Error,
+    gathered_key_layout,
+    key_layout,
+    order_layout,
+    softmax_command_layout,
+)
 
 
 __all__ = ["QueryMerge"]
@@ -23,6 +32,8 @@ class QueryMerge(wiring.Component):
     ----------
     capacity, key_bits, queries, exp_tables : :class:`int`
         As in :class:`nearbit_model.Config`.
+    heads, sequences : :class:`int`
+        Those of a memory, from which rows of keys are read; 0 without.
 
     Members
     -------
@@ -34,13 +45,15 @@ class QueryMerge(wiring.Component):
         Whether the last query's selection is wanted once more, when its last key is accepted; if
         there is :py:`shared`.
     o_result : :py:`Out(stream.Signature(...))`
-        For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query.
+        For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query;
+        with a memory, also :py:`final_good`: no later query of the command is without an error.
     o_command : :py:`Out(stream.Signature(...))`
         For each query without an error: :py:`query`, :py:`exp_table`, :py:`trace`; and for a
         rescoring unit :py:`rescore`, :py:`multiplier`.
     o : :py:`Out(stream.Signature(...))`
         Selections of the queries without an error; for a rescoring unit with :py:`rescore`,
-        :py:`skip`.
+        :py:`skip`; with a memory, :py:`head`, :py:`sequence`, and if there is :py:`shared`, whether
+        the selection :py:`repeats` the one before, or :py:`keeps` its rows for the next.
     """
 
     i_order: stream.Interface
@@ -51,7 +64,7 @@ class QueryMerge(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, capacity: int, distance_max: int, queries: int, exp_tables: int,
-                 rescore: bool = False, shared: bool = False):
+                 rescore: bool = False, shared: bool = False, heads: int = 0, sequences: int = 0):
         for name, value in [("Capacity", capacity), ("Largest distance", distance_max),
                             ("Queries", queries), ("Exp tables", exp_tables)]:
             if not isinstance(value, int) or value < 1:
@@ -62,22 +75,28 @@ class QueryMerge(wiring.Component):
         self._exp_tables = exp_tables
         self._rescore = bool(rescore)
         self._shared = bool(shared)
+        self._heads = heads
+        self._error = CacheError if heads else Error
+        place: dict[str, Any] = {"heads": heads, "sequences": sequences}
+        key: dict[str, Any] = {
+            "capacity": capacity, "distance_max": distance_max, "rescore": rescore}
 
         super().__init__({
             "i_order": In(stream.Signature(order_layout(
-                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared))),
+                queries=queries, exp_tables=exp_tables, rescore=rescore, shared=shared, **place))),
             "i": In(stream.Signature(
                 key_layout(capacity=capacity, distance_max=distance_max))).array(queries),
             **({"again": Out(1)} if shared else {}),
             "o_result": Out(stream.Signature(data.StructLayout({
                 "query": range(queries),
-                "error": Error,
+                "error": self._error,
                 "final": 1,
+                **({"final_good": 1} if heads else {}),
             }))),
             "o_command": Out(stream.Signature(
                 softmax_command_layout(queries=queries, exp_tables=exp_tables, rescore=rescore))),
-            "o": Out(stream.Signature(key_layout(
-                capacity=capacity, distance_max=distance_max, rescore=rescore))),
+            "o": Out(stream.Signature(
+                gathered_key_layout(**key, **place, shared=shared) if heads else key_layout(**key))),
         })
 
     @property
@@ -114,7 +133,7 @@ class QueryMerge(wiring.Component):
         if self._rescore:
             m.d.comb += skip.eq(~good & self.i_order.p.rescore)
         m.d.comb += [
-            good.eq(order.error == Error.OK),
+            good.eq(order.error == self._error.OK),
             final.eq(query == self._queries - 1),
         ]
 
@@ -168,5 +187,22 @@ class QueryMerge(wiring.Component):
             ]
             with m.If(self.i_order.valid & skip & ~done[2]):
                 m.d.comb += self.o.valid.eq(1)
+        if self._heads:
+            self._gather(m, query, final)
 
         return m
+
+    def _gather(self, m: Module, query: Signal, final: Signal) -> None:
+        """Say where the rows of a selection are, and whether queries share them."""
+        order = self.i_order.p
+        good = Cat(each.error == self._error.OK for each in order.queries)
+        m.d.comb += [
+            self.o.p.head.eq(order.head),
+            self.o.p.sequence.eq(order.sequence),
+            self.o_result.p.final_good.eq(~(good >> 1 >> query).any()),
+        ]
+        if self._shared:
+            m.d.comb += [
+                self.o.p.repeats.eq(order.shared & (query != 0)),
+                self.o.p.keeps.eq(order.shared & ~final),
+            ]

@@ -54,7 +54,7 @@ class Mixed:
                 for beat in range(parameters["row_beats"]):
                     address = self.tables.row_address(head, sequence, token) + beat * size
                     bench.source("i_read").send(
-                        {"set": number % 2, "position": position, "beat": beat})
+                        {"set": number % 2, "position": position, "word": beat})
                     bench.sink("o_read").expect({
                         "data": int.from_bytes(self.tables.contents[address:address + size],
                                                "little"), "failed": 0})

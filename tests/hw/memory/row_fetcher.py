@@ -66,7 +66,7 @@ class Gather:
             places += rng.sample(places, min(len(places), 30))
         begin = len(self.read.received)
         bench.source("i_read").send(*(
-            {"set": which, "position": position, "beat": beat} for position, beat in places))
+            {"set": which, "position": position, "word": beat} for position, beat in places))
         await bench.until(lambda: len(self.read.received) == begin + len(places))
         bench.source("i_release").send(which)
         found = self.read.received[begin:]

@@ -1,8 +1,10 @@
 # amaranth: UnusedElaboratable=no
+import re
+
 import cocotb
 import pytest
 
-from nearbit_hw.memory import RowBuffer
+from nearbit_hw.memory import RowBuffer, RowTail
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -12,8 +14,11 @@ class Filled:
 
     def __init__(self, bench):
         self.bench = bench
-        self.top_n, self.beats, self.bits, self.ports = (
-            bench.parameters[name] for name in ("top_n", "row_beats", "data_bits", "ports"))
+        self.top_n, self.beats, self.bits, self.ports, kept, self.word_beats = (
+            bench.parameters[name] for name in (
+                "top_n", "row_beats", "data_bits", "ports", "kept", "word_beats"))
+        self.kept = range(*kept)
+        self.tail = bench.parameters["tail"]
         self.rows = {}
 
     def write(self, which, position):
@@ -37,15 +42,29 @@ class Filled:
         self.bench.source(f"i_arrived__{position % self.ports}").send(
             {"set": which, "failed": failed})
 
-    def read(self, which, position, beat):
-        self.bench.source("i").send({"set": which, "position": position, "beat": beat})
+    def read(self, which, position, word):
+        self.bench.source("i").send({"set": which, "position": position, "word": word})
 
-    def expect(self, which, position, beat, failed=0):
-        self.read(which, position, beat)
-        self.bench.sink("o").expect({"data": self.rows[which, position, beat], "failed": failed})
+    def word(self, which, position, word, failed=0):
+        """What a word is answered with."""
+        beats = self.kept[word * self.word_beats:(word + 1) * self.word_beats]
+        found = {"data": sum(self.rows[which, position, beat] << self.bits * place
+                             for place, beat in enumerate(beats)), "failed": failed}
+        if self.tail is not None:
+            beat, first_bit, bits = self.tail
+            found["tail"] = self.rows[which, position, beat] >> first_bit & (1 << bits) - 1
+        return found
+
+    def expect(self, which, position, word, failed=0):
+        self.read(which, position, word)
+        self.bench.sink("o").expect(self.word(which, position, word, failed))
+
+    @property
+    def words(self):
+        return len(self.kept) // self.word_beats
 
     def places(self):
-        return [(position, beat) for position in range(self.top_n) for beat in range(self.beats)]
+        return [(position, word) for position in range(self.top_n) for word in range(self.words)]
 
 
 @cocotb.test()
@@ -99,7 +118,7 @@ async def a_beat_waits_for_its_row_and_those_before(dut):
         assert len(got) == position
         filled.tell(0, position)
         await bench.step(3)
-        assert got[-1] == {"data": filled.rows[0, position, 0], "failed": 0}
+        assert got[-1] == filled.word(0, position, 0)
     bench.source("i_release").send(0)
     await bench.step(3)
     filled.read(0, 0, 0)
@@ -107,7 +126,7 @@ async def a_beat_waits_for_its_row_and_those_before(dut):
     assert len(got) == filled.top_n
     await filled.fill(0, [0])
     await bench.step(3)
-    assert got[-1] == {"data": filled.rows[0, 0, 0], "failed": 0}
+    assert got[-1] == filled.word(0, 0, 0)
 
 
 @cocotb.test()
@@ -120,7 +139,7 @@ async def failures_are_of_their_set(dut):
         await filled.fill(1, range(filled.top_n))
         filled.expect(0, filled.top_n - 1, 0, failed=1)
         filled.expect(1, filled.top_n - 1, 0)
-        filled.expect(0, 0, filled.beats - 1, failed=1)
+        filled.expect(0, 0, filled.words - 1, failed=1)
         await bench.finish()
         bench.source("i_release").send(0, 1)
         await bench.finish()
@@ -160,7 +179,7 @@ async def reset_frees(dut):
     assert not bench.sink("o").received
     await filled.fill(0, range(filled.top_n))
     await bench.step(5)
-    assert bench.sink("o").received == [{"data": filled.rows[0, 0, 0], "failed": 0}]
+    assert bench.sink("o").received == [filled.word(0, 0, 0)]
 
 
 @pytest.mark.parametrize("parameters", [
@@ -168,9 +187,34 @@ async def reset_frees(dut):
     {"top_n": 6, "row_beats": 10, "data_bits": 64, "ports": 1},
     {"top_n": 7, "row_beats": 3, "data_bits": 8, "ports": 2},
     {"top_n": 8, "row_beats": 4, "data_bits": 32, "ports": 4},
-], ids=lambda parameters: "-".join(map(str, parameters.values())))
+    {"top_n": 6, "row_beats": 9, "data_bits": 64, "ports": 1, "kept": [0, 8],
+     "tail": [8, 0, 16]},
+    {"top_n": 4, "row_beats": 8, "data_bits": 16, "ports": 2, "kept": [1, 7], "word_beats": 3,
+     "tail": [7, 5, 9]},
+    {"top_n": 3, "row_beats": 7, "data_bits": 8, "ports": 1, "kept": [2, 6], "word_beats": 4},
+], ids=lambda parameters: "-".join(str(value) for value in parameters.values()
+                                   if isinstance(value, int)))
 def test_bench(parameters):
-    run_bench(RowBuffer(**parameters), __file__, parameters=parameters)
+    given = {"kept": [0, parameters["row_beats"]], "word_beats": 1, "tail": None, **parameters}
+    tail = given["tail"]
+    dut = RowBuffer(**{**given, "kept": range(*given["kept"]),
+                       "tail": None if tail is None else RowTail(*tail)})
+    run_bench(dut, __file__, parameters=given)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"kept": range(0)}, "Kept beats must be successive ones of 4, not range(0, 0)"),
+    ({"kept": range(1, 5)}, "Kept beats must be successive ones of 4, not range(1, 5)"),
+    ({"kept": range(0, 4, 2)}, "Kept beats must be successive ones of 4, not range(0, 4, 2)"),
+    ({"word_beats": 3}, "Word beats must divide the beats that are kept (4), not 3"),
+    ({"tail": RowTail(4, 0, 1)}, ("Tail must be within one of 4 beats of 8 bits, not "
+                                 "RowTail(beat=4, first_bit=0, bits=1)")),
+    ({"tail": RowTail(0, 7, 2)}, ("Tail must be within one of 4 beats of 8 bits, not "
+                                 "RowTail(beat=0, first_bit=7, bits=2)")),
+])
+def test_wrong_parts(changes, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        RowBuffer(**{"top_n": 2, "row_beats": 4, "data_bits": 8, **changes})
 
 
 def test_properties():
