@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from amaranth.lib import wiring
 from nearbit_hw.verilog import YosysError, generate, run_yosys
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.buses import Bus, split_buses
-from nearbit_model.transfers.payload import Port, Words
+from nearbit_model.transfers.payload import Port, Struct, Words
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
@@ -67,7 +68,7 @@ struct Input {
 struct Output {
     uint64_t *words;
     int64_t *cycles;
-    int64_t capacity, count, wanted;
+    int64_t capacity, count, wanted, lasts, wanted_lasts;
 };
 
 template<size_t Bits>
@@ -213,7 +214,7 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
                 more |= in[i].next < in[i].count;
         if (mode == 1)
             for (int i = 0; i < NEARBIT_OUTPUTS; i++)
-                more |= out[i].count < out[i].wanted;
+                more |= out[i].count < out[i].wanted || out[i].lasts < out[i].wanted_lasts;
         for (int i = 0; i < NEARBIT_OUTPUTS; i++)
             if (out[i].count == out[i].capacity)
                 return done;
@@ -246,7 +247,8 @@ class OutputBuffer(ctypes.Structure):
 
     _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
                 ("capacity", ctypes.c_int64), ("count", ctypes.c_int64),
-                ("wanted", ctypes.c_int64))
+                ("wanted", ctypes.c_int64), ("lasts", ctypes.c_int64),
+                ("wanted_lasts", ctypes.c_int64))
 
 
 def _mangle(name: str) -> str:
@@ -276,6 +278,10 @@ def _glue(inputs: list[Port], outputs: list[Port], buses: list[Bus], plain: dict
             drive.append(f"{name}__ready = cxxrtl::value<1>{{1u}};")
         store = (f"store({o}.words + {o}.count * {port.words}, now({name}__payload)); "
                  if port.shape.width else "")
+        last = _last(port)
+        if last is not None:
+            store += (f"{o}.lasts += {o}.words[{o}.count * {port.words} + {last // 64}] "
+                      f">> {last % 64} & 1; ")
         sample.append((f"if (bit({name}__valid)) " if port.has_valid else "")
                       + f"{{ {store}{o}.cycles[{o}.count++] = sim->cycle; "
                         f"sim->active = sim->cycle; }}")
@@ -300,6 +306,13 @@ def _glue(inputs: list[Port], outputs: list[Port], buses: list[Bus], plain: dict
                            for port in bus.channels.values()]),
     }
     return "".join(f"#define {name} {text}\n" for name, text in macros.items())
+
+
+def _last(port: Port) -> int | None:
+    """Bit of a payload that says that it is the last one of a part; None if it has none."""
+    fields = port.shape.fields if isinstance(port.shape, Struct) else ()
+    return next((offset for name, offset, shape in fields if (name, shape.width) == ("last", 1)),
+                None)
 
 
 def _offset(plain: dict[str, int], name: str) -> int:
@@ -529,7 +542,6 @@ class _Run:
             wanted = program.beats.get(port.name, 0)
             self._words.append(np.empty((0, port.words), dtype=np.uint64))
             self._cycles.append(np.empty(0, dtype=np.int64))
-            self._out[index].wanted = wanted
             self._grow(index, max(wanted + 1, 1024))
 
     def _grow(self, index: int, capacity: int) -> None:
@@ -549,6 +561,8 @@ class _Run:
         for phase in self._program.phases:
             for entry in self._in:
                 entry.count = entry.next = 0
+            if phase.after:
+                self._wait(phase.after)
             self._advance(2, phase.delay)
             cycles: dict[str, Cycles] = {}
             kept: list[Words] = []
@@ -563,10 +577,17 @@ class _Run:
             accepted.append(cycles)
         for entry in self._in:
             entry.count = entry.next = 0
-        self._advance(1)
+        self._wait(self._program.awaited, self._program.lasts)
         self.cycles = self._library.nearbit_active(self._handle) + 1 if self._transfers() else 0
         self._report()
         return accepted
+
+    def _wait(self, beats: Mapping[str, int], lasts: Mapping[str, int] | None = None) -> None:
+        """Simulate until so many beats have come, and so many of them with ``last``."""
+        for index, port in enumerate(self._ports):
+            self._out[index].wanted = beats.get(port.name, 0)
+            self._out[index].wanted_lasts = (lasts or {}).get(port.name, 0)
+        self._advance(1)
 
     def _advance(self, mode: int, cycles: int | None = None) -> None:
         """Simulate, in calls of bounded duration, until the library has nothing left to do."""
@@ -599,7 +620,9 @@ class _Run:
 
     def _check(self, began: int) -> None:
         cycle = self._library.nearbit_cycle(self._handle)
-        if cycle - max(began, self._library.nearbit_active(self._handle)) > self._patience:
+        moved = 0 if self._memory is None else self._memory.last
+        if cycle - max(began, moved,
+                       self._library.nearbit_active(self._handle)) > self._patience:
             raise SimulationError(f"the hardware has stopped: nothing moved in the "
                                   f"{self._patience} cycles before cycle {cycle}")
 

@@ -151,8 +151,9 @@ class IcarusEngine:
                        if port.name in phase.inputs)])
         # mypy takes the arrays for the option of the same call.
         np.savez(directory / "program.npz", **arrays) # type: ignore[arg-type]
-        task = {"ports": [port.to_json() for port in self._ports], "beats": program.beats,
-                "patience": patience, "memory": memory,
+        task = {"ports": [port.to_json() for port in self._ports], "beats": program.awaited,
+                "lasts": program.lasts, "patience": patience, "memory": memory,
+                "after": [dict(phase.after) for phase in program.phases],
                 "levels": _numbers(self._levels, program.levels)}
         (directory / "task.json").write_text(json.dumps(task), encoding="utf-8")
 

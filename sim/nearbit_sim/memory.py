@@ -155,6 +155,10 @@ class _Bus:
     def _is_inside(self, address: int) -> bool:
         return address + self.bus.beat_bytes <= len(self._contents)
 
+    @property
+    def last(self) -> int:
+        return max([0, *self._asked[-1:], *self._beats[-1:]])
+
     def traffic(self, *, log: bool) -> Traffic:
         def array(numbers: Iterable[int]) -> NDArray[np.int64]:
             return np.array(list(numbers) if log else [], dtype=np.uint64).astype(np.int64)
@@ -371,6 +375,11 @@ class SimulatedMemory:
             name = write.bus.name
             write.sample(cycle, payload(f"{name}__aw"), payload(f"{name}__w"),
                          ready=bool(seen[f"{name}__b"]))
+
+    @property
+    def last(self) -> int:
+        """Cycle of the last transfer on any bus, 0 before the first."""
+        return max((bus.last for bus in self._all), default=0)
 
     def traffic(self, *, log: bool) -> list[Traffic]:
         """Say what was transferred on each bus, in the order of the buses."""

@@ -124,7 +124,7 @@ struct BusBase {
     std::unordered_set<uint64_t> silent;
     std::vector<uint64_t> addresses;
     std::vector<int64_t> lengths, asked, cycles;
-    int64_t bursts_asked = 0, beats_moved = 0;
+    int64_t bursts_asked = 0, beats_moved = 0, last = 0;
 
     void begin_run(const Timing *given, std::string *message, Credit *shared, uint64_t state) {
         timing = given;
@@ -176,6 +176,7 @@ struct BusBase {
             fail(cycle, std::to_string(beats) + " beats from " + hex(address)
                  + " on cross 4 KiB");
         bursts_asked++;
+        last = cycle;
         if (timing->log) {
             addresses.push_back(address);
             lengths.push_back(beats);
@@ -186,6 +187,7 @@ struct BusBase {
 
     void moved(int64_t cycle) {
         beats_moved++;
+        last = cycle;
         if (timing->log)
             cycles.push_back(cycle);
     }
@@ -450,6 +452,14 @@ void nearbit_begin_memory(Simulation *sim, const Timing *timing) {
 
 const char *nearbit_broken(Simulation *sim) { return sim->memory.broken.c_str(); }
 
+// Cycle of the last transfer on any bus.
+int64_t nearbit_last(Simulation *sim) {
+    int64_t last = 0;
+    for (const BusBase *bus : sim->memory.buses)
+        last = std::max(last, bus->last);
+    return last;
+}
+
 void nearbit_report(Simulation *sim, int index, Report *report) {
     const BusBase &bus = *sim->memory.buses[index];
     *report = {bus.bursts_asked, bus.beats_moved, bus.addresses.data(), bus.lengths.data(),
@@ -504,6 +514,8 @@ class CompiledMemory:
         library.nearbit_begin_memory.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timing))
         library.nearbit_broken.restype = ctypes.c_char_p
         library.nearbit_broken.argtypes = (ctypes.c_void_p,)
+        library.nearbit_last.restype = ctypes.c_int64
+        library.nearbit_last.argtypes = (ctypes.c_void_p,)
         library.nearbit_report.restype = None
         library.nearbit_report.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Report))
         self._contents = contents
@@ -530,6 +542,12 @@ class CompiledMemory:
         """The rule that was broken, in one sentence; empty if none was."""
         said: bytes = self._library.nearbit_broken(self._handle)
         return said.decode()
+
+    @property
+    def last(self) -> int:
+        """Cycle of the last transfer on any bus, 0 before the first."""
+        cycle: int = self._library.nearbit_last(self._handle)
+        return cycle
 
     def traffic(self) -> list[Traffic]:
         """Say what was transferred on each bus so far."""

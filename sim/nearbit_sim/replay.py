@@ -67,11 +67,14 @@ class _Input:
 
 
 class _Output:
-    def __init__(self, dut: Any, port: Port, wanted: int) -> None:
+    def __init__(self, dut: Any, port: Port, wanted: int, wanted_lasts: int) -> None:
         self.ready = getattr(dut, f"{port.name}__ready") if port.has_ready else None
         self.valid = getattr(dut, f"{port.name}__valid") if port.has_valid else None
         self.payload = getattr(dut, f"{port.name}__payload") if port.shape.width else None
-        self.wanted = wanted
+        self._wanted = wanted
+        self._wanted_lasts = wanted_lasts
+        self._lasts = 0
+        self._shape = port.shape if wanted_lasts else None
         self.cycles: list[int] = []
         self.numbers: list[int] = []
         self._words = port.words
@@ -95,7 +98,15 @@ class _Output:
         else:
             self.numbers.append(0)
         self.cycles.append(cycle)
+        if self._shape is not None:
+            payload = self._shape.unpack(self.numbers[-1])
+            assert isinstance(payload, dict)
+            self._lasts += payload["last"]
         return True
+
+    @property
+    def is_awaited(self) -> bool:
+        return len(self.cycles) < self._wanted or self._lasts < self._wanted_lasts
 
     def words(self) -> Words:
         data = b"".join(number.to_bytes(8 * self._words, "little") for number in self.numbers)
@@ -146,6 +157,7 @@ class _Replay:
     def __init__(self, dut: Any, directory: Path) -> None:
         task = json.loads((directory / "task.json").read_text(encoding="utf-8"))
         self._patience: int = task["patience"]
+        self.after: list[dict[str, int]] = task["after"]
         self._clock = getattr(dut, "clk", None)
         self._reset = getattr(dut, "rst", None)
         self._progress = directory / "progress"
@@ -166,7 +178,8 @@ class _Replay:
             found = [Port.from_json(port) for port in task["ports"]]
             self.inputs = {port.name: _Input(dut, port, arrays[f"words_{port.name}"])
                            for port in found if port.is_input}
-            self.outputs = {port.name: _Output(dut, port, task["beats"].get(port.name, 0))
+            self.outputs = {port.name: _Output(dut, port, task["beats"].get(port.name, 0),
+                                               task["lasts"].get(port.name, 0))
                             for port in found if not port.is_input}
 
         for name, value in task["levels"].items():
@@ -210,7 +223,7 @@ class _Replay:
                                         for name, channel in self._channels.items()})
         await self._edge()
         self.cycle += 1
-        if self.cycle - max(self._began, self.active) > self._patience:
+        if self.cycle - max(self._began, self.active, self.memory.last) > self._patience:
             raise RuntimeError(f"the hardware has stopped: nothing moved in the "
                                f"{self._patience} cycles before cycle {self.cycle}")
         if time.monotonic() - self._reported > _REPORT_SECONDS:
@@ -220,7 +233,9 @@ class _Replay:
             self._progress.write_text(f"{self.cycle} {done}\n", encoding="ascii")
 
     async def run(self) -> None:
-        for counts, delay in zip(self.counts, self.delays, strict=True):
+        for counts, delay, after in zip(self.counts, self.delays, self.after, strict=True):
+            while any(len(self.outputs[name].cycles) < beats for name, beats in after.items()):
+                await self.step()
             for _ in range(delay):
                 self._began = self.cycle
                 await self.step()
@@ -228,7 +243,7 @@ class _Replay:
                 port.last += int(count)
             while any(port.offers for port in self.inputs.values()):
                 await self.step()
-        while any(len(output.cycles) < output.wanted for output in self.outputs.values()):
+        while any(output.is_awaited for output in self.outputs.values()):
             await self.step()
 
 

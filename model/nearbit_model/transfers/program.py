@@ -2,7 +2,8 @@
 
 A :class:`Program` is a list of phases. In a phase, every input stream has a sequence of payloads,
 and all sequences are pushed at full rate in parallel. A phase ends when all its transfers are
-accepted; the next begins in the following cycle, or some cycles later. Outputs are always ready.
+accepted; the next begins in the following cycle, or when some beats have come, or some cycles
+later. Outputs are always ready.
 Cycle 0 is the first after one cycle of reset. Then the engine goes on until it has seen as many
 beats on each output as the program expects.
 """
@@ -36,10 +37,13 @@ class Phase:
         Rows of 64-bit words for each input stream that gets any payload.
     delay
         Cycles to wait before the phase begins.
+    after
+        Beats of output streams, from the first on, that must have come before the wait.
     """
 
     inputs: Mapping[str, Words]
     delay: int = 0
+    after: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,6 +58,9 @@ class Program:
         What is pushed.
     beats
         Beats of output streams to wait for.
+    lasts
+        Beats with ``last`` of output streams to wait for, instead of ``beats`` of them: for streams
+        of which it is not known how long their parts are.
     levels
         Values of ports that are no streams, from reset on; 0 where none is given.
     memory
@@ -64,6 +71,7 @@ class Program:
     ports: list[Port]
     phases: list[Phase] = field(default_factory=list)
     beats: dict[str, int] = field(default_factory=dict)
+    lasts: dict[str, int] = field(default_factory=dict)
     levels: dict[str, int] = field(default_factory=dict)
     memory: NDArray[np.uint8] | None = None
 
@@ -74,8 +82,9 @@ class Program:
                 return port
         raise KeyError(f"there is no {'input' if is_input else 'output'} stream {name!r}")
 
-    def add(self, inputs: Mapping[str, Any], *, delay: int = 0) -> None:
-        """Append a phase.
+    def add(self, inputs: Mapping[str, Any], *, delay: int = 0,
+            after: Mapping[str, int] | None = None) -> None:
+        """Append a phase, with delay and beats to wait for as of :class:`Phase`.
 
         Each input has arrays with a first dimension of payloads: an integer array for a number, a
         dictionary of arrays for a structure, one more dimension for an array.
@@ -83,13 +92,20 @@ class Program:
         packed: dict[str, Words] = {}
         for name, values in inputs.items():
             packed[name] = self.port(name, is_input=True).pack(values, _count(values))
-        self.phases.append(Phase(packed, delay))
+        for name in after or {}:
+            self.port(name, is_input=False)
+        self.phases.append(Phase(packed, delay, after or {}))
 
     def expect(self, beats: Mapping[str, int]) -> None:
         """Wait for some more beats of output streams."""
         for name, count in beats.items():
             self.port(name, is_input=False)
             self.beats[name] = self.beats.get(name, 0) + count
+
+    @property
+    def awaited(self) -> dict[str, int]:
+        """Beats to wait for, of streams that are not waited for by ``lasts``."""
+        return {name: count for name, count in self.beats.items() if name not in self.lasts}
 
     def contents(self) -> NDArray[np.uint8]:
         """Copy the memory, for a run."""
