@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+
 """The cache of all heads in a memory, as the core sees it."""
 
 from dataclasses import dataclass
