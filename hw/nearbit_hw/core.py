@@ -274,7 +274,7 @@ class Core(wiring.Component):
         # What reads an order decides whether keys move; it must not wait for the memory as well.
         register(m, order.o, query_merge.i_order, "order")
         cache.score(m, dispatcher, score_array)
-        self._connect_queries(m, dispatcher, score_array, selectors, query_merge)
+        self._connect_queries(m, dispatcher, score_array, selectors, query_merge, cache)
         selected = cache.select(m, query_merge)
         if unit is None:
             wiring.connect(m, selected, softmax.i)
@@ -323,7 +323,8 @@ class Core(wiring.Component):
         return m
 
     def _connect_queries(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
-                         selectors: list[TopN | HistogramTopN], query_merge: QueryMerge) -> None:
+                         selectors: list[TopN | HistogramTopN], query_merge: QueryMerge,
+                         cache: "ResidentCache | MemoryCache") -> None:
         """From the distances of each query to the selections in one order."""
         config = self._config
         shared = config.rescore is not None and config.rescore.shared
@@ -331,7 +332,7 @@ class Core(wiring.Component):
             _join(m, dispatcher.o_select[query], selector.i_command)
             if config.selection_block:
                 wiring.connect(m, dispatcher.o_block[query], selector.i_block)
-            words, keys = score_array.o[query], selector.o
+            words, keys = score_array.o[query], cache.wait(m, selector.o, query)
             if shared and query == config.queries - 1:
                 # The query that may select for all.
                 m.submodules.distance_sum = distance_sum = DistanceSum(
@@ -347,7 +348,7 @@ class Core(wiring.Component):
                     distance_sum.i_command.p.shared.eq(dispatcher.o_select[query].p.shared),
                     repeat.again.eq(query_merge.again),
                 ]
-                wiring.connect(m, selector.o, repeat.i)
+                wiring.connect(m, keys, repeat.i)
                 words, keys = distance_sum.o, repeat.o
             wiring.connect(m, words, selector.i)
             _join(m, keys, query_merge.i[query])

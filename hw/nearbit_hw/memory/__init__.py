@@ -14,6 +14,7 @@ selected keys read while the keys go on, and :class:`RowReader` gives what a sto
 
 from nearbit_hw.memory.appender import Appender
 from nearbit_hw.memory.beat_fifo import BeatFifo
+from nearbit_hw.memory.block_fifo import BlockFifo
 from nearbit_hw.memory.cache_map import CacheMap, Lookup
 from nearbit_hw.memory.code_fetcher import CodeFetcher
 from nearbit_hw.memory.code_gate import CodeGate
@@ -28,6 +29,6 @@ from nearbit_hw.memory.tables import HeadTable, PageTable, PlaceTable
 from nearbit_hw.memory.watchdog import Watchdog
 
 
-__all__ = ["Appender", "BeatFifo", "CacheMap", "CodeFetcher", "CodeGate", "CommandPlace",
-           "HeadTable", "Lookup", "PageTable", "PlaceTable", "ReadMerge", "RowBuffer",
+__all__ = ["Appender", "BeatFifo", "BlockFifo", "CacheMap", "CodeFetcher", "CodeGate",
+           "CommandPlace", "HeadTable", "Lookup", "PageTable", "PlaceTable", "ReadMerge", "RowBuffer",
            "RowFetcher", "RowGather", "RowPort", "RowReader", "RowTail", "Watchdog"]
