@@ -93,7 +93,8 @@ def run(case: Case) -> dict[str, Any]:
         sys.exit(f"{case.what}: the hardware's answers are not the golden model's")
 
     results = hardware.outcome.outputs["o_result"]
-    ends = results.cycles[np.flatnonzero(results.payloads["last"])].reshape(case.commands, -1)[:, -1]
+    ends = results.cycles[np.flatnonzero(results.payloads["last"])]
+    ends = ends.reshape(case.commands, config.queries)[:, -1]
     # The first commands fill queues, and the last has nothing behind it.
     intervals = np.diff(ends)[case.commands // 4:-1]
     interval = float(intervals.mean())
@@ -120,8 +121,8 @@ def run(case: Case) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The table of docs/memory.md."""
-    rows = ["| | latency | beats of codes, rows | interval | of the least | bytes a command | "
-            "dense fp16 |", "|---|--:|--:|--:|--:|--:|--:|"]
+    rows = [("| | latency | beats of codes, rows | interval | of the least | bytes a command | "
+            "dense fp16 |"), "|---|--:|--:|--:|--:|--:|--:|"]
     for found in results["cases"].values():
         latency, until = (found["timing"][name] for name in ("latency", "latency_to"))
         rows.append(

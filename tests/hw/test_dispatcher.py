@@ -96,8 +96,8 @@ class Load:
 
     def plain(self, count, rescore=0, shared=0):
         """A command for the first keys."""
-        return {**self.place(), "first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, "rescore": rescore,
-                "shared": shared,
+        return {**self.place(), "first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0,
+                "rescore": rescore, "shared": shared,
                 "queries": [self.query(count, 0, self.bench.rng) for _ in range(self.queries)]}
 
     def errors(self, command):

@@ -30,5 +30,5 @@ from nearbit_hw.memory.watchdog import Watchdog
 
 
 __all__ = ["Appender", "BeatFifo", "BlockFifo", "CacheMap", "CodeFetcher", "CodeGate",
-           "CommandPlace", "HeadTable", "Lookup", "PageTable", "PlaceTable", "ReadMerge", "RowBuffer",
-           "RowFetcher", "RowGather", "RowPort", "RowReader", "RowTail", "Watchdog"]
+           "CommandPlace", "HeadTable", "Lookup", "PageTable", "PlaceTable", "ReadMerge",
+           "RowBuffer", "RowFetcher", "RowGather", "RowPort", "RowReader", "RowTail", "Watchdog"]

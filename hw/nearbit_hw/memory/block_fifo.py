@@ -7,6 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.memory.beat_fifo import BeatFifo
+from nearbit_hw.memory.sizes import check_power
 
 
 __all__ = ["BlockFifo"]
@@ -38,12 +39,18 @@ class BlockFifo(wiring.Component):
     o: stream.Interface
 
     def __init__(self, layout: Any, *, depth: int):
-        self._fifo = BeatFifo(layout, depth=depth)
+        check_power(depth=depth)
+        self._layout = layout
+        self._depth = depth
         super().__init__({"i": In(stream.Signature(layout)), "o": Out(stream.Signature(layout))})
 
     @property
+    def layout(self) -> Any:
+        return self._layout
+
+    @property
     def depth(self) -> int:
-        return self._fifo.depth
+        return self._depth
 
     @property
     def latency(self) -> int:
@@ -52,7 +59,7 @@ class BlockFifo(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.fifo = fifo = self._fifo
+        m.submodules.fifo = fifo = BeatFifo(self._layout, depth=self._depth)
         free = Signal(range(self.depth + 1), init=self.depth)
         puts, takes = Signal(), Signal()
         m.d.comb += [

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from nearbit_hw.layouts import CacheError
 from nearbit_hw.memory.appender import Appender, append_layout, appended_layout
 from nearbit_hw.memory.axi import ReadSignature, WriteSignature
-from nearbit_hw.memory.cache_map import cache_map
 from nearbit_hw.memory.block_fifo import BlockFifo
+from nearbit_hw.memory.cache_map import cache_map
 from nearbit_hw.memory.code_fetcher import CodeFetcher
 from nearbit_hw.memory.code_gate import CodeGate
 from nearbit_hw.memory.command_place import CommandPlace
