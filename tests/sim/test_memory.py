@@ -165,6 +165,17 @@ def test_pages_are_scattered():
         np.testing.assert_array_equal(other.query_cycles, first.query_cycles)
 
 
+def test_long_reads_are_no_silence():
+    """What moves on the buses moves, although a query gives no sign for long."""
+    plan = Plan(prepared("blocks", queries=1), trace=False)
+    hardware = simulation.core_engine(plan.config)
+    outcome = hardware.run(plan.program, patience=5000, timing=MemoryTiming(pace=0.05))
+    moved = np.sort(np.concatenate([
+        *(cycles for phase in outcome.accepted for cycles in phase.values()),
+        *(beats.cycles for beats in outcome.outputs.values())]))
+    assert np.diff(moved).max() > 30_000
+
+
 def row_of(plan, kv_head, token):
     """A byte of a token's row."""
     layout = MemoryLayout.of(plan.config)

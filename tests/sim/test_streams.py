@@ -72,7 +72,7 @@ def configs_with_memory(draw):
         burst_bytes=st.sampled_from([256, 1024]), address_bits=st.integers(16, 64),
         one_bus=st.just(one_bus), row_ports=st.just(1) if one_bus else st.sampled_from([1, 2, 4]),
         queue_beats=st.just(1 << 10), row_id_bits=st.integers(1, 8),
-        stride_bits=st.integers(1, 16), timeout_bits=st.integers(1, 32)))
+        stride_bits=st.integers(7, 16), timeout_bits=st.integers(1, 32)))
     return Config(
         key_bits=draw(st.integers(5, 128)), value_lanes=64, value_dim=draw(st.sampled_from(
             [64, 128])), capacity=page_tokens * draw(st.integers(1, 9)),

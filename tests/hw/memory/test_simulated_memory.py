@@ -275,6 +275,24 @@ def test_silence():
         reads(engine(CompiledEngine), asked, MemoryTiming(latency=2, silent_from=4), patience=2000)
 
 
+@pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
+def test_waits(kind):
+    """A phase that begins after some beats, and a run that ends with some last ones."""
+    hardware = engine(kind)
+    made = Program(hardware.ports)
+    made.memory = np.zeros(SIZE, np.uint8)
+    asked = {"id": np.array([1, 2]), "addr": np.array([0, 64]), "len": np.array([1, 2])}
+    made.add({"i_ar__0": asked})
+    made.add({"i_ar__0": asked}, after={"o_r__0": 3}, delay=5)
+    made.lasts = {"o_r__0": 3}
+    made.expect({"o_r__0": 100}) # of which nothing is waited for
+    outcome = hardware.run(made, timing=MemoryTiming(latency=10))
+    assert outcome.outputs["o_r__0"].cycles.tolist() == [10, 11, 12, 13, 14, 28, 29]
+    assert [cycles["i_ar__0"].tolist() for cycles in outcome.accepted] == [[0, 1], [18, 19]]
+    with pytest.raises(KeyError, match="there is no output stream 'o_r'"):
+        made.add({"i_ar__0": asked}, after={"o_r": 3})
+
+
 GOOD = {"id": [0, 1], "addr": [0, 8], "len": [0, 1]}
 
 
