@@ -12,6 +12,7 @@ from nearbit_hw.attend.normalizer import Normalizer
 from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.scaling_accumulator import ScalingAccumulator
 from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
@@ -236,10 +237,12 @@ class Core(wiring.Component):
             capacity=config.capacity, distance_max=config.distance_max, queries=config.queries,
             exp_tables=config.exp_tables, rescore=unit is not None, shared=shared)
         m.submodules.softmax = softmax = Softmax(
-            capacity=config.capacity, key_bits=config.key_bits, beats=config.beats,
+            capacity=config.capacity, key_bits=config.key_bits,
+            beats=config.beats + config.scale_beats,
             top_n=config.top_n, weight_bits=config.weight_bits, exp_tables=config.exp_tables,
             score_max=config.score_max, distance_max=config.distance_max)
-        m.submodules.value_accumulator = accumulator = ValueAccumulator(
+        accumulator_kind = ScalingAccumulator if config.scale_beats else ValueAccumulator
+        m.submodules.value_accumulator = accumulator = accumulator_kind(
             capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
             scale_bits=SCALE_BITS, top_n=config.top_n)
@@ -266,6 +269,9 @@ class Core(wiring.Component):
         wiring.connect(m, value_store.o, accumulator.i_beat)
         wiring.connect(m, accumulator.o, normalizer.i)
         m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
+        if isinstance(accumulator, ScalingAccumulator) \
+                and isinstance(normalizer, DividingNormalizer):
+            m.d.comb += accumulator.shift.eq(normalizer.shift)
 
         self._load(m, dispatcher, key_store, value_store, softmax, idle)
 
@@ -341,16 +347,26 @@ class Core(wiring.Component):
         exp_tables_loaded = Signal(config.exp_tables)
         new_key, new_value = Signal(), Signal()
         key_write, value_write = key_store.i_write, value_store.i_write
-        # No command reads so soon.
-        key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+        if config.value_ports > 1:
+            # No command reads so soon.
+            key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+            value_ready = idle | (new_value & (config.value_ports > 1))
+            value_valid = self.i_value.valid & self.i_value.ready
+            value_taken = value_write.valid
+        else:
+            # Memories with a single port are in small devices, where no wire is long. The store
+            # takes two cycles for some beats.
+            value_ready = idle & value_write.ready
+            value_valid = self.i_value.valid & idle
+            value_taken = value_write.valid & value_write.ready
         m.d.comb += [
             new_key.eq(self.i_key.p.token >= keys_loaded),
             self.i_key.ready.eq(idle | new_key),
             key_write.valid.eq(self.i_key.valid & self.i_key.ready),
             key_write.payload.eq(self.i_key.payload),
             new_value.eq(self.i_value.p.token >= values_loaded),
-            self.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
-            value_write.valid.eq(self.i_value.valid & self.i_value.ready),
+            self.i_value.ready.eq(value_ready),
+            value_write.valid.eq(value_valid),
             value_write.payload.eq(self.i_value.payload),
             self.i_exp_table.ready.eq(idle),
             softmax.i_exp_table.valid.eq(self.i_exp_table.valid & idle),
@@ -363,7 +379,7 @@ class Core(wiring.Component):
         next_key, next_value = Signal(), Signal()
         m.d.comb += [
             next_key.eq(key_write.valid & new_key),
-            next_value.eq(value_write.valid & new_value
+            next_value.eq(value_taken & new_value
                           & (self.i_value.p.beat == config.beats - 1)),
         ]
         with m.If(next_key):
@@ -438,7 +454,8 @@ class Core(wiring.Component):
             "sum_bits": accumulator.acc_bits, "total_max": accumulator.total_max,
             "output_fraction_bits": config.output_fraction_bits}
         if config.normalizer == "divider":
-            return DividingNormalizer(**given, divider_cycles=config.divider_cycles)
+            return DividingNormalizer(**given, divider_cycles=config.divider_cycles,
+                                      shifts=config.scale_beats > 0)
         return ReciprocalNormalizer(**given)
 
     def _selector(self, key_bits: int, *, lead: int) -> TopN | HistogramTopN:

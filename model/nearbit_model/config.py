@@ -230,9 +230,10 @@ class Config:
         2, 64, "Terms added between two registers of the XOR-popcount. Fewer terms reach a higher "
                "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
-        1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
-              "such as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no "
-              "command is in flight."))
+        1, 2, "With 1, value vectors and their scales are in one memory that either reads or "
+              "writes in a cycle, such as an iCE40 UltraPlus SPRAM. A value vector is accepted "
+              "only while no command is in flight, and a query's scales are read before its "
+              "values, which takes a cycle for each key."))
     selection: str = field(default="histograms", metadata=_one_of(
         SELECTIONS,
         "One of :data:`SELECTIONS`: how the nearest keys are found. ``histograms`` takes two block "
@@ -320,6 +321,11 @@ class Config:
     def beats(self) -> int:
         """Beats in which a value vector is read: ``value_dim / value_lanes``."""
         return self.value_dim // self.value_lanes
+
+    @property
+    def scale_beats(self) -> int:
+        """Beats in which its scale is read before: 1 if both are in one memory with one port."""
+        return int(self.value_ports == 1)
 
     @property
     def output_bits(self) -> int:

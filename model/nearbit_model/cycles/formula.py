@@ -7,7 +7,9 @@ from nearbit_model.config import Config
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
     BANKS,
+    CLEARING_GAP,
     RESCORE_KEY_STORE_LATENCY,
+    SCALING_GAP,
     VALUE_STORE_LATENCY,
     rescorer_latency,
     softmax_latency,
@@ -126,12 +128,20 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     selection, selecting = _steady_selection(config, words, selected)
     beat = config.value_lanes * config.divider_cycles
     beats = config.rescore.beats if config.rescore is not None and rescore else 1
+    # The scales of all keys, if they come in a beat of their own; then sums are cleared in between.
+    scaling = config.scale_beats * max(selected, SCALING_GAP)
+    added = selected + config.scale_beats * (CLEARING_GAP - 1)
+    weighed = scaling + config.beats * added
+    if config.scale_beats and config.beats > 1:
+        # No scales are read while a beat waits for the normalizer.
+        weighed = max(weighed, scaling + added + 1 + (config.beats - 2) * beat
+                      + (config.value_lanes - 1) * config.divider_cycles)
     stages = {
         "score": Fraction(max(words, config.score_stages + 1)),
         **selecting,
         **({} if config.rescore is None
            else {"rescore": Fraction(config.queries * beats * selected)}),
-        "weigh": Fraction(config.queries * config.beats * selected),
+        "weigh": Fraction(config.queries * weighed),
         "normalize": Fraction(config.queries * config.beats * beat),
     }
     if config.selection == "counters":
@@ -146,7 +156,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     # follow each other at the pace of the slowest of these stages.
     replay = (handing + (selected == 1) + softmax_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
-              + selected + (config.beats - 1) * max(selected, beat)
+              + scaling + selected + (config.beats - 1) * max(added, beat)
               + (config.value_lanes - 1) * config.divider_cycles + config.normalizer_latency)
     paces = [stages[name] / config.queries
              for name in ("rescore", "weigh", "normalize") if name in stages]
