@@ -238,8 +238,9 @@ class Config:
         SELECTIONS,
         "One of :data:`SELECTIONS`: how the nearest keys are found. ``histograms`` takes two block "
         "RAMs with two full ports (unlike iCE40's) per lane and query. ``serial`` takes one of any "
-        "kind per lane and query, and selects for one query at a time. ``counters`` takes few "
-        "block RAMs and two to three times the logic."))
+        "kind per lane and query, and counts a query's distances only when those of the one "
+        "before have been added up. ``counters`` takes few block RAMs and two to three times the "
+        "logic."))
     selection_block: int = field(default=0, metadata=_within(
         0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
                     "two; those of a block that are selected compete with the keys of the next "

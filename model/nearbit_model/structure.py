@@ -156,7 +156,7 @@ class HistogramTimes:
 
     @property
     def limit(self) -> int:
-        """Queries whose bins are in use, and that are scanned or emitted, at the same time."""
+        """Queries whose bins are in use, and as many that are scanned or emitted."""
         return 2 if self.overlap else 1
 
     @property
@@ -170,7 +170,7 @@ class HistogramTimes:
         if self.block:
             # Of short blocks as well, no more than three are in work if this holds.
             return 3 if self.block_cycles + self.lead <= self.block // self.lanes else 4
-        return 4 if self.overlap else 1
+        return 4 if self.overlap else 2
 
     @property
     def group(self) -> int:

@@ -64,10 +64,14 @@ def _steady_selection(config: Config, words: int, selected: int
     histogram = config.histogram_times(config.queries - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
-    # From the acceptance of a command until its last key is presented.
-    whole = merged + reads + emitted + config.score_stages + (config.queries - 1) * selected
+    left = merged + reads + emitted + (config.queries - 1) * selected
     if not histogram.overlap:
-        return merged + reads + emitted - 1, {"select": Fraction(whole)}
+        return merged + reads + emitted - 1, {
+            "merge": Fraction(merged + config.score_stages),
+            "scan": Fraction(reads + emitted + 1),
+            "banks": Fraction(left + 2, histogram.banks)}
+    # From the acceptance of a command until its last key is presented.
+    whole = left + config.score_stages
     freed = scored + histogram.count_latency + histogram.free_latency + config.score_stages
     return merged + reads + emitted - 1, {
         "merge": max(Fraction(histogram.merge_interval), Fraction(freed, histogram.limit)),
