@@ -160,7 +160,7 @@ class ValueStore(wiring.Component):
 
         # Both ports have one address, and are never enabled together: one port.
         advance = Signal()
-        reading = Signal()
+        is_asked = Signal()
         asked = Signal(range(address.depth), reset_less=True)
         place = Signal.like(asked)
         m.d.comb += [
@@ -175,9 +175,9 @@ class ValueStore(wiring.Component):
         ]
         with m.If(advance):
             m.d.sync += [
-                reading.eq(self.i.valid),
+                is_asked.eq(self.i.valid),
                 asked.eq(address(self.i.p.token, self.i.p.beat)),
-                self.o.valid.eq(reading),
+                self.o.valid.eq(is_asked),
             ]
 
         return m
