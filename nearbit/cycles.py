@@ -72,9 +72,10 @@ _RELIEF = {
     "score": "more lanes: more keys are scored per cycle",
     "refine": "more refine_lanes: more distances are read per cycle",
     "merge": "the selection 'counters', which does not merge",
+    "merge, serial": "another selection: with 'serial', a query's distances are counted only when "
+                     "those of the one before have been added up",
     "merge, blocks": "a range that ends with a longer block: merging the last one takes longer "
                      "than scoring it",
-    "select": "another selection: 'serial' has one query at a time in work",
     "scan": "more refine_lanes: more distances are compared per cycle",
     "emit": "a smaller n, or several queries: each lists one selected key per cycle",
     "rescore": "more rescore.lanes: a selected key is scored exactly in fewer cycles",
@@ -233,6 +234,8 @@ def _relief(config: Config, stage: str) -> str:
         stage = "normalize, one cycle"
     elif stage == "merge" and config.selection_block:
         stage = "merge, blocks"
+    elif stage == "merge" and config.selection == "serial":
+        stage = "merge, serial"
     elif stage == "rescore" and config.rescore is not None and config.rescore.beats == 1:
         stage = "rescore, one beat"
     return _RELIEF[stage]

@@ -491,11 +491,14 @@ class _Request:
                 with fresh.If(self.i_payload != length):
                     fresh.d.sync += error.eq(Status.LENGTH)
                     fresh.next = "Full"
-            with fresh.State("Payload"), fresh.If(taken):
-                fresh.d.sync += [self.payload.eq(Cat(self.payload[8:], self.i_payload)),
-                                 left.eq(left - 1)]
-                with fresh.If(left == 1):
-                    fresh.next = "Check"
+            with fresh.State("Payload"):
+                # That is `taken` here, but a load goes to all bits and must not wait for the rest.
+                with fresh.If(self.i_valid & ~expired):
+                    fresh.d.sync += self.payload.eq(Cat(self.payload[8:], self.i_payload))
+                with fresh.If(taken):
+                    fresh.d.sync += left.eq(left - 1)
+                    with fresh.If(left == 1):
+                        fresh.next = "Check"
             with fresh.State("Check"), fresh.If(taken):
                 fresh.next = "Check more"
             with fresh.State("Check more"), fresh.If(taken):

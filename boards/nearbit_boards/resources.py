@@ -125,13 +125,17 @@ def dsps(config: Config, device: Device) -> int:
     """Count the multipliers that a configuration implies.
 
     One for each value lane, one for the weights, and the reciprocal's; with rescoring one for
-    each of their lanes, and those that scale a score. On an iCE40 UltraPlus, what does not fit its
-    eight is made of logic; devices without multipliers have none.
+    each of their lanes, and those that scale a score. With a single value port, the first value
+    lane's scales the weights. On an iCE40 UltraPlus, what does not fit its eight is made of logic;
+    devices without multipliers have none.
     """
     if not device.dsps:
         return 0
     products = [(config.weight_bits + 1, config.value_bits)] * config.value_lanes
-    products.append((config.weight_bits, SCALE_BITS))
+    if config.scale_beats:
+        products[0] = config.weight_bits + 1, max(config.value_bits, SCALE_BITS)
+    else:
+        products.append((config.weight_bits, SCALE_BITS))
     if config.normalizer == "reciprocal":
         products += config.reciprocal_times.products(config.value_bits)
     return sum(_tiles(*product, device) for product in products)

@@ -1,5 +1,7 @@
 """A core behind its host link, and the same behind the pins of a UART."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -91,6 +93,10 @@ class LinkedCore(wiring.Component):
                 wiring.connect(m, ours, theirs)
                 continue
             # So that what the transmitter does has no way through the link into the core's units.
+            if name == "o_result":
+                self._hold(m, link.reset_core, ours, theirs)
+                continue
+            # A trace must not pause, as the link would go on to the result.
             buffer = fifo.SyncFIFO(width=Value.cast(ours.payload).shape().width, depth=2)
             m.submodules[f"{name}_buffer"] = ResetInserter(link.reset_core)(buffer)
             m.d.comb += [
@@ -108,6 +114,19 @@ class LinkedCore(wiring.Component):
         m.d.comb += [link.lost.eq(self.lost), self.activity.eq(link.activity),
                      self.error.eq(link.error)]
         return m
+
+    def _hold(self, m: Module, reset: Signal, source: Any, target: Any) -> None:
+        """Connect streams by a register that is free again in the cycle after it was taken from."""
+        held = Signal()
+        payload = Signal.like(Value.cast(source.payload), name="held_payload", reset_less=True)
+        m.d.comb += [source.ready.eq(~held), target.valid.eq(held),
+                     Value.cast(target.payload).eq(payload)]
+        with m.If(reset):
+            m.d.sync += held.eq(0)
+        with m.Elif(~held):
+            m.d.sync += [held.eq(source.valid), payload.eq(source.payload)]
+        with m.Elif(target.ready):
+            m.d.sync += held.eq(0)
 
 
 class BoardTop(wiring.Component):

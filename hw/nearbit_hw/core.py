@@ -11,6 +11,7 @@ from nearbit_hw.attend.dividing_normalizer import DividingNormalizer
 from nearbit_hw.attend.normalizer import Normalizer
 from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.scaling_accumulator import ScalingAccumulator
 from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.dispatcher import Dispatcher
@@ -256,10 +257,12 @@ class Core(wiring.Component):
             capacity=config.capacity, distance_max=config.distance_max, queries=config.queries,
             exp_tables=config.exp_tables, rescore=unit is not None, shared=shared, **places)
         m.submodules.softmax = softmax = Softmax(
-            capacity=config.capacity, key_bits=config.key_bits, beats=config.beats,
+            capacity=config.capacity, key_bits=config.key_bits,
+            beats=config.beats + config.scale_beats,
             top_n=config.top_n, weight_bits=config.weight_bits, exp_tables=config.exp_tables,
             score_max=config.score_max, distance_max=config.distance_max)
-        m.submodules.value_accumulator = accumulator = ValueAccumulator(
+        accumulator_kind = ScalingAccumulator if config.scale_beats else ValueAccumulator
+        m.submodules.value_accumulator = accumulator = accumulator_kind(
             capacity=config.capacity, beats=config.beats, value_lanes=config.value_lanes,
             value_bits=config.value_bits, weight_bits=config.weight_bits,
             scale_bits=SCALE_BITS, top_n=config.top_n)
@@ -285,6 +288,9 @@ class Core(wiring.Component):
         cache.attend(m, softmax, accumulator)
         wiring.connect(m, accumulator.o, normalizer.i)
         m.d.comb += accumulator.next_ready.eq(normalizer.next_ready)
+        if isinstance(accumulator, ScalingAccumulator) \
+                and isinstance(normalizer, DividingNormalizer):
+            m.d.comb += accumulator.shift.eq(normalizer.shift)
 
         cache.load(m, idle)
         self._load_exp_tables(m, softmax, idle)
@@ -438,7 +444,8 @@ class Core(wiring.Component):
             "sum_bits": accumulator.acc_bits, "total_max": accumulator.total_max,
             "output_fraction_bits": config.output_fraction_bits}
         if config.normalizer == "divider":
-            return DividingNormalizer(**given, divider_cycles=config.divider_cycles)
+            return DividingNormalizer(**given, divider_cycles=config.divider_cycles,
+                                      shifts=config.scale_beats > 0)
         return ReciprocalNormalizer(**given)
 
     def _selector(self, key_bits: int, *, lead: int) -> TopN | HistogramTopN:

@@ -17,7 +17,8 @@ __all__ = ["CacheError", "Error", "code_layout", "code_word_layout", "codes_layo
            "distance_word_layout", "elements_layout", "gathered_key_layout",
            "rescore_write_layout", "key_layout", "order_layout", "place_fields", "place_layout",
            "command_layout", "result_layout", "select_layout", "sums_layout", "exp_table_layout",
-           "trace_layout", "value_layout", "value_write_layout", "weighted_layout",
+           "trace_layout", "value_layout", "value_word_layout", "value_write_layout",
+           "weighted_layout",
            "softmax_command_layout", "word_layout"]
 
 
@@ -241,6 +242,12 @@ def rescore_write_layout(*, capacity: int, beats: int, element_bits: int,
 def value_layout(*, value_bits: int, value_lanes: int, scale_bits: int) -> data.StructLayout:
     """Layout of a beat of a value vector, with the vector's scale."""
     return data.StructLayout({
+        "elements": elements_layout(value_bits, value_lanes), "scale": scale_bits})
+
+
+def value_word_layout(*, value_bits: int, value_lanes: int, scale_bits: int) -> data.UnionLayout:
+    """Layout of a beat of a value vector, or of the vector's scale, which is a beat of its own."""
+    return data.UnionLayout({
         "elements": elements_layout(value_bits, value_lanes), "scale": scale_bits})
 
 

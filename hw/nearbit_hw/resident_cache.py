@@ -121,21 +121,32 @@ class ResidentCache:
         values_loaded = Signal(range(config.capacity + 1))
         self._keys_loaded, self._values_loaded = keys_loaded, values_loaded
         new_key, new_value = Signal(), Signal()
-        # No command reads so soon.
-        key_write, value_write = (_registered(m, port) for port in (
-            self._key_store.i_write, self._value_store.i_write))
+        key_write: Any = self._key_store.i_write
+        value_write: Any = self._value_store.i_write
+        if config.value_ports > 1:
+            # No command reads so soon.
+            key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
+            value_ready = idle | (new_value & (config.value_ports > 1))
+            value_valid = core.i_value.valid & core.i_value.ready
+            value_taken = value_write.valid
+        else:
+            # Memories with a single port are in small devices, where no wire is long. The store
+            # takes two cycles for some beats.
+            value_ready = idle & value_write.ready
+            value_valid = core.i_value.valid & idle
+            value_taken = value_write.valid & value_write.ready
         m.d.comb += [
             new_key.eq(core.i_key.p.token >= keys_loaded),
             core.i_key.ready.eq(idle | new_key),
             key_write.valid.eq(core.i_key.valid & core.i_key.ready),
             key_write.payload.eq(core.i_key.payload),
             new_value.eq(core.i_value.p.token >= values_loaded),
-            core.i_value.ready.eq(idle | (new_value & (config.value_ports > 1))),
-            value_write.valid.eq(core.i_value.valid & core.i_value.ready),
+            core.i_value.ready.eq(value_ready),
+            value_write.valid.eq(value_valid),
             value_write.payload.eq(core.i_value.payload),
         ]
         self._loads_key = key_write.valid & new_key
-        self._loads_value = value_write.valid & new_value
+        self._loads_value = value_taken & new_value
 
     def count(self, m: Module, dispatcher: Dispatcher) -> None:
         """Tell how many tokens commands may use."""

@@ -296,15 +296,17 @@ class Config:
         2, 64, "Terms added between two registers of the XOR-popcount. Fewer terms reach a higher "
                "clock and take more cycles."))
     value_ports: int = field(default=2, metadata=_within(
-        1, 2, "With 1, the value vectors are in a memory that either reads or writes in a cycle, "
-              "such as an iCE40 UltraPlus SPRAM, and a value vector is accepted only while no "
-              "command is in flight."))
+        1, 2, "With 1, value vectors and their scales are in one memory that either reads or "
+              "writes in a cycle, such as an iCE40 UltraPlus SPRAM. A value vector is accepted "
+              "only while no command is in flight, and a query's scales are read before its "
+              "values, which takes a cycle for each key."))
     selection: str = field(default="histograms", metadata=_one_of(
         SELECTIONS,
         "One of :data:`SELECTIONS`: how the nearest keys are found. ``histograms`` takes two block "
         "RAMs with two full ports (unlike iCE40's) per lane and query. ``serial`` takes one of any "
-        "kind per lane and query, and selects for one query at a time. ``counters`` takes few "
-        "block RAMs and two to three times the logic."))
+        "kind per lane and query, and counts a query's distances only when those of the one "
+        "before have been added up. ``counters`` takes few block RAMs and two to three times the "
+        "logic."))
     selection_block: int = field(default=0, metadata=_within(
         0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
                     "two; those of a block that are selected compete with the keys of the next "
@@ -450,6 +452,11 @@ class Config:
             return 0
         return (self.memory.pages
                 or self.memory.sequences * (self.capacity // self.memory.page_tokens))
+
+    @property
+    def scale_beats(self) -> int:
+        """Beats in which its scale is read before: 1 if both are in one memory with one port."""
+        return int(self.value_ports == 1)
 
     @property
     def output_bits(self) -> int:

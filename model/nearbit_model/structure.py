@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
-__all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "COMMANDS_IN_FLIGHT",
+__all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "CLEARING_GAP",
+           "COMMANDS_IN_FLIGHT",
            "EMIT_LATENCY", "EMIT_WASTE", "RESCORE_KEY_STORE_LATENCY", "RESCORE_QUERIES", "FAN_IN",
            "KEY_STORE_LATENCY", "PART_FAN_IN", "RESCORER_DEPTH", "RESULTS_IN_FLIGHT",
-           "QUERIES_PER_STAGE", "SHIFT_STEP", "TRACES_IN_FLIGHT", "VALUE_STORE_LATENCY",
-           "SOFTMAX_BUFFERS", "CounterTimes", "Error", "HistogramTimes", "ReciprocalTimes",
-           "rescorer_latency",
+           "QUERIES_PER_STAGE", "SCALING_GAP", "SHIFT_STEP", "TRACES_IN_FLIGHT",
+           "VALUE_STORE_LATENCY", "SOFTMAX_BUFFERS", "CounterTimes", "Error", "HistogramTimes",
+           "ReciprocalTimes", "rescorer_latency",
            "tree_latency", "softmax_latency"]
 
 
@@ -162,7 +163,7 @@ class HistogramTimes:
 
     @property
     def limit(self) -> int:
-        """Queries whose bins are in use, and that are scanned or emitted, at the same time."""
+        """Queries whose bins are in use, and as many that are scanned or emitted."""
         return 2 if self.overlap else 1
 
     @property
@@ -176,7 +177,7 @@ class HistogramTimes:
         if self.block:
             # Of short blocks as well, no more than three are in work if this holds.
             return 3 if self.block_cycles + self.lead <= self.block // self.lanes else 4
-        return 4 if self.overlap else 1
+        return 4 if self.overlap else 2
 
     @property
     def group(self) -> int:
@@ -349,6 +350,14 @@ VALUE_STORE_LATENCY = 2
 
 ACCUMULATOR_LATENCY = 4
 """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
+
+SCALING_GAP = 3
+"""Where scales come in a beat of their own, cycles from a key's scale to its first elements, at
+least: until the scaled weight is stored."""
+
+CLEARING_GAP = 2
+"""There, cycles from the last key of a beat of elements to what follows: until the sums are clear.
+"""
 
 ACCUMULATOR_DEPTH = 2
 """Weights that wait for their beats of values, beside the next one."""

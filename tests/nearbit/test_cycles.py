@@ -229,7 +229,8 @@ def test_every_limit():
     for limit, changes, keys, n in (
             ("merge", {"key_bits": 90}, 16, 4), ("scan", {}, 256, 4), ("emit", {}, 16, 16),
             ("banks", {"key_bits": 9, "refine_lanes": 32}, 40, 3),
-            ("select", {"selection": "serial"}, 256, 4)):
+            ("merge", {"selection": "serial"}, 256, 4),
+            ("scan", {"selection": "serial", "key_bits": 1}, 256, 16)):
         config = Config(**{**small, "selection": "histograms", **changes})
         predicted = cycles.measure(config, cycles.Workload(keys=keys, queries=1, n=n))
         assert predicted.limits[0] == limit, (limit, predicted.stages)

@@ -217,6 +217,11 @@ SMALL = {
     "odd": Config(key_bits=16, value_dim=6, capacity=40, lanes=2, value_lanes=3, top_n=7,
                   exp_tables=3,
                   refine_lanes=8, normalizer="divider", divider_cycles=2, value_ports=1),
+    # Scales and values in one memory: one beat, and several queries; outputs of a reciprocal.
+    "single port": Config(key_bits=6, value_dim=3, capacity=24, lanes=2, value_lanes=3, top_n=4,
+                          normalizer="divider", divider_cycles=4, value_ports=1),
+    "single port queries": Config(key_bits=9, value_dim=4, capacity=32, queries=2, lanes=4,
+                                  value_lanes=1, top_n=5, value_ports=1),
     # The queue of keys has no room to spare.
     "tight": Config(key_bits=7, value_dim=2, capacity=32, lanes=2, value_lanes=2, top_n=6),
     # Nothing is wider than 1, and the longest division.

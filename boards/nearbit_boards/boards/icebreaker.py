@@ -10,10 +10,9 @@ __all__ = ["BOARD"]
 BOARD = Board(
     name="icebreaker", title="1BitSquared iCEBreaker",
     platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
-    # The preset as the device has room for it: all of its 30 block RAMs. Eight value lanes fill
-    # 97 % of its logic, which cannot be routed.
+    # The preset as the device has room for it: 29 of its 30 block RAMs, and all SPRAM is as wide as
+    # eight value lanes.
     config=PRESETS["icebreaker"].replace(
-        selection="serial", refine_lanes=4, value_lanes=4, value_ports=1, exp_tables=1,
-        normalizer="divider", divider_cycles=8, cell="ice40"),
+        selection="serial", refine_lanes=4, value_ports=1, exp_tables=1, cell="ice40"),
     clock=24_000_000, baud=3_000_000,
     activity=("led_g", 0), error=("led_r", 0), programmer=ICEPROG, seed=6)

@@ -1,9 +1,9 @@
 """Attention to the selected keys: weights, weighted sums of their values, and the division.
 
 :class:`Softmax` weights each key by its distance, or by the dot-product score that
-:class:`Rescorer` makes of the keys in :class:`RescoreKeyStore`. :class:`ValueAccumulator` sums the
-values of
-:class:`ValueStore`, and a :class:`Normalizer`, a :class:`ReciprocalNormalizer` or a
+:class:`Rescorer` makes of the keys in :class:`RescoreKeyStore`. :class:`ValueAccumulator`, or
+:class:`ScalingAccumulator` if scales and values are in one memory with one port, sums the values
+of :class:`ValueStore`, and a :class:`Normalizer`, a :class:`ReciprocalNormalizer` or a
 :class:`DividingNormalizer`, divides by the sum of weights.
 """
 
@@ -12,6 +12,7 @@ from nearbit_hw.attend.normalizer import Normalizer
 from nearbit_hw.attend.reciprocal_normalizer import ReciprocalNormalizer
 from nearbit_hw.attend.rescore_key_store import RescoreKeyStore
 from nearbit_hw.attend.rescorer import Rescorer
+from nearbit_hw.attend.scaling_accumulator import ScalingAccumulator
 from nearbit_hw.attend.softmax import Softmax
 from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
@@ -19,4 +20,4 @@ from nearbit_hw.attend.value_store import ValueStore
 
 __all__ = ["DividingNormalizer", "RescoreKeyStore", "Normalizer", "ReciprocalNormalizer",
            "Rescorer",
-           "ValueAccumulator", "ValueStore", "Softmax"]
+           "ScalingAccumulator", "ValueAccumulator", "ValueStore", "Softmax"]

@@ -5,6 +5,7 @@ from operator import or_
 from typing import Any
 
 from amaranth import *
+from amaranth.lib.wiring import Out
 
 from nearbit_hw.attend.normalizer import Normalizer, hold_output
 
@@ -54,17 +55,33 @@ class DividingNormalizer(Normalizer):
     ----------
     divider_cycles : :class:`int`
         Cycles per output. Divides the bits of an output.
+    shifts : :class:`bool`
+        Whether the sums are shifted for it: then it takes each from the place of element 0.
+
+    Members
+    -------
+    shift : :py:`Out(1)`
+        If :py:`shifts`: from the next cycle on, each sum must be in the place of the one before.
+        With the last element, when the beat is accepted, it may be ignored.
     """
 
+    shift: Signal
+
     def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
-                 output_fraction_bits: int, divider_cycles: int):
+                 output_fraction_bits: int, divider_cycles: int, shifts: bool = False):
         super().__init__(value_lanes=value_lanes, value_bits=value_bits, sum_bits=sum_bits,
-                         total_max=total_max, output_fraction_bits=output_fraction_bits)
+                         total_max=total_max, output_fraction_bits=output_fraction_bits,
+                         **({"shift": Out(1)} if shifts else {}))
         if (not isinstance(divider_cycles, int) or divider_cycles < 1
                 or self.output_bits % divider_cycles):
             raise TypeError(f"Output cycles must be a divisor of the bits of an output, "
                             f"not {divider_cycles!r}")
         self._divider_cycles = divider_cycles
+        self._shifts = bool(shifts)
+
+    @property
+    def shifts(self) -> bool:
+        return self._shifts
 
     @property
     def divider_cycles(self) -> int:
@@ -115,7 +132,9 @@ class DividingNormalizer(Normalizer):
         sums = self.i.p.sums
         element = Signal(signed(self._sum_bits))
         m.d.comb += element.eq(sums[0])
-        if self._value_lanes > 1:
+        if self._shifts:
+            m.d.comb += self.shift.eq(advance & enter)
+        elif self._value_lanes > 1:
             ahead = Signal(self._sum_bits, reset_less=True)
             with m.If(advance & enter):
                 m.d.sync += ahead.eq(reduce(or_, (

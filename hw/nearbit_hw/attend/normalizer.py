@@ -63,7 +63,7 @@ class Normalizer(wiring.Component):
     next_ready: Signal
 
     def __init__(self, *, value_lanes: int, value_bits: int, sum_bits: int, total_max: int,
-                 output_fraction_bits: int):
+                 output_fraction_bits: int, **members: wiring.Member):
         for name, value in [("Value lanes", value_lanes), ("Value bits", value_bits),
                             ("Sum bits", sum_bits), ("Largest total", total_max)]:
             if not isinstance(value, int) or value < 1:
@@ -85,6 +85,7 @@ class Normalizer(wiring.Component):
                 "last": 1,
             }))),
             "next_ready": Out(1),
+            **members,
         })
 
     @property

@@ -11,6 +11,7 @@ from nearbit_hw.layouts import (
     place_layout,
     sums_layout,
     value_layout,
+    value_word_layout,
     weighted_layout,
 )
 from nearbit_hw.stream_fifo import StreamFifo, register
@@ -77,6 +78,8 @@ class ValueAccumulator(wiring.Component):
     o: stream.Interface
     next_ready: Signal
 
+    _SCALE_BEATS = 0
+
     def __init__(self, *, capacity: int, beats: int, value_lanes: int, value_bits: int,
                  weight_bits: int, scale_bits: int = 16, top_n: int,
                  depth: int = ACCUMULATOR_DEPTH):
@@ -97,13 +100,16 @@ class ValueAccumulator(wiring.Component):
 
         super().__init__({
             "i": In(stream.Signature(weighted_layout(
-                capacity=capacity, beats=beats, weight_bits=weight_bits))),
-            "o_request": Out(stream.Signature(place_layout(capacity=capacity, beats=beats))),
-            "i_beat": In(stream.Signature(value_layout(
+                capacity=capacity, beats=beats + self._SCALE_BEATS, weight_bits=weight_bits))),
+            "o_request": Out(stream.Signature(place_layout(
+                capacity=capacity, beats=beats + self._SCALE_BEATS))),
+            "i_beat": In(stream.Signature((
+                value_word_layout if self._SCALE_BEATS else value_layout)(
                 value_bits=value_bits, value_lanes=value_lanes, scale_bits=scale_bits))),
             "o": Out(stream.Signature(sums_layout(
                 sum_bits=self.acc_bits, value_lanes=value_lanes, total_max=self.total_max))),
             "next_ready": In(1),
+            **({"shift": In(1)} if self._SCALE_BEATS else {}),
         })
 
     @property
@@ -160,23 +166,42 @@ class ValueAccumulator(wiring.Component):
         """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
         return ACCUMULATOR_LATENCY
 
-    def elaborate(self, platform) -> Module:
-        m = Module()
+    @property
+    def key_layout(self) -> data.StructLayout:
+        """What is known of a key whose beat is on the way."""
+        return data.StructLayout({"weight": self._weight_bits, "last": 1})
 
-        # ---- Request: the key's weight waits for its beat. The next one is in a register: it goes
-        # into a multiplier, which must not wait for the queue as well.
-        waiting_shape = data.StructLayout({"weight": self._weight_bits, "last": 1})
+    def request(self, m: Module, *fields: Value) -> Any:
+        """Ask for beats; gives a stream of the keys that wait for them.
+
+        A key's weight waits for its beat. The next one is in a register: it goes into a multiplier,
+        which must not wait for the queue as well.
+
+        Parameters
+        ----------
+        fields
+            What is known of a key beside its weight and :py:`last`.
+        """
+        waiting_shape = self.key_layout
         m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
         m.d.comb += [
             self.o_request.valid.eq(self.i.valid & waiting.i.ready),
             self.o_request.p.token.eq(self.i.p.index),
             self.o_request.p.beat.eq(self.i.p.beat),
             self.i.ready.eq(self.o_request.ready & waiting.i.ready),
-            waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last)),
+            waiting.i.payload.eq(Cat(self.i.p.weight, self.i.p.last, *fields)),
             waiting.i.valid.eq(self.i.valid & self.o_request.ready),
         ]
         next_key = stream.Signature(waiting_shape).create()
         register(m, waiting.o, next_key, "next_key")
+        return next_key
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        # ---- Request.
+        waiting_shape = self.key_layout
+        next_key = self.request(m)
         key = next_key.p
 
         # The pipeline moves as a whole, and stops only if a beat's sums are complete and those of

@@ -4,7 +4,13 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.layouts import elements_layout, place_layout, value_layout, value_write_layout
+from nearbit_hw.layouts import (
+    elements_layout,
+    place_layout,
+    value_layout,
+    value_word_layout,
+    value_write_layout,
+)
 from nearbit_hw.ram import Address, block_ram, single_port_ram
 from nearbit_model.structure import VALUE_STORE_LATENCY
 
@@ -18,6 +24,11 @@ class ValueStore(wiring.Component):
     A vector has :py:`beats = value_dim / value_lanes` beats; beat c holds its elements
     :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the vector's and
     is written with every beat. Answers leave in the order of the requests.
+
+    With :py:`single_port`, both are in one memory that either reads or writes in a cycle. The scale
+    is beat 0 to read, and the elements follow, one beat higher than they are written. It is written
+    with the vector's last beat, which takes two cycles; above it are bits of that beat. A write
+    must not be offered from the cycle in which a vector is asked for until it is presented.
 
     A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
     cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
@@ -40,18 +51,18 @@ class ValueStore(wiring.Component):
     scale_bits : :class:`int`
         Bits of a scale. At least 1.
     single_port : :class:`bool`
-        Whether the elements are in a memory that either reads or writes in a cycle. Then a write
-        must not come from the cycle in which a vector is asked for until it is presented.
+        Whether elements and scales are in one memory that either reads or writes in a cycle.
 
     Members
     -------
     i_write : :py:`In(stream.Signature(StructLayout({"token": ..., "beat": ..., "elements": ..., \
 "scale": ...})))`
-        A beat of a vector; always ready.
-    i : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "beat": range(beats)})))`
+        A beat of a vector; always ready, but with :py:`single_port`.
+    i : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "beat": ...})))`
         Beats to read.
     o : :py:`Out(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
-        The elements of a beat, and the vector's scale.
+        The elements of a beat, and the vector's scale; with :py:`single_port` a UnionLayout of
+        them.
     """
 
     i_write: stream.Interface
@@ -75,12 +86,14 @@ class ValueStore(wiring.Component):
         self._single_port = bool(single_port)
 
         beat = {"value_bits": value_bits, "value_lanes": value_lanes, "scale_bits": scale_bits}
-        place = {"capacity": capacity, "beats": self.beats}
         super().__init__({
             "i_write": In(stream.Signature(
-                value_write_layout(**place, **beat), always_ready=True)),
-            "i": In(stream.Signature(place_layout(**place))),
-            "o": Out(stream.Signature(value_layout(**beat))),
+                value_write_layout(capacity=capacity, beats=self.beats, **beat),
+                always_ready=not self._single_port)),
+            "i": In(stream.Signature(
+                place_layout(capacity=capacity, beats=self.beats + self._single_port))),
+            "o": Out(stream.Signature((value_word_layout if self._single_port else value_layout)(
+                **beat))),
         })
 
     @property
@@ -109,7 +122,7 @@ class ValueStore(wiring.Component):
 
     @property
     def beats(self) -> int:
-        """Beats of a vector."""
+        """Beats of a vector's elements."""
         return self._value_dim // self._value_lanes
 
     @property
@@ -118,13 +131,64 @@ class ValueStore(wiring.Component):
         return VALUE_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
+        return self._elaborate_single() if self._single_port else self._elaborate_two()
+
+    def _elaborate_single(self) -> Module:
+        """One memory; a request's place is in a register, as the request comes late in a cycle."""
+        m = Module()
+
+        address = Address(self._capacity, self.beats + 1)
+        m.submodules.words = words = single_port_ram(
+            shape=self.o.payload.shape(), depth=address.depth)
+        write, read = words.write_port(), words.read_port()
+
+        written = self.i_write.p
+        has_scale = Signal() # that of the vector whose last beat is offered
+        is_scale = Signal()
+        write_beat = Signal(range(self.beats + 1))
+        m.d.comb += [
+            is_scale.eq((written.beat == self.beats - 1) & ~has_scale),
+            self.i_write.ready.eq(~is_scale),
+        ]
+        with m.If(self.i_write.valid):
+            m.d.sync += has_scale.eq(is_scale)
+        m.d.comb += write.data.elements.eq(written.elements)
+        with m.If(is_scale):
+            m.d.comb += write.data.scale.eq(written.scale)
+        with m.Else():
+            m.d.comb += write_beat.eq(written.beat + 1)
+
+        # Both ports have one address, and are never enabled together: one port.
+        advance = Signal()
+        is_asked = Signal()
+        asked = Signal(range(address.depth), reset_less=True)
+        place = Signal.like(asked)
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.i.ready.eq(advance),
+            place.eq(Mux(self.i_write.valid, address(written.token, write_beat), asked)),
+            write.addr.eq(place),
+            write.en.eq(self.i_write.valid),
+            read.addr.eq(place),
+            read.en.eq(advance & ~self.i_write.valid),
+            self.o.payload.eq(read.data),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                is_asked.eq(self.i.valid),
+                asked.eq(address(self.i.p.token, self.i.p.beat)),
+                self.o.valid.eq(is_asked),
+            ]
+
+        return m
+
+    def _elaborate_two(self) -> Module:
+        """One memory of elements, one of scales."""
         m = Module()
 
         address = Address(self._capacity, self.beats)
         shape = elements_layout(self._value_bits, self._value_lanes)
-        elements = (single_port_ram if self._single_port else block_ram)(
-            shape=shape, depth=address.depth)
-        m.submodules.elements = elements
+        m.submodules.elements = elements = block_ram(shape=shape, depth=address.depth)
         m.submodules.scales = scales = block_ram(
             shape=self._scale_bits, depth=self._capacity)
         elements_write, elements_read = elements.write_port(), elements.read_port()
@@ -162,16 +226,6 @@ class ValueStore(wiring.Component):
                 elements_address.eq(address(self.i.p.token, self.i.p.beat)),
                 self.o.valid.eq(reading),
                 scale.eq(scales_read.data),
-            ]
-        if self._single_port:
-            # Both ports have one address, and are never enabled together: one port.
-            place = Signal.like(elements_address)
-            m.d.comb += [
-                place.eq(Mux(self.i_write.valid, address(written.token, written.beat),
-                             elements_address)),
-                elements_write.addr.eq(place),
-                elements_read.addr.eq(place),
-                elements_read.en.eq(advance & ~self.i_write.valid),
             ]
 
         return m

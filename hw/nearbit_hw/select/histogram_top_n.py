@@ -73,16 +73,16 @@ class HistogramTopN(Selector):
       start.
     - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
       :py:`scan_gap` cycles after the last read, while at most one other query is scanned or
-      emitted.
+      emitted; without :py:`overlap`, while no other is.
     - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, in the
       cycle before the last key of the query before is presented. The first key is presented
       :py:`emit_latency` cycles later, the others in the cycles after.
 
     With :py:`overlap`, a command is taken when no other waits to be counted, at most three queries
     are in work and at most two not handed over, and all but one of them have been merged for
-    :py:`free_latency` cycles; otherwise, from the cycle on in which the last key of the query
-    before is presented. Its first distances must not come before :py:`lead` cycles later. Queries
-    that follow each other without a pause are
+    :py:`free_latency` cycles; otherwise, from the cycle on after the query before is handed over,
+    which waits until the last key of the one before that is presented. Its first distances must not
+    come before :py:`lead` cycles later. Queries that follow each other without a pause are
     max(w, merge_interval, ceil(w / s) + scan_gap, m + emit_latency - 2) cycles apart with
     :py:`overlap`, if that lets a command be taken in time; see :py:`interval`. After reset, the
     bins are cleared before the first command is taken.
@@ -117,7 +117,8 @@ class HistogramTopN(Selector):
         Distances scanned per cycle: :py:`lanes` times a power of two.
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
-        before is emitted; otherwise one query is in work at a time.
+        before is emitted; otherwise only be counted and merged while the one before is scanned and
+        emitted.
     lead : :class:`int`
         Cycles from the acceptance of a command to its first distances, at least. At least 2.
     block : :class:`int`
@@ -236,10 +237,9 @@ class HistogramTopN(Selector):
         merged = self._lead + words - 1 + self.count_latency # from the acceptance of its command
         handed = merged + self.merge_cycles
         left = handed + reads + self.scan_latency + self.emit_latency + selected - 2
-        together = Fraction(left + 1, self.banks)
         if not self._overlap:
-            return together
-        return max(together, Fraction(handed + 1, times.unhanded),
+            return Fraction(max(handed, left - handed) + 1)
+        return max(Fraction(left + 1, self.banks), Fraction(handed + 1, times.unhanded),
                    Fraction(merged + self.free_latency + 1, times.limit),
                    *map(Fraction, (words, self.merge_interval, reads + self.scan_gap,
                                    selected + self.emit_latency - 2)))

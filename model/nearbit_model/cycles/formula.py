@@ -7,7 +7,9 @@ from nearbit_model.config import Config
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
     BANKS,
+    CLEARING_GAP,
     RESCORE_KEY_STORE_LATENCY,
+    SCALING_GAP,
     VALUE_STORE_LATENCY,
     rescorer_latency,
     softmax_latency,
@@ -62,10 +64,14 @@ def _steady_selection(config: Config, words: int, selected: int
     histogram = config.histogram_times(config.queries - 1)
     merged = scored + histogram.count_latency + histogram.merge_cycles
     emitted = histogram.scan_latency + histogram.emit_latency - 1 + selected - 1
-    # From the acceptance of a command until its last key is presented.
-    whole = merged + reads + emitted + config.score_stages + (config.queries - 1) * selected
+    left = merged + reads + emitted + (config.queries - 1) * selected
     if not histogram.overlap:
-        return merged + reads + emitted - 1, {"select": Fraction(whole)}
+        return merged + reads + emitted - 1, {
+            "merge": Fraction(merged + config.score_stages),
+            "scan": Fraction(reads + emitted + 1),
+            "banks": Fraction(left + 2, histogram.banks)}
+    # From the acceptance of a command until its last key is presented.
+    whole = left + config.score_stages
     freed = scored + histogram.count_latency + histogram.free_latency + config.score_stages
     return merged + reads + emitted - 1, {
         "merge": max(Fraction(histogram.merge_interval), Fraction(freed, histogram.limit)),
@@ -126,12 +132,20 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     selection, selecting = _steady_selection(config, words, selected)
     beat = config.value_lanes * config.divider_cycles
     beats = config.rescore.beats if config.rescore is not None and rescore else 1
+    # The scales of all keys, if they come in a beat of their own; then sums are cleared in between.
+    scaling = config.scale_beats * max(selected, SCALING_GAP)
+    added = selected + config.scale_beats * (CLEARING_GAP - 1)
+    weighed = scaling + config.beats * added
+    if config.scale_beats and config.beats > 1:
+        # No scales are read while a beat waits for the normalizer.
+        weighed = max(weighed, scaling + added + 1 + (config.beats - 2) * beat
+                      + (config.value_lanes - 1) * config.divider_cycles)
     stages = {
         "score": Fraction(max(words, config.score_stages + 1)),
         **selecting,
         **({} if config.rescore is None
            else {"rescore": Fraction(config.queries * beats * selected)}),
-        "weigh": Fraction(config.queries * config.beats * selected),
+        "weigh": Fraction(config.queries * weighed),
         "normalize": Fraction(config.queries * config.beats * beat),
     }
     if config.selection == "counters":
@@ -146,7 +160,7 @@ def steady(config: Config, *, words: int, selected: int, rescore: bool = False) 
     # follow each other at the pace of the slowest of these stages.
     replay = (handing + (selected == 1) + softmax_latency(scores=config.rescore is not None)
               + VALUE_STORE_LATENCY + ACCUMULATOR_LATENCY
-              + selected + (config.beats - 1) * max(selected, beat)
+              + scaling + selected + (config.beats - 1) * max(added, beat)
               + (config.value_lanes - 1) * config.divider_cycles + config.normalizer_latency)
     paces = [stages[name] / config.queries
              for name in ("rescore", "weigh", "normalize") if name in stages]

@@ -23,6 +23,7 @@ class Loads:
         """Begin as after reset."""
         self._beats = config.beats
         self._single_port = config.value_ports == 1
+        self._scaled = NEVER # when the scale of the vector whose last beat is next was written
         self._keys = 0
         self._values = 0
         self._rescore_beats = 0 if config.rescore is None else config.rescore.beats
@@ -68,9 +69,14 @@ class Loads:
             cycle = done.values[-1] + 1 if done.values else self._start
             token, beat = phase.values[len(done.values)]
             if token < self._values or self._single_port:
-                cycle = self._idle(cycle)
+                cycle = self._idle(max(cycle, self._scaled + 1))
             if cycle >= before:
                 break
+            if self._single_port and beat == self._beats - 1 and self._scaled == NEVER:
+                # The memory takes the scale first.
+                self._scaled = cycle
+                continue
+            self._scaled = NEVER
             done.values.append(cycle)
             if beat == self._beats - 1:
                 self._values = max(self._values, token + 1)

@@ -9,8 +9,10 @@ from nearbit_model.cycles.selection import Selection
 from nearbit_model.cycles.shapes import Interval
 from nearbit_model.structure import (
     ACCUMULATOR_LATENCY,
+    CLEARING_GAP,
     RESCORE_KEY_STORE_LATENCY,
     RESCORER_DEPTH,
+    SCALING_GAP,
     SOFTMAX_BUFFERS,
     VALUE_STORE_LATENCY,
     rescorer_latency,
@@ -97,6 +99,7 @@ class Replay:
     def __init__(self, config: Config) -> None:
         """Begin as after reset."""
         self._beats = config.beats
+        self._scale_beats = config.scale_beats
         self._lanes = config.value_lanes
         self._depth = config.normalizer_latency
         self._divider_cycles = config.divider_cycles
@@ -128,21 +131,30 @@ class Replay:
         """
         ready = last + (keys == 1)
         issue = max(self._softmax.next_move(ready), self._issued + 1)
-        first_issue = self._softmax.cycle(issue)
+        first, first_issue = issue, self._softmax.cycle(issue)
         outputs: list[int] = []
         traced: tuple[int, ...] = ()
-        first_asked = first_entered = 0
-        for beat in range(self._beats):
+        first_asked = first_added = first_entered = 0
+        earliest = self._added + CLEARING_GAP if self._scale_beats else NEVER
+        for beat in range(-self._scale_beats, self._beats):
             key = 0
             while key < keys:
                 # Without a stall on the way, all keys but the last are as they should be.
-                if (key or beat) and self._accumulator.last_held <= self._added \
+                if (key or (beat and not self._scale_beats)) \
+                        and self._accumulator.last_held <= self._added \
                         and self._store.last_held <= self._asked:
                     key = keys - 1
-                asked = self._move_key(issue + key)
-                if key == 0 and beat == 0:
-                    first_asked = asked
+                asked = self._move_key(issue + key, earliest)
+                if key == 0 and beat == -self._scale_beats:
+                    first_asked, first_added = asked, self._added
                 key += 1
+            if beat < 0:
+                # Until the first key's scaled weight is stored.
+                earliest = first_added + SCALING_GAP
+                issue += keys
+                continue
+            if self._scale_beats:
+                earliest = self._added + CLEARING_GAP
             entered = self._move_beat()
             if beat == 0:
                 # What leaves before this result holds the normalizer; only the first output is put
@@ -150,7 +162,7 @@ class Replay:
                 self._normalizer.hold(self._started + self._depth + 1, turn + 1)
                 first_entered = entered
                 if trace:
-                    traced = tuple(self._softmax.shown(issue + key + self._latency)
+                    traced = tuple(self._softmax.shown(first + key + self._latency)
                                    for key in range(keys))
             self._accepted = self._normalizer.cycle(
                 self._started + (self._lanes - 1) * self._divider_cycles)
@@ -165,14 +177,17 @@ class Replay:
             "normalize": Interval(first_entered, end),
         }
 
-    def _move_key(self, issue: int) -> int:
-        """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
+    def _move_key(self, issue: int, earliest: int) -> int:
+        """Take a key from the buffer to its beat's arrival; gives when the beat is asked for.
+
+        The accumulator does not take it before a move.
+        """
         weighed = issue + self._latency
         self._asked = self._store.next_move(self._softmax.shown(weighed))
         asked = self._store.cycle(self._asked)
         self._softmax.hold(weighed, asked)
         answered = self._asked + VALUE_STORE_LATENCY
-        self._added = self._accumulator.next_move(self._store.shown(answered))
+        self._added = max(self._accumulator.next_move(self._store.shown(answered)), earliest)
         self._store.hold(answered, self._accumulator.cycle(self._added))
         return asked
 

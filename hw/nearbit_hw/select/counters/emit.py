@@ -224,18 +224,22 @@ class Emit:
         m.d.comb += keys.eq((~farther | (level & self._quota_left.replicate(s.lanes))) & ~done)
         key = _last(m, keys, "key")
         m.d.comb += self._word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
+        # Kept: synthesis would make a chain of gates of them.
+        pairs = [Signal(-(-(s.code_bits + 1) // 2), name=f"pairs_{lane}", attrs={"keep": 1})
+                 for lane in range(s.lanes)]
         with m.If(self._word_move):
             m.d.sync += [word_valid.eq(found_valid), word.eq(found_word), done.eq(0)]
             for lane in range(s.lanes):
                 source = found_items[lane]
                 # The memory answers late in the cycle: nothing follows the carry of one comparison,
                 # and the other, by pairs of bits, does not wait for it.
-                pairs = Cat(source.code[bit:bit + 2] == threshold[bit:bit + 2]
-                            for bit in range(0, s.code_bits, 2))
+                m.d.comb += pairs[lane].eq(Cat(
+                    Cat(source.code, ~source.forced)[bit:bit + 2] == Cat(threshold, 1)[bit:bit + 2]
+                    for bit in range(0, s.code_bits + 1, 2)))
                 m.d.sync += [
                     codes[lane].eq(source.code),
                     farther[lane].eq(Cat(source.code, C(0, 1)) >= Cat(threshold, source.forced)),
-                    level[lane].eq(pairs.all() & ~source.forced),
+                    level[lane].eq(pairs[lane].all()),
                 ]
         with m.Elif(emit_move):
             m.d.sync += done.eq(done | key.flag)

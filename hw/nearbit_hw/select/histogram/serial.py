@@ -1,4 +1,4 @@
-"""One query at a time, in half the memory, which any block RAM will do for."""
+"""One query is counted at a time, in half the memory, which any block RAM will do for."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["Serial"]
 
 
 class Serial(Design):
-    """One query is in work at a time.
+    """A query is counted and merged while the one before is scanned and leaves.
 
     A lane has one memory of bins, and the turn of a word is a bit of the address. So a distance has
     two bins, which are read one after the other.
@@ -90,7 +90,8 @@ class Serial(Design):
         return self.merge.busy & self.merge.bin[0]
 
     def frees(self, strobes: Strobes) -> Value:
-        return strobes.release
+        """With the bins, the outcome of the search is free for the next query."""
+        return strobes.hand
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
                     counted: Any, last: Value) -> Merged:
@@ -127,7 +128,7 @@ class Serial(Design):
 
     def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
                    ) -> Any:
-        """Nothing else leaves."""
+        """A query is scanned only when the one before has left."""
         m.d.comb += take.eq(ended)
         return scanned
 
