@@ -296,7 +296,7 @@ async def slow_memory(dut):
     """Latency, pauses and a slow pace change nothing but cycles."""
     driver = Driver(dut, latency=(20, 200), pace=0.4, ar_stall=0.3, r_idle=0.3, outstanding=4)
     await driver.start()
-    for _ in range(driver.bench.parameters["steps"] // 2):
+    for _ in range(driver.bench.parameters["steps"] // 3):
         driver.command()
     await driver.finish()
 
@@ -355,7 +355,7 @@ async def errors_of_reading(dut):
     await driver.start()
     size = config.memory.bus_bits // 8
     layout = driver.plan.layout
-    for round_ in range(6):
+    for round_ in range(2):
         token = driver.rng.randrange(driver.counts[0])
         place = driver.place(0, token)
         for error, address in (
@@ -445,7 +445,7 @@ async def reset_in_the_middle(dut):
     driver = Driver(dut)
     bench = driver.bench
     await driver.start()
-    for cycles in (1, 7, 30, 70, 150, 300):
+    for cycles in (1, 30, 70, 200):
         for _ in range(4):
             driver.command()
         await bench.step(cycles)
