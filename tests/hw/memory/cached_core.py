@@ -318,6 +318,8 @@ async def appended_by_the_core(dut):
             for token in range(start):
                 if (head, driver.place(sequence, token)) not in driver.tokens:
                     driver.write(head, sequence, token, [driver.token()])
+        # What was above the number is written again: nobody may be reading it.
+        await driver.finish()
         driver.set_tokens(sequence, start)
         await driver.settle()
         for number in range(start, min(start + 3, config.capacity)):
