@@ -272,7 +272,7 @@ class Model:
 
 def read_replies(octets, config):
     """All replies of bytes that are nothing else: sequence, status, blocks but for the cycles."""
-    sizes = {1: 47, 2: 5 + -(-config.exp_tables // 8) + (5 if config.rescore else 0),
+    sizes = {1: 73, 2: 5 + -(-config.exp_tables // 8) + (5 if config.rescore else 0),
              3: config.value_dim * -(-config.output_bits // 8)}
     replies, place = [], 0
     while place < len(octets):
