@@ -328,7 +328,7 @@ def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
         "connections": [(port.name, inside.get(port.name, port.name)) for port in ports],
         "keys": workload.keys, "n": workload.n,
         "cycles": cycles, "area": _areas(config),
-        "buses": {} if config.memory is None else memory_buses(config.memory),
+        "buses": memory_buses(config),
     }
 
 

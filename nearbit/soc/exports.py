@@ -299,6 +299,8 @@ def markdown(registers: RegisterMap) -> str:
                          if queries > 1 else "There is one query.\n\n")
         if title == "Counters":
             parts.append("64 bits each, as two words.\n\n")
+        if title == "Memory":
+            parts.append("Written as whole words. A reset sets them to 0.\n\n")
         parts.append("| address | register | access | bits | field | reset | |\n"
                      "|---|---|---|---|---|---|---|\n")
         for register in group:

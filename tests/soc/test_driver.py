@@ -65,18 +65,13 @@ def compile_driver(folder: Path, config: Config, *flags: str) -> Path:
     return folder / "nearbit.o"
 
 
-def read_ports(config: Config) -> int:
-    """Buses on which the accelerator reads memory."""
-    return 0 if config.memory is None else len(memory_buses(config.memory))
-
-
 @functools.lru_cache
 def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
     """Compile the driver, the AXI top and the bus between them, unless the cache has them."""
     verilog = generate(SocCore(config, data_bits=data_bits), "nearbit_axi")
     bus = (HERE / "bus.cc").read_text(encoding="utf-8")
     driver = resources.files("nearbit.soc") / "driver"
-    key = key_of(verilog, bus, str(C_FLAGS), str(read_ports(config)),
+    key = key_of(verilog, bus, str(C_FLAGS), str(len(memory_buses(config))),
                  exports.c_header(register_map(config)),
                  *((driver / name).read_text(encoding="utf-8") for name in DRIVER))
 
@@ -92,7 +87,7 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
             (folder / "bus.cc").write_text(split_eval(design) + bus)
             subprocess.run([*compiler(), "-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w",
                             f"-DNEARBIT_BEAT_BYTES={data_bits // 8}",
-                            f"-DNEARBIT_READ_PORTS={read_ports(config)}", f"-I{runtime}", "bus.cc",
+                            f"-DNEARBIT_READ_PORTS={len(memory_buses(config))}", f"-I{runtime}", "bus.cc",
                             compiled, "-o", path], cwd=folder, check=True)
 
     return ctypes.CDLL(str(cached(key, ".so", make)))

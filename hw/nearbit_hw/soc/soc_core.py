@@ -15,7 +15,7 @@ from nearbit_hw.soc.register_file import ADDRESS_BITS, RegisterFile
 from nearbit_hw.soc.registers import Fault, Flag, RegisterMap, register_map
 from nearbit_hw.soc.result_stream import ResultStream
 from nearbit_hw.soc.wishbone import Wishbone
-from nearbit_model.config import Config, Memory
+from nearbit_model.config import Config
 
 
 __all__ = ["BUSES", "SocCore", "memory_buses"]
@@ -60,11 +60,14 @@ _WISHBONE = {
 }
 
 
-def memory_buses(memory: Memory) -> dict[str, dict[str, int]]:
+def memory_buses(config: Config) -> dict[str, dict[str, int]]:
     """Give prefixes of the pins of the buses to a memory, that of codes first, and their sizes.
 
-    The sizes are parameters of :func:`nearbit_hw.memory.axi.read_pins`.
+    The sizes are parameters of :func:`nearbit_hw.memory.axi.read_pins`. Empty without a memory.
     """
+    memory = config.memory
+    if memory is None:
+        return {}
     sizes = {"address_bits": memory.address_bits, "data_bits": memory.bus_bits}
     if memory.one_bus:
         return {"m_axi_codes": {**sizes, "id_bits": memory.row_id_bits + 1}}
@@ -142,8 +145,7 @@ class SocCore(wiring.Component):
             return {f"{name}_tdata": flow(bits), f"{name}_tvalid": flow(1),
                     f"{name}_tready": other(1), f"{name}_tlast": flow(1)}
 
-        memory = config.memory
-        self._reads = {} if memory is None else memory_buses(memory)
+        self._reads = memory_buses(config)
         super().__init__({
             "aclk": In(1),
             "aresetn": In(1),

@@ -41,7 +41,7 @@ class CachedHost(Host):
             self.plan.origin:][:self.plan.size])
         self.memory = Memory(self.contents)
         self.slaves = {}
-        for prefix in memory_buses(config.memory):
+        for prefix in memory_buses(config):
             for channel in ("ar", "r"):
                 logging.getLogger(f"cocotb.{dut._name}.{prefix}.{channel}").setLevel(
                     logging.WARNING)
