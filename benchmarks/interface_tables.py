@@ -2,8 +2,9 @@
 
     python benchmarks/interface_tables.py [--check]
 
-Writes docs/soc-registers.md, docs/soc-memory-registers.md, and in docs/host-link.md the fields of the identity and its bytes in
-the example. With --check nothing is written: it fails if a document would change.
+Writes docs/soc-registers.md, docs/soc-memory-registers.md, and in docs/host-link.md the fields of
+the identity and its bytes in the example. With --check nothing is written: it fails if a document
+would change.
 """
 
 import re

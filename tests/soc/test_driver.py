@@ -87,7 +87,8 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
             (folder / "bus.cc").write_text(split_eval(design) + bus)
             subprocess.run([*compiler(), "-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w",
                             f"-DNEARBIT_BEAT_BYTES={data_bits // 8}",
-                            f"-DNEARBIT_READ_PORTS={len(memory_buses(config))}", f"-I{runtime}", "bus.cc",
+                            f"-DNEARBIT_READ_PORTS={len(memory_buses(config))}",
+                            f"-I{runtime}", "bus.cc",
                             compiled, "-o", path], cwd=folder, check=True)
 
     return ctypes.CDLL(str(cached(key, ".so", make)))

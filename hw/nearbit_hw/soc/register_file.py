@@ -1,5 +1,6 @@
 """The registers of a SoC core on a plain bus, and that bus."""
 
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -178,8 +179,8 @@ class RegisterFile(wiring.Component):
         low_word = word[:max(register.address >> 2 for register in near).bit_length()]
         is_counter = word[-1]
 
-        def at(register: Register) -> Value:
-            return low_word == register.address >> 2
+        def at(name: str) -> Value:
+            return low_word == registers[name].address >> 2
 
         # ---- What an access is to.
         kept = [register for register in registers.values() if register.kept]
@@ -232,7 +233,7 @@ class RegisterFile(wiring.Component):
                     m.d.sync += bit.eq(bit ^ turns[:place].all())
         for register in kept:
             target = self.fields[register.name]
-            with m.If(accepted & at(register)):
+            with m.If(accepted & at(register.name)):
                 for lane in range(0, len(target), 8):
                     with m.If(bus.strobe[lane // 8]):
                         m.d.sync += target[lane:lane + 8].eq(bus.data[lane:lane + 8])
@@ -243,7 +244,7 @@ class RegisterFile(wiring.Component):
             m.d.sync += self.command.eq(bus.data)
 
         low = accepted & bus.strobe[0]
-        control = low & at(registers["CONTROL"])
+        control = low & at("CONTROL")
         clear_counters = Signal()
         m.d.comb += [
             self.clear.eq(control & bus.data[Control.CLEAR]),
@@ -252,35 +253,7 @@ class RegisterFile(wiring.Component):
         ]
 
         # ---- Errors and interrupts.
-        code, detail = Signal(SocError), Signal(12)
-        refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
-        error = self.early | self.late | self.failed | refused
-        # As long as there is no error, the detail is 0.
-        with m.If(code == SocError.NONE):
-            with m.If(self.early | self.late):
-                m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
-            with m.Elif(self.failed):
-                m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
-            with m.Elif(refused):
-                m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
-        with m.If(self.clear | self.abandon):
-            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
-
-        enable, status = Signal(2), Signal(2)
-        running = Signal() # an operation whose end has not been told
-        done = running & ~self.busy & ~self.active & ~self.start
-        with m.If(self.start):
-            m.d.sync += running.eq(1)
-        with m.Elif(done):
-            m.d.sync += running.eq(0)
-        with m.If(low & at(registers["IRQ_ENABLE"])):
-            m.d.sync += enable.eq(bus.data)
-        cleared = Signal(2)
-        with m.If(low & at(registers["IRQ_STATUS"])):
-            m.d.comb += cleared.eq(bus.data)
-        happens = Signal(2)
-        m.d.comb += [happens[Interrupt.DONE].eq(done), happens[Interrupt.ERROR].eq(error)]
-        m.d.sync += [status.eq((status & ~cleared) | happens), self.irq.eq((enable & status).any())]
+        code, detail, enable, status = self._record(m, at, low, refusal, mapped)
 
         # ---- Reading.
         m.submodules.counters = counters = Counters()
@@ -329,6 +302,54 @@ class RegisterFile(wiring.Component):
             bus.done.eq(bus.valid & ends),
         ]
         return m
+
+    def _record(self, m: Module, at: Callable[[str], Value], low: Value, refusal: Value,
+                mapped: Value) -> tuple[Value, Value, Value, Value]:
+        """Keep errors and interrupts: code and detail of ERROR, IRQ_ENABLE and IRQ_STATUS.
+
+        Parameters
+        ----------
+        at
+            Whether the access is to a register.
+        low
+            The low byte of a register is written.
+        refusal
+            Why a write has no effect.
+        mapped
+            There is a register.
+        """
+        bus: Any = self.bus
+        word = bus.address[2:]
+        code, detail = Signal(SocError), Signal(12)
+        refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
+        error = self.early | self.late | self.failed | refused
+        # As long as there is no error, the detail is 0.
+        with m.If(code == SocError.NONE):
+            with m.If(self.early | self.late):
+                m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
+            with m.Elif(self.failed):
+                m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
+            with m.Elif(refused):
+                m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
+        with m.If(self.clear | self.abandon):
+            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
+
+        enable, status = Signal(2), Signal(2)
+        running = Signal() # an operation whose end has not been told
+        done = running & ~self.busy & ~self.active & ~self.start
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
+        with m.Elif(done):
+            m.d.sync += running.eq(0)
+        with m.If(low & at("IRQ_ENABLE")):
+            m.d.sync += enable.eq(bus.data)
+        cleared = Signal(2)
+        with m.If(low & at("IRQ_STATUS")):
+            m.d.comb += cleared.eq(bus.data)
+        happens = Signal(2)
+        m.d.comb += [happens[Interrupt.DONE].eq(done), happens[Interrupt.ERROR].eq(error)]
+        m.d.sync += [status.eq((status & ~cleared) | happens), self.irq.eq((enable & status).any())]
+        return code, detail, enable, status
 
     def _connect_tables(self, m: Module, tables: TableRegisters, accepted: Value) -> None:
         bus: Any = self.bus
