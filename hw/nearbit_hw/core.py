@@ -136,6 +136,13 @@ class Core(wiring.Component):
     before or after them. If the unit supports it, a command with :py:`shared` makes one selection
     for all its queries, by the sum of their distances; their counts must be equal.
 
+    **Memory.** With a memory in the configuration, codes and rows of all heads are read over AXI4
+    (docs/memory.md). A command names its head and its sequence, whose tables are looked up when it
+    comes; its range and the indices of its trace are of the sequence's tokens. Exp tables are
+    loaded as above, and nothing else is. Answers are the same, whatever the memory's latency and
+    order; only cycles follow them. What could not be read gives its queries the error
+    :py:`CODES` or :py:`ROWS`; the trace of such a query means nothing.
+
     Reference: :func:`nearbit_model.golden.attend`.
 
     Parameters
@@ -146,7 +153,8 @@ class Core(wiring.Component):
     Members
     -------
     i_key : :py:`In(stream.Signature(...))`
-        Loads :py:`code` as key number :py:`token`.
+        Loads :py:`code` as key number :py:`token`. This and the next stream are there if there is
+        no memory.
     i_value : :py:`In(stream.Signature(...))`
         Loads :py:`elements` as those of beat :py:`beat` of value number :py:`token`, and the
         token's :py:`scale`, the same for all beats.
@@ -155,7 +163,8 @@ class Core(wiring.Component):
         :py:`distance`. An exp table counts as loaded when its weight 0 is loaded and is not 0.
     i_rescore_key : :py:`In(stream.Signature(...))`
         Loads :py:`elements` as those of beat :py:`beat` of rescore key number :py:`token`. This
-        and the next stream are there if the configuration has :py:`rescore`.
+        and the next stream are there if the configuration has :py:`rescore`; this one without a
+        memory only.
     i_rescore_query : :py:`In(stream.Signature(...))`
         Queries for rescoring, a beat of elements at a time.
     i_command : :py:`In(stream.Signature(...))`
@@ -169,6 +178,19 @@ class Core(wiring.Component):
         For commands with :py:`trace`, each query's selection by descending index: :py:`query`,
         :py:`index`, :py:`distance`, :py:`weight`, :py:`last`, and with the unit :py:`score`, which
         is minus the distance if none was asked for. It leaves before the result.
+    i_head, i_page, i_tokens : :py:`In(stream.Signature(...))`
+        With a memory: entries of its tables, as of :class:`nearbit_hw.memory.PlaceTable`.
+    i_append, i_row, o_append : :py:`In(...)`, :py:`In(...)`, :py:`Out(stream.Signature(...))`
+        Tokens to be written into it, as of :class:`nearbit_hw.memory.Appender`.
+    axi_codes : :py:`Out(ReadSignature(...))`
+        Reads codes; on one bus rows, too.
+    axi_rows : :py:`Out(ReadSignature(...)).array(row_ports)`
+        Reads rows, unless they are read on one bus.
+    axi_append : :py:`Out(WriteSignature(...))`
+        Writes tokens.
+    timeout : :py:`In(timeout_bits)`
+        Cycles of silence after which the memory is given up, as of
+        :class:`nearbit_hw.memory.CodeFetcher`.
     """
 
     i_key: stream.Interface
@@ -252,7 +274,7 @@ class Core(wiring.Component):
         # What reads an order decides whether keys move; it must not wait for the memory as well.
         register(m, order.o, query_merge.i_order, "order")
         cache.score(m, dispatcher, score_array)
-        self._connect_queries(m, dispatcher, score_array, selectors, query_merge)
+        self._connect_queries(m, dispatcher, score_array, selectors, query_merge, cache)
         selected = cache.select(m, query_merge)
         if unit is None:
             wiring.connect(m, selected, softmax.i)
@@ -301,7 +323,8 @@ class Core(wiring.Component):
         return m
 
     def _connect_queries(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
-                         selectors: list[TopN | HistogramTopN], query_merge: QueryMerge) -> None:
+                         selectors: list[TopN | HistogramTopN], query_merge: QueryMerge,
+                         cache: "ResidentCache | MemoryCache") -> None:
         """From the distances of each query to the selections in one order."""
         config = self._config
         shared = config.rescore is not None and config.rescore.shared
@@ -309,7 +332,7 @@ class Core(wiring.Component):
             _join(m, dispatcher.o_select[query], selector.i_command)
             if config.selection_block:
                 wiring.connect(m, dispatcher.o_block[query], selector.i_block)
-            words, keys = score_array.o[query], selector.o
+            words, keys = score_array.o[query], cache.wait(m, selector.o, query)
             if shared and query == config.queries - 1:
                 # The query that may select for all.
                 m.submodules.distance_sum = distance_sum = DistanceSum(
@@ -325,7 +348,7 @@ class Core(wiring.Component):
                     distance_sum.i_command.p.shared.eq(dispatcher.o_select[query].p.shared),
                     repeat.again.eq(query_merge.again),
                 ]
-                wiring.connect(m, selector.o, repeat.i)
+                wiring.connect(m, keys, repeat.i)
                 words, keys = distance_sum.o, repeat.o
             wiring.connect(m, words, selector.i)
             _join(m, keys, query_merge.i[query])

@@ -338,13 +338,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += query_busy.eq(0)
         last_word = self._longest(last_words, active)
         if self._cache is not None:
-            # Whole words: what is beside the range is in the same pages.
-            m.d.comb += [
-                self.o_range.p.first.eq(Cat(C(0, lane_bits), first_word)),
-                self.o_range.p.count.eq(Cat(C(0, lane_bits), last_word + 1)),
-                *(field.eq(command[name]) for name in ("head", "sequence")
-                  for field in (self.o_range.p[name], self.o_order.p[name])),
-            ]
+            self._ask(m, first_word, last_word)
         codes: Any = Signal(self.o_queries.payload.shape(), reset_less=True)
         m.d.comb += self.o_queries.payload.eq(codes)
         with m.If(fire):
@@ -362,6 +356,16 @@ class Dispatcher(wiring.Component):
                                   busy=busy, paused=paused, more=more_blocks)
 
         return m
+
+    def _ask(self, m: Module, first_word: Value, last_word: Value) -> None:
+        """Ask for whole words: what is in them beside the range is in the same pages."""
+        lane_bits = exact_log2(self._lanes)
+        m.d.comb += [
+            self.o_range.p.first.eq(Cat(C(0, lane_bits), first_word)),
+            self.o_range.p.count.eq(Cat(C(0, lane_bits), last_word + 1)),
+            *(field.eq(self.i.p[name]) for name in ("head", "sequence")
+              for field in (self.o_range.p[name], self.o_order.p[name])),
+        ]
 
     def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Value, active: Value,
                          busy: Signal, paused: Signal, more: Signal) -> None:

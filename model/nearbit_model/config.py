@@ -385,6 +385,24 @@ class Config:
             if bits % bus and bus % bits:
                 raise ConfigError(f"{name} must be a multiple of memory.bus_bits ({bus}), or "
                                   f"divide it, not {bits}")
+        self._check_row(memory)
+
+    def _check_row(self, memory: Memory) -> None:
+        """Check that rows are read in two bursts at most, and that their stride can be given."""
+        bus = memory.bus_bits
+        key = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
+        values = -(-self.value_dim * self.value_bits // SCALE_BITS) * SCALE_BITS
+        beats = -(-key // bus) + -(-(values + SCALE_BITS) // bus)
+        most = min(256, 8 * 4096 // bus)
+        if beats > most:
+            raise ConfigError(f"a row must be at most {most} beats of memory.bus_bits ({bus}) "
+                              f"long, not {beats}: take a wider bus, or fewer value_dim or "
+                              f"value_bits" + (", or rescore.head_dim" if self.rescore else ""))
+        unit = max(16, bus // 8)
+        stride = -(-beats * bus // 8 // unit)
+        if stride >= 1 << memory.stride_bits:
+            raise ConfigError(f"memory.stride_bits must be at least {stride.bit_length()}, not "
+                              f"{memory.stride_bits}: a row takes {stride * unit} bytes")
 
     def _check_block(self) -> None:
         """Check that blocks can be selected from, and as fast as they are scored."""

@@ -54,10 +54,13 @@ class Bar:
         """Show what is done now, without an estimate."""
         self._progress.reset(self._task, total=None, description=doing)
 
-    def to(self, cycles: int) -> Callable[[int, int, int], None]:
-        """Give a function that shows a simulation's way to so many cycles, as engines call it."""
+    def to(self, cycles: int | None) -> Callable[[int, int, int], None]:
+        """Give a function that shows a simulation's way to so many cycles, as engines call it.
+
+        None is a number that nobody knows.
+        """
         def move(cycle: int, _done: int, _total: int) -> None:
-            if self._progress.tasks[0].total is None:
+            if cycles is not None and self._progress.tasks[0].total is None:
                 # Only what is simulated counts for the time left.
                 self._progress.reset(self._task, total=cycles)
             self._progress.update(self._task, completed=cycle,

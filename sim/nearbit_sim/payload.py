@@ -1,14 +1,16 @@
 """Payloads and streams of Amaranth, as :mod:`nearbit_model.transfers.payload` describes them."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 from amaranth.hdl import Shape as AmaranthShape
 from amaranth.lib import data, stream, wiring
 
-from nearbit_model.transfers.payload import Array, Bits, Port, Shape, Struct
+from nearbit_model.transfers.payload import Array, Bits, Port, Shape, Struct, Words
 
 
-__all__ = ["describe", "ports"]
+__all__ = ["describe", "level_words", "levels", "ports"]
 
 
 def describe(shape: Any) -> Shape:
@@ -46,3 +48,22 @@ def ports(component: wiring.Component) -> list[Port]:
         if member.is_signature:
             visit(name, member, member.flow is wiring.In, tuple(member.dimensions))
     return found
+
+
+def levels(component: wiring.Component) -> dict[str, int]:
+    """List the inputs of a component that are no streams, with their bits."""
+    return {name: AmaranthShape.cast(member.shape).width
+            for name, member in component.signature.members.items()
+            if member.is_port and member.flow is wiring.In and not member.dimensions
+            and AmaranthShape.cast(member.shape).width}
+
+
+def level_words(widths: Mapping[str, int], values: Mapping[str, int]) -> Words:
+    """Pack values of such inputs one after another, 0 where none is given, into 64-bit words."""
+    for name, value in values.items():
+        if name not in widths:
+            raise ValueError(f"there is no input {name!r} that is no stream")
+        Bits(widths[name]).pack(value)
+    data = b"".join(values.get(name, 0).to_bytes(8 * -(-width // 64), "little")
+                    for name, width in widths.items())
+    return np.frombuffer(data, dtype="<u8").astype(np.uint64)

@@ -16,6 +16,7 @@ from nearbit_hw.core import Core
 from nearbit_hw.verilog import Initial, generate
 from nearbit_model.config import Config
 from nearbit_model.mapping import Mapping
+from nearbit_model.memory_timing import MemoryTiming, TimingError
 from nearbit_model.prepare import prepare
 from nearbit_model.transfers.attention import HardwareAttention
 from nearbit_model.transfers.plan import Plan
@@ -38,7 +39,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
              qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
              rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
              shared: bool = False, engine: str = "compiled", trace: bool = True,
-             vcd: str | PathLike[str] | None = None,
+             timing: MemoryTiming | None = None, vcd: str | PathLike[str] | None = None,
              progress: Progress | None = None) -> HardwareAttention:
     """Attention with binary codes of queries and keys, computed by the generated hardware.
 
@@ -55,6 +56,9 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
         outputs and the same cycles.
     trace
         Whether to ask for the selected keys, their distances and weights.
+    timing
+        When the memory answers, of a configuration with a memory; None is a
+        :class:`MemoryTiming` by default. The order of the pages follows from its seed.
     vcd
         File to write waveforms to.
     progress
@@ -68,21 +72,40 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
     ------
     TensorError
         Tensors or numbers of keys do not match each other or the configuration.
+    TimingError
+        A timing, and a configuration without a memory.
+    LayoutError
+        More key heads or tokens than the configuration's memory has, or too few addresses.
     SimulationError
         A compiler or simulator is missing, a file cannot be written, or the hardware hangs.
     """
+    _check_timing(config, timing)
     prepared = prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal, qpos=qpos,
                        logit_scale=logit_scale, rotate=rotate, method=method, mapping=mapping,
                        shared=shared)
-    return run(Plan(prepared, trace=trace), engine=engine, vcd=vcd, progress=progress)
+    plan = Plan(prepared, trace=trace, seed=0 if timing is None else timing.seed)
+    return run(plan, engine=engine, timing=timing, vcd=vcd, progress=progress)
 
 
-def run(plan: Plan, *, engine: str = "compiled", vcd: str | PathLike[str] | None = None,
+def run(plan: Plan, *, engine: str = "compiled", timing: MemoryTiming | None = None,
+        log: bool = False, vcd: str | PathLike[str] | None = None,
         progress: Progress | None = None) -> HardwareAttention:
-    """Simulate a prepared and packed problem; see :func:`simulate`."""
+    """Simulate a prepared and packed problem; see :func:`simulate`.
+
+    ``log`` asks for each burst and beat on the buses to a memory.
+    """
+    _check_timing(plan.config, timing)
     hardware = core_engine(plan.config, engine)
-    return plan.read(hardware.run(plan.program, patience=plan.patience, progress=progress,
-                                  vcd=None if vcd is None else fspath(vcd)))
+    patience = plan.patience + (0 if timing is None else timing.latest)
+    return plan.read(hardware.run(plan.program, patience=patience, progress=progress,
+                                  vcd=None if vcd is None else fspath(vcd), timing=timing,
+                                  log=log))
+
+
+def _check_timing(config: Config, timing: MemoryTiming | None) -> None:
+    if timing is not None and config.memory is None:
+        raise TimingError("the configuration has no memory, so nothing says when one answers: "
+                          "give it a table [memory], or leave out its timing")
 
 
 def core_engine(config: Config, engine: str = "compiled") -> Engine:

@@ -3,7 +3,8 @@ import cocotb
 import pytest
 
 from nearbit_hw.dispatcher import Dispatcher
-from nearbit_hw.layouts import Error
+from nearbit_hw.memory import CacheMap
+from nearbit_model.structure import Error
 from nearbit_sim.bench import run_bench
 from nearbit_sim.stream import MATRIX, Bench
 
@@ -17,7 +18,10 @@ class Load:
             bench.parameters[name] for name in ("queries", "lanes", "capacity", "top_n",
                                                 "exp_tables"))
         self.rescore, self.shared = bench.parameters["rescore"], bench.parameters["shared"]
-        self.receivers = ["o_order", *(f"o_select__{query}" for query in range(self.queries))]
+        self.cached = bench.parameters["cached"]
+        self.selects = [f"o_select__{query}" for query in range(self.queries)]
+        self.receivers = ["o_order", *self.selects, *(["o_range"] if self.cached else [])]
+        self.set_lookup(0)
         self.block_words = bench.parameters["block"] // self.lanes
         self.sent = []
         self.set_loaded(self.capacity if loaded is None else loaded,
@@ -28,11 +32,22 @@ class Load:
     def set_loaded(self, loaded, exp_tables_loaded, rescore_loaded):
         self.loaded, self.exp_tables_loaded = loaded, exp_tables_loaded
         # Keys without a code or a value cannot be rescored either.
-        self.readable = [loaded, min(loaded, rescore_loaded) if self.rescore else loaded]
+        own_count = self.rescore and not self.cached
+        self.readable = [loaded, min(loaded, rescore_loaded) if own_count else loaded]
         self.bench.dut.loaded.value = loaded
         self.bench.dut.exp_tables_loaded.value = exp_tables_loaded
-        if self.rescore:
+        if own_count:
             self.bench.dut.rescore_loaded.value = rescore_loaded
+
+    def set_lookup(self, lookup):
+        """What came of looking up where tokens are: 0 is a place, 1 none, 2 none that could be."""
+        self.lookup = lookup
+        if self.cached:
+            self.bench.dut.lookup.value = lookup
+
+    def place(self):
+        rng = self.bench.rng
+        return {"head": rng.randrange(3), "sequence": rng.randrange(5)} if self.cached else {}
 
     def kinds(self):
         """Commands without an error: whether to rescore, and whether to share a selection."""
@@ -69,7 +84,7 @@ class Load:
         counts = [self.count(first, readable, rng) for _ in range(self.queries)]
         if shared and rng.random() < 0.7:
             counts = counts[:1] * self.queries
-        return {"first": first, **self.selected(rng), "trace": rng.getrandbits(1),
+        return {**self.place(), "first": first, **self.selected(rng), "trace": rng.getrandbits(1),
                 "rescore": rescore, "shared": shared,
                 "queries": [self.query(count, rng.randrange(self.exp_tables),
                                        rng) for count in counts]}
@@ -81,8 +96,8 @@ class Load:
 
     def plain(self, count, rescore=0, shared=0):
         """A command for the first keys."""
-        return {"first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0, "rescore": rescore,
-                "shared": shared,
+        return {**self.place(), "first": 0, "n": 1, "sink": 0, "recent": 0, "trace": 0,
+                "rescore": rescore, "shared": shared,
                 "queries": [self.query(count, 0, self.bench.rng) for _ in range(self.queries)]}
 
     def errors(self, command):
@@ -93,7 +108,8 @@ class Load:
                 return Error.TOO_MANY
             if query["count"] == 0:
                 return Error.EMPTY
-            if command["first"] + query["count"] > self.readable[command["rescore"]]:
+            if (command["first"] + query["count"] > self.readable[command["rescore"]]
+                    or self.lookup == 2):
                 return Error.RANGE
             if not command["rescore"] and not self.exp_tables_loaded >> query["exp_table"] & 1:
                 return Error.EXP_TABLE
@@ -101,7 +117,7 @@ class Load:
                 return Error.RESCORE
             if command["shared"] and (not command["rescore"] or len(counts) > 1):
                 return Error.SHARED
-            return Error.OK
+            return Error.NOT_SET if self.lookup == 1 else Error.OK
         counts = {query["count"] for query in command["queries"]}
         return [error(query) for query in command["queries"]]
 
@@ -120,7 +136,8 @@ class Load:
         words = []
         marks = {name: command[name] for name, exists in [
             ("rescore", self.rescore), ("shared", self.shared)] if exists}
-        bench.sink("o_order").expect({"trace": command["trace"], **marks, "queries": [
+        place = {name: command[name] for name in ("head", "sequence") if self.cached}
+        bench.sink("o_order").expect({"trace": command["trace"], **marks, **place, "queries": [
             {"error": error.value,
              **{name: value for name,
                 value in query.items() if name in ("exp_table", "multiplier")}}
@@ -138,6 +155,9 @@ class Load:
                                             "active": sum(1 << query for query in good)})
             bench.sink("o_words").expect(*(
                 {"word": word, "last": int(word == words[-1])} for word in words))
+            if self.cached:
+                bench.sink("o_range").expect({
+                    **place, "first": words[0] * self.lanes, "count": len(words) * self.lanes})
             for query in good if self.block_words else []:
                 bench.sink(f"o_block__{query}").expect(
                     *[{}] * ((len(words) - 1) // self.block_words))
@@ -150,11 +170,14 @@ class Load:
         selects = [iter(self.bench.sink(f"o_select__{query}").cycles)
                    for query in range(self.queries)]
         accepted = iter(self.bench.source("i").cycles)
+        ranges = iter(self.bench.sink("o_range").cycles) if self.cached else None
         blocks = [iter(self.bench.sink(f"o_block__{query}").cycles) if self.block_words else None
                   for query in range(self.queries)]
         before, busy = -2, -1
         for good, length in self.sent:
             announced = [next(order), *(next(selects[query]) for query in good)]
+            if self.cached and good:
+                announced.append(next(ranges))
             assert min(announced) >= before + 2
             now = next(accepted)
             assert now == max([*announced, busy])
@@ -245,6 +268,7 @@ async def every_error(dut, rescorable):
             load.ask(command)
             seen.update(load.errors(command))
     assert seen >= {Error.NO_N, Error.TOO_MANY, Error.EMPTY, Error.RANGE}
+    assert Error.NOT_SET not in seen
     by_exp_table = loaded > 0 and load.exp_tables > 1
     by_score = load.rescore and load.readable[1] > 0
     assert (Error.EXP_TABLE in seen) == (loaded > 0)
@@ -252,6 +276,24 @@ async def every_error(dut, rescorable):
     assert (Error.RESCORE in seen) == (loaded > 0 and not (load.rescore and load.shared))
     assert (Error.SHARED in seen) == (load.shared and (by_exp_table or (by_score and queries > 1)))
     await bench.finish()
+
+
+@cocotb.test()
+async def places_that_are_not_there(dut):
+    bench = Bench(dut)
+    await bench.reset()
+    load = Load(bench)
+    if not load.cached:
+        return
+    seen = set()
+    for lookup in (1, 2, 0):
+        load.set_lookup(lookup)
+        for command in [*(load.plain(load.capacity, *kind) for kind in load.kinds()),
+                        load.plain(0), {**load.plain(1), "n": 0}, load.command(bench.rng)]:
+            load.ask(command)
+            seen.update(load.errors(command))
+        await bench.finish()
+    assert seen >= {Error.OK, Error.NOT_SET, Error.RANGE, Error.EMPTY, Error.NO_N}
 
 
 @cocotb.test()
@@ -288,7 +330,8 @@ async def latency(dut):
         load.ask(load.plain(load.capacity, rescore, shared))
         await bench.finish()
         latency = bench.parameters["latency"]
-        announced = ["o_order", load.receivers[-1]] if shared else load.receivers
+        announced = [name for name in load.receivers
+                     if not shared or name not in load.selects[:-1]]
         for name in load.receivers:
             assert bench.sink(name).cycles == [latency - 1] * (name in announced)
         assert bench.source("i").cycles == [latency - 1]
@@ -369,7 +412,7 @@ async def other_queries_do_not_hold_up_a_shared_selection(dut):
     load = Load(bench)
     if (1, 1) not in load.kinds():
         return
-    for name in load.receivers[1:-1]:
+    for name in load.selects[:-1]:
         bench.sink(name).stall = 1
     for _ in range(3):
         load.ask(load.plain(load.capacity, 1, 1))
@@ -423,7 +466,23 @@ def test_bench(key_bits, capacity, queries, lanes, top_n, exp_tables, rescore, s
              "top_n": top_n, "exp_tables": exp_tables, "rescore": rescore, "shared": shared,
              "block": block}
     dut = Dispatcher(**given)
-    run_bench(dut, __file__, parameters=given | {"latency": dut.latency})
+    run_bench(dut, __file__, parameters=given | {"latency": dut.latency, "cached": False})
+
+
+@pytest.mark.parametrize("given", [
+    {"key_bits": 8, "capacity": 64, "queries": 2, "lanes": 4, "top_n": 16, "exp_tables": 2},
+    {"key_bits": 8, "capacity": 64, "queries": 2, "lanes": 4, "top_n": 16, "exp_tables": 2,
+     "rescore": True, "shared": True, "block": 16},
+    {"key_bits": 3, "capacity": 13, "queries": 1, "lanes": 1, "top_n": 13, "exp_tables": 3,
+     "rescore": True},
+], ids=["plain", "shared-blocks", "one-lane"])
+def test_memory(given):
+    """Commands of a core whose keys and values lie in a memory."""
+    given = {"rescore": False, "shared": False, "block": 0, **given}
+    cache = CacheMap(heads=3, sequences=5, capacity=given["capacity"], pages=20,
+                     page_tokens=8 if given["capacity"] % 8 == 0 else 1)
+    dut = Dispatcher(**given, cache=cache)
+    run_bench(dut, __file__, parameters=given | {"latency": dut.latency, "cached": True})
 
 
 GIVEN = {"key_bits": 8, "capacity": 64, "queries": 2, "lanes": 4, "top_n": 16, "exp_tables": 3}

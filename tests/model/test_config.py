@@ -369,6 +369,14 @@ MEMORY_RULES = [
     ({}, {"rescore": Rescore(head_dim=8, lanes=4, element_bits=12)},
      ("rescore.lanes * rescore.element_bits must be a multiple of memory.bus_bits (64), or divide "
      "it, not 48")),
+    ({"bus_bits": 32, "stride_bits": 16}, {"value_dim": 1024, "value_lanes": 4},
+     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 257: take a wider bus, or "
+      "fewer value_dim or value_bits")),
+    ({"bus_bits": 32, "stride_bits": 16}, {"rescore": Rescore(head_dim=1024, lanes=4)},
+     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 259: take a wider bus, or "
+      "fewer value_dim or value_bits, or rescore.head_dim")),
+    ({"stride_bits": 2}, {"value_dim": 64}, ("memory.stride_bits must be at least 3, not 2: a row "
+                                            "takes 80 bytes")),
 ]
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from nearbit_boards.boards import BOARDS
 from nearbit_hw.core import Core
-from nearbit_model.config import PRESETS, Config, Rescore
+from nearbit_model.config import PRESETS, Config, Memory, Rescore
 from nearbit_model.transfers import core_ports
+from nearbit_model.transfers.buses import split_buses
+from nearbit_model.transfers.streams import core_buses
 from nearbit_sim.payload import ports
 
 
@@ -56,3 +58,38 @@ def configs(draw):
 @settings(deadline=None)
 def test_any(config):
     assert core_ports(config) == ports(Core(config))
+
+
+@st.composite
+def configs_with_memory(draw):
+    bus_bits = 1 << draw(st.integers(5, 9))
+    one_bus = draw(st.booleans())
+    page_tokens = 1 << draw(st.integers(7, 9))
+    unit = draw(st.none() | st.just(Rescore(head_dim=64, lanes=64, element_bits=8)))
+    memory = draw(st.builds(
+        Memory, heads=st.integers(1, 300), sequences=st.integers(1, 40),
+        page_tokens=st.just(page_tokens), pages=st.integers(0, 300), bus_bits=st.just(bus_bits),
+        burst_bytes=st.sampled_from([256, 1024]), address_bits=st.integers(16, 64),
+        one_bus=st.just(one_bus), row_ports=st.just(1) if one_bus else st.sampled_from([1, 2, 4]),
+        queue_beats=st.just(1 << 10), row_id_bits=st.integers(1, 8),
+        stride_bits=st.integers(7, 16), timeout_bits=st.integers(1, 32)))
+    return Config(
+        key_bits=draw(st.integers(5, 128)), value_lanes=64, value_dim=draw(st.sampled_from(
+            [64, 128])), capacity=page_tokens * draw(st.integers(1, 9)),
+        lanes=1 << draw(st.integers(0, 3)), rescore=unit, queries=draw(st.integers(1, 4)),
+        top_n=draw(st.integers(1, 64)), memory=memory)
+
+
+@given(configs_with_memory())
+@settings(deadline=None)
+def test_memory(config):
+    """Streams of the host and AXI4 channels are all of a core's streams, each of them once."""
+    buses, others = split_buses(ports(Core(config)))
+    assert others == core_ports(config)
+    assert buses == core_buses(config)
+    assert {name for name, member in Core(config).signature.members.items()
+            if member.is_port} == {"timeout"}
+
+
+def test_no_buses():
+    assert core_buses(PRESETS["tiny"]) == []

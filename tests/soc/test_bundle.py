@@ -198,7 +198,8 @@ def test_memory(tmp_path, interface):
 def port_attributes(verilog, top):
     """Let Yosys read the attributes of the ports of a module."""
     design = json.loads(run_yosys("\n".join([
-        "read_verilog <<verilog", verilog, "verilog", f"hierarchy -top {top}", "proc -noopt", "write_json"])))
+        "read_verilog <<verilog", verilog, "verilog", f"hierarchy -top {top}", "proc -noopt",
+        "write_json"])))
     module = design["modules"][top]
     return {port: {name: value for name, value in module["netnames"][port]["attributes"].items()
                    if name.startswith("X_INTERFACE")} for port in module["ports"]}

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from nearbit_hw.layouts import CacheError
 from nearbit_hw.memory.appender import Appender, append_layout, appended_layout
 from nearbit_hw.memory.axi import ReadSignature, WriteSignature
+from nearbit_hw.memory.block_fifo import BlockFifo
 from nearbit_hw.memory.cache_map import cache_map
 from nearbit_hw.memory.code_fetcher import CodeFetcher
 from nearbit_hw.memory.code_gate import CodeGate
@@ -26,6 +27,11 @@ from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT
 
 
 __all__ = ["MemoryCache", "RowFields", "cache_members"]
+
+
+def _power(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
 
 
 def _memory(config: Config) -> Memory:
@@ -174,6 +180,21 @@ class MemoryCache:
             gate.o_outcome.payload.shape(), depth=COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT)
         queue(m, gate.o_outcome, self._code_outcomes.i)
 
+    def wait(self, m: Module, keys: stream.Interface, query: int) -> stream.Interface:
+        """Give a query's selected keys, which wait for the rows of those of other queries.
+
+        Meanwhile the selection is free for the next command.
+        """
+        return self._queue(m, keys, f"selected_{query}")
+
+    def _queue(self, m: Module, keys: stream.Interface, name: str) -> stream.Interface:
+        """Add a queue for a whole selection."""
+        found: Any = BlockFifo(keys.payload.shape(), depth=_power(self._config.top_n))
+        m.submodules[name] = found
+        wiring.connect(m, keys, found.i)
+        queued: stream.Interface = found.o
+        return queued
+
     def select(self, m: Module, query_merge: Any) -> stream.Interface:
         """Have the rows of selected keys read; give the keys.
 
@@ -186,13 +207,7 @@ class MemoryCache:
         if self._config.rescore is None:
             keys: stream.Interface = gather.o
             return keys
-        m.submodules.gathered = gathered = StreamFifo(
-            gather.o.payload.shape(), depth=self._config.top_n)
-        queue(m, gather.o, gathered.i)
-        keys = stream.Signature(gather.o.payload.shape()).create()
-        m.d.comb += [keys.valid.eq(gathered.o.valid), keys.payload.eq(gathered.o.payload),
-                     gathered.o.ready.eq(keys.ready)]
-        return keys
+        return self._queue(m, gather.o, "gathered")
 
     def add_rescore_keys(self, m: Module, unit: Rescore) -> None:
         """Add a buffer for the keys of rows, and its reader."""

@@ -25,12 +25,12 @@ def use_layout() -> data.StructLayout:
 class RowGather(wiring.Component):
     """Passes selected keys on, and tells a :class:`RowFetcher` of them.
 
-    Selections come one after another, each with its head and sequence. In the cycle in which a
-    selection's first key comes, or later, the fetcher takes the selection, and every reader of rows
-    its use; from the cycle after, its keys pass without delay, each when both the fetcher and the
-    output take it. A selection that :py:`repeats` the one before has its rows already, and is not
-    fetched again. A key with :py:`skip` stands for a selection that failed: it passes on, and there
-    is nothing to fetch or to use.
+    Selections come one after another, each with its head and sequence. From the cycle in which a
+    selection's first key comes, the fetcher is offered the selection, and every reader of rows its
+    use; when all have taken them, from the cycle after, its keys pass without delay, each when both
+    the fetcher and the output have taken it. A selection that :py:`repeats` the one before has its
+    rows already, and is not fetched again. A key with :py:`skip` stands for a selection that
+    failed: it passes on, and there is nothing to fetch or to use.
 
     Reset begins with a selection.
 
@@ -114,35 +114,44 @@ class RowGather(wiring.Component):
         m = Module()
         key: Any = self.i.p
         skip = key.skip if self._rescore else C(0, 1)
-        begun, begins, passes = Signal(), Signal(), Signal()
-        may_begin, fetches = Signal(), Signal()
-        uses = Cat(use.ready for use in self.o_use).all()
-        m.d.comb += [
-            fetches.eq(~key.repeats if self._shared else 1),
-            may_begin.eq(self.i.valid & ~begun & ~skip),
-            self.o_selection.valid.eq(may_begin & fetches & uses),
-            self.o_selection.p.head.eq(key.head),
-            self.o_selection.p.sequence.eq(key.sequence),
-            begins.eq(may_begin & uses & (~fetches | self.o_selection.ready)),
-        ]
+        fetches, begun = Signal(), Signal()
+        m.d.comb += fetches.eq(~key.repeats if self._shared else 1)
+
+        # ---- The selection, and its uses.
+        m.d.comb += [self.o_selection.p.head.eq(key.head),
+                     self.o_selection.p.sequence.eq(key.sequence)]
         for use in self.o_use:
-            m.d.comb += [
-                # All take it in one cycle.
-                use.valid.eq(begins),
-                use.p.keeps.eq(key.keeps if self._shared else 0),
-                use.p.skips.eq(~key.rescore if self._rescore else 0),
-            ]
-        m.d.comb += [
-            self.o_token.valid.eq(self.i.valid & begun & fetches & self.o.ready),
-            self.o_token.p.token.eq(key.index),
-            self.o_token.p.last.eq(key.last),
-            self.o.valid.eq(self.i.valid & (skip | (begun & (~fetches | self.o_token.ready)))),
-            *(self.o.p[name].eq(key[name]) for name, _ in self.o.payload.shape()),
-            passes.eq(self.o.valid & self.o.ready),
-            self.i.ready.eq(passes),
-        ]
+            m.d.comb += [use.p.keeps.eq(key.keeps if self._shared else 0),
+                         use.p.skips.eq(~key.rescore if self._rescore else 0)]
+        begins = self._offer(m, self.i.valid & ~begun & ~skip, [self.o_selection, *self.o_use],
+                             Cat(fetches, C(-1, self._readers)), "begin")
         with m.If(begins):
             m.d.sync += begun.eq(1)
+
+        # ---- Its keys.
+        m.d.comb += [
+            self.o_token.p.token.eq(key.index),
+            self.o_token.p.last.eq(key.last),
+            *(self.o.p[name].eq(key[name]) for name, _ in self.o.payload.shape()),
+        ]
+        passes = self._offer(m, self.i.valid & (begun | skip), [self.o, self.o_token],
+                             Cat(C(1, 1), fetches & ~skip), "pass")
+        m.d.comb += self.i.ready.eq(passes)
         with m.If(passes & key.last & ~skip):
             m.d.sync += begun.eq(0)
         return m
+
+    def _offer(self, m: Module, valid: Value, receivers: list[Any], concerned: Value,
+               name: str) -> Signal:
+        """Offer something to all who are concerned, to each once; tells when all have it."""
+        count = len(receivers)
+        taken, takes = Signal(count, name=f"{name}_taken"), Signal(count, name=f"{name}_takes")
+        done = Signal(name=f"{name}_done")
+        for number, receiver in enumerate(receivers):
+            m.d.comb += [
+                receiver.valid.eq(valid & concerned[number] & ~taken[number]),
+                takes[number].eq(receiver.valid & receiver.ready),
+            ]
+        m.d.comb += done.eq(valid & (taken | takes | ~concerned).all())
+        m.d.sync += taken.eq(Mux(done, 0, taken | takes))
+        return done

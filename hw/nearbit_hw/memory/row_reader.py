@@ -27,11 +27,12 @@ class RowReader(wiring.Component):
     last beat of the last row ends the selection. Then its set of slots is released, but for a
     reader that does not :py:`releases`, or if the next selection has the same rows.
 
-    A request that is accepted at cycle t, when the buffer has its row, presents its beat at cycle
-    :py:`t + latency`; one request per cycle; a stall of the output holds the requests behind it.
-    :py:`o_outcome` says of each selection whether a row of it failed, before the beat of its last
-    row is presented for the first time. A selection that is skipped by a :py:`row_major` reader is
-    not read at all.
+    A selection must not be asked for before its set of slots was given to the fetcher, which
+    :class:`RowGather` sees to. A request that is accepted at cycle t, when the buffer has its row,
+    presents its beat at cycle :py:`t + latency`; one request per cycle; a stall of the output holds
+    the requests behind it. :py:`o_outcome` says of each selection whether a row of it failed,
+    before the beat of its last row is presented for the first time. A selection that is skipped by
+    a :py:`row_major` reader is not read at all.
 
     Reset begins with the set of number 0.
 
@@ -59,7 +60,7 @@ class RowReader(wiring.Component):
     o_request : :py:`Out(stream.Signature(...))`
         Words that are asked for, as of :class:`RowBuffer`.
     i_word : :py:`In(stream.Signature(...))`
-        These words.
+        These words, as the buffer presents them.
     o : :py:`Out(stream.Signature(StructLayout({"data": beat_bits, ["tail": tail_bits]})))`
         The beats.
     o_release : :py:`Out(stream.Signature(1, always_ready=True))`
@@ -158,7 +159,7 @@ class RowReader(wiring.Component):
 
         # ---- Words, of which a beat goes into the output register.
         word: Any = self.i_word.p
-        place, tells, move = Signal(low), Signal(), Signal()
+        place, tells, told, move = Signal(low), Signal(), Signal(), Signal()
         beat = Signal(self._beat_bits, reset_less=True)
         with m.If(self.o_request.ready):
             m.d.sync += [place.eq(self.i.p.beat[:low]),
@@ -168,10 +169,11 @@ class RowReader(wiring.Component):
             m.d.comb += [
                 self.o_release.valid.eq(ends & ~use.keeps),
                 self.o_release.payload.eq(which),
-                self.o_outcome.valid.eq(self.i_word.valid & tells & move),
+                self.o_outcome.valid.eq(self.i_word.valid & tells & ~told),
                 self.o_outcome.p.failed.eq(word.failed),
             ]
-            may_pass = ~tells | self.o_outcome.ready
+            may_pass = ~tells | told | self.o_outcome.ready
+            m.d.sync += told.eq(self.i_word.valid & tells & may_pass & ~move)
         m.d.comb += [
             move.eq(~self.o.valid | self.o.ready),
             self.i_word.ready.eq(move & may_pass),

@@ -96,7 +96,8 @@ class QueryMerge(wiring.Component):
             "o_command": Out(stream.Signature(
                 softmax_command_layout(queries=queries, exp_tables=exp_tables, rescore=rescore))),
             "o": Out(stream.Signature(
-                gathered_key_layout(**key, **place, shared=shared) if heads else key_layout(**key))),
+                gathered_key_layout(**key, **place, shared=shared) if heads
+                else key_layout(**key))),
         })
 
     @property

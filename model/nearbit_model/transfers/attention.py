@@ -8,10 +8,52 @@ from numpy.typing import NDArray
 from nearbit_model.attention import Attention, origins
 from nearbit_model.comparison import ARRAYS, differing
 from nearbit_model.prepare import Prepared
-from nearbit_model.transfers.program import Outcome
+from nearbit_model.transfers.program import Outcome, Traffic
 
 
-__all__ = ["HardwareAttention"]
+__all__ = ["HardwareAttention", "MemoryUse"]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What attention read from a memory, and how busy the buses were.
+
+    Parameters
+    ----------
+    buses
+        What was transferred on each bus.
+    cycles
+        Cycles from the first accepted command to the last transfer, both included.
+    commands
+        Commands.
+    queries
+        Queries that were answered.
+    """
+
+    buses: list[Traffic]
+    cycles: int
+    commands: int
+    queries: int
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all beats that were read."""
+        return sum(bus.bytes for bus in self.buses if bus.is_read)
+
+    @property
+    def bytes_per_command(self) -> float:
+        """Bytes that were read for a command, mean."""
+        return self.bytes_read / self.commands
+
+    @property
+    def bytes_per_query(self) -> float:
+        """Bytes that were read for a query, mean; queries of a command share codes."""
+        return self.bytes_read / self.queries
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By the name of each bus that is read, the share of the cycles that had a beat."""
+        return {bus.name: bus.beats / self.cycles for bus in self.buses if bus.is_read}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +144,17 @@ class HardwareAttention:
     def head_seconds(self) -> NDArray[np.float64]:
         """Each head's share of the wall time, by cycles: float64 [heads]."""
         return self.seconds * self.head_cycles / max(self.cycles, 1)
+
+    @property
+    def memory_use(self) -> MemoryUse | None:
+        """What was read from memory; None for hardware without one."""
+        traffic = self.outcome.traffic
+        if not traffic:
+            return None
+        commands = [cycles for phase in self.outcome.accepted
+                    for name, cycles in phase.items() if name == "i_command"]
+        return MemoryUse(traffic, self.cycles - int(commands[0][0]),
+                         sum(map(len, commands)), self.errors.size)
 
     def difference(self, golden: Attention) -> str | None:
         """Name the first element that differs from the golden model's; None if there is none."""

@@ -12,6 +12,7 @@ from nearbit_model.config import Config
 from nearbit_model.prepare import Prepared
 from nearbit_model.structure import Error
 from nearbit_model.transfers.attention import HardwareAttention
+from nearbit_model.transfers.placement import Placement, place
 from nearbit_model.transfers.program import Cycles, Outcome, Program
 from nearbit_model.transfers.shapes import shapes
 from nearbit_model.transfers.streams import core_ports
@@ -57,6 +58,9 @@ class Plan:
     otherwise with consecutive queries of one head. What is left of the last command's queries sees
     no keys.
 
+    For a core with a memory, keys and values of all key heads lie in it (:mod:`.placement`) instead
+    of being loaded, and the tables are set before anything else.
+
     Parameters
     ----------
     prepared
@@ -66,20 +70,29 @@ class Plan:
     loads
         Whether anything is loaded. If not, the keys and values of the only key head are there, and
         an exp table for each head that needs one.
+    seed
+        With a memory, the order of the pages follows from it.
+    appends
+        With a memory, whether the core writes the tokens to it, before anything is asked.
     """
 
-    def __init__(self, prepared: Prepared, *, trace: bool = True, loads: bool = True) -> None:
-        """Write the whole program."""
+    def __init__(self, prepared: Prepared, *, trace: bool = True, loads: bool = True,
+                 seed: int = 0, appends: bool = False) -> None:
+        """Write the whole program; :class:`LayoutError` if the memory cannot hold the problem."""
         self._prepared = prepared
         self._trace = trace
         self._has_loads = loads
         self._config = prepared.config
         self.program = Program(core_ports(prepared.config))
+        self._placement = None if prepared.config.memory is None else place(
+            prepared, seed=seed, appends=appends)
         # For each answer the head and the query that it is to, or -1 for one without.
         self._heads: list[NDArray[np.int64]] = []
         self._queries: list[NDArray[np.int64]] = []
         # For each phase the key head that it loads, or -1.
         self._loads: list[int] = []
+        if self._placement is not None:
+            self._fill_memory(self._placement)
         for kv_head in range(prepared.kv_heads):
             self._add_group(kv_head)
         answers = np.concatenate(self._heads)
@@ -88,6 +101,9 @@ class Plan:
         if trace:
             beats["o_trace"] = int(self._selected_counts()[answers >= 0].sum())
         self.program.expect(beats)
+        if self._placement is not None:
+            # What cannot be read is answered by one beat. A trace leaves before its result.
+            self.program.lasts = {"o_result": len(answers), "o_trace": 0}
 
     @property
     def config(self) -> Config:
@@ -113,6 +129,20 @@ class Plan:
         most = prepared.n + prepared.sink + prepared.recent
         return np.minimum(prepared.counts, most)[np.concatenate(self._queries)]
 
+    def _fill_memory(self, placement: Placement) -> None:
+        """Set the tables, and append tokens."""
+        self.program.memory = placement.octets
+        self._loads.append(0)
+        self.program.add(placement.tables)
+        written = 0
+        for kv_head, tokens in enumerate(placement.tokens):
+            self._loads.append(kv_head)
+            # Rows of tokens that failed would be taken, too, but no next head's be of use.
+            self.program.add(tokens, after={"o_append": written})
+            written += len(tokens["i_append"]["token"])
+        if written:
+            self.program.expect({"o_append": written})
+
     def _add_group(self, kv_head: int) -> None:
         prepared, config = self._prepared, self._config
         heads = np.arange(kv_head * prepared.group, (kv_head + 1) * prepared.group)
@@ -121,11 +151,13 @@ class Plan:
         load = token_loads(
             config, prepared.k_codes[kv_head], prepared.values.elements[kv_head],
             prepared.values.scales[kv_head], None if rescore is None else rescore.keys[kv_head]
-            ) if self._has_loads else {}
-        if load and together:
-            self._loads.append(kv_head)
-            self.program.add(load if rescore is not None
-                             else {**load, **exp_table_loads(prepared.exp_tables[heads])})
+            ) if self._has_loads and self._placement is None else {}
+        if self._has_loads and together:
+            loads = load if rescore is not None else {
+                **load, **exp_table_loads(prepared.exp_tables[heads])}
+            if loads:
+                self._loads.append(kv_head)
+                self.program.add(loads)
         for sequence in self._sequences(heads, together):
             if not together:
                 self._loads.append(kv_head)
@@ -171,13 +203,16 @@ class Plan:
             inputs["i_rescore_query"] = by_command(rescore.queries[heads, queries]).reshape(-1,
                                                                                             unit.lanes)
 
+        place_of = {} if self._placement is None else {
+            "head": every(int(group[0]) // prepared.group),
+            "sequence": every(self._placement.sequence)}
         self._loads.append(-1)
         self.program.add({**inputs, "i_command": {
-            "first": every(prepared.first),
+            **place_of, "first": every(prepared.first),
             "n": every(prepared.n), "sink": every(prepared.sink), "recent": every(prepared.recent),
             "trace": every(int(self._trace)), "rescore": every(int(rescore is not None)),
             "shared": every(int(prepared.shared)), "queries": fields,
-        }})
+        }}, after=dict(self.program.beats))
         unused = np.full(spare, -1)
         self._heads.append(np.concatenate([heads, unused]))
         self._queries.append(np.concatenate([queries, unused]))
@@ -201,9 +236,10 @@ class Plan:
         if len(whole):
             beats = ends[whole, None] + np.arange(1 - config.value_dim, 1)
             output[heads[whole], queries[whole]] = fields["output"][beats]
-        good = used & (fields["error"][ends] == Error.OK.value)
+        # Those that memory fails were selected from before, if from anything.
+        traced = used & np.isin(fields["error"][ends], (Error.OK, Error.CODES, Error.ROWS))
         selected, distances, weights, scores = self._read_trace(
-            outcome, heads[good], queries[good])
+            outcome, heads[traced], queries[traced])
 
         head_cycles, query_cycles, load_cycles = self._count_cycles(
             outcome.accepted, results.cycles[ends], heads, outcome.cycles)
@@ -214,7 +250,12 @@ class Plan:
             outcome=outcome, scores=scores)
 
     def predict(self) -> Prediction:
-        """Ask the cycle model, and count its cycles as those of the hardware."""
+        """Ask the cycle model, and count its cycles as those of the hardware.
+
+        :class:`ValueError` for a core with a memory, of which it knows nothing.
+        """
+        if self._placement is not None:
+            raise ValueError("the cycle model has no core with a memory")
         timeline = cycle_model.predict(self._config, shapes(self.program))
         heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
         accepted = [{name: np.array(transfers, np.int64) for name, transfers in (

@@ -2,7 +2,8 @@
 
 A :class:`Program` is a list of phases. In a phase, every input stream has a sequence of payloads,
 and all sequences are pushed at full rate in parallel. A phase ends when all its transfers are
-accepted; the next begins in the following cycle, or some cycles later. Outputs are always ready.
+accepted; the next begins in the following cycle, or when some beats have come, or some cycles
+later. Outputs are always ready.
 Cycle 0 is the first after one cycle of reset. Then the engine goes on until it has seen as many
 beats on each output as the program expects.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from nearbit_model.transfers.payload import Port, Words
 
 
-__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress"]
+__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress", "Traffic"]
 
 
 Cycles: TypeAlias = NDArray[np.int64]
@@ -36,10 +37,13 @@ class Phase:
         Rows of 64-bit words for each input stream that gets any payload.
     delay
         Cycles to wait before the phase begins.
+    after
+        Beats of output streams, from the first on, that must have come before the wait.
     """
 
     inputs: Mapping[str, Words]
     delay: int = 0
+    after: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,12 +53,27 @@ class Program:
     Parameters
     ----------
     ports
-        Streams of the component.
+        Streams of the component, without those of AXI4 buses.
+    phases
+        What is pushed.
+    beats
+        Beats of output streams to wait for.
+    lasts
+        Beats with ``last`` of output streams to wait for, instead of ``beats`` of them: for streams
+        of which it is not known how long their parts are.
+    levels
+        Values of ports that are no streams, from reset on; 0 where none is given.
+    memory
+        What is in the memory at the other end of all AXI4 buses, uint8 [bytes]; None is an empty
+        one. A run works on a copy.
     """
 
     ports: list[Port]
     phases: list[Phase] = field(default_factory=list)
     beats: dict[str, int] = field(default_factory=dict)
+    lasts: dict[str, int] = field(default_factory=dict)
+    levels: dict[str, int] = field(default_factory=dict)
+    memory: NDArray[np.uint8] | None = None
 
     def port(self, name: str, *, is_input: bool) -> Port:
         """Look up a stream by its name."""
@@ -63,8 +82,9 @@ class Program:
                 return port
         raise KeyError(f"there is no {'input' if is_input else 'output'} stream {name!r}")
 
-    def add(self, inputs: Mapping[str, Any], *, delay: int = 0) -> None:
-        """Append a phase.
+    def add(self, inputs: Mapping[str, Any], *, delay: int = 0,
+            after: Mapping[str, int] | None = None) -> None:
+        """Append a phase, with delay and beats to wait for as of :class:`Phase`.
 
         Each input has arrays with a first dimension of payloads: an integer array for a number, a
         dictionary of arrays for a structure, one more dimension for an array.
@@ -72,13 +92,29 @@ class Program:
         packed: dict[str, Words] = {}
         for name, values in inputs.items():
             packed[name] = self.port(name, is_input=True).pack(values, _count(values))
-        self.phases.append(Phase(packed, delay))
+        for name in after or {}:
+            self.port(name, is_input=False)
+        self.phases.append(Phase(packed, delay, after or {}))
 
     def expect(self, beats: Mapping[str, int]) -> None:
         """Wait for some more beats of output streams."""
         for name, count in beats.items():
             self.port(name, is_input=False)
             self.beats[name] = self.beats.get(name, 0) + count
+
+    @property
+    def awaited(self) -> dict[str, int]:
+        """Beats to wait for, of streams that are not waited for by ``lasts``."""
+        return {name: count for name, count in self.beats.items() if name not in self.lasts}
+
+    def contents(self) -> NDArray[np.uint8]:
+        """Copy the memory, for a run."""
+        if self.memory is None:
+            return np.zeros(0, dtype=np.uint8)
+        if self.memory.dtype != np.uint8 or self.memory.ndim != 1:
+            raise ValueError(f"a memory must be uint8 [bytes], not {self.memory.dtype} of shape "
+                             f"{self.memory.shape}")
+        return self.memory.copy()
 
     @property
     def transfers(self) -> int:
@@ -112,8 +148,46 @@ class Beats:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What was transferred on an AXI4 bus.
+
+    Parameters
+    ----------
+    name
+        Name of the bus.
+    is_read
+        Whether it is read on it.
+    beat_bytes
+        Bytes of a beat.
+    bursts
+        Addresses that were transferred.
+    beats
+        Beats that were transferred: as many cycles of the bus were used.
+    addresses, lengths, asked
+        Address, beats and cycle of each burst, int64; empty unless a log was asked for.
+    cycles
+        Cycle of each beat, int64; the same.
+    """
+
+    name: str
+    is_read: bool
+    beat_bytes: int
+    bursts: int
+    beats: int
+    addresses: NDArray[np.int64] = field(repr=False)
+    lengths: NDArray[np.int64] = field(repr=False)
+    asked: Cycles = field(repr=False)
+    cycles: Cycles = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all beats, also of those whose bytes were not all used."""
+        return self.beats * self.beat_bytes
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What an engine answers; equal for all engines but for the last three fields.
+    """What an engine answers; equal for all engines but for seconds and the engine's name.
 
     Parameters
     ----------
@@ -129,6 +203,10 @@ class Outcome:
         Wall time of the simulation, without generating and compiling.
     build_seconds
         Wall time before.
+    traffic
+        What was transferred on each AXI4 bus, until the run ended.
+    memory
+        What is in the memory at the end, uint8 [bytes]; None without one.
     """
 
     accepted: list[dict[str, Cycles]]
@@ -137,6 +215,8 @@ class Outcome:
     engine: str
     seconds: float
     build_seconds: float
+    traffic: list[Traffic] = field(default_factory=list)
+    memory: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def cycles_per_second(self) -> float:

@@ -309,14 +309,17 @@ async def appended_by_the_core(dut):
     await driver.start()
     memory = config.memory
     for sequence in range(memory.sequences):
-        start = rng.randrange(1, config.capacity)
-        driver.set_tokens(sequence, start)
-        await driver.settle()
         # Pages that are shared are not written; those that are not may be.
         own = min((index * driver.page_tokens for index, page in enumerate(driver.pages[sequence])
                    if all(page not in pages for other, pages in driver.pages.items()
                           if other != sequence)), default=config.capacity)
-        start = max(start, own)
+        start = max(rng.randrange(1, config.capacity), own)
+        for head in range(memory.heads):
+            for token in range(start):
+                if (head, driver.place(sequence, token)) not in driver.tokens:
+                    driver.write(head, sequence, token, [driver.token()])
+        driver.set_tokens(sequence, start)
+        await driver.settle()
         for number in range(start, min(start + 3, config.capacity)):
             for head in range(memory.heads):
                 token = driver.token()
@@ -348,7 +351,7 @@ async def appended_by_the_core(dut):
 async def errors_of_reading(dut):
     """An error of the bus fails the command that meets it, and no other."""
     driver = Driver(dut)
-    bench, config = driver.bench, driver.config
+    _bench, config = driver.bench, driver.config
     await driver.start()
     size = config.memory.bus_bits // 8
     layout = driver.plan.layout

@@ -10,8 +10,8 @@ def test_area():
     cache_map = CacheMap(heads=128, sequences=16, capacity=8192, page_tokens=256, pages=1024)
     parts = {
         "codes": CodeFetcher(cache_map, key_bits=64, lanes=1),
-        "rows": RowFetcher(cache_map, top_n=64, row_beats=10),
-        "tables": PlaceTable(cache_map, readers=2),
+        "rows": RowFetcher(cache_map, top_n=128, row_beats=9),
+        "tables": PlaceTable(cache_map, readers=4),
     }
     found = {name: count(synthesize(verilog(part, "ecp5"), "ecp5")["top"], "ecp5")
              for name, part in parts.items()}

@@ -1,0 +1,98 @@
+"""When the memory of a simulation answers, as options say, and what was read from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from nearbit.cli.errors import UserError
+
+
+if TYPE_CHECKING:
+    from nearbit_model.config import Config
+    from nearbit_model.memory_timing import MemoryTiming
+    from nearbit_model.transfers.attention import MemoryUse
+
+
+__all__ = ["check_report", "describe", "figures", "show", "timing_of"]
+
+
+_CHANNELS = ("ar", "r", "aw", "w", "b")
+
+
+def timing_of(config: "Config", **options: Any) -> "MemoryTiming | None":
+    """Make the timing that options ask for; None for a configuration without a memory.
+
+    Options are named like fields of :class:`MemoryTiming`, with ``pause`` for all channels; None
+    and False stand for what was not given. :class:`UserError` for a value that cannot be, or any
+    option without a memory.
+    """
+    from nearbit_model.memory_timing import MemoryTiming, TimingError
+
+    given = {name: value for name, value in options.items() if value is not None and value != ""
+             and value is not False}
+    if config.memory is None:
+        if given:
+            raise UserError(f"{_option(next(iter(given)))} needs a configuration with a memory; "
+                            f"give one that has a table [memory] with --config")
+        return None
+    pause = given.pop("pause", None)
+    if pause is not None:
+        given |= {f"{channel}_pause": pause for channel in _CHANNELS}
+    try:
+        return MemoryTiming(**given)
+    except TimingError as error:
+        name, _, rest = str(error).partition(" ")
+        if name.endswith("_pause"):
+            name = "pause"
+        raise UserError(f"{_option(name)} {rest}") from None
+
+
+def check_report(timing: "MemoryTiming | None", folder: Path | None) -> None:
+    """Refuse a page of a simulation with a memory."""
+    if timing is not None and folder is not None:
+        raise UserError("--report needs a configuration without a memory: the page compares cycles "
+                        "with the cycle model, which has no core with one")
+
+
+def _option(name: str) -> str:
+    return f"--memory-{name.replace('_', '-')}"
+
+
+def describe(timing: "MemoryTiming") -> str:
+    """Say in half a sentence how the memory answers."""
+    parts = [f"latency {timing.latency}"
+             + (f" to {timing.latest}" if timing.latest != timing.latency else "")]
+    if timing.pace != 1 or timing.shared_pace:
+        parts.append(f"pace {timing.pace:g}{' of all buses' if timing.shared_pace else ''}")
+    if timing.outstanding != 64:
+        parts.append(f"{timing.outstanding} bursts outstanding")
+    if timing.reorder:
+        parts.append("reordered")
+    if timing.r_pause:
+        parts.append(f"pauses {timing.r_pause:g}")
+    if timing.is_drawn:
+        parts.append(f"seed {timing.seed}")
+    return f"memory with {', '.join(parts)}"
+
+
+def figures(timing: "MemoryTiming", use: "MemoryUse") -> dict[str, Any]:
+    """What was read, for JSON."""
+    shares = use.shares
+    return {
+        "timing": {name: value for name, value in timing.to_json().items()
+                   if not name.startswith(("silent", "faults"))},
+        "cycles": use.cycles, "commands": use.commands, "bytes_read": use.bytes_read,
+        "bytes_per_query": use.bytes_per_query, "bytes_per_command": use.bytes_per_command,
+        "buses": [{"name": bus.name, "beat_bytes": bus.beat_bytes, "bursts": bus.bursts,
+                   "beats": bus.beats, "bytes": bus.bytes, "share": shares[bus.name]}
+                  for bus in use.buses if bus.is_read]}
+
+
+def show(use: "MemoryUse", console: Console) -> None:
+    """Print what was read."""
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in use.shares.items())
+    console.print(
+        f"Memory: {use.bytes_per_query:,.1f} bytes read per query, {use.bytes_per_command:,.1f} "
+        f"per command. Buses busy from the first command on: {shares}.",
+        soft_wrap=True, highlight=False)

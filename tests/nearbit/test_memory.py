@@ -1,0 +1,132 @@
+"""`nearbit simulate` on a core with a memory: its options, and what is told of it."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from nearbit_model.config import Config, Memory
+
+
+CONFIG = Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4, top_n=16,
+                memory=Memory(heads=2, sequences=2, page_tokens=16, bus_bits=32, burst_bytes=16,
+                              queue_beats=16, address_bits=20))
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "memory.toml"
+    path.write_text(CONFIG.to_toml())
+    return path
+
+
+@pytest.fixture
+def refused(run, write):
+    def refused_with(*arguments):
+        outcome = run("simulate", write(), *arguments)
+        assert (outcome.status, outcome.out) == (2, "")
+        (line,) = outcome.err.splitlines()
+        return line.removeprefix("nearbit: ").removeprefix("error: ")
+
+    return refused_with
+
+
+def test_figures(run, write, config):
+    path = write()
+    outcome = run("simulate", path, "--config", config, "--json", "--memory-latency", 40)
+    assert (outcome.status, outcome.err) == (0, "")
+    figures = json.loads(outcome.out)
+    assert figures["bit_exact"] is True
+    memory = figures["memory"]
+    assert memory["timing"] == {
+        "latency": 40, "latency_to": None, "pace": 1.0, "shared_pace": False, "outstanding": 64,
+        "reorder": False, "ar_pause": 0.0, "r_pause": 0.0, "aw_pause": 0.0, "w_pause": 0.0,
+        "b_pause": 0.0, "seed": 0}
+    # Three queries of two heads, two of one head in a command; 20 bytes of codes, 16 rows of 12.
+    assert memory["commands"] == 4
+    assert memory["bytes_read"] == 4 * 20 + 6 * 16 * 12
+    assert memory["bytes_per_query"] == memory["bytes_read"] / 6
+    assert memory["bytes_per_command"] == memory["bytes_read"] / 4
+    codes, rows = memory["buses"]
+    assert (codes["name"], codes["beats"], codes["bytes"]) == ("axi_codes", 20, 80)
+    assert (rows["name"], rows["bursts"], rows["bytes"]) == ("axi_rows__0", 96, 1152)
+    for bus in memory["buses"]:
+        assert bus["share"] == bus["beats"] / memory["cycles"]
+    assert 0 < memory["cycles"] < figures["cycles"]
+
+    slower = json.loads(run(
+        "simulate", path, "--config", config, "--json", "--memory-latency", 40,
+        "--memory-latency-to", 90, "--memory-pace", 0.5, "--memory-shared-pace",
+        "--memory-outstanding", 3, "--memory-reorder", "--memory-pause", 0.2, "--memory-seed",
+        5).out)
+    assert slower["bit_exact"] is True
+    assert slower["cycles"] > figures["cycles"]
+    assert slower["memory"]["bytes_read"] == memory["bytes_read"]
+    assert slower["memory"]["timing"] == {
+        "latency": 40, "latency_to": 90, "pace": 0.5, "shared_pace": True, "outstanding": 3,
+        "reorder": True, "ar_pause": 0.2, "r_pause": 0.2, "aw_pause": 0.2, "w_pause": 0.2,
+        "b_pause": 0.2, "seed": 5}
+
+
+def test_table(run, write, config):
+    outcome = run("simulate", write(), "--config", config, "--memory-latency", 30,
+                  "--memory-pause", 0.1, "--memory-pace", 0.5)
+    assert outcome.status == 0
+    assert "; memory with latency 30, pace 0.5, pauses 0.1, seed 0\n" in outcome.out
+    assert re.search(r"^Memory: 205\.3 bytes read per query, 308\.0 per command\. Buses busy from "
+                     r"the first command on: axi_codes \d+\.\d%, axi_rows__0 \d+\.\d%\.$",
+                     outcome.out, re.MULTILINE)
+    assert "Bit-exact: " in outcome.out
+    usual = run("simulate", write(), "--config", config).out
+    assert "; memory with latency 100\n" in usual
+
+
+def test_without_a_memory(run, write):
+    outcome = run("simulate", write(), "--preset", "tiny")
+    assert outcome.status == 0
+    assert "Memory: " not in outcome.out
+    assert "; memory with " not in outcome.out
+    assert "memory" not in json.loads(run("simulate", write(), "--preset", "tiny", "--json").out)
+
+
+@pytest.mark.parametrize("option", [
+    ["--memory-latency", "5"], ["--memory-latency-to", "5"], ["--memory-pace", "0.5"],
+    ["--memory-shared-pace"], ["--memory-outstanding", "1"], ["--memory-reorder"],
+    ["--memory-pause", "0"], ["--memory-seed", "0"]])
+@pytest.mark.parametrize("preset", [["--preset", "tiny"], []])
+def test_needs_a_memory(refused, option, preset):
+    assert refused(*preset, *option) == (
+        f"{option[0]} needs a configuration with a memory; give one that has a table [memory] with "
+        f"--config")
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--memory-latency", "0"], "--memory-latency must be an integer from 1 to 1048576, not 0"),
+    (["--memory-latency-to", "5"], "--memory-latency-to must be at least latency (100), not 5"),
+    (["--memory-pace", "2"], "--memory-pace must be from 0.001 to 1 on each bus, not 2.0"),
+    (["--memory-pace", "20", "--memory-shared-pace"],
+     "--memory-pace must be from 0.001 to 16, not 20.0"),
+    (["--memory-pause", "1"], "--memory-pause must be a probability from 0 to 0.99, not 1.0"),
+    (["--memory-outstanding", "0"],
+     "--memory-outstanding must be an integer from 1 to 65536, not 0"),
+    (["--memory-seed", "-1"],
+     f"--memory-seed must be an integer from 0 to {2**63 - 1}, not -1"),
+])
+def test_values(refused, config, options, says):
+    assert refused("--config", config, *options) == says
+
+
+def test_report(refused, config, tmp_path):
+    folder = tmp_path / "page"
+    assert refused("--config", config, "--report", folder) == (
+        "--report needs a configuration without a memory: the page compares cycles with the cycle "
+        "model, which has no core with one")
+    assert not folder.exists()
+
+
+def test_does_not_fit(refused, config):
+    config.write_text(CONFIG.replace(
+        memory=dataclasses.replace(CONFIG.memory, heads=1)).to_toml())
+    assert refused("--config", config) == (
+        "the tensors have 2 key heads, and the configuration's memory has 1 (memory.heads)")
