@@ -2,12 +2,14 @@
 
     python benchmarks/interface_tables.py [--check]
 
-Writes docs/soc-registers.md, and in docs/host-link.md the fields of the identity and its bytes in
-the example. With --check nothing is written: it fails if a document would change.
+Writes docs/soc-registers.md, docs/soc-memory-registers.md, and in docs/host-link.md the fields of
+the identity and its bytes in the example. With --check nothing is written: it fails if a document
+would change.
 """
 
 import re
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ from nearbit_model.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 REGISTERS = "reference"
+MEMORY = "soc-memory.md"
+"""Page with the configuration whose registers are those of an accelerator with a memory."""
+
 EXAMPLE = ("tiny", 12_000_000)
 """Preset and clock of the host link's example."""
 
@@ -78,13 +83,23 @@ def host_link(text: str) -> str:
     return text
 
 
+def memory_config() -> Config:
+    """Give the configuration of the page about an accelerator with a memory."""
+    text = (DOCS / MEMORY).read_text(encoding="utf-8")
+    _, _, rest = text.partition("```toml\n")
+    return Config.from_dict(tomllib.loads(rest.partition("```")[0]))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write the documents, or compare them with what is there."""
     registers = register_map(Config.preset(REGISTERS), version=bundle.version())
     link = DOCS / "host-link.md"
+    cached = register_map(memory_config(), version=bundle.version())
     texts = {DOCS / "soc-registers.md": exports.markdown(registers),
+             DOCS / "soc-memory-registers.md": exports.markdown(cached),
              link: host_link(link.read_text(encoding="utf-8"))}
-    wrong = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    wrong = [path for path, text in texts.items()
+             if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in wrong:
         if "--check" in arguments:
             print(f"{path.relative_to(ROOT)} is out of date: run "

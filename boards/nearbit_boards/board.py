@@ -216,11 +216,16 @@ class Board:
         """Raise :class:`BoardError` if the board cannot be built as described.
 
         The reasons: a clock or baud rate out of reach, no UART, pins that are used twice, a
-        selection that needs another kind of block RAM, or a normalizer that needs multipliers.
+        selection that needs another kind of block RAM, a normalizer that needs multipliers, or a
+        cache in a memory, to which the host link has no way.
         """
         from nearbit_boards.pll import PllError, find_pll
         from nearbit_boards.uart import divisor
 
+        if self.config.memory is not None:
+            raise BoardError(f"{self.name}: boards with a host link hold keys and values in block "
+                             f"RAM; leave [memory] out, or generate the core for a system on chip "
+                             f"with 'nearbit verilog'")
         if self.config.selection == "histograms" and self.device.family == "ice40":
             raise BoardError(f"{self.name}: the selection 'histograms' needs block RAM with two "
                              f"full ports, which iCE40 does not have; take 'serial' or 'counters'")

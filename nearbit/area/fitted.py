@@ -534,6 +534,9 @@ def validate(config: Config, target: str) -> None:
     """Raise :class:`AreaError` if nothing is known of a target, or of a cell on it."""
     if target not in TARGETS:
         raise AreaError(f"--target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if config.memory is not None:
+        raise AreaError("the logic that reads a cache in memory was not fitted; leave [memory] out "
+                        "to estimate all other blocks and the block RAM of one head")
     if config.selection == "histograms" and target in ("ice40", "up5k"):
         raise AreaError(f"the selection 'histograms' needs block RAM with two full ports, which "
                         f"{target} does not have; take 'serial' or 'counters'")

@@ -14,6 +14,7 @@ import nearbit
 from nearbit.files import OutputError, OutputFile, output_folder
 from nearbit.soc import exports
 from nearbit.soc.identifiers import check_name
+from nearbit.soc.packager import annotated, attributes_of
 from nearbit.soc.vhdl import Port, package_text
 from nearbit_model.config import Config
 from nearbit_model.errors import NearbitError
@@ -39,6 +40,8 @@ _DRIVER = ("c", "h")
 
 _VHDL = "{top}_pkg.vhd"
 
+_MEMORY_HEADER = "driver/{name}_memory.h"
+
 _FILES = {
     "{top}.v": "the accelerator in Verilog 2005: module `{top}` and its submodules",
     _VHDL: "its VHDL component declaration: package `{top}_pkg`",
@@ -51,6 +54,7 @@ _FILES = {
     "driver/{name}.h": "driver interface, C99",
     "driver/{name}.c": "driver implementation",
     "driver/{name}_registers.h": "register addresses, fields and numbers",
+    _MEMORY_HEADER: "layout of codes and rows in memory",
     "{name}.toml": "the configuration",
     "README.md": "this file",
 }
@@ -101,11 +105,19 @@ def check(interface: str, name: str = DEFAULT_NAME) -> None:
         raise InterfaceError(str(error)) from None
 
 
-def names(interface: str, name: str = DEFAULT_NAME, *, vhdl: bool = False) -> list[str]:
-    """Paths of the files of an interface's folder; the Verilog comes first."""
+def names(interface: str, name: str = DEFAULT_NAME, *, vhdl: bool = False,
+          memory: bool = False) -> list[str]:
+    """Paths of the files of an interface's folder; the Verilog comes first.
+
+    Two of them depend on whether VHDL is asked for, and whether the core has a memory.
+    """
     files = ["{name}.v", _VHDL, "{name}.toml"] if interface == "stream" else list(_FILES)
     return [file.format(name=name, top=_top(interface, name)) for file in files
-            if vhdl or file != _VHDL]
+            if _is_there(file, vhdl=vhdl, memory=memory)]
+
+
+def _is_there(file: str, *, vhdl: bool, memory: bool) -> bool:
+    return {_VHDL: vhdl, _MEMORY_HEADER: memory}.get(file, True)
 
 
 def write(directory: Path, config: Config, interface: str, *, name: str = DEFAULT_NAME,
@@ -148,7 +160,7 @@ def write(directory: Path, config: Config, interface: str, *, name: str = DEFAUL
     """
     check(interface, name)
     core = _Core(config, interface, name, initial, vhdl)
-    paths = names(interface, name, vhdl=vhdl)
+    paths = names(interface, name, vhdl=vhdl, memory=config.memory is not None)
     configuration = directory / f"{name}.toml"
     if source is not None and source.resolve() == configuration.resolve():
         if Config.load(source) != config:
@@ -218,7 +230,11 @@ def _soc_texts(core: _Core) -> dict[str, str]:
                              ) from None
     soc_core = SocCore(core.config, core.interface, registers.data_bits, registers.version,
                        registers.resets_fields)
+    pins = [*soc_core.signature.members]
     generated = generate(soc_core, top, initial="all" if core.initial else "none")
+    if core.config.memory is not None:
+        # Cores without a memory have no such attributes, and their Verilog is to stay the same.
+        generated = annotated(generated, top, attributes_of(pins, core.config.memory))
     verilog = f"// {exports.LICENSE}\n{generated}"
     ports = list(_ports(verilog, top))
     facts = _facts(core, registers, ports) | {"adapter_latency": soc_core.latency}
@@ -233,6 +249,8 @@ def _soc_texts(core: _Core) -> dict[str, str]:
         "registers/registers.json": exports.json_text(registers),
         "registers/registers.rdl": exports.systemrdl(registers, name),
         f"driver/{name}_registers.h": exports.c_header(registers, name),
+        **({} if core.config.memory is None else {
+            f"driver/{name}_memory.h": exports.memory_header(core.config, name)}),
         **{f"driver/{name}.{ending}": driver_text(
             (driver / f"nearbit.{ending}").read_text(encoding="utf-8"), name)
            for ending in _DRIVER},
@@ -281,6 +299,7 @@ def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
     """Everything that a template may name."""
     from nearbit.cycles import Workload, measure
     from nearbit_hw.soc.registers import IDENTITY
+    from nearbit_hw.soc.soc_core import memory_buses
 
     config, interface = core.config, core.interface
     clock, reset = "aclk", "aresetn"
@@ -291,8 +310,8 @@ def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
     outer = [port for port in ports if port.name not in inside]
     pad = " " * max(len(port.range) for port in outer)
     workload = Workload(keys=config.capacity, queries=1, n=min(_KEYS_SELECTED, config.top_n))
-    cycles = measure(config, workload)
-    interval = cycles.interval
+    # With a memory, they depend on it.
+    cycles = None if config.memory is not None else _cycles(measure(config, workload))
     return {
         "name": core.name, "top": core.top, "interface": interface, "options": core.options,
         "initial": core.initial, "vhdl": core.vhdl, "version": nearbit.__version__,
@@ -301,16 +320,24 @@ def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
         # The lint knows no cells of devices.
         "is_generic": config.cell in (None, "generic"),
         "files": [(file.format(name=core.name, top=core.top), says.format(top=core.top))
-                  for file, says in _FILES.items() if core.vhdl or file != _VHDL],
+                  for file, says in _FILES.items()
+                  if _is_there(file, vhdl=core.vhdl, memory=config.memory is not None)],
         "clock": clock, "reset": reset, "ports": ports, "pad": pad, "trace": trace,
         "outer": [{"declaration": f"{port.direction:<6} wire {port.range:<{len(pad)}}{port.name}"}
                   for port in outer],
         "connections": [(port.name, inside.get(port.name, port.name)) for port in ports],
         "keys": workload.keys, "n": workload.n,
-        "interval": f"{interval.numerator:,}" if interval.denominator == 1
-                    else f"{float(interval):,.2f}",
-        "latency": cycles.latency, "area": _areas(config),
+        "cycles": cycles, "area": _areas(config),
+        "buses": memory_buses(config),
     }
+
+
+def _cycles(found: Any) -> dict[str, Any]:
+    """Give the latency, and the interval as text."""
+    interval = found.interval
+    return {"latency": found.latency,
+            "interval": f"{interval.numerator:,}" if interval.denominator == 1
+                        else f"{float(interval):,.2f}"}
 
 
 def _areas(config: Config) -> list[dict[str, Any]]:

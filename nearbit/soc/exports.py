@@ -37,9 +37,9 @@ _WIDTH = 96
 
 def _groups(registers: RegisterMap) -> Iterator[tuple[str, list[Register]]]:
     """Registers by what they are for; those of queries once, as the first query has them."""
-    last = Address.RESCORE
-    titles = [("Identification", last), ("Control", Address.IRQ_STATUS),
-              ("Command", Address.COMMAND), ("Queries of a batch", Address.COUNTERS - 4),
+    titles = [("Identification", Address.CONTROL - 4), ("Control", Address.IRQ_STATUS),
+              ("Command", Address.SEQUENCE), ("Queries of a batch", Address.TABLE_CODES_LOW - 4),
+              *([] if registers.config.memory is None else [("Memory", Address.COUNTERS - 4)]),
               ("Counters", registers.window_bytes)]
     left = [register for register in registers.registers if register.query in (None, 0)]
     for title, end in titles:
@@ -93,9 +93,9 @@ def c_header(registers: RegisterMap, name: str = "nearbit") -> str:
                           for found, value in _c_field(macro, field) if not alone]
             parts.append(_comment(register.description) + _defines(lines))
         if title == "Queries of a batch":
+            there = {_query_name(register) for register in registers.registers}
             absent = [(f"{prefix}{address.name}", f"0x{address:03x}u") for address in Address
-                      if address.name.startswith("QUERY_") and address.name not in
-                      [_query_name(register) for register in group]]
+                      if address.name not in there and address != Address.COUNTERS]
             if absent:
                 parts.append(_comment("Not in this accelerator; address in accelerators that have "
                                       "it.")
@@ -299,6 +299,8 @@ def markdown(registers: RegisterMap) -> str:
                          if queries > 1 else "There is one query.\n\n")
         if title == "Counters":
             parts.append("64 bits each, as two words.\n\n")
+        if title == "Memory":
+            parts.append("Written as whole words. A reset sets them to 0.\n\n")
         parts.append("| address | register | access | bits | field | reset | |\n"
                      "|---|---|---|---|---|---|---|\n")
         for register in group:

@@ -21,6 +21,7 @@ from nearbit_boards.tools import ToolError
 from nearbit_boards.top import BoardTop
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
+from nearbit_model.config import Memory as CacheMemory
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +226,17 @@ def test_selection_without_its_memory(tmp_path, capsys):
         2, ("icebreaker: the selection 'histograms' needs block RAM with two full ports, which "
             "iCE40 does not have; take 'serial' or 'counters'"))
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("command", ["build", "run"])
+def test_memory_without_a_way_to_it(tmp_path, capsys, command):
+    path = tmp_path / "memory.toml"
+    path.write_text(TINY.replace(memory=CacheMemory(heads=2, page_tokens=32)).to_toml())
+    given = ["-o", str(tmp_path / "out")] if command == "build" else ["--virtual", "no.npz"]
+    assert said(capsys, command, "--board", "icebreaker", "--config", str(path), *given) == (
+        2, ("icebreaker: boards with a host link hold keys and values in block RAM; leave [memory] "
+            "out, or generate the core for a system on chip with 'nearbit verilog'"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_normalizer_without_multipliers(tmp_path, capsys):

@@ -18,7 +18,7 @@ from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
 from nearbit_hw.select.histogram_top_n import HistogramTopN
 from nearbit_hw.verilog import generate
-from nearbit_model.config import PRESETS, Config, Rescore
+from nearbit_model.config import PRESETS, Config, Memory, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +276,17 @@ def test_blocks_are_not_fitted(run, tmp_path):
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == ("nearbit: the logic of a selection with selection_block was not fitted; "
                            "set it to 0 to estimate all other blocks\n")
+
+
+def test_memory_is_not_fitted(run, tmp_path):
+    path = tmp_path / "memory.toml"
+    path.write_text(PRESETS["tiny"].replace(memory=Memory(
+        heads=2, page_tokens=32)).to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == (
+        "nearbit: the logic that reads a cache in memory was not fitted; leave [memory] out to "
+        "estimate all other blocks and the block RAM of one head\n")
 
 
 def test_count():

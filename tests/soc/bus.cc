@@ -34,7 +34,22 @@ struct Beat {
     bool last;
 };
 
+// A memory behind a read port: bursts in order, each some cycles after its address.
+struct Reader {
+    struct Burst {
+        uint64_t address, due;
+        uint32_t beats, id;
+    };
+    std::deque<Burst> bursts;
+    bool offered = false;
+};
+
 struct Bus {
+    const uint8_t *memory = nullptr;
+    uint64_t memory_address = 0, memory_bytes = 0;
+    uint64_t fault = ~uint64_t(0); // address of a beat that is answered with an error
+    bool silent = false;
+    Reader readers[NEARBIT_READ_PORTS + 1];
     cxxrtl_design::p_nearbit__axi top;
     uint64_t cycle = 0, random = 0;
     uint32_t pause = 0; // of 256
@@ -50,6 +65,50 @@ struct Bus {
     bool chance() {
         random = random * 6364136223846793005u + 1442695040888963407u;
         return uint32_t(random >> 40) % 256 >= pause;
+    }
+
+    uint32_t memory_word(uint64_t address) const {
+        uint32_t found = 0;
+        for (uint64_t i = 0; i < 4; i++)
+            if (address + i - memory_address < memory_bytes)
+                found |= uint32_t(memory[address + i - memory_address]) << (8 * i);
+        return found;
+    }
+
+    template<class Ready, class Valid, class Data, class Id, class Response, class Last>
+    void offer(Reader &reader, Ready &ready, Valid &valid, Data &data, Id &id, Response &response,
+               Last &last) {
+        set(ready, reader.bursts.size() < 8 && chance());
+        if (!reader.offered && !silent && !reader.bursts.empty()
+            && reader.bursts.front().due <= cycle && chance()) {
+            const auto &burst = reader.bursts.front();
+            reader.offered = true;
+            for (size_t i = 0; i < data.chunks; i++)
+                data.data[i] = memory_word(burst.address + 4 * i);
+            set(id, burst.id);
+            set(response, burst.address == fault ? 2 : 0);
+            set(last, burst.beats == 1);
+        }
+        set(valid, reader.offered);
+    }
+
+    template<class Address, class Length, class Id>
+    void serve(Reader &reader, bool asked, bool taken, size_t bytes, const Address &address,
+               const Length &length, const Id &id) {
+        if (taken) {
+            auto &burst = reader.bursts.front();
+            reader.offered = false;
+            burst.address += bytes;
+            if (--burst.beats == 0)
+                reader.bursts.pop_front();
+        }
+        if (asked) {
+            uint64_t from = word(address);
+            if (now(address).chunks > 1)
+                from |= uint64_t(now(address).data[1]) << 32;
+            reader.bursts.push_back({from, cycle + 1 + (random >> 33) % 16, word(length) + 1,
+                                     word(id)});
+        }
     }
 
     void tick() {
@@ -79,8 +138,34 @@ struct Bus {
         set(top.p_s__axis__tvalid, offered);
         set(top.p_m__axis__result__tready, chance());
         set(top.p_m__axis__trace__tready, chance());
+#define OFFER(index, pins) \
+    offer(readers[index], top.pins##arready, top.pins##rvalid, top.pins##rdata, top.pins##rid, \
+          top.pins##rresp, top.pins##rlast)
+#define SERVE(index, pins) \
+    serve(readers[index], word(top.pins##arvalid) && word(top.pins##arready), \
+          word(top.pins##rvalid) && word(top.pins##rready), top.pins##rdata.bits / 8, \
+          top.pins##araddr, top.pins##arlen, top.pins##arid)
+#if NEARBIT_READ_PORTS > 0
+        OFFER(0, p_m__axi__codes__);
+#endif
+#if NEARBIT_READ_PORTS > 1
+        OFFER(1, p_m__axi__rows0__);
+#endif
+#if NEARBIT_READ_PORTS > 2
+        OFFER(2, p_m__axi__rows1__);
+#endif
         set(top.p_aclk, 0);
         top.step();
+
+#if NEARBIT_READ_PORTS > 0
+        SERVE(0, p_m__axi__codes__);
+#endif
+#if NEARBIT_READ_PORTS > 1
+        SERVE(1, p_m__axi__rows0__);
+#endif
+#if NEARBIT_READ_PORTS > 2
+        SERVE(2, p_m__axi__rows1__);
+#endif
 
         if (word(top.p_s__axi__awvalid) && word(top.p_s__axi__awready))
             aw = false;
@@ -175,6 +260,16 @@ void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
         bus->source.push_back(beat);
     }
 }
+
+// The memory behind the read ports, and what of it cannot be read.
+void bus_memory(Bus *bus, const uint8_t *bytes, uint64_t address, uint64_t length) {
+    bus->memory = bytes;
+    bus->memory_address = address;
+    bus->memory_bytes = length;
+}
+
+void bus_fault(Bus *bus, uint64_t address) { bus->fault = address; }
+void bus_silence(Bus *bus, int silent) { bus->silent = silent; }
 
 uint64_t bus_cycle(Bus *bus) { return bus->cycle; }
 uint32_t bus_errors(Bus *bus) { return bus->errors; }

@@ -1,5 +1,6 @@
 """The folder of `nearbit verilog --interface`, read by the tools that others wrote."""
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,8 @@ import pytest
 
 from nearbit.area.synthesis import count, synthesize
 from nearbit.soc import bundle, exports
-from nearbit_model.config import Config, Rescore
+from nearbit_hw.verilog import run_yosys
+from nearbit_model.config import Config, Memory, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,6 +168,64 @@ def test_device_cell(tmp_path):
     assert "lint" not in (tmp_path / "README.md").read_text().partition("## First")[2]
     done = fusesoc(tmp_path, tmp_path, "core-info", "nearbit:ip:nearbit_axi")
     assert done.returncode == 0, done.stderr
+
+
+MEMORY = SMALL.replace(key_bits=8, value_bits=16, memory=Memory(
+    heads=2, sequences=2, page_tokens=8, bus_bits=32, row_ports=2))
+
+
+@pytest.mark.parametrize("interface", ["axi", "wishbone"])
+def test_memory(tmp_path, interface):
+    """A folder of a core with a memory: lint has nothing to say, and the README lists all ports."""
+    bundle.write(tmp_path, MEMORY, interface)
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")
+                   if path.is_file())
+    assert paths == sorted(bundle.names(interface, memory=True))
+    assert "driver/nearbit_memory.h" in paths
+    text = (tmp_path / "README.md").read_text()
+    for name in ("m_axi_codes_araddr", "m_axi_rows0_rready", "m_axi_rows1_rdata"):
+        assert f"| `{name}` |" in text
+    # They depend on the memory, and on what nobody has fitted.
+    assert "## Cycles" not in text
+    assert "## Area" not in text
+    verilator()
+    done = fusesoc(tmp_path, tmp_path, "run", "--target", "lint",
+                   f"nearbit:ip:nearbit_{interface}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "%Warning" not in done.stdout + done.stderr
+
+
+def port_attributes(verilog, top):
+    """Let Yosys read the attributes of the ports of a module."""
+    design = json.loads(run_yosys("\n".join([
+        "read_verilog <<verilog", verilog, "verilog", f"hierarchy -top {top}", "proc -noopt",
+        "write_json"])))
+    module = design["modules"][top]
+    return {port: {name: value for name, value in module["netnames"][port]["attributes"].items()
+                   if name.startswith("X_INTERFACE")} for port in module["ports"]}
+
+
+def test_interfaces_of_ports(tmp_path):
+    """Attributes name the interface of each port, the clock of each bus, and the polarity."""
+    bundle.write(tmp_path, MEMORY, "axi")
+    found = port_attributes((tmp_path / "nearbit_axi.v").read_text(), "nearbit_axi")
+    buses = ["s_axi", "s_axis", "m_axis_result", "m_axis_trace", "m_axi_codes", "m_axi_rows0",
+             "m_axi_rows1"]
+    for port, attributes in found.items():
+        info = attributes["X_INTERFACE_INFO"]
+        bus = max((bus for bus in buses if port.startswith(f"{bus}_")), key=len, default=None)
+        if bus is not None:
+            kind = "axis" if "axis" in bus else "aximm"
+            signal = port.removeprefix(f"{bus}_").upper()
+            assert info == f"xilinx.com:interface:{kind}:1.0 {bus} {signal}"
+    assert found["aclk"]["X_INTERFACE_PARAMETER"] == (
+        f"ASSOCIATED_BUSIF {':'.join(buses)}, ASSOCIATED_RESET aresetn")
+    assert found["aresetn"]["X_INTERFACE_PARAMETER"] == "POLARITY ACTIVE_LOW"
+    for bus in buses[4:]:
+        said, = (attributes["X_INTERFACE_PARAMETER"] for port, attributes in found.items()
+                 if port.startswith(f"{bus}_") and "X_INTERFACE_PARAMETER" in attributes)
+        assert "PROTOCOL AXI4, READ_WRITE_MODE READ_ONLY" in said
+        assert "DATA_WIDTH 32, ADDR_WIDTH 32" in said
 
 
 def test_packaged():

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks import interface_tables, soc, timing_diagrams
 from nearbit.soc import bundle
@@ -70,9 +71,10 @@ def test_size():
     assert f"is {soc.LIMIT} or more" in text
 
 
-def test_driver_example(tmp_path):
+@pytest.mark.parametrize("page", ["soc.md", "soc-memory.md"])
+def test_driver_example(tmp_path, page):
     """The example compiles without a warning."""
-    text = (DOCS / "soc.md").read_text()
+    text = (DOCS / page).read_text()
     example, = re.findall(r"<!-- driver -->\n```c\n(.*?)```", text, re.DOTALL)
     header = Path(bundle.__file__).parent / "driver"
     (tmp_path / "example.c").write_text(example)
@@ -80,6 +82,19 @@ def test_driver_example(tmp_path):
     subprocess.run([*command, *(["-x", "c"] if "++" in command[-1] else []), "-std=c99", "-Wall",
                     "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only",
                     f"-I{header}", "example.c"], cwd=tmp_path, check=True)
+
+
+def test_functions_of_the_memory():
+    """The page names the functions of the header that are for a memory, and no others."""
+    text = (DOCS / "soc-memory.md").read_text()
+    header = (Path(bundle.__file__).parent / "driver" / "nearbit.h").read_text()
+    _, _, part = header.partition("--- Keys and values in memory")
+    part, _, _ = part.partition("/* The first error")
+    table, _, _ = text.partition("## The driver")[2].partition("<!--")
+    rows = "".join(line.partition(" | ")[0] for line in table.splitlines()
+                   if line.startswith("| `"))
+    assert set(re.findall(r"`(nearbit_\w+)`", rows)) == set(re.findall(
+        r"\b(nearbit_\w+)\((?:const )?struct", part))
 
 
 def test_error_before_the_command_is_accepted():

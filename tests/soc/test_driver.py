@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from nearbit.soc import exports
-from nearbit_hw.layouts import Error as Dispatched
 from nearbit_hw.soc.registers import SocError, register_map
-from nearbit_hw.soc.soc_core import SocCore
+from nearbit_hw.soc.soc_core import SocCore, memory_buses
 from nearbit_hw.verilog import generate, run_yosys
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
+from nearbit_model.structure import Error as QueryError
 from nearbit_sim.cache import cached, key_of
 from nearbit_sim.compiled import compiler
 from nearbit_sim.cxxrtl import split_eval
@@ -71,7 +71,8 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
     verilog = generate(SocCore(config, data_bits=data_bits), "nearbit_axi")
     bus = (HERE / "bus.cc").read_text(encoding="utf-8")
     driver = resources.files("nearbit.soc") / "driver"
-    key = key_of(verilog, bus, str(C_FLAGS), exports.c_header(register_map(config)),
+    key = key_of(verilog, bus, str(C_FLAGS), str(len(memory_buses(config))),
+                 exports.c_header(register_map(config)),
                  *((driver / name).read_text(encoding="utf-8") for name in DRIVER))
 
     def make(path: Path) -> None:
@@ -85,7 +86,9 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
             compiled = compile_driver(folder, config)
             (folder / "bus.cc").write_text(split_eval(design) + bus)
             subprocess.run([*compiler(), "-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w",
-                            f"-DNEARBIT_BEAT_BYTES={data_bits // 8}", f"-I{runtime}", "bus.cc",
+                            f"-DNEARBIT_BEAT_BYTES={data_bits // 8}",
+                            f"-DNEARBIT_READ_PORTS={len(memory_buses(config))}",
+                            f"-I{runtime}", "bus.cc",
                             compiled, "-o", path], cwd=folder, check=True)
 
     return ctypes.CDLL(str(cached(key, ".so", make)))
@@ -96,7 +99,9 @@ class Port(ctypes.Structure):
 
     _fields_ = (*((name, ctypes.c_void_p) for name in (
         "registers", "read32", "write32", "send", "receive", "receive_trace", "context", "buffer")),
-        ("buffer_bytes", ctypes.c_size_t), ("polls", ctypes.c_uint32))
+        ("buffer_bytes", ctypes.c_size_t), ("polls", ctypes.c_uint32),
+        ("memory", ctypes.c_void_p), ("memory_address", ctypes.c_uint64),
+        ("memory_bytes", ctypes.c_uint64), ("flush", ctypes.c_void_p))
 
 
 class HardwareConfig(ctypes.Structure):
@@ -105,7 +110,9 @@ class HardwareConfig(ctypes.Structure):
         "lanes",
         "value_lanes", "top_n", "weight_bits", "output_fraction_bits", "exp_tables", "head_dim",
         "rescore_lanes", "element_bits", "has_rescore", "has_shared", "data_bits", "result_bits",
-        "trace_bits"))
+        "trace_bits", "has_memory", "heads", "sequences", "page_tokens", "pages", "bus_bits",
+        "address_bits", "timeout_bits", "code_bytes", "code_alignment", "row_bytes",
+        "row_alignment", "row_values", "row_scale", "row_stride"))
 
 
 class Device(ctypes.Structure):
@@ -119,7 +126,8 @@ class Query(ctypes.Structure):
 class Batch(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_uint32) for name in ("first", "n", "sink", "recent")),
                 *((name, ctypes.c_int) for name in ("trace", "rescore", "shared")),
-                ("queries", ctypes.POINTER(Query)))
+                ("queries", ctypes.POINTER(Query)),
+                ("head", ctypes.c_uint32), ("sequence", ctypes.c_uint32))
 
 
 class Result(ctypes.Structure):
@@ -534,7 +542,7 @@ def test_texts(board):
     """Every status and error has words of its own."""
     device = board(HEAD)
     for name, count in (("text", len(STATUS)), ("error_text", len(SocError)),
-                        ("query_text", len(Dispatched))):
+                        ("query_text", len(QueryError))):
         texts = [getattr(device.library, f"nearbit_{name}")(code) for code in range(count + 1)]
         assert len(set(texts)) == count + 1
         assert texts[-1].startswith(b"unknown")

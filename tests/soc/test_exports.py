@@ -9,15 +9,19 @@ from systemrdl.node import FieldNode, RegNode
 
 from nearbit.soc import exports
 from nearbit_hw.soc.registers import QUERY_STRIDE, Address, Command, SocError, register_map
-from nearbit_model.config import PRESETS, Config
+from nearbit_model.config import PRESETS, Config, Memory
 
 
-NAMES = ["tiny", "reference", "hash64gqa3"]
+NAMES = ["tiny", "reference", "hash64gqa3", "memory"]
+
+MEMORY = Config.preset("hash64gqa3").replace(memory=Memory(
+    heads=5, sequences=3, page_tokens=64, address_bits=40, row_ports=2))
 
 
 @pytest.fixture(params=NAMES)
 def registers(request):
-    return register_map(Config.preset(request.param), 128, (1, 2, 3))
+    config = MEMORY if request.param == "memory" else Config.preset(request.param)
+    return register_map(config, 128, (1, 2, 3))
 
 
 def elaborate(text, folder):
@@ -107,7 +111,7 @@ def test_c_header(registers):
 
 def test_c_header_is_whole():
     """What a driver for all configurations needs is there, whatever this one has."""
-    for config in PRESETS.values():
+    for config in (*PRESETS.values(), MEMORY):
         found = defines(exports.c_header(register_map(config)))
         assert {f"NEARBIT_REG_{address.name}" for address in Address} - set(found) == {
             "NEARBIT_REG_COUNTERS"}

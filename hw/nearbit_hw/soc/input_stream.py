@@ -12,7 +12,7 @@ from nearbit_hw.soc.registers import Command, RegisterMap
 from nearbit_model.config import SCALE_BITS
 
 
-__all__ = ["InputStream", "beat_layout"]
+__all__ = ["LOADED", "InputStream", "beat_layout"]
 
 
 # How it works
@@ -30,6 +30,10 @@ __all__ = ["InputStream", "beat_layout"]
 # What a core with rescoring has got of a batch's rescore elements cannot be taken back. If the
 # packet ends among them, the rest is padded with what there is, and the batch is sent with no keys
 # to select; so its queries are answered with an error, and the core is ready for the next batch.
+
+LOADED = ("i_key", "i_value", "i_exp_table", "i_rescore_key", "i_rescore_query")
+"""The core's streams, beside that of commands, whose payloads come by packets."""
+
 
 def beat_layout(data_bits: int) -> data.StructLayout:
     """Layout of a beat of an AXI4-Stream."""
@@ -68,8 +72,8 @@ class InputStream(wiring.Component):
         Packets.
     o_key, o_value, o_exp_table, o_rescore_key, o_rescore_query, o_command : \
 :py:`Out(stream.Signature(...))`
-        To the core's streams of these names. Of :py:`o_command`, only the codes are driven, and
-        :py:`n` if it must be 0: :py:`void`.
+        To the core's streams of these names, as far as it has them. Of :py:`o_command`, only the
+        codes are driven, and :py:`n` if it must be 0: :py:`void`.
     void : :py:`Out(1)`
         The batch that is offered was not complete.
     start : :py:`In(1)`
@@ -122,7 +126,7 @@ class InputStream(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(beat_layout(description.data_bits))),
             **{"o" + name[1:]: member.flip() for name, member in core_members(config).items()
-               if name.startswith("i_") and name != "i_command"},
+               if name in LOADED},
             "o_command": Out(stream.Signature(data.ArrayLayout(config.key_bits, config.queries))),
             "void": Out(1),
             "start": In(1),
@@ -148,19 +152,22 @@ class InputStream(wiring.Component):
         m = Module()
         config, bits = self._description.config, self._description.data_bits
         unit = config.rescore
+        loads = config.memory is None # keys and values
         code_beats = -(-config.key_bits // bits)
         beats = {
-            Command.LOAD_KEYS: code_beats,
-            Command.LOAD_VALUES: -(-config.value_lanes * config.value_bits // bits),
+            **({Command.LOAD_KEYS: code_beats,
+                Command.LOAD_VALUES: -(-config.value_lanes * config.value_bits // bits)}
+               if loads else {}),
             Command.LOAD_EXP_TABLE: 1,
             Command.QUERY: config.queries * code_beats,
         }
         rescore_beats = 0 # of rescore queries, after the head
-        core_beats = {Command.LOAD_VALUES: config.beats}
+        core_beats = {Command.LOAD_VALUES: config.beats} if loads else {}
         if unit is not None:
             rescore_beats = -(-unit.lanes * unit.element_bits // bits)
-            beats[Command.LOAD_RESCORE_KEYS] = rescore_beats
-            core_beats[Command.LOAD_RESCORE_KEYS] = unit.beats
+            if loads:
+                beats[Command.LOAD_RESCORE_KEYS] = rescore_beats
+                core_beats[Command.LOAD_RESCORE_KEYS] = unit.beats
             core_beats[Command.QUERY] = config.queries * unit.beats
 
         def is_command(command: Command) -> Value:
@@ -168,7 +175,7 @@ class InputStream(wiring.Component):
 
         # ---- The place in the packet.
         beat = Signal(range(max(*beats.values(), rescore_beats)))
-        core_beat = Signal(range(max(core_beats.values())))
+        core_beat = Signal(range(max(core_beats.values(), default=1)))
         head = Signal(init=1)      # the token's or batch's first unit is being taken
         place = _Place(beat, core_beat, head)
         is_head = Signal()         # and it is something else than those that follow
@@ -238,18 +245,19 @@ class InputStream(wiring.Component):
             with m.If(full & offered):
                 m.d.comb += taken.eq(target.ready)
 
-        hand(self.o_key, is_command(Command.LOAD_KEYS), code_beats, "code", token=held_token)
-        hand(self.o_value, is_command(Command.LOAD_VALUES), beats[Command.LOAD_VALUES], "elements",
-             token=held_token, beat=held_core_beat, scale=scale)
+        if loads:
+            hand(self.o_key, is_command(Command.LOAD_KEYS), code_beats, "code", token=held_token)
+            hand(self.o_value, is_command(Command.LOAD_VALUES), beats[Command.LOAD_VALUES],
+                 "elements", token=held_token, beat=held_core_beat, scale=scale)
         hand(self.o_exp_table, is_command(Command.LOAD_EXP_TABLE), 1, "weight", distance=held_token,
              exp_table=self.exp_table)
         codes = collected[-beats[Command.QUERY] * bits:]
         if unit is None:
             m.d.comb += self.o_command.valid.eq(full & is_command(Command.QUERY))
         else:
-            hand(self.o_rescore_key, is_command(Command.LOAD_RESCORE_KEYS), rescore_beats,
-                 "elements",
-                 token=held_token, beat=held_core_beat)
+            if loads:
+                hand(self.o_rescore_key, is_command(Command.LOAD_RESCORE_KEYS), rescore_beats,
+                     "elements", token=held_token, beat=held_core_beat)
             held_head, held_end = Signal(), Signal()
             with m.If(take & last_beat):
                 m.d.sync += [held_head.eq(is_head), held_end.eq(item_end)]

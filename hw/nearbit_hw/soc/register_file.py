@@ -1,11 +1,12 @@
 """The registers of a SoC core on a plain bus, and that bus."""
 
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -20,7 +21,9 @@ from nearbit_hw.soc.registers import (
     RegisterMap,
     SocError,
     Status,
+    commands,
 )
+from nearbit_hw.soc.table_registers import TableRegisters
 
 
 __all__ = ["AccessSignature", "RegisterFile"]
@@ -87,7 +90,7 @@ class RegisterFile(wiring.Component):
         An error of a packet, for one cycle.
     failed : :py:`In(1)`
         A query of a batch is answered with an error, for one cycle:
-    failure : :py:`In(9)`
+    failure : :py:`In(query_error_bits + 6)`
         the core's code, and above it the query.
     start : :py:`Out(1)`
         An operation starts, for one cycle:
@@ -99,6 +102,8 @@ class RegisterFile(wiring.Component):
         NUMBER is 1.
     irq : :py:`Out(1)`
         The interrupt.
+    o_head, o_page, o_tokens, timeout, faults
+        With a memory, as of :class:`nearbit_hw.soc.table_registers.TableRegisters`.
 
     The command fields are in :attr:`fields`, by the names of their registers.
     """
@@ -119,11 +124,17 @@ class RegisterFile(wiring.Component):
     abandon: Signal
     final: Signal
     irq: Signal
+    o_head: stream.Interface
+    o_page: stream.Interface
+    o_tokens: stream.Interface
+    timeout: Signal
+    faults: Signal
 
     def __init__(self, description: RegisterMap):
         if not isinstance(description, RegisterMap):
             raise TypeError(f"Description must be a RegisterMap, not {description!r}")
         self._description = description
+        self._tables = None if description.config.memory is None else TableRegisters(description)
         super().__init__({
             "bus": In(AccessSignature()),
             "events": In(8),
@@ -134,13 +145,16 @@ class RegisterFile(wiring.Component):
             "early": In(1),
             "late": In(1),
             "failed": In(1),
-            "failure": In(9),
+            "failure": In(description.query_error_bits + 6),
             "start": Out(1),
             "command": Out(3),
             "clear": Out(1),
             "abandon": Out(1),
             "final": Out(1),
             "irq": Out(1),
+            **({} if self._tables is None else {
+                name: self._tables.signature.members[name]
+                for name in ("o_head", "o_page", "o_tokens", "timeout", "faults")}),
         })
         # Those that keep their values through reset do so like the RAM that they are read from.
         self.fields: dict[str, Signal] = {
@@ -165,8 +179,8 @@ class RegisterFile(wiring.Component):
         low_word = word[:max(register.address >> 2 for register in near).bit_length()]
         is_counter = word[-1]
 
-        def at(register: Register) -> Value:
-            return low_word == register.address >> 2
+        def at(name: str) -> Value:
+            return low_word == registers[name].address >> 2
 
         # ---- What an access is to.
         kept = [register for register in registers.values() if register.kept]
@@ -188,6 +202,13 @@ class RegisterFile(wiring.Component):
                         is_command_field.eq(register.kept),
                         is_command.eq(register.name == "COMMAND")]
 
+        # ---- Tables of a memory.
+        tables = self._tables
+        is_table = Signal()
+        if tables is not None:
+            m.submodules.tables = tables
+            m.d.comb += is_table.eq(low_word >= Address.TABLE_CODES_LOW >> 2)
+
         # ---- Writing.
         wide = self._is_wide(m, [*kept, registers["COMMAND"]], low_word)
         is_wrong_command = self._is_wrong_command(m, bus.data[:3])
@@ -198,7 +219,7 @@ class RegisterFile(wiring.Component):
             m.d.comb += refusal.eq(SocError.READ_ONLY)
         with m.Elif((is_command_field | is_command) & self.busy):
             m.d.comb += refusal.eq(SocError.BUSY)
-        with m.Elif(wide):
+        with m.Elif(wide if tables is None else wide | (is_table & tables.wide)):
             m.d.comb += refusal.eq(SocError.FIELD)
         with m.Elif(is_command & bus.strobe[0] & is_wrong_command):
             m.d.comb += refusal.eq(SocError.COMMAND)
@@ -212,16 +233,18 @@ class RegisterFile(wiring.Component):
                     m.d.sync += bit.eq(bit ^ turns[:place].all())
         for register in kept:
             target = self.fields[register.name]
-            with m.If(accepted & at(register)):
+            with m.If(accepted & at(register.name)):
                 for lane in range(0, len(target), 8):
                     with m.If(bus.strobe[lane // 8]):
                         m.d.sync += target[lane:lane + 8].eq(bus.data[lane:lane + 8])
+        if tables is not None:
+            self._connect_tables(m, tables, accepted & is_table & ~is_counter)
         m.d.comb += self.start.eq(accepted & is_command & bus.strobe[0])
         with m.If(self.start):
             m.d.sync += self.command.eq(bus.data)
 
         low = accepted & bus.strobe[0]
-        control = low & at(registers["CONTROL"])
+        control = low & at("CONTROL")
         clear_counters = Signal()
         m.d.comb += [
             self.clear.eq(control & bus.data[Control.CLEAR]),
@@ -230,35 +253,7 @@ class RegisterFile(wiring.Component):
         ]
 
         # ---- Errors and interrupts.
-        code, detail = Signal(SocError), Signal(12)
-        refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
-        error = self.early | self.late | self.failed | refused
-        # As long as there is no error, the detail is 0.
-        with m.If(code == SocError.NONE):
-            with m.If(self.early | self.late):
-                m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
-            with m.Elif(self.failed):
-                m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
-            with m.Elif(refused):
-                m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
-        with m.If(self.clear | self.abandon):
-            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
-
-        enable, status = Signal(2), Signal(2)
-        running = Signal() # an operation whose end has not been told
-        done = running & ~self.busy & ~self.active & ~self.start
-        with m.If(self.start):
-            m.d.sync += running.eq(1)
-        with m.Elif(done):
-            m.d.sync += running.eq(0)
-        with m.If(low & at(registers["IRQ_ENABLE"])):
-            m.d.sync += enable.eq(bus.data)
-        cleared = Signal(2)
-        with m.If(low & at(registers["IRQ_STATUS"])):
-            m.d.comb += cleared.eq(bus.data)
-        happens = Signal(2)
-        m.d.comb += [happens[Interrupt.DONE].eq(done), happens[Interrupt.ERROR].eq(error)]
-        m.d.sync += [status.eq((status & ~cleared) | happens), self.irq.eq((enable & status).any())]
+        code, detail, enable, status = self._record(m, at, low, refusal, mapped)
 
         # ---- Reading.
         m.submodules.counters = counters = Counters()
@@ -293,18 +288,93 @@ class RegisterFile(wiring.Component):
         copied = [register for register in kept if register.name not in live]
         if copied:
             ram = self._read_back(m, copied, low_word, accepted)
-            sources.insert(1, (low_word >= Address.TOKEN >> 2, ram))
+            sources.insert(1, ((low_word >= Address.TOKEN >> 2) if tables is None
+                               else (low_word >= Address.TOKEN >> 2) & ~is_table, ram))
+        if tables is not None:
+            sources.append((is_table & ~is_counter, tables.answer))
+        ends = (bus.write | ~is_counter | ~mapped
+                | (counters.ready & (counters.index == word[:4])))
+        if tables is not None:
+            ends &= tables.done
         m.d.comb += [
             bus.answer.eq(reduce(or_, (Mux(chosen, value, 0) for chosen, value in sources))),
             bus.error.eq(~mapped | (bus.write & (refusal != SocError.NONE))),
-            bus.done.eq(bus.valid & (bus.write | ~is_counter | ~mapped
-                                     | (counters.ready & (counters.index == word[:4])))),
+            bus.done.eq(bus.valid & ends),
         ]
         return m
+
+    def _record(self, m: Module, at: Callable[[str], Value], low: Value, refusal: Value,
+                mapped: Value) -> tuple[Value, Value, Value, Value]:
+        """Keep errors and interrupts: code and detail of ERROR, IRQ_ENABLE and IRQ_STATUS.
+
+        Parameters
+        ----------
+        at
+            Whether the access is to a register.
+        low
+            The low byte of a register is written.
+        refusal
+            Why a write has no effect.
+        mapped
+            There is a register.
+        """
+        bus: Any = self.bus
+        word = bus.address[2:]
+        code, detail = Signal(SocError), Signal(12)
+        refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
+        error = self.early | self.late | self.failed | refused
+        # As long as there is no error, the detail is 0.
+        with m.If(code == SocError.NONE):
+            with m.If(self.early | self.late):
+                m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
+            with m.Elif(self.failed):
+                m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
+            with m.Elif(refused):
+                m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
+        with m.If(self.clear | self.abandon):
+            m.d.sync += [code.eq(SocError.NONE), detail.eq(0)]
+
+        enable, status = Signal(2), Signal(2)
+        running = Signal() # an operation whose end has not been told
+        done = running & ~self.busy & ~self.active & ~self.start
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
+        with m.Elif(done):
+            m.d.sync += running.eq(0)
+        with m.If(low & at("IRQ_ENABLE")):
+            m.d.sync += enable.eq(bus.data)
+        cleared = Signal(2)
+        with m.If(low & at("IRQ_STATUS")):
+            m.d.comb += cleared.eq(bus.data)
+        happens = Signal(2)
+        m.d.comb += [happens[Interrupt.DONE].eq(done), happens[Interrupt.ERROR].eq(error)]
+        m.d.sync += [status.eq((status & ~cleared) | happens), self.irq.eq((enable & status).any())]
+        return code, detail, enable, status
+
+    def _connect_tables(self, m: Module, tables: TableRegisters, accepted: Value) -> None:
+        bus: Any = self.bus
+        m.d.comb += [
+            tables.word.eq(bus.address[2:]),
+            tables.data.eq(bus.data),
+            tables.strobe.eq(bus.strobe),
+            tables.write.eq(accepted),
+            tables.faults.eq(self.faults),
+            self.timeout.eq(tables.timeout),
+        ]
+        for name in ("o_head", "o_page", "o_tokens"):
+            wiring.connect(m, getattr(tables, name), wiring.flipped(getattr(self, name)))
 
     def _is_wide(self, m: Module, limited: list[Register], word: Value) -> Signal:
         """Tell whether what is written does not fit the register of a word."""
         bus: Any = self.bus
+
+        memory = self._description.config.memory
+        # Where there is one only, its number has a bit that must be 0.
+        alone = set() if memory is None else {
+            name for name, count in (("HEAD", memory.heads), ("SEQUENCE", memory.sequences))
+            if count == 1}
+        widths = {register.name: 0 if register.name in alone else register.bits
+                  for register in limited}
 
         def is_given(start: int, stop: int) -> Value:
             """Tell whether a bit from one number to another is written as 1."""
@@ -314,12 +384,12 @@ class RegisterFile(wiring.Component):
 
         wide = Signal() # the value does not fit
         beyond: dict[int, Value] = {32: C(0)} # some bit from there on is 1
-        for bits in sorted({register.bits for register in limited} - {32}, reverse=True):
+        for bits in sorted({*widths.values()} - {32}, reverse=True):
             beyond[bits] = is_given(bits, min(beyond)) | beyond[min(beyond)]
         with m.Switch(word):
             for register in limited:
                 with m.Case(register.address >> 2):
-                    m.d.comb += wide.eq(beyond[register.bits])
+                    m.d.comb += wide.eq(beyond[widths[register.name]])
         return wide
 
     def _is_wrong_command(self, m: Module, command: Value) -> Value:
@@ -330,9 +400,7 @@ class RegisterFile(wiring.Component):
         m.d.comb += end.eq(token + number)
         is_wrong = Signal(init=1)
         with m.Switch(command):
-            for known in Command:
-                if known == Command.LOAD_RESCORE_KEYS and config.rescore is None:
-                    continue
+            for known in commands(config):
                 beyond: Value = C(0)
                 if known == Command.LOAD_EXP_TABLE:
                     beyond = _is_more(end, config.key_bits + 1)

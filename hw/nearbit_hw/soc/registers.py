@@ -5,16 +5,20 @@ C header, JSON and SystemRDL exports of :mod:`nearbit`.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config
+from nearbit_hw.memory.cache import RowFields
+from nearbit_hw.memory.cache_map import cache_map
+from nearbit_hw.memory.code_fetcher import code_bits
+from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config, Memory
 
 
 __all__ = [
-    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "BATCHES_MAX", "REVISION", "WINDOW_BYTES",
-    "Address", "Command", "Control", "Field", "Flag", "Interrupt", "Packet", "Register",
-    "RegisterMap", "SocError", "Status", "Unit", "register_map",
+    "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "BATCHES_MAX", "MEMORY_REVISION", "REVISION",
+    "WINDOW_BYTES", "Address", "Command", "Control", "Fault", "Field", "Flag", "Interrupt",
+    "Packet", "Register", "RegisterMap", "SocError", "Status", "Unit", "commands", "register_map",
 ]
 
 
@@ -23,6 +27,9 @@ IDENTITY = 0x4e454152
 
 REVISION = 1
 """Revision of this interface; incremented with every change visible to software."""
+
+MEMORY_REVISION = 2
+"""The same of a core whose keys and values lie in a memory."""
 
 BATCHES_MAX = 255
 """Batches that an operation can have in every configuration; if the capacity is larger, it is the
@@ -57,6 +64,15 @@ class Address(IntEnum):
     OUTPUT_FRACTION_BITS = 0x034
     EXP_TABLES = 0x038
     RESCORE = 0x03c
+    HEADS = 0x040
+    SEQUENCES = 0x044
+    PAGE_TOKENS = 0x048
+    PAGES = 0x04c
+    MEMORY = 0x050
+    CODE = 0x054
+    ROW = 0x058
+    ROW_FIELDS = 0x05c
+    ROW_STRIDE = 0x060
     CONTROL = 0x080
     STATUS = 0x084
     ERROR = 0x088
@@ -71,10 +87,25 @@ class Address(IntEnum):
     FLAGS = 0x0d8
     EXP_TABLE = 0x0dc
     COMMAND = 0x0e0
+    HEAD = 0x0e4
+    SEQUENCE = 0x0e8
     # The registers of query r are 16 r bytes further.
     QUERY_COUNT = 0x0f0
     QUERY_EXP_TABLE = 0x0f4
     QUERY_MULTIPLIER = 0x0f8
+    TABLE_CODES_LOW = 0x600
+    TABLE_CODES_HIGH = 0x604
+    TABLE_ROWS_LOW = 0x608
+    TABLE_ROWS_HIGH = 0x60c
+    TABLE_STRIDE = 0x610
+    TABLE_HEAD = 0x614
+    TABLE_SEQUENCE = 0x618
+    TABLE_INDEX = 0x61c
+    TABLE_PAGE = 0x620
+    TABLE_TOKENS = 0x624
+    MEMORY_TIMEOUT = 0x628
+    MEMORY_STATUS = 0x62c
+    MEMORY_FAULT = 0x630
     # The words of counter c are 8 c bytes further.
     COUNTERS = 0x800
 
@@ -136,6 +167,14 @@ class Interrupt(IntEnum):
 
     DONE = 0
     ERROR = 1
+
+
+class Fault(IntEnum):
+    """Bits of MEMORY_FAULT: queries were answered with the core's error of this name."""
+
+    NOT_SET = 0
+    CODES = 1
+    ROWS = 2
 
 
 class Flag(IntEnum):
@@ -321,6 +360,11 @@ class RegisterMap:
     resets_fields: bool = False
 
     @property
+    def query_error_bits(self) -> int:
+        """Bits of the core's error codes."""
+        return 3 if self.config.memory is None else 4
+
+    @property
     def window_bytes(self) -> int:
         """Bytes of the address space that the registers take."""
         return WINDOW_BYTES
@@ -390,7 +434,10 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
             of_unit("shared", 1, 1),
             ("APPEND_VALUES", 2, 1, int(config.value_ports > 1),
              "Value vectors can be appended while batches are in flight; if 0, only when idle."),
-            ("REVISION", 8, 8, REVISION, "Revision of this interface."),
+            ("MEMORY", 3, 1, int(config.memory is not None),
+             "Keys and values lie in the system's memory; they are not loaded."),
+            ("REVISION", 8, 8, REVISION if config.memory is None else MEMORY_REVISION,
+             "Revision of this interface."),
             ("COUNTERS", 16, 8, len(COUNTERS), "Number of counters.")]),
         register("STREAM", "Stream widths.", [
             ("DATA_BITS", 0, 16, data_bits, "Bits per beat of s_axis and m_axis_result."),
@@ -403,10 +450,42 @@ def _constants(config: Config, data_bits: int, version: tuple[int, int, int], re
         register("RESCORE", "The rescoring unit; 0 if absent.", [
             of_unit("head_dim", 0, 12), of_unit("lanes", 12, 12),
             of_unit("element_bits", 24, 8)]),
+        *([] if config.memory is None else
+          _memory_constants(config, config.memory, register, number)),
     ]
 
 
-def _control() -> list[Register]:
+def _memory_constants(config: Config, memory: Memory, register: Callable[..., Register],
+                      number: Callable[..., Register]) -> list[Register]:
+    """Sizes of the memory, and of what lies there (docs/memory.md)."""
+    sizes, fields = cache_map(config), RowFields.of(config)
+    return [
+        number("HEADS", sizes.heads, "Key heads that the table of heads has room for."),
+        number("SEQUENCES", sizes.sequences, "Sequences that are open at the same time."),
+        number("PAGE_TOKENS", sizes.page_tokens, "Tokens of a page, a power of two."),
+        number("PAGES", sizes.pages, "Pages of each head, shared by all sequences."),
+        register("MEMORY", "Buses to the memory.", [
+            ("BUS_BITS", 0, 16, sizes.data_bits, "Bits of a beat."),
+            ("ADDRESS_BITS", 16, 8, sizes.address_bits, "Bits of an address, in bytes."),
+            ("TIMEOUT_BITS", 24, 8, memory.timeout_bits, "Bits of MEMORY_TIMEOUT.")]),
+        register("CODE", "Codes in memory.", [
+            ("BYTES", 0, 16, code_bits(config.key_bits) // 8, "Bytes of a code."),
+            ("ALIGNMENT", 16, 16, sizes.burst_bytes,
+             "Bytes that addresses of a head's codes are multiples of.")]),
+        register("ROW", "Rows in memory.", [
+            ("BYTES", 0, 16, fields.beats * sizes.data_bytes, "Bytes of a row that are read."),
+            ("ALIGNMENT", 16, 16, sizes.row_unit,
+             "Bytes that addresses of a head's rows, and strides, are multiples of.")]),
+        register("ROW_FIELDS", "Bytes of a row in front of its fields; the rescore key is first.", [
+            ("VALUES", 0, 16, fields.value_beat * sizes.data_bytes,
+             "The elements of the value vector."),
+            ("SCALE", 16, 16, fields.scale_bit // 8, "Its scale.")]),
+        number("ROW_STRIDE", ((1 << sizes.stride_bits) - 1) * sizes.row_unit,
+               "Bytes from one row to the next, at most."),
+    ]
+
+
+def _control(error_bits: int) -> list[Register]:
     def flag(number: IntEnum, access: str, description: str) -> Field:
         return Field(name=number.name, lowest=number.value, bits=1, access=access,
                      description=description)
@@ -447,8 +526,9 @@ def _control() -> list[Register]:
                       enumeration=tuple((code.name, code.value) for code in SocError)),
                 Field(name="DETAIL", lowest=16, bits=12, access="ro",
                       description="BUSY, READ_ONLY, COMMAND, FIELD: address of the register. "
-                                  "QUERY: the core's error code in the low 3 bits, the query "
-                                  "above. EARLY, LATE: 0; TOKEN and NUMBER show how far the "
+                                  f"QUERY: the core's error code in the low {error_bits} bits, "
+                                  "the query above. EARLY, LATE: 0; TOKEN and NUMBER show how far "
+                                  "the "
                                   "operation got."))),
         Register(name="IRQ_ENABLE", address=Address.IRQ_ENABLE, access="rw",
                  description="Selects the bits of IRQ_STATUS that assert irq.",
@@ -465,8 +545,8 @@ def _control() -> list[Register]:
 def _command(config: Config) -> list[Register]:
     capacity = config.capacity
     entries = config.key_bits + 1
-    unit = config.rescore
-    tokens_bits = _bits(max(capacity, entries))
+    unit, memory = config.rescore, config.memory
+    tokens_bits = _bits(max(capacity, entries) if memory is None else entries)
     number_bits = max(BATCHES_MAX.bit_length(), tokens_bits)
     flags = [(Flag.TRACE, "Send traces in addition to results."),
              (Flag.RESCORE, "Weight by dot-product scores; the queries' elements follow."),
@@ -483,13 +563,17 @@ def _command(config: Config) -> list[Register]:
             access="rw", description=description, kept=True, query=query,
             fields=(Field(name=name, lowest=0, bits=bits, access="rw", description=description),))
 
+    if memory is None:
+        counted = (("First token of a load, or first distance of LOAD_EXP_TABLE. Counts up as "
+                    "tokens are received: after an error, it is the token that is incomplete."),
+                   "Number of tokens, of weights (LOAD_EXP_TABLE) or of batches")
+    else:
+        counted = ("First distance of LOAD_EXP_TABLE. Counts up as weights are received.",
+                   "Number of weights (LOAD_EXP_TABLE) or of batches")
     registers = [
-        register("TOKEN", tokens_bits,
-                 "First token of a load, or first distance of LOAD_EXP_TABLE. Counts up as tokens "
-                 "are received: after an error, it is the token that is incomplete."),
+        register("TOKEN", tokens_bits, counted[0]),
         register("NUMBER", number_bits,
-                 f"Number of tokens, of weights (LOAD_EXP_TABLE) or of batches, in {number_bits} "
-                 "bits. Counts down to 0 as they are received."),
+                 f"{counted[1]}, in {number_bits} bits. Counts down to 0 as they are received."),
         register("FIRST", _bits(capacity - 1), "First key that the queries see."),
         register("N", _bits(capacity), "Number of nearest keys to select."),
         register("SINK", _bits(capacity), "Number of keys at the beginning of the range that are "
@@ -508,6 +592,10 @@ def _command(config: Config) -> list[Register]:
                                description="Operation to start.",
                                enumeration=tuple((command.name, command.value) for command in
                                                  Command)),)),
+        *([] if memory is None else [
+            register("HEAD", _bits(memory.heads - 1), "Key head that the queries see."),
+            register("SEQUENCE", _bits(memory.sequences - 1), "Sequence that they see."),
+        ]),
     ]
     for query in range(config.queries):
         registers += [
@@ -522,6 +610,60 @@ def _command(config: Config) -> list[Register]:
     return registers
 
 
+def _tables(config: Config, memory: Memory) -> list[Register]:
+    """Registers of the tables, and of what becomes of reading the memory."""
+    sizes = cache_map(config)
+    is_set = ("SET", 31, 1, "1 sets the entry, 0 removes it.")
+
+    def register(name: str, access: str, description: str,
+                 *fields: tuple[str, int, int, str]) -> Register:
+        return Register(name=name, address=Address[name], access=access, description=description,
+                        fields=tuple(Field(name=field, lowest=lowest, bits=bits, access=access,
+                                           description=says)
+                                     for field, lowest, bits, says in fields))
+
+    def only(name: str, access: str, lowest: int, bits: int, description: str) -> Register:
+        return register(name, access, description, (name, lowest, bits, description))
+
+    def address(name: str, unit: int, what: str) -> list[Register]:
+        lowest = unit.bit_length() - 1
+        return [
+            only(f"TABLE_{name}_LOW", "rw", lowest, min(32, memory.address_bits) - lowest,
+                 f"Address of the head's first {what}, in bytes; a multiple of {unit}."),
+            *([only(f"TABLE_{name}_HIGH", "rw", 0, memory.address_bits - 32,
+                    "Its bits from 32 on.")] if memory.address_bits > 32 else [])]
+
+    return [
+        *address("CODES", sizes.burst_bytes, "code"),
+        *address("ROWS", sizes.row_unit, "row"),
+        only("TABLE_STRIDE", "rw", sizes.row_unit.bit_length() - 1, memory.stride_bits,
+             f"Bytes from one row of the head to the next; a multiple of {sizes.row_unit}."),
+        register("TABLE_HEAD", "wo",
+                 "A write sets the entry of a head to the registers above, or removes it.",
+                 ("NUMBER", 0, _bits(memory.heads - 1), "The head."), is_set),
+        only("TABLE_SEQUENCE", "rw", 0, _bits(memory.sequences - 1),
+             "Sequence that TABLE_PAGE and TABLE_TOKENS are for."),
+        only("TABLE_INDEX", "rw", 0, _bits(sizes.listed - 1),
+             "Place in the sequence's list of pages that TABLE_PAGE is for, from 0 on."),
+        register("TABLE_PAGE", "wo", "A write sets a place of a sequence's list, or removes it.",
+                 ("NUMBER", 0, _bits(sizes.pages - 1), "The page."), is_set),
+        only("TABLE_TOKENS", "wo", 0, _bits(config.capacity),
+             ("A write sets the sequence's number of tokens. Codes and rows of all of them must "
+              "have reached the memory before.")),
+        only("MEMORY_TIMEOUT", "rw", 0, memory.timeout_bits,
+             ("Cycles without a transfer after which a memory that owes an answer is given up; 0 "
+              f"stands for 2**{memory.timeout_bits}.")),
+        only("MEMORY_STATUS", "ro", 0, 1,
+             "1 when the tables have been cleared after reset; a write to them waits until then."),
+        register("MEMORY_FAULT", "w1c",
+                 "Errors of the memory in queries since they were cleared; write 1 to clear.",
+                 ("NOT_SET", Fault.NOT_SET, 1,
+                  "A head, or the first page of a range, was not set."),
+                 ("CODES", Fault.CODES, 1, "Codes could not be read."),
+                 ("ROWS", Fault.ROWS, 1, "Rows could not be read.")),
+    ]
+
+
 def _counters() -> list[Register]:
     return [
         Register(name=f"{name}_{half}", address=Address.COUNTERS + 8 * index + 4 * high,
@@ -532,6 +674,16 @@ def _counters() -> list[Register]:
         for high, (half, says) in enumerate([
             ("LOW", "Low word; exact at the time of the read response."),
             ("HIGH", "High word; read it before and after the low word; repeat if it changed.")])]
+
+
+def commands(config: Config) -> tuple[Command, ...]:
+    """Operations that a core of a configuration has."""
+    absent: set[Command] = set()
+    if config.rescore is None:
+        absent.add(Command.LOAD_RESCORE_KEYS)
+    if config.memory is not None:
+        absent |= {Command.LOAD_KEYS, Command.LOAD_VALUES, Command.LOAD_RESCORE_KEYS}
+    return tuple(command for command in Command if command not in absent)
 
 
 def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) -> list[Packet]:
@@ -570,6 +722,8 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
                        "FLAGS.RESCORE, "
                        "then the elements of all queries, one query after another.",
         one("code", config.key_bits, config.queries), *rescore))
+    known = {command.name for command in commands(config)}
+    packets = [packet for packet in packets if packet.name in known]
     packets.append(Packet(
         name="RESULT", port="m_axis_result", bits=data_bits,
         description="For each query of each batch, in order: a header, then its elements. A query "
@@ -634,6 +788,8 @@ def register_map(config: Config, data_bits: int = 64, version: tuple[int, int, i
     return RegisterMap(
         config=config, data_bits=data_bits, version=version,
         registers=(*_constants(config, data_bits, version, result_bits, trace_bits),
-                   *_control(), *_command(config), *_counters()),
+                   *_control(3 if config.memory is None else 4), *_command(config),
+                   *([] if config.memory is None else _tables(config, config.memory)),
+                   *_counters()),
         packets=tuple(_packets(config, data_bits, result_bits, trace_bits)),
         resets_fields=resets_fields)

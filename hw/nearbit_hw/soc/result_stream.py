@@ -6,7 +6,8 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import Out
 
-from nearbit_hw.core import Error, core_members
+from nearbit_hw.core import core_members
+from nearbit_hw.layouts import CacheError, Error
 from nearbit_hw.soc.input_stream import beat_layout
 from nearbit_hw.soc.registers import RegisterMap
 
@@ -80,6 +81,7 @@ class ResultStream(wiring.Component):
         config, bits = self._description.config, self._description.data_bits
         places, width = self._places, self._description.result_bits
         source: Any = self.i.p
+        errors: Any = Error if config.memory is None else CacheError
 
         take, leave = Signal(), Signal() # into `packed`, and out of it
         first = Signal(init=1)           # the next element is its query's first
@@ -89,7 +91,7 @@ class ResultStream(wiring.Component):
         packed_full, spare_full = Signal(), Signal()
         header = Signal()                # one is due
         header_first = Signal()          # it goes before `spare`
-        error = Signal(Error, reset_less=True)
+        error = Signal(errors, reset_less=True)
         query = Signal(len(source.query), reset_less=True)
 
         # ---- Packing.
@@ -98,7 +100,7 @@ class ResultStream(wiring.Component):
             self.i.ready.eq((~packed_full | leave) & ~(header & first)),
             take.eq(self.i.valid & self.i.ready),
         ]
-        good = source.error == Error.OK
+        good = source.error == errors.OK
         with m.If(leave):
             m.d.sync += packed_full.eq(0)
         with m.If(take):
@@ -130,9 +132,10 @@ class ResultStream(wiring.Component):
             m.d.sync += [spare_full.eq(0), self.o.p.data.eq(spare), self.o.p.last.eq(spare_last)]
         with m.If(header_goes):
             m.d.sync += [
-                header.eq(0), header_first.eq(0), self.o.p.last.eq(error != Error.OK),
-                self.o.p.data.eq(Cat(query, C(0, 8 - len(query)), error, C(0, 5),
-                                     Mux(error == Error.OK, config.value_dim, 0)))]
+                header.eq(0), header_first.eq(0), self.o.p.last.eq(error != errors.OK),
+                self.o.p.data.eq(Cat(query, C(0, 8 - len(query)), error,
+                                     C(0, 8 - self._description.query_error_bits),
+                                     Mux(error == errors.OK, config.value_dim, 0)))]
         with m.If(leave):
             m.d.sync += [spare.eq(packed), spare_last.eq(packed_last), spare_full.eq(1),
                          header_first.eq(header & ~header_goes)]

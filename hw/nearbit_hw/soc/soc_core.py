@@ -6,17 +6,19 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nearbit_hw.core import Core, Error
+from nearbit_hw.core import Core
+from nearbit_hw.layouts import CacheError, Error
+from nearbit_hw.memory.axi import connect_read_pins, read_pins
 from nearbit_hw.soc.axi_lite import AxiLite
-from nearbit_hw.soc.input_stream import InputStream
+from nearbit_hw.soc.input_stream import LOADED, InputStream
 from nearbit_hw.soc.register_file import ADDRESS_BITS, RegisterFile
-from nearbit_hw.soc.registers import Flag, RegisterMap, register_map
+from nearbit_hw.soc.registers import Fault, Flag, RegisterMap, register_map
 from nearbit_hw.soc.result_stream import ResultStream
 from nearbit_hw.soc.wishbone import Wishbone
 from nearbit_model.config import Config
 
 
-__all__ = ["BUSES", "SocCore"]
+__all__ = ["BUSES", "SocCore", "memory_buses"]
 
 
 BUSES = ("axi", "wishbone")
@@ -56,6 +58,22 @@ _WISHBONE = {
     "wb_ack_o": Out(1),
     "wb_err_o": Out(1),
 }
+
+
+def memory_buses(config: Config) -> dict[str, dict[str, int]]:
+    """Give prefixes of the pins of the buses to a memory, that of codes first, and their sizes.
+
+    The sizes are parameters of :func:`nearbit_hw.memory.axi.read_pins`. Empty without a memory.
+    """
+    memory = config.memory
+    if memory is None:
+        return {}
+    sizes = {"address_bits": memory.address_bits, "data_bits": memory.bus_bits}
+    if memory.one_bus:
+        return {"m_axi_codes": {**sizes, "id_bits": memory.row_id_bits + 1}}
+    return {"m_axi_codes": {**sizes, "id_bits": 0},
+            **{f"m_axi_rows{port}": {**sizes, "id_bits": memory.row_id_bits}
+               for port in range(memory.row_ports)}}
 
 
 class SocCore(wiring.Component):
@@ -106,6 +124,9 @@ class SocCore(wiring.Component):
         Packets of loads and batches.
     m_axis_result_..., m_axis_trace_... : AXI4-Stream
         Packets of results and traces.
+    m_axi_codes_..., m_axi_rows0_... : AXI4
+        The read channels of the buses to the memory, if the configuration has one:
+        :func:`memory_buses`.
     """
 
     aclk: Signal
@@ -124,6 +145,7 @@ class SocCore(wiring.Component):
             return {f"{name}_tdata": flow(bits), f"{name}_tvalid": flow(1),
                     f"{name}_tready": other(1), f"{name}_tlast": flow(1)}
 
+        self._reads = memory_buses(config)
         super().__init__({
             "aclk": In(1),
             "aresetn": In(1),
@@ -132,6 +154,8 @@ class SocCore(wiring.Component):
             **axis("s_axis", In, data_bits),
             **axis("m_axis_result", Out, data_bits),
             **axis("m_axis_trace", Out, self._registers.trace_bits),
+            **{name: pin for prefix, sizes in self._reads.items()
+               for name, pin in read_pins(prefix, **sizes).items()},
         })
 
     @property
@@ -194,7 +218,7 @@ class SocCore(wiring.Component):
         # ---- Operations.
         self._connect_axis(m, "s_axis", inputs.i)
         for name in core.signature.members:
-            if name.startswith("i_") and name != "i_command":
+            if name in LOADED:
                 wiring.connect(m, getattr(inputs, "o" + name[1:]), getattr(core, name))
         flags = fields["FLAGS"]
         m.d.comb += [
@@ -225,6 +249,8 @@ class SocCore(wiring.Component):
             command.rescore.eq(flags[Flag.RESCORE]),
             command.shared.eq(flags[Flag.SHARED]),
         ]
+        if config.memory is not None:
+            self._connect_memory(m, core, registers, command)
         for index in range(config.queries):
             query = command.queries[index]
             m.d.comb += [
@@ -241,8 +267,9 @@ class SocCore(wiring.Component):
         result: Any = core.o_result.p
         result_taken = core.o_result.valid & core.o_result.ready
         trace_waiting = self._trace(m, core)
+        errors: Any = Error if config.memory is None else CacheError
         m.d.comb += [
-            registers.failed.eq(result_taken & (result.error != Error.OK)),
+            registers.failed.eq(result_taken & (result.error != errors.OK)),
             registers.failure.eq(Cat(result.error, result.query)),
         ]
         out = [(getattr(self, f"{name}_tvalid"), getattr(self, f"{name}_tready"))
@@ -262,7 +289,33 @@ class SocCore(wiring.Component):
             registers.events.eq(events),
             registers.active.eq(~activity.idle | results.waiting | trace_waiting),
         ]
+        if config.memory is not None:
+            m.d.comb += registers.faults.eq(Mux(result_taken, Cat(
+                result.error == errors[fault.name] for fault in Fault), 0))
         return m
+
+    def _connect_memory(self, m: Module, core: Core, registers: RegisterFile, command: Any) -> None:
+        """Give the core its tables, and the buses their pins."""
+        inner: Any = core
+        for name in ("head", "page", "tokens"):
+            wiring.connect(m, getattr(registers, f"o_{name}"), getattr(core, f"i_{name}"))
+        m.d.comb += [
+            inner.timeout.eq(registers.timeout),
+            command.head.eq(registers.fields["HEAD"]),
+            command.sequence.eq(registers.fields["SEQUENCE"]),
+            # Whoever has the tokens writes them to memory.
+            inner.i_append.valid.eq(0),
+            inner.i_row.valid.eq(0),
+            inner.o_append.ready.eq(1),
+            inner.axi_append.aw.ready.eq(1),
+            inner.axi_append.w.ready.eq(1),
+            inner.axi_append.b.valid.eq(0),
+        ]
+        codes, *rows = self._reads
+        connect_read_pins(m, inner.axi_codes, self, codes)
+        if rows:
+            for prefix, port in zip(rows, inner.axi_rows, strict=True):
+                connect_read_pins(m, port, self, prefix)
 
     def _trace(self, m: Module, core: Core) -> Value:
         """Send traces through a register; return whether one is in it."""

@@ -251,7 +251,8 @@ static void put_token(const struct nearbit *device, struct writer *writer, struc
 static enum nearbit_status load_tokens(struct nearbit *device, uint32_t token, uint32_t number,
                                      struct source source)
 {
-    enum nearbit_status status = check_tokens(device, token, number);
+    enum nearbit_status status = device->config.has_memory ? NEARBIT_ARGUMENT
+                                                           : check_tokens(device, token, number);
     while (status == NEARBIT_OK && number) {
         const uint32_t count = at_once(device, source.bytes, number);
         if (count == 0)
@@ -325,6 +326,9 @@ static enum nearbit_status check_batch(const struct nearbit *device,
     const uint32_t most = config->capacity;
     if (batch->first >= most || batch->n > most || batch->sink > most || batch->recent > most)
         return NEARBIT_ARGUMENT;
+    if (config->has_memory
+        && (batch->head >= config->heads || batch->sequence >= config->sequences))
+        return NEARBIT_ARGUMENT;
     if ((batch->rescore && !config->has_rescore) || (batch->shared && !config->has_shared))
         return NEARBIT_ARGUMENT;
     for (uint32_t query = 0; query < config->queries; query++)
@@ -335,6 +339,10 @@ static enum nearbit_status check_batch(const struct nearbit *device,
 
 static void write_batch(const struct nearbit *device, const struct nearbit_batch *batch)
 {
+    if (device->config.has_memory) {
+        write32(device, NEARBIT_REG_HEAD, batch->head);
+        write32(device, NEARBIT_REG_SEQUENCE, batch->sequence);
+    }
     write32(device, NEARBIT_REG_FIRST, batch->first);
     write32(device, NEARBIT_REG_N, batch->n);
     write32(device, NEARBIT_REG_SINK, batch->sink);
@@ -467,14 +475,264 @@ enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_b
     return NEARBIT_OK;
 }
 
+/* --- Keys and values in memory ------------------------------------------------------------------ */
+
+#define IS_SET 0x80000000u /* of TABLE_HEAD and TABLE_PAGE */
+
+/* Whether some bytes from an address on have addresses of a number of bits. */
+static int is_within(uint64_t address, uint64_t bytes, uint32_t bits)
+{
+    const uint64_t last = bits < 64 ? ((uint64_t)1 << bits) - 1 : UINT64_MAX;
+    return address <= last && bytes - 1 <= last - address;
+}
+
+static void write_address(const struct nearbit *device, uint32_t low, uint32_t high,
+                          uint64_t address)
+{
+    write32(device, low, (uint32_t)(address & 0xffffffffu));
+    if (device->config.address_bits > 32)
+        write32(device, high, (uint32_t)(address >> 32));
+}
+
+enum nearbit_status nearbit_set_head(struct nearbit *device, uint32_t head,
+                                     const struct nearbit_head *place)
+{
+    const struct nearbit_config *config = &device->config;
+    const uint64_t places = (uint64_t)config->pages * config->page_tokens;
+    if (!config->has_memory || head >= config->heads)
+        return NEARBIT_ARGUMENT;
+    if (place->codes % config->code_alignment || place->rows % config->row_alignment
+        || place->stride % config->row_alignment)
+        return NEARBIT_ARGUMENT;
+    if (place->stride < config->row_bytes || place->stride > config->row_stride)
+        return NEARBIT_ARGUMENT;
+    if (!is_within(place->codes, places * config->code_bytes, config->address_bits)
+        || !is_within(place->rows, places * place->stride, config->address_bits))
+        return NEARBIT_ARGUMENT;
+    write_address(device, NEARBIT_REG_TABLE_CODES_LOW, NEARBIT_REG_TABLE_CODES_HIGH, place->codes);
+    write_address(device, NEARBIT_REG_TABLE_ROWS_LOW, NEARBIT_REG_TABLE_ROWS_HIGH, place->rows);
+    write32(device, NEARBIT_REG_TABLE_STRIDE, place->stride);
+    write32(device, NEARBIT_REG_TABLE_HEAD, head | IS_SET);
+    return NEARBIT_OK;
+}
+
+enum nearbit_status nearbit_clear_head(struct nearbit *device, uint32_t head)
+{
+    if (!device->config.has_memory || head >= device->config.heads)
+        return NEARBIT_ARGUMENT;
+    write32(device, NEARBIT_REG_TABLE_HEAD, head);
+    return NEARBIT_OK;
+}
+
+static int is_sequence(const struct nearbit *device, const struct nearbit_sequence *sequence)
+{
+    return device->config.has_memory && sequence->number < device->config.sequences;
+}
+
+enum nearbit_status nearbit_set_tokens(struct nearbit *device, struct nearbit_sequence *sequence,
+                                       uint32_t tokens)
+{
+    if (!is_sequence(device, sequence)
+        || tokens > (uint64_t)sequence->listed * device->config.page_tokens)
+        return NEARBIT_ARGUMENT;
+    write32(device, NEARBIT_REG_TABLE_SEQUENCE, sequence->number);
+    write32(device, NEARBIT_REG_TABLE_TOKENS, tokens);
+    sequence->tokens = tokens;
+    return NEARBIT_OK;
+}
+
+enum nearbit_status nearbit_open(struct nearbit *device, struct nearbit_sequence *sequence)
+{
+    sequence->listed = 0;
+    return nearbit_set_tokens(device, sequence, 0);
+}
+
+/* Set a place of the list, or remove it: `word` is as in TABLE_PAGE. */
+static void write_page(const struct nearbit *device, const struct nearbit_sequence *sequence,
+                       uint32_t index, uint32_t word)
+{
+    write32(device, NEARBIT_REG_TABLE_SEQUENCE, sequence->number);
+    write32(device, NEARBIT_REG_TABLE_INDEX, index);
+    write32(device, NEARBIT_REG_TABLE_PAGE, word);
+}
+
+enum nearbit_status nearbit_grow(struct nearbit *device, struct nearbit_sequence *sequence,
+                                 uint32_t page)
+{
+    const struct nearbit_config *config = &device->config;
+    if (!is_sequence(device, sequence) || page >= config->pages
+        || sequence->listed >= config->capacity / config->page_tokens)
+        return NEARBIT_ARGUMENT;
+    write_page(device, sequence, sequence->listed, page | IS_SET);
+    sequence->pages[sequence->listed++] = page;
+    return NEARBIT_OK;
+}
+
+enum nearbit_status nearbit_share(struct nearbit *device, struct nearbit_sequence *sequence,
+                                  const struct nearbit_sequence *with, uint32_t tokens)
+{
+    const uint32_t size = device->config.page_tokens;
+    if (!is_sequence(device, sequence) || !is_sequence(device, with) || sequence->listed
+        || tokens > with->tokens || tokens % size)
+        return NEARBIT_ARGUMENT;
+    for (uint32_t index = 0; index < tokens / size; index++) {
+        const enum nearbit_status status = nearbit_grow(device, sequence, with->pages[index]);
+        if (status != NEARBIT_OK)
+            return status;
+    }
+    return nearbit_set_tokens(device, sequence, tokens);
+}
+
+enum nearbit_status nearbit_close(struct nearbit *device, struct nearbit_sequence *sequence)
+{
+    const enum nearbit_status status = nearbit_set_tokens(device, sequence, 0);
+    if (status != NEARBIT_OK)
+        return status;
+    while (sequence->listed)
+        write_page(device, sequence, --sequence->listed, 0);
+    return NEARBIT_OK;
+}
+
+/* Where the processor sees bytes at an address of the buses; NULL if it does not. */
+static uint8_t *bytes_at(const struct nearbit *device, uint64_t address, uint32_t bytes)
+{
+    const struct nearbit_port *port = device->port;
+    if (address < port->memory_address || bytes > port->memory_bytes
+        || address - port->memory_address > port->memory_bytes - bytes)
+        return NULL;
+    return port->memory + (address - port->memory_address);
+}
+
+/* Pack elements from the next byte on, after zeros up to an offset of the row. */
+static void put_field(struct writer *writer, const uint8_t *row, uint32_t offset,
+                      const int16_t *elements, uint32_t number, uint32_t bits)
+{
+    while ((size_t)(writer->at - row) < offset)
+        put(writer, 0, 8);
+    for (uint32_t i = 0; i < number; i++)
+        put(writer, (uint16_t)elements[i], bits);
+    end_beat(writer, row, 1);
+}
+
+enum nearbit_status nearbit_write_token(struct nearbit *device, const struct nearbit_head *place,
+                                        const struct nearbit_sequence *sequence, uint32_t token,
+                                        const uint8_t *code, const int16_t *key,
+                                        const int16_t *values, uint16_t scale)
+{
+    const struct nearbit_port *port = device->port;
+    const struct nearbit_config *config = &device->config;
+    if (!is_sequence(device, sequence) || (config->has_rescore && !key))
+        return NEARBIT_ARGUMENT;
+    if (!port->memory || !port->flush)
+        return NEARBIT_NO_PORT;
+    if (token >= (uint64_t)sequence->listed * config->page_tokens)
+        return NEARBIT_ARGUMENT;
+    const uint64_t at = (uint64_t)sequence->pages[token / config->page_tokens]
+                            * config->page_tokens + token % config->page_tokens;
+    uint8_t *const code_bytes = bytes_at(device, place->codes + at * config->code_bytes,
+                                         config->code_bytes);
+    uint8_t *const row = bytes_at(device, place->rows + at * place->stride, config->row_bytes);
+    if (!code_bytes || !row)
+        return NEARBIT_ARGUMENT;
+    struct writer writer = {code_bytes, 0, 0};
+    put_code(&writer, code, config->key_bits);
+    end_beat(&writer, code_bytes, config->code_bytes);
+    writer.at = row;
+    if (config->has_rescore)
+        put_field(&writer, row, 0, key, config->head_dim, config->element_bits);
+    put_field(&writer, row, config->row_values, values, config->value_dim, config->value_bits);
+    put_field(&writer, row, config->row_scale, NULL, 0, 0);
+    put(&writer, scale, 16);
+    end_beat(&writer, row, config->row_bytes);
+    if (port->flush(port->context, code_bytes, config->code_bytes)
+        || port->flush(port->context, row, config->row_bytes))
+        return NEARBIT_TRANSPORT;
+    return NEARBIT_OK;
+}
+
+enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_head *places,
+                                   uint32_t number, struct nearbit_sequence *sequence,
+                                   const uint8_t *codes, const int16_t *keys,
+                                   const int16_t *values, const uint16_t *scales)
+{
+    const struct nearbit_config *config = &device->config;
+    for (uint32_t i = 0; i < number; i++) {
+        const enum nearbit_status status = nearbit_write_token(
+            device, &places[i], sequence, sequence->tokens, codes, keys, values, scales[i]);
+        if (status != NEARBIT_OK)
+            return status;
+        codes += nearbit_code_bytes(device);
+        keys = keys ? keys + config->head_dim : NULL;
+        values += config->value_dim;
+    }
+    return nearbit_set_tokens(device, sequence, sequence->tokens + 1);
+}
+
+enum nearbit_status nearbit_set_timeout(struct nearbit *device, uint32_t cycles)
+{
+    const struct nearbit_config *config = &device->config;
+    if (!config->has_memory || (config->timeout_bits < 32 && cycles >> config->timeout_bits))
+        return NEARBIT_ARGUMENT;
+    write32(device, NEARBIT_REG_MEMORY_TIMEOUT, cycles);
+    return NEARBIT_OK;
+}
+
+uint32_t nearbit_faults(const struct nearbit *device)
+{
+    return device->config.has_memory ? read32(device, NEARBIT_REG_MEMORY_FAULT) : 0;
+}
+
+void nearbit_clear_faults(struct nearbit *device, uint32_t bits)
+{
+    if (device->config.has_memory)
+        write32(device, NEARBIT_REG_MEMORY_FAULT, bits & 7);
+}
+
 /* --- The device -------------------------------------------------------------------------------- */
 
 #define IDENTITY 0x4e454152u /* "NEAR" */
 #define REVISION 1u
+#define MEMORY_REVISION 2u
+
+static void read_memory_config(struct nearbit *device)
+{
+    /* Numbers that share a register have 16 bits each, or 8. */
+    struct nearbit_config *config = &device->config;
+    const uint32_t memory = read32(device, NEARBIT_REG_MEMORY);
+    const uint32_t code = read32(device, NEARBIT_REG_CODE);
+    const uint32_t row = read32(device, NEARBIT_REG_ROW);
+    const uint32_t fields = read32(device, NEARBIT_REG_ROW_FIELDS);
+    config->heads = read32(device, NEARBIT_REG_HEADS);
+    config->sequences = read32(device, NEARBIT_REG_SEQUENCES);
+    config->page_tokens = read32(device, NEARBIT_REG_PAGE_TOKENS);
+    config->pages = read32(device, NEARBIT_REG_PAGES);
+    config->bus_bits = memory & 0xffff;
+    config->address_bits = memory >> 16 & 0xff;
+    config->timeout_bits = memory >> 24;
+    config->code_bytes = code & 0xffff;
+    config->code_alignment = code >> 16;
+    config->row_bytes = row & 0xffff;
+    config->row_alignment = row >> 16;
+    config->row_values = fields & 0xffff;
+    config->row_scale = fields >> 16;
+    config->row_stride = read32(device, NEARBIT_REG_ROW_STRIDE);
+}
+
+/* Tables are cleared after a reset. */
+static enum nearbit_status wait_ready(const struct nearbit *device)
+{
+    for (uint32_t polls = device->port->polls; !(read32(device, NEARBIT_REG_MEMORY_STATUS) & 1);
+         polls--)
+        if (polls == 0)
+            return NEARBIT_TIMEOUT;
+    return NEARBIT_OK;
+}
 
 static void read_config(struct nearbit *device)
 {
+    static const struct nearbit_config none;
     struct nearbit_config *config = &device->config;
+    *config = none;
     const uint32_t capabilities = read32(device, NEARBIT_REG_CAPABILITIES);
     const uint32_t stream = read32(device, NEARBIT_REG_STREAM);
     const uint32_t rescore = read32(device, NEARBIT_REG_RESCORE);
@@ -499,6 +757,9 @@ static void read_config(struct nearbit *device)
     config->data_bits = FIELD(stream, STREAM_DATA_BITS);
     config->result_bits = FIELD(stream, STREAM_RESULT_BITS);
     config->trace_bits = FIELD(stream, STREAM_TRACE_BITS);
+    config->has_memory = FIELD(capabilities, CAPABILITIES_MEMORY) != 0;
+    if (config->has_memory && config->revision == MEMORY_REVISION)
+        read_memory_config(device);
 }
 
 enum nearbit_status nearbit_probe(struct nearbit *device, const struct nearbit_port *port)
@@ -511,10 +772,15 @@ enum nearbit_status nearbit_probe(struct nearbit *device, const struct nearbit_p
     if (read32(device, NEARBIT_REG_ID) != IDENTITY)
         return NEARBIT_NO_DEVICE;
     read_config(device);
-    if (device->config.revision != REVISION)
+    if (device->config.revision != (device->config.has_memory ? MEMORY_REVISION : REVISION))
         return NEARBIT_NO_DEVICE;
     if (port->buffer_bytes < nearbit_room(device))
         return NEARBIT_NO_ROOM;
+    if (device->config.has_memory) {
+        const enum nearbit_status status = wait_ready(device);
+        if (status != NEARBIT_OK)
+            return status;
+    }
     return nearbit_clear(device);
 }
 
@@ -524,8 +790,9 @@ struct nearbit_error nearbit_error(const struct nearbit *device)
     const uint32_t detail = FIELD(word, ERROR_DETAIL);
     struct nearbit_error error = {FIELD(word, ERROR_CODE), 0, 0, 0};
     if (error.code == NEARBIT_REG_ERROR_CODE_QUERY) {
-        error.query = detail >> 3;
-        error.query_error = detail & 7;
+        const unsigned bits = device->config.has_memory ? 4 : 3;
+        error.query = detail >> bits;
+        error.query_error = detail & ((1u << bits) - 1);
     } else {
         error.address = detail;
     }
@@ -629,6 +896,9 @@ const char *nearbit_query_text(uint32_t error)
         "the query's exp table is not loaded",
         "there is no unit for rescoring, or for a shared selection",
         "a shared selection without rescoring, or of queries that see different keys",
+        "the head, or the first page that the query sees, is not set",
+        "codes could not be read from memory, or a page is not set",
+        "rows could not be read from memory",
     };
     return error < COUNT(texts) ? texts[error] : "unknown error";
 }

@@ -60,6 +60,18 @@ struct nearbit_port {
 
     /* How often the status is read before an operation counts as stuck. */
     uint32_t polls;
+
+    /* Of an accelerator whose keys and values lie in memory; only nearbit_append() needs them.
+     * Where the processor sees that memory, the address on the accelerator's buses of the first of
+     * these bytes, and how many there are. */
+    uint8_t *memory;
+    uint64_t memory_address;
+    uint64_t memory_bytes;
+
+    /* See to it that bytes which were written have reached the memory before any register is
+     * written after: write the data cache back, then a barrier. In uncached memory, the barrier.
+     * Return 0; anything else is a failure. */
+    int (*flush)(void *context, const uint8_t *bytes, size_t length);
 };
 
 /* What the accelerator is, as its registers say. */
@@ -85,6 +97,21 @@ struct nearbit_config {
     uint32_t data_bits;             /* bits of a beat of the input and of the result stream */
     uint32_t result_bits;           /* bits of an element in a result packet */
     uint32_t trace_bits;            /* bits of a beat of the trace */
+    int has_memory;                 /* keys and values lie in memory; 0 in all that follows if not */
+    uint32_t heads;                 /* key heads */
+    uint32_t sequences;             /* sequences that are open at the same time */
+    uint32_t page_tokens;           /* tokens of a page */
+    uint32_t pages;                 /* pages of each head */
+    uint32_t bus_bits;              /* bits of a beat of the buses to the memory */
+    uint32_t address_bits;          /* bits of an address */
+    uint32_t timeout_bits;          /* bits of the time-out */
+    uint32_t code_bytes;            /* bytes of a code in memory */
+    uint32_t code_alignment;        /* of addresses of a head's codes */
+    uint32_t row_bytes;             /* bytes of a row in memory */
+    uint32_t row_alignment;         /* of addresses of a head's rows, and of strides */
+    uint32_t row_values;            /* bytes of a row in front of its values */
+    uint32_t row_scale;             /* the same of its scale */
+    uint32_t row_stride;            /* bytes from one row to the next, at most */
 };
 
 struct nearbit {
@@ -104,6 +131,23 @@ struct nearbit_batch {
     uint32_t first, n, sink, recent;
     int trace, rescore, shared;
     const struct nearbit_query *queries;
+    uint32_t head, sequence;        /* of whose keys, if they lie in memory; else not looked at */
+};
+
+/* Where a head's codes and rows lie in memory: addresses on the accelerator's buses. */
+struct nearbit_head {
+    uint64_t codes;                 /* a multiple of code_alignment */
+    uint64_t rows;                  /* a multiple of row_alignment */
+    uint32_t stride;                /* bytes from one row to the next; a multiple of it, too */
+};
+
+/* A text in work. All of it is yours, the list of pages, too; the functions keep it up to date.
+ * Which pages are free is for you to know. */
+struct nearbit_sequence {
+    uint32_t number;                /* below the configuration's sequences */
+    uint32_t tokens;                /* tokens that queries can see */
+    uint32_t listed;                /* pages in the list */
+    uint32_t *pages;                /* their numbers; room for capacity / page_tokens of them */
 };
 
 /* The answer to a query. */
@@ -177,6 +221,58 @@ enum nearbit_status nearbit_take_trace(struct nearbit *device, struct nearbit_se
 enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_batch *batch,
                                   uint32_t number, const uint8_t *codes, const int16_t *query_elements,
                                   struct nearbit_result *results, int32_t *elements);
+
+/* --- Keys and values in memory (docs/memory.md) ------------------------------------------------
+ *
+ * For accelerators with `has_memory`; NEARBIT_ARGUMENT from others. Heads, pages and tokens that a
+ * batch in work may read must stay as they are: wait for its answers first. */
+
+/* Say where the codes and rows of a head are, or that it has none any more. */
+enum nearbit_status nearbit_set_head(struct nearbit *device, uint32_t head,
+                                     const struct nearbit_head *place);
+enum nearbit_status nearbit_clear_head(struct nearbit *device, uint32_t head);
+
+/* Begin a sequence without pages or tokens; `number` and `pages` are yours to set before. */
+enum nearbit_status nearbit_open(struct nearbit *device, struct nearbit_sequence *sequence);
+
+/* Give a sequence a further page. */
+enum nearbit_status nearbit_grow(struct nearbit *device, struct nearbit_sequence *sequence,
+                                 uint32_t page);
+
+/* Let an open sequence without pages begin with tokens of another one: full pages, so a multiple
+ * of page_tokens, and no more than the other one has. */
+enum nearbit_status nearbit_share(struct nearbit *device, struct nearbit_sequence *sequence,
+                                  const struct nearbit_sequence *with, uint32_t tokens);
+
+/* End a sequence; its pages can be used again, if no other one shares them. */
+enum nearbit_status nearbit_close(struct nearbit *device, struct nearbit_sequence *sequence);
+
+/* Write a token of a head to the memory, and flush it. Queries do not see it yet: the pages must
+ * have room for it. `code` has nearbit_code_bytes, `key` head_dim elements, or is NULL without
+ * rescoring, `values` value_dim elements. */
+enum nearbit_status nearbit_write_token(struct nearbit *device, const struct nearbit_head *place,
+                                        const struct nearbit_sequence *sequence, uint32_t token,
+                                        const uint8_t *code, const int16_t *key,
+                                        const int16_t *values, uint16_t scale);
+
+/* Let queries see this many tokens of a sequence. All heads that are asked must have them. */
+enum nearbit_status nearbit_set_tokens(struct nearbit *device, struct nearbit_sequence *sequence,
+                                       uint32_t tokens);
+
+/* Append a token to a sequence: write it to some heads, then let queries see it. The arrays have
+ * an element of each head: codes[number][nearbit_code_bytes], keys[number][head_dim] or NULL,
+ * values[number][value_dim], scales[number]. */
+enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_head *places,
+                                   uint32_t number, struct nearbit_sequence *sequence,
+                                   const uint8_t *codes, const int16_t *keys,
+                                   const int16_t *values, const uint16_t *scales);
+
+/* Cycles after which a memory that does not answer is given up; 0 is the longest time. */
+enum nearbit_status nearbit_set_timeout(struct nearbit *device, uint32_t cycles);
+
+/* Faults of the memory in queries since they were cleared: bits of MEMORY_FAULT. 0 without memory. */
+uint32_t nearbit_faults(const struct nearbit *device);
+void nearbit_clear_faults(struct nearbit *device, uint32_t bits);
 
 /* The first error since the last clear. */
 struct nearbit_error nearbit_error(const struct nearbit *device);

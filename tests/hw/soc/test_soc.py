@@ -9,8 +9,10 @@ from nearbit_hw.soc.register_file import RegisterFile
 from nearbit_hw.soc.registers import register_map
 from nearbit_hw.soc.result_stream import ResultStream
 from nearbit_hw.soc.soc_core import SocCore
+from nearbit_hw.soc.table_registers import TableRegisters
 from nearbit_hw.verilog import generate, run_yosys
-from nearbit_model.config import PRESETS, Config, Rescore
+from nearbit_model.config import PRESETS, Config, Memory, Rescore
+from nearbit_model.memory import MemoryLayout
 from nearbit_sim.bench import run_bench
 
 
@@ -72,6 +74,38 @@ def test_wishbone():
     bench("wishbone.py", TINY, bus="wishbone", scenarios=6)
 
 
+CACHED = {
+    "plain": (Config(key_bits=8, value_dim=8, capacity=64, lanes=4, value_lanes=8, top_n=16,
+                     memory=Memory(heads=3, sequences=2, page_tokens=16, burst_bytes=16,
+                                   queue_beats=16)), 64, "axi"),
+    "one bus": (Config(key_bits=70, value_dim=8, capacity=32, queries=2, lanes=1, value_lanes=4,
+                       top_n=8,
+                       memory=Memory(heads=1, sequences=1, page_tokens=8, one_bus=True,
+                                     address_bits=40, bus_bits=32, burst_bytes=16,
+                                     queue_beats=64)), 64, "axi"),
+    "shared": (Config(key_bits=8, value_dim=16, capacity=64, lanes=4, value_lanes=8, top_n=16,
+                      queries=2, rescore=Rescore(head_dim=16, lanes=8, element_bits=12,
+                                                 shared=True),
+                      memory=Memory(heads=2, sequences=3, page_tokens=32, pages=5, bus_bits=32,
+                                    row_ports=2)), 32, "axi"),
+}
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_cached(case):
+    """A core whose cache lies in memory, with other people's memories behind its buses."""
+    config, data_bits, bus = CACHED[case]
+    bench("cached.py", config, data_bits, bus, "queries|registers|commands|unset|faults|silence",
+          steps=12)
+
+
+def test_cached_after_reset():
+    config = Config(key_bits=8, value_dim=4, capacity=32, lanes=1, value_lanes=4, value_bits=16,
+                    top_n=4, exp_tables=1,
+                    memory=Memory(heads=2, sequences=33, page_tokens=8, pages=200))
+    bench("cached.py", config, test_filter="first_write")
+
+
 READY = {
     "axi": ["m_axis_result_tready", "m_axis_trace_tready", "s_axi_bready", "s_axi_rready"],
     "wishbone": ["m_axis_result_tready", "m_axis_trace_tready"],
@@ -79,13 +113,20 @@ READY = {
 
 
 @pytest.mark.parametrize("bus", ["axi", pytest.param("wishbone", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("rescore", [None, Rescore(head_dim=2, lanes=1, element_bits=2)])
-def test_no_path_from_ready(rescore, bus):
+@pytest.mark.parametrize(("rescore", "memory"), [
+    (None, None), (Rescore(head_dim=2, lanes=1, element_bits=2), None),
+    (None, Memory(heads=2, page_tokens=4, bus_bits=32, burst_bytes=16, queue_beats=8))])
+def test_no_path_from_ready(rescore, memory, bus):
     """No output depends on a ready input within a cycle, so no loop can come about outside."""
     config = Config(key_bits=2, value_dim=4, capacity=4, queries=2, lanes=1, value_lanes=2, top_n=2,
                     value_bits=2, weight_bits=2, exp_tables=1, rescore=rescore)
+    if memory is not None:
+        config = config.replace(key_bits=8, value_bits=16, memory=memory)
     verilog = generate(SocCore(config, bus=bus), "top")
     checks = [f"select -assert-none i:{name} %coe* o:* %i" for name in READY[bus]]
+    if config.memory is not None:
+        checks += [f"select -assert-none i:m_axi_{bus}_{name} %coe* o:* %i"
+                   for bus in ("codes", "rows0") for name in ("arready", "rvalid", "rdata")]
     # To see that it would be found: there is a path to this one.
     checks.append("select -assert-any i:s_axis_tvalid %coe* w:*.take %i")
     if bus == "axi":
@@ -117,12 +158,13 @@ def test_wrong_parameters():
         SocCore(TINY, bus="apb")
     with pytest.raises(ValueError, match=r"^Version must be three integers from 0 to 255, not "):
         SocCore(TINY, version=(0, 256, 0))
-    for part in (RegisterFile, InputStream, ResultStream):
+    for part in (RegisterFile, InputStream, ResultStream, TableRegisters):
         with pytest.raises(TypeError, match=r"^Description must be a RegisterMap, not 1$"):
             part(1)
 
 
-@pytest.mark.parametrize("config", [config for config, _ in CONFIGS] + [*PRESETS.values()])
+@pytest.mark.parametrize("config", [config for config, _ in CONFIGS] + [*PRESETS.values()] + [
+    config for config, *_ in CACHED.values()])
 def test_map_has_no_overlaps(config):
     found = register_map(config, 128)
     addresses = [register.address for register in found.registers]
@@ -159,6 +201,29 @@ def test_map_has_the_configuration(config):
         assert field.reset == (0 if config.rescore is None else getattr(config.rescore, name))
         known = Config.leaf_metadata()[f"rescore.{name}"]
         assert known.get("range", range(2))[-1] < 1 << field.bits
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_map_has_the_layout(case):
+    """What is said of the memory is what the models say; they derive it by their own means."""
+    config, data_bits, _ = CACHED[case]
+    found, layout = register_map(config, data_bits), MemoryLayout.of(config)
+    fields = {(register.name, field.name): field.reset for register in found.registers
+              for field in register.fields}
+    assert (fields["HEADS", "HEADS"], fields["SEQUENCES", "SEQUENCES"]) == (
+        config.memory.heads, config.memory.sequences)
+    assert (fields["PAGE_TOKENS", "PAGE_TOKENS"], fields["PAGES", "PAGES"]) == (
+        config.memory.page_tokens, config.memory_pages)
+    assert [fields["MEMORY", name] for name in ("BUS_BITS", "ADDRESS_BITS", "TIMEOUT_BITS")] == [
+        config.memory.bus_bits, config.memory.address_bits, config.memory.timeout_bits]
+    assert (fields["CODE", "BYTES"], fields["CODE", "ALIGNMENT"]) == (
+        layout.code_bytes, layout.code_unit)
+    assert (fields["ROW", "BYTES"], fields["ROW", "ALIGNMENT"]) == (
+        layout.row_bytes, layout.row_unit)
+    assert (fields["ROW_FIELDS", "VALUES"], fields["ROW_FIELDS", "SCALE"]) == (
+        layout.values.offset, layout.scale.offset)
+    assert fields["ROW_STRIDE", "ROW_STRIDE"] == layout.most_stride
+    assert fields["CAPABILITIES", "MEMORY"] == 1
 
 
 def test_map_names_registers():
