@@ -74,18 +74,22 @@ class Plan:
         With a memory, the order of the pages follows from it.
     appends
         With a memory, whether the core writes the tokens to it, before anything is asked.
+    placement
+        With a memory, where the tokens are, if they are in it; None lays them out.
     """
 
     def __init__(self, prepared: Prepared, *, trace: bool = True, loads: bool = True,
-                 seed: int = 0, appends: bool = False) -> None:
+                 seed: int = 0, appends: bool = False, placement: Placement | None = None
+                 ) -> None:
         """Write the whole program; :class:`LayoutError` if the memory cannot hold the problem."""
         self._prepared = prepared
         self._trace = trace
         self._has_loads = loads
         self._config = prepared.config
         self.program = Program(core_ports(prepared.config))
-        self._placement = None if prepared.config.memory is None else place(
-            prepared, seed=seed, appends=appends)
+        if placement is None and prepared.config.memory is not None:
+            placement = place(prepared, seed=seed, appends=appends)
+        self._placement = placement
         # For each answer the head and the query that it is to, or -1 for one without.
         self._heads: list[NDArray[np.int64]] = []
         self._queries: list[NDArray[np.int64]] = []
@@ -204,7 +208,7 @@ class Plan:
                                                                                             unit.lanes)
 
         place_of = {} if self._placement is None else {
-            "head": every(int(group[0]) // prepared.group),
+            "head": every(self._placement.first_head + int(group[0]) // prepared.group),
             "sequence": every(self._placement.sequence)}
         self._loads.append(-1)
         self.program.add({**inputs, "i_command": {
