@@ -19,6 +19,7 @@ from nearbit.cli.options import (
     JsonOption,
     MemoryLatencyOption,
     MemoryPaceOption,
+    MemoryPauseOption,
     MemorySeedOption,
     MemorySharedPaceOption,
     ModelMethod,
@@ -70,6 +71,7 @@ def generate(
     memory_latency: MemoryLatencyOption = None,
     memory_pace: MemoryPaceOption = None,
     memory_shared_pace: MemorySharedPaceOption = False,
+    memory_pause: MemoryPauseOption = None,
     memory_seed: MemorySeedOption = None,
     clock: Annotated[list[float] | None, typer.Option(
         metavar="MHZ", help=(
@@ -90,14 +92,14 @@ def generate(
     check_codes(method, codes)
     if tokens < 1:
         raise UserError(f"--tokens must be at least 1, not {tokens}")
-    timing = {"latency": memory_latency, "pace": memory_pace, "shared_pace": memory_shared_pace,
+    timing = {"latency": memory_latency, "pace": memory_pace,
+              "shared_pace": memory_shared_pace or None, "pause": memory_pause,
               "seed": memory_seed}
     clocks = clock or [DEFAULT_CLOCK]
     is_whole = hardware == "all"
     _check_options(is_whole, method, clocks, {
         "--preset": preset, "--config": config, "--memory-width": memory_width, "--clock": clock,
-        **{f"--memory-{name.replace('_', '-')}": value or None if name == "shared_pace" else value
-           for name, value in timing.items()}})
+        **{f"--memory-{name.replace('_', '-')}": value for name, value in timing.items()}})
     accelerator, _ = given(preset, config)
     if accelerator is not None and memory_width is not None:
         raise UserError("--memory-width is that of a configuration fitted to the model; leave it "

@@ -52,20 +52,18 @@ def fitted(network: Network, method: Method, tokens: int, *, bus_bits: int = 64)
     lanes = max(1, bus_bits // max(8, 1 << (bits - 1).bit_length()))
     capacity = -(-tokens // _PAGE_TOKENS) * _PAGE_TOKENS
     top_n = min(method.keys, capacity)
-    given = dict(
-        key_bits=bits, value_dim=network.value_dim, capacity=capacity,
-        queries=min(group, _MOST_QUERIES), lanes=lanes, refine_lanes=2 * lanes,
-        value_lanes=gcd(network.value_dim, bus_bits // _VALUE_BITS), top_n=top_n,
-        exp_tables=min(group, _MOST_TABLES) if method.name == "had" else 1)
-    memory = dict(
-        heads=network.layers * heads, page_tokens=_PAGE_TOKENS, bus_bits=bus_bits,
-        burst_bytes=max(_LEAST_BURST, 4 * bus_bits))
 
     def made(block: int, address_bits: int) -> Config:
         return Config(
-            **given, selection_block=block,
+            key_bits=bits, value_dim=network.value_dim, capacity=capacity,
+            queries=min(group, _MOST_QUERIES), lanes=lanes, refine_lanes=2 * lanes,
+            value_lanes=gcd(network.value_dim, bus_bits // _VALUE_BITS), top_n=top_n,
+            exp_tables=min(group, _MOST_TABLES) if method.name == "had" else 1,
+            selection_block=block,
             rescore=None if method.name == "had" else _rescore(network.head_dim, bus_bits),
-            memory=Memory(**memory, address_bits=address_bits))
+            memory=Memory(
+                heads=network.layers * heads, page_tokens=_PAGE_TOKENS, bus_bits=bus_bits,
+                burst_bytes=max(_LEAST_BURST, 4 * bus_bits), address_bits=address_bits))
 
     try:
         end = plan_memory(made(0, 64)).end
