@@ -30,7 +30,7 @@ def fitted(network: Network, method: Method, tokens: int, *, bus_bits: int = 64)
     """A configuration that reads the caches of all heads of a network from one memory.
 
     A command has the query heads of a key head; codes are scored, and value vectors taken, as fast
-    as the bus brings them.
+    as the bus brings them; there is an exp table for each query head of a layer.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def fitted(network: Network, method: Method, tokens: int, *, bus_bits: int = 64)
             key_bits=bits, value_dim=network.value_dim, capacity=capacity,
             queries=min(group, _MOST_QUERIES), lanes=lanes, refine_lanes=2 * lanes,
             value_lanes=gcd(network.value_dim, bus_bits // _VALUE_BITS), top_n=top_n,
-            exp_tables=min(group, _MOST_TABLES) if method.name == "had" else 1,
+            exp_tables=min(network.heads, _MOST_TABLES) if method.name == "had" else 1,
             selection_block=block,
             rescore=None if method.name == "had" else _rescore(network.head_dim, bus_bits),
             memory=Memory(

@@ -146,7 +146,7 @@ def test_fitted_to_smollm2():
     method = Method(name="had", n=112, sink=4, recent=12)
     assert fitted(SMOLLM2, method, 8000) == Config(
         key_bits=64, value_dim=64, capacity=8192, queries=3, lanes=1, value_lanes=8, top_n=128,
-        exp_tables=3, refine_lanes=2, selection_block=512, memory=Memory(heads=90))
+        exp_tables=9, refine_lanes=2, selection_block=512, memory=Memory(heads=90))
     method = Method(name="hash", codes=Mapping.sign(64, heads=270, kv_heads=90), n=112, sink=4,
                     recent=12)
     assert fitted(SMOLLM2, method, 8000).rescore == Rescore(

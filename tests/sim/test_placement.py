@@ -1,6 +1,7 @@
 """Commands for key heads that are not the first ones of a core's memory."""
 
 import numpy as np
+import pytest
 
 from nearbit_model.config import Config, Memory
 from nearbit_model.prepare import prepare
@@ -11,13 +12,18 @@ CONFIG = Config(key_bits=8, value_dim=8, capacity=32, lanes=8, value_lanes=8, to
                 memory=Memory(heads=16, page_tokens=32, sequences=4))
 
 
-def test_heads_of_a_layer():
-    """A placement says which heads and which sequence are asked, and what is in the memory."""
+@pytest.mark.parametrize("exp_tables", [2, 5, 6])
+def test_heads_of_a_layer(exp_tables):
+    """A placement says which heads and which sequence are asked, and what is in the memory.
+
+    Exp tables are loaded once, if there are as many as heads.
+    """
     rng = np.random.default_rng(2)
     q, k, v = (rng.standard_normal((heads, count, 8)) for heads, count in ((6, 1), (3, 9), (3, 9)))
     octets = np.arange(200, dtype=np.uint8)
     tables = {"i_tokens": {"sequence": np.array([2]), "tokens": np.array([9])}}
-    program = Plan(prepare(q, k, v, CONFIG, n=4), placement=Placement(
+    config = CONFIG.replace(exp_tables=exp_tables)
+    program = Plan(prepare(q, k, v, config, n=4), placement=Placement(
         octets, tables, [], 2, first_head=7)).program
     assert program.memory is octets
     assert [list(phase.inputs) for phase in program.phases[:1]] == [["i_tokens"]]
@@ -25,3 +31,8 @@ def test_heads_of_a_layer():
                 for phase in program.phases if "i_command" in phase.inputs]
     assert [int(each["head"][0]) for each in commands] == [7, 8, 9]
     assert {int(each["sequence"][0]) for each in commands} == {2}
+    loaded = [len(phase.inputs["i_exp_table"]) // (CONFIG.key_bits + 1)
+              for phase in program.phases if "i_exp_table" in phase.inputs]
+    used = np.concatenate([each["queries"]["exp_table"].ravel() for each in commands])
+    assert (loaded, used.tolist()) == (([6], list(range(6))) if exp_tables == 6
+                                       else ([2, 2, 2], 3 * [0, 1]))
