@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nearbit_model.transfers.attention import MemoryUse
 
 
-__all__ = ["check_report", "describe", "figures", "show", "timing_of"]
+__all__ = ["check_report", "describe", "figures", "parameters", "show", "timing_of"]
 
 
 _CHANNELS = ("ar", "r", "aw", "w", "b")
@@ -76,12 +76,17 @@ def describe(timing: "MemoryTiming") -> str:
     return f"memory with {', '.join(parts)}"
 
 
+def parameters(timing: "MemoryTiming") -> dict[str, Any]:
+    """When the memory answers, for JSON."""
+    return {name: value for name, value in timing.to_json().items()
+            if not name.startswith(("silent", "faults"))}
+
+
 def figures(timing: "MemoryTiming", use: "MemoryUse") -> dict[str, Any]:
     """What was read, for JSON."""
     shares = use.shares
     return {
-        "timing": {name: value for name, value in timing.to_json().items()
-                   if not name.startswith(("silent", "faults"))},
+        "timing": parameters(timing),
         "cycles": use.cycles, "commands": use.commands, "bytes_read": use.bytes_read,
         "bytes_per_query": use.bytes_per_query, "bytes_per_command": use.bytes_per_command,
         "buses": [{"name": bus.name, "beat_bytes": bus.beat_bytes, "bursts": bus.bursts,

@@ -5,7 +5,7 @@ a host does with a device. Nothing is computed again, and no cache of floats is 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from nearbit_nets.golden import Method, accelerator, by_range
 from nearbit_nets.network import Network, Past
 
 
-__all__ = ["HEADROOM", "Decoder", "Tokens", "Witness", "generate"]
+__all__ = ["HEADROOM", "CacheWitness", "Decoder", "Tokens", "Witness", "generate"]
 
 
 HEADROOM = 2.0
@@ -86,6 +86,47 @@ class Witness(Protocol):
         ...
 
 
+class CacheWitness(Protocol):
+    """Something that computes all heads as well, such as hardware whose memory has all caches."""
+
+    def append(self, layer: int, first: int, k_codes: NDArray[np.uint64], values: Values,
+               rescore_keys: NDArray[Any] | None) -> None:
+        """Take more keys and values of a layer.
+
+        Parameters
+        ----------
+        layer
+            The layer.
+        first
+            Token of the first of them.
+        k_codes
+            uint64 [kv_heads, tokens, words].
+        values
+            Elements [kv_heads, tokens, value_dim], scales [kv_heads, tokens].
+        rescore_keys
+            Elements for rescoring [kv_heads, tokens, head_dim], or None.
+        """
+        ...
+
+    def ask(self, layer: int, asked: Prepared, golden: Attention) -> NDArray[np.int32]:
+        """Answer the newest query of each head of a layer.
+
+        Parameters
+        ----------
+        layer
+            The layer.
+        asked
+            The problem, whose keys and values are those that were appended.
+        golden
+            The golden model's answer to it, to be compared.
+
+        Returns
+        -------
+        int32 [heads, 1, value_dim]
+        """
+        ...
+
+
 @dataclass(eq=False)
 class _Store:
     """One layer's keys and values, as the accelerator holds them.
@@ -126,12 +167,20 @@ class Decoder:
         The most tokens, those of the prompt included.
     witness
         Computes one head as well, and its answers are what the network goes on with.
+    given
+        The accelerator, if it is not that of :func:`nearbit_nets.golden.accelerator`; it fits the
+        network and the method.
+    cache_witness
+        Computes all heads of each token that is generated as well, from the last one of the prompt
+        on, and its answers are what the network goes on with.
     """
 
     network: Network
     method: Method
     capacity: int
     witness: Witness | None = None
+    given: Config | None = None
+    cache_witness: CacheWitness | None = None
     saturated: int = 0
     """Value vectors and keys beyond the headroom so far, which were clipped."""
     _stores: dict[int, _Store] = field(default_factory=dict)
@@ -144,7 +193,10 @@ class Decoder:
         if self.method.name == "topn":
             raise NetworkError("method topn needs the keys themselves, which no store holds; take "
                                "hash, had or dense")
-        self._config = accelerator(self.network, self.method, self.capacity)
+        self._config = accelerator(self.network, self.method, self.capacity) \
+            if self.given is None else self.given
+        # A rescoring unit that the method does not use is left idle.
+        self._rescore = None if self.method.name == "had" else self._config.rescore
 
     @property
     def config(self) -> Config:
@@ -179,6 +231,9 @@ class Decoder:
                 head = self.witness.head
                 alone = _of_head(part, head)
                 output_int[head, rows] = self.witness.ask(alone, attend(alone))[0]
+        if self.cache_witness is not None:
+            newest = _newest(asked, counts[0].numpy(), first[0].numpy())
+            output_int[:, -1:] = self.cache_witness.ask(layer, newest, attend(newest))
         output = torch.from_numpy(asked.outputs(output_int))
         return output.to(q.dtype)[None]
 
@@ -200,8 +255,8 @@ class Decoder:
         unit = HEADROOM * quantize.values(v, config.value_bits, rotated=True).unit
         step = None
         rescore_keys = None
-        if config.rescore is not None:
-            found = quantize.rescore_operands(q, k, config.rescore.element_bits)
+        if self._rescore is not None:
+            found = quantize.rescore_operands(q, k, self._rescore.element_bits)
             step = np.where(found.step > 0, HEADROOM * found.step, 1.0)
             rescore_keys = np.zeros((len(k), room, k.shape[2]), found.keys.dtype)
         given = self.method.logit_scale
@@ -228,9 +283,9 @@ class Decoder:
         store.scales[:, part] = values.scales
         self.saturated += int(values.saturated.sum())
         rescore = None
-        if config.rescore is not None and store.rescore_keys is not None:
+        if self._rescore is not None and store.rescore_keys is not None:
             try:
-                rescore = quantize.rescore_operands(q, k, config.rescore.element_bits,
+                rescore = quantize.rescore_operands(q, k, self._rescore.element_bits,
                                                     step=store.step)
             except ValueError as error:
                 raise NetworkError(f"layer {layer}: {error}") from None
@@ -245,6 +300,9 @@ class Decoder:
                 Values(values.elements[row], values.scales[row], store.unit[row],
                        values.saturated[row], True),
                 None if rescore is None else rescore.keys[row], store.exp_tables[head:head + 1]))
+        if self.cache_witness is not None:
+            self.cache_witness.append(layer, part.start, k_codes, values,
+                                      None if rescore is None else rescore.keys)
         return rescore
 
     def _ask(self, store: _Store, q_codes: NDArray[np.uint64],
@@ -282,6 +340,16 @@ def _of_head(asked: Prepared, head: int) -> Prepared:
             rescore.queries[head:head + 1], rescore.keys[row:row + 1],
             rescore.multipliers[head:head + 1], rescore.step[row:row + 1],
             rescore.saturated[row:row + 1], rescore.rotated))
+
+
+def _newest(asked: Prepared, counts: NDArray[np.int64], first: NDArray[np.int64]) -> Prepared:
+    """The part of a problem that is of the last query of each head."""
+    rescore = asked.rescore
+    return replace(
+        asked, q_codes=asked.q_codes[:, -1:], counts=counts[-1:].astype(np.int64),
+        first=int(first[-1]),
+        rescore=None if rescore is None else replace(
+            rescore, queries=rescore.queries[:, -1:], multipliers=rescore.multipliers[:, -1:]))
 
 
 def generate(network: Network, ids: Sequence[int], decoder: Decoder, count: int) -> Iterator[int]:

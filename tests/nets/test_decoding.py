@@ -168,7 +168,7 @@ def test_hardware_that_differs(decoder_folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--hardware", "1"], "--hardware must be LAYER.HEAD such as 3.0, not '1'"),
+    (["--hardware", "1"], "--hardware must be LAYER.HEAD such as 3.0, or all, not '1'"),
     (["--hardware", "2.0"], "--hardware 2.0: there is no such head, the layers are 0 to 1"),
     (["--tokens", "0"], "--tokens must be at least 1, not 0"),
     (["--tokens", "500"], "takes at most 128 tokens, not 519"),

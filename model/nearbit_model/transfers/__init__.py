@@ -4,10 +4,11 @@ For whoever talks to hardware, be it simulated or on a board; needs NumPy only.
 """
 
 from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
+from nearbit_model.transfers.placement import Placement
 from nearbit_model.transfers.plan import Plan, Prediction
 from nearbit_model.transfers.program import Outcome, Program, Progress
 from nearbit_model.transfers.streams import core_ports
 
 
-__all__ = ["HardwareAttention", "MemoryUse", "Outcome", "Plan", "Prediction", "Program", "Progress",
-           "core_ports"]
+__all__ = ["HardwareAttention", "MemoryUse", "Outcome", "Placement", "Plan", "Prediction",
+           "Program", "Progress", "core_ports"]

@@ -15,7 +15,7 @@ __all__ = ["Placement", "place"]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the keys and values of a problem are; key head h is head h of the core's table.
+    """Where the keys and values of a problem are, in the memory of a core.
 
     Parameters
     ----------
@@ -27,12 +27,15 @@ class Placement:
         For each key head, what appends its tokens, in the same form; empty if they are in memory.
     sequence
         The sequence of the tokens.
+    first_head
+        Head of the core's table that the first key head is; the others follow.
     """
 
     octets: NDArray[np.uint8]
     tables: dict[str, Any]
     tokens: list[dict[str, Any]]
     sequence: int
+    first_head: int = 0
 
 
 def place(prepared: Prepared, *, seed: int = 0, appends: bool = False) -> Placement:

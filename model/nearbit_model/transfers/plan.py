@@ -74,18 +74,26 @@ class Plan:
         With a memory, the order of the pages follows from it.
     appends
         With a memory, whether the core writes the tokens to it, before anything is asked.
+    placement
+        With a memory, where the tokens are, if they are in it; None lays them out. If there is an
+        exp table for each head, all of them are then loaded before the first command.
     """
 
     def __init__(self, prepared: Prepared, *, trace: bool = True, loads: bool = True,
-                 seed: int = 0, appends: bool = False) -> None:
+                 seed: int = 0, appends: bool = False, placement: Placement | None = None
+                 ) -> None:
         """Write the whole program; :class:`LayoutError` if the memory cannot hold the problem."""
         self._prepared = prepared
         self._trace = trace
+        # Commands wait for the next key head's exp tables to be loaded, and these for the commands.
+        self._has_all_tables = (placement is not None and prepared.rescore is None
+                                and prepared.heads <= prepared.config.exp_tables)
         self._has_loads = loads
         self._config = prepared.config
         self.program = Program(core_ports(prepared.config))
-        self._placement = None if prepared.config.memory is None else place(
-            prepared, seed=seed, appends=appends)
+        if placement is None and prepared.config.memory is not None:
+            placement = place(prepared, seed=seed, appends=appends)
+        self._placement = placement
         # For each answer the head and the query that it is to, or -1 for one without.
         self._heads: list[NDArray[np.int64]] = []
         self._queries: list[NDArray[np.int64]] = []
@@ -153,8 +161,11 @@ class Plan:
             prepared.values.scales[kv_head], None if rescore is None else rescore.keys[kv_head]
             ) if self._has_loads and self._placement is None else {}
         if self._has_loads and together:
-            loads = load if rescore is not None else {
-                **load, **exp_table_loads(prepared.exp_tables[heads])}
+            tables = prepared.exp_tables[heads]
+            if self._has_all_tables:
+                tables = prepared.exp_tables[:prepared.heads if kv_head == 0 else 0]
+            loads = load if rescore is not None or not len(tables) else {
+                **load, **exp_table_loads(tables)}
             if loads:
                 self._loads.append(kv_head)
                 self.program.add(loads)
@@ -189,8 +200,8 @@ class Plan:
         def every(number: int) -> NDArray[np.int64]:
             return np.full(commands, number)
 
-        exp_tables = by_command(heads - group[0]
-                                if together and rescore is None else np.zeros_like(heads))
+        table = heads if self._has_all_tables else heads - group[0]
+        exp_tables = by_command(table if together and rescore is None else np.zeros_like(heads))
         fields = {"code": by_command(_code(prepared.q_codes[heads, queries], config.key_bits)),
                   "count": by_command(prepared.counts[queries]), "exp_table": exp_tables}
         inputs: dict[str, Any] = {}
@@ -204,7 +215,7 @@ class Plan:
                                                                                             unit.lanes)
 
         place_of = {} if self._placement is None else {
-            "head": every(int(group[0]) // prepared.group),
+            "head": every(self._placement.first_head + int(group[0]) // prepared.group),
             "sequence": every(self._placement.sequence)}
         self._loads.append(-1)
         self.program.add({**inputs, "i_command": {
