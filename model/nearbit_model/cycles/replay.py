@@ -62,7 +62,7 @@ class Rescorer:
         return accepted
 
     def run(self, selection: Selection, turn: int, *, rescore: bool, free: int, again: bool
-            ) -> tuple[int, Interval]:
+            ) -> tuple[int, dict[str, Interval]]:
         """Take a selection from a cycle on; gives when Softmax, once free, takes the last key.
 
         It may be one that a query before had.
@@ -88,7 +88,7 @@ class Rescorer:
         if not again:
             selection.taken, selection.last, selection.each = each[0], each[-1], each
         selection.passed = each[-1]
-        return left, Interval(first, left)
+        return left, {"rescore": Interval(first, left)}
 
 
 class Replay:
@@ -133,16 +133,8 @@ class Replay:
         traced: tuple[int, ...] = ()
         first_asked = first_entered = 0
         for beat in range(self._beats):
-            key = 0
-            while key < keys:
-                # Without a stall on the way, all keys but the last are as they should be.
-                if (key or beat) and self._accumulator.last_held <= self._added \
-                        and self._store.last_held <= self._asked:
-                    key = keys - 1
-                asked = self._move_key(issue + key)
-                if key == 0 and beat == 0:
-                    first_asked = asked
-                key += 1
+            asked = self._move_keys(issue, keys, beat)
+            first_asked = asked if beat == 0 else first_asked
             entered = self._move_beat()
             if beat == 0:
                 # What leaves before this result holds the normalizer; only the first output is put
@@ -164,6 +156,19 @@ class Replay:
             "accumulate": Interval(first_asked, self._last_sums),
             "normalize": Interval(first_entered, end),
         }
+
+    def _move_keys(self, issue: int, keys: int, beat: int) -> int:
+        """Take a beat's keys to their beats' arrival; gives when that of the first is asked for."""
+        first_asked = key = 0
+        while key < keys:
+            # Without a stall on the way, all keys but the last are as they should be.
+            if (key or beat) and self._accumulator.last_held <= self._added \
+                    and self._store.last_held <= self._asked:
+                key = keys - 1
+            asked = self._move_key(issue + key)
+            first_asked = asked if key == 0 else first_asked
+            key += 1
+        return first_asked
 
     def _move_key(self, issue: int) -> int:
         """Take a key from the buffer to its beat's arrival; gives when the beat is asked for."""
