@@ -26,6 +26,9 @@ CASES = {
                      rescore=Rescore(head_dim=8, lanes=8, element_bits=8, shared=True),
                      memory=Memory(heads=2, sequences=2, page_tokens=16, bus_bits=64,
                                    row_ports=4)),
+    # An eighth of the rows crosses 4 KiB.
+    "boundary": Config(**{**SMALL, "value_dim": 256, "value_bits": 16, "top_n": 4},
+                       memory=Memory(heads=2, page_tokens=16, bus_bits=128)),
     # Words of several beats, in blocks; bursts of a word.
     "blocks": Config(**{**SMALL, "key_bits": 20, "capacity": 256, "lanes": 2, "refine_lanes": 8,
                         "top_n": 6}, selection_block=128,
