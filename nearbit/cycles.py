@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 __all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "check_clock",
-           "differences", "measure", "plot", "plot_format", "show"]
+           "differences", "measure", "plot", "plot_format", "relief_of", "show"]
 
 
 _STEADY_COMMANDS = 240
@@ -222,11 +222,11 @@ def measure(config: Config, workload: Workload) -> Cycles:
     return Cycles(
         latency=formula.latency, interval=interval, interval_per_query=interval / config.queries,
         stages=stages, limits=limits,
-        relief=tuple(_relief(config, stage) for stage in limits),
+        relief=tuple(relief_of(config, stage) for stage in limits),
         timeline=predict(config, workload.phases(config, formula.latency)))
 
 
-def _relief(config: Config, stage: str) -> str:
+def relief_of(config: Config, stage: str) -> str:
     """Say what would make a stage faster."""
     if stage == "weigh" and config.beats == 1:
         stage = "weigh, one beat"

@@ -2,19 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nearbit.cli.accelerators import given_or_default
 from nearbit.cli.console import BUILDING, console, progress
-from nearbit.cli.errors import NOT_BIT_EXACT
+from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
     PresetOption,
 )
 from nearbit.files import OutputFile
+
+
+if TYPE_CHECKING:
+    from nearbit.cycles import Workload
+    from nearbit_model.config import Config
+    from nearbit_model.memory_timing import MemoryTiming
 
 
 __all__ = ["cycles"]
@@ -42,6 +48,12 @@ def cycles(
             "clock."))] = None,
     plot: Annotated[Path | None, typer.Option(
         metavar="FILE.svg", help="Draw which stage works on which query in each cycle.")] = None,
+    memory_latency: Annotated[int | None, typer.Option(
+        metavar="CYCLES", help="With a memory: cycles from an address to its first beat, constant "
+                               "(default: 100).")] = None,
+    memory: Annotated[str | None, typer.Option(
+        metavar="sdr16|ddr3|ddr4|hbm2", help="With a memory: also give times with this one.",
+        )] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict latency and interval of queries, and the stage that limits them.
@@ -50,6 +62,7 @@ def cycles(
     from the prediction, 2 if the input is wrong.
     """
     from nearbit import cycles as report
+    from nearbit import memory_cycles
     from nearbit_model.prepare import DEFAULT_N
 
     accelerator, shown, name = given_or_default(preset, config)
@@ -59,6 +72,11 @@ def cycles(
     workload.validate(accelerator, shown)
     if clock is not None:
         report.check_clock(clock)
+    timing = memory_cycles.timing_of(accelerator, shown, memory_latency, memory)
+    if timing is not None:
+        _from_memory(accelerator, shown, name, workload, timing, memory, clock,
+                     is_checked=is_checked, is_plotted=plot is not None, as_json=as_json)
+        return
     ending = "" if plot is None else report.plot_format(plot)
     drawing = None if plot is None else OutputFile(plot, keep=[config] if config else [])
 
@@ -85,3 +103,26 @@ def cycles(
             terminal.print(f"\nPlot: {plot}", soft_wrap=True, highlight=False, markup=False)
     if found is not None and not found.equal:
         raise typer.Exit(NOT_BIT_EXACT)
+
+
+def _from_memory(config: "Config", shown: str, name: str | None, workload: "Workload",
+                 timing: "MemoryTiming", memory: str | None, clock: float | None, *,
+                 is_checked: bool, is_plotted: bool, as_json: bool) -> None:
+    """Do the same for a configuration with a memory."""
+    from nearbit import memory_cycles
+
+    for option, is_given in (("--check", is_checked), ("--plot", is_plotted)):
+        if is_given:
+            raise UserError(f"{option} needs a configuration without a memory")
+    found = memory_cycles.measure(config, workload, timing)
+    dram = None if memory is None else memory_cycles.dram_times(config, found, memory, clock)
+    if not as_json:
+        memory_cycles.show(config, shown, workload, timing, found, dram, console())
+        return
+    assert config.memory is not None
+    print(json.dumps({
+        "preset": name, "config": config.to_dict(), "keys": workload.keys, "n": workload.n,
+        "sink": workload.sink, "recent": workload.recent, "memory_latency": timing.latency,
+        **found.to_dict(config, config.memory),
+        **({} if dram is None else {"memory": dram.to_dict(config, config.memory)}),
+    }, indent=2, allow_nan=False))

@@ -1,12 +1,13 @@
 """All blocks of a core and the queues between them: every cycle of a program."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Sequence
 
 from nearbit_model.config import Config
-from nearbit_model.cycles.loads import Loads
+from nearbit_model.cycles.cache import MemoryCache, ResidentCache, tables_ready
+from nearbit_model.cycles.memory import Grants, SharedBus
 from nearbit_model.cycles.pipeline import FOREVER, NEVER
-from nearbit_model.cycles.replay import Replay, Rescorer
 from nearbit_model.cycles.selection import HistogramTopN, Selection, TopN
 from nearbit_model.cycles.shapes import (
     Accepted,
@@ -16,6 +17,7 @@ from nearbit_model.cycles.shapes import (
     Phase,
     Timeline,
 )
+from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, Error
 
 
@@ -25,13 +27,13 @@ __all__ = ["predict"]
 class _Core:
     """All blocks, and the queues between them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, cache: ResidentCache | MemoryCache) -> None:
         self._config = config
-        self._loads = Loads(config)
+        self._cache = cache
+        self._loads = cache.loads
         selector = TopN if config.selection == "counters" else HistogramTopN
         self._selectors = [selector(config, query) for query in range(config.queries)]
-        self._rescorer = Rescorer(config)
-        self._replay = Replay(config)
+        self._replay = cache.replay
         # Dispatcher
         self._free = NEVER  # the command before may be followed by another
         self._announced = NEVER # its last block is announced
@@ -47,45 +49,48 @@ class _Core:
         """Offer a phase from a cycle on."""
         accepted = Accepted()
         self._loads.begin(phase, accepted, start)
-        self._rescorer.queries.begin(phase, accepted, start)
+        self._cache.selected.queries.begin(phase, accepted, start)
         offered = start
         for command in phase.commands:
             self._loads.advance(offered)
             accepted.commands.append(self._command(command, offered))
             offered = accepted.commands[-1] + 1
         self._loads.advance(FOREVER)
-        self._rescorer.queries.finish()
+        self._cache.selected.queries.finish()
         return accepted
 
     def _command(self, command: Command, offered: int) -> int:
         """Work on a command that is first offered in a cycle; gives when it is accepted."""
-        config = self._config
+        config, cache = self._config, self._cache
         queries = range(config.queries)
+        presented = cache.present(command, offered)
         errors = [self._loads.error(command, query, config.top_n) for query in queries]
         good = [query for query in queries if errors[query] == Error.OK]
         # Queries that select; if they share, the last one does for all.
         selecting = good[-1:] if command.shared else good
 
-        # ---- Dispatcher: checked in the cycle `offered`, then announced.
-        announced = max(offered + 1, self._ordered[0] + 1)
-        earliest = max(offered, self._announced) + 1
+        # ---- Dispatcher: checked in the cycle `presented`, then announced.
+        announced = max(presented + 1, self._ordered[0] + 1)
+        earliest = max(presented, self._announced) + 1
         claims = [self._selectors[query].claim(earliest) for query in selecting]
-        accepted = max(announced, self._free, *claims) if claims else max(announced, self._free)
         words = 0
         selections: dict[int, tuple[Selection, dict[str, Interval]]] = {}
         if good:
             skip = command.first % config.lanes
             words = -(-(skip + max(command.counts[query] for query in good)) // config.lanes)
+            claims.append(cache.fetch(command, words, presented + 1))
+        accepted = max(announced, self._free, *claims)
+        if good:
             # The words go out in the cycles after. The score array takes the first word two cycles
             # after the command is accepted, and the codes when that word is in its last stage.
-            last_word = accepted + words
             if config.selection_block:
                 last_word = self._blocks(command, selecting, accepted, words, selections)
             else:
+                last_word = cache.words(accepted, words)
                 for query in selecting:
                     selections[query] = self._selectors[query].select(
                         last_word, words, command.survivors(query, command.counts[query]))
-            self._free = max(last_word, accepted + config.score_stages + 1)
+            self._free = max(last_word, cache.first_word + config.score_stages)
 
         # ---- QueryMerge: the queries in turns. The order leaves its queue when the one before is
         # done.
@@ -97,29 +102,23 @@ class _Core:
             # A result leaves when it is noted and the one before is out.
             leave = max(noted + 1, self._given[-1] + 1)
             if errors[query] == Error.OK:
-                selection, selecting_stages = selections[config.queries - 1
-                                                         if command.shared else query]
-                stages = dict(selecting_stages)
+                selection, stages = selections[config.queries - 1 if command.shared else query]
                 commanded = max(turn, self._replay.free)
-                if config.rescore is None:
-                    selection.taken = commanded
-                    last = selection.last = selection.passed = max(
-                        selection.emitted + selection.latency,
-                        selection.taken + selection.selected - 1)
-                else:
-                    last, stages["rescore"] = self._rescorer.run(
-                        selection, turn, rescore=command.rescore, free=self._replay.free,
-                        again=command.shared and query > 0)
+                cache.use(command, query, keeps=command.shared and query < config.queries - 1)
+                last, gathering = cache.selected.run(
+                    selection, turn, rescore=command.rescore, free=self._replay.free,
+                    again=command.shared and query > 0)
                 outputs, trace, later = self._replay.run(
                     selection.selected, last, leave, command.trace)
                 answer = Answer(
                     command=self._commands, query=query, error=Error.OK, words=words,
                     selected=selection.selected, offered=offered, accepted=accepted,
                     beat_starts=outputs, outputs_per_beat=config.value_lanes,
-                    output_cycles=config.divider_cycles, trace=trace, stages={**stages, **later})
+                    output_cycles=config.divider_cycles, trace=trace,
+                    stages={**cache.stages, **stages, **gathering, **later})
                 turn = max(noted, commanded, selection.passed) + 1
             else:
-                skipped = (self._rescorer.skip(turn)
+                skipped = (cache.selected.skip(turn)
                            if command.rescore and config.rescore is not None else turn)
                 answer = Answer(
                     command=self._commands, query=query, error=errors[query], words=0, selected=0,
@@ -152,7 +151,7 @@ class _Core:
                     self._selectors[query].claim(begins + 1) for query in queries))
                 self._announced = begins
             end = min(start + size, words)
-            last_word = begins + end - start
+            last_word = self._cache.words(begins, end - start)
             for query in queries:
                 selected = command.survivors(query, end * config.lanes - skip)
                 selector = self._selectors[query]
@@ -166,19 +165,66 @@ class _Core:
         return last_word
 
 
-def predict(config: Config, phases: Sequence[Phase]) -> Timeline:
+def predict(config: Config, phases: Sequence[Phase], *,
+            memory: MemoryTiming | None = None) -> Timeline:
     """Predict when the core of a configuration takes its inputs and gives its results.
 
     Cycle 0 is the first after reset. In a phase, all sequences are offered at full rate in
     parallel; the next phase begins in the cycle after its last transfer, or ``delay`` cycles later.
     Outputs are always ready.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    phases
+        What is pushed.
+    memory
+        When the memory answers, if the configuration has one: with constant latency, in order, one
+        beat a cycle. :class:`ValueError` says what else is not predicted.
     """
+    _check(config, phases, memory)
+    if memory is None:
+        return _run(config, phases, ResidentCache(config))
+    grants = Grants(tables_ready(config))
+    shared = SharedBus(memory) if config.memory is not None and config.memory.one_bus else None
+    while True:
+        grants.begin()
+        if shared is not None:
+            shared.begin()
+        cache = MemoryCache(config, memory, grants, shared)
+        timeline = _run(config, phases, cache)
+        # Both are to be settled anew.
+        settled = [grants.settle(), shared is None or shared.settle()]
+        if all(settled):
+            return dataclasses.replace(timeline, traffic=cache.traffic)
+
+
+def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | None) -> None:
+    """Refuse what is not predicted."""
+    if (config.memory is None) != (memory is None):
+        raise ValueError("a configuration with a memory needs the memory's timing, and no other "
+                         "one does")
     for phase in phases:
         for command in phase.commands:
             if len(command.counts) != config.queries:
                 raise ValueError(f"a command must have {config.queries} counts, "
                                  f"not {len(command.counts)}")
-    core = _Core(config)
+        if memory is not None and (phase.keys or phase.values or phase.rescore_keys):
+            raise ValueError("tokens of a configuration with a memory are not loaded into the core")
+    if memory is None or config.memory is None:
+        return
+    if config.selection == "counters" and config.rescore is None:
+        raise ValueError("cycles depend on data with a memory and the selection 'counters' without "
+                         "rescoring; take 'histograms'")
+    if (memory.is_drawn or memory.pace != 1 or memory.shared_pace or memory.faults
+            or memory.silent_at or memory.silent_from is not None):
+        raise ValueError("cycles are predicted of a memory that answers in order, with constant "
+                         "latency and a beat in each cycle, without pauses or faults")
+
+
+def _run(config: Config, phases: Sequence[Phase], cache: ResidentCache | MemoryCache) -> Timeline:
+    core = _Core(config, cache)
     start = 0
     accepted = []
     for phase in phases:

@@ -64,7 +64,7 @@ class Rescorer:
         return accepted
 
     def run(self, selection: Selection, turn: int, *, rescore: bool, free: int, again: bool
-            ) -> tuple[int, Interval]:
+            ) -> tuple[int, dict[str, Interval]]:
         """Take a selection from a cycle on; gives when Softmax, once free, takes the last key.
 
         It may be one that a query before had.
@@ -90,7 +90,7 @@ class Rescorer:
         if not again:
             selection.taken, selection.last, selection.each = each[0], each[-1], each
         selection.passed = each[-1]
-        return left, Interval(first, left)
+        return left, {"rescore": Interval(first, left)}
 
 
 class Replay:
@@ -134,25 +134,17 @@ class Replay:
         first, first_issue = issue, self._softmax.cycle(issue)
         outputs: list[int] = []
         traced: tuple[int, ...] = ()
-        first_asked = first_added = first_entered = 0
+        first_asked = first_entered = 0
         earliest = self._added + CLEARING_GAP if self._scale_beats else NEVER
-        for beat in range(-self._scale_beats, self._beats):
-            key = 0
-            while key < keys:
-                # Without a stall on the way, all keys but the last are as they should be.
-                if (key or (beat and not self._scale_beats)) \
-                        and self._accumulator.last_held <= self._added \
-                        and self._store.last_held <= self._asked:
-                    key = keys - 1
-                asked = self._move_key(issue + key, earliest)
-                if key == 0 and beat == -self._scale_beats:
-                    first_asked, first_added = asked, self._added
-                key += 1
-            if beat < 0:
-                # Until the first key's scaled weight is stored.
-                earliest = first_added + SCALING_GAP
-                issue += keys
-                continue
+        if self._scale_beats:
+            first_asked, first_added = self._move_keys(issue, keys, 0, earliest)
+            # Until the first key's scaled weight is stored.
+            earliest = first_added + SCALING_GAP
+            issue += keys
+        for beat in range(self._beats):
+            asked, _ = self._move_keys(issue, keys, beat, earliest)
+            if beat == 0 and not self._scale_beats:
+                first_asked = asked
             if self._scale_beats:
                 earliest = self._added + CLEARING_GAP
             entered = self._move_beat()
@@ -176,6 +168,25 @@ class Replay:
             "accumulate": Interval(first_asked, self._last_sums),
             "normalize": Interval(first_entered, end),
         }
+
+    def _move_keys(self, issue: int, keys: int, beat: int, earliest: int) -> tuple[int, int]:
+        """Take a beat's keys to their beats' arrival.
+
+        The accumulator takes none before the move ``earliest``. Gives when the first key's beat is
+        asked for, and the move in which the accumulator takes it.
+        """
+        first_asked = first_added = key = 0
+        while key < keys:
+            # Without a stall on the way, all keys but the last are as they should be.
+            if (key or (beat and not self._scale_beats)) \
+                    and self._accumulator.last_held <= self._added \
+                    and self._store.last_held <= self._asked:
+                key = keys - 1
+            asked = self._move_key(issue + key, earliest)
+            if key == 0:
+                first_asked, first_added = asked, self._added
+            key += 1
+        return first_asked, first_added
 
     def _move_key(self, issue: int, earliest: int) -> int:
         """Take a key from the buffer to its beat's arrival; gives when the beat is asked for.

@@ -7,7 +7,8 @@ from nearbit_model.config import Config
 from nearbit_model.structure import Error
 
 
-__all__ = ["Accepted", "Answer", "Command", "Interval", "Phase", "Timeline", "load"]
+__all__ = ["Accepted", "Answer", "Command", "Interval", "Phase", "Timeline", "Traffic",
+           "load"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Command:
         :attr:`Phase.rescore_queries` of the same phase or one before.
     shared
         Whether the queries share a selection.
+    head, sequence
+        With a memory: where the keys are.
+    bursts
+        With a memory: for each query, of each key that it selects, in their order (by descending
+        index), the beats of the first of the two bursts in which its row is read; 0, if there is
+        only one, as it does not cross 4 KiB. An empty one says that none does.
     """
 
     counts: tuple[int, ...]
@@ -43,6 +50,9 @@ class Command:
     trace: bool = False
     rescore: bool = False
     shared: bool = False
+    head: int = 0
+    sequence: int = 0
+    bursts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def selected_most(self) -> int:
@@ -82,6 +92,12 @@ class Phase:
         Beats of rescore queries.
     commands
         Commands, in order.
+    heads
+        With a memory: heads that are set in its tables, in order.
+    pages
+        With a memory: how many pages are set in its tables; before it is asked for, each must be.
+    tokens
+        With a memory: sequences, and the number of tokens that they have from then on, in order.
     delay
         Cycles to wait before the phase begins.
     """
@@ -93,6 +109,9 @@ class Phase:
     rescore_queries: int = 0
     commands: Sequence[Command] = ()
     delay: int = 0
+    heads: Sequence[int] = ()
+    pages: int = 0
+    tokens: Sequence[tuple[int, int]] = ()
 
 
 def load(config: Config, keys: int, *, first: int = 0, exp_tables: int = 1,
@@ -119,6 +138,9 @@ class Accepted:
     rescore_keys: list[int] = field(default_factory=list)
     rescore_queries: list[int] = field(default_factory=list)
     commands: list[int] = field(default_factory=list)
+    heads: list[int] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -157,7 +179,9 @@ class Answer:
         The beats of the trace; none, if it was not asked for.
     stages
         When each stage worked on it: ``score``, ``refine``, ``emit``, ``rescore`` (if the core has
-        rescoring), ``weigh``, ``accumulate``, ``normalize``. Empty for an error.
+        rescoring), ``weigh``, ``accumulate``, ``normalize``. With a memory, also ``codes``, from
+        the address of the first burst to the last beat, and ``rows``, from the first key until the
+        last row can be read. Empty for an error.
     """
 
     command: int
@@ -192,6 +216,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What was read on a bus."""
+
+    bursts: int
+    beats: int
+
+
+@dataclass(frozen=True)
 class Timeline:
     """What happens when.
 
@@ -201,10 +233,13 @@ class Timeline:
         For each phase, when its transfers are accepted.
     answers
         Answers in the order in which they leave: command by command, query by query.
+    traffic
+        With a memory: what was read on the bus of codes, and on those of rows.
     """
 
     accepted: list[Accepted]
     answers: list[Answer]
+    traffic: tuple[Traffic, ...] = ()
 
     @property
     def results(self) -> list[int]:
