@@ -24,6 +24,9 @@ from nearbit_model.structure import RESCORER_DEPTH, Error, rescorer_latency
 __all__ = ["MemoryCache", "Passing", "ResidentCache", "tables_ready"]
 
 
+_QUEUE_LATENCY = 2
+"""Cycles through a queue in block RAM."""
+
 _USES = 8
 """Selections between the one that is gathered and the one that is read, at most."""
 
@@ -52,6 +55,9 @@ class ResidentCache:
         if self.first_word == NEVER:
             self.first_word = after + 1
         return after + count
+
+    def wait(self, query: int, selection: Selection) -> None:
+        """Keys of a query's selection are taken from it one by one."""
 
     def use(self, command: Command, query: int, *, keeps: bool) -> None:
         """Say whose selection comes next, and whether the one behind it has the same rows."""
@@ -135,6 +141,11 @@ class _CachedLoads(Loads):
         if error == Error.OK and command.head not in self._heads:
             return Error.NOT_SET
         return error
+
+
+def _places(config: Config) -> int:
+    """Places of a queue for a selection: a power of two."""
+    return 1 << (config.top_n - 1).bit_length()
 
 
 class _RowReader:
@@ -224,22 +235,28 @@ class _Gather:
         self._taken = NEVER # move of the pipeline in which it was taken
         self._waiting: deque[int] = deque([NEVER] * RESCORER_DEPTH, maxlen=RESCORER_DEPTH)
         # When keys leave the queue in front of the rescorer.
-        self._gathered: deque[int] = deque([NEVER] * config.top_n, maxlen=config.top_n)
+        places = _places(config)
+        self._gathered: deque[int] = deque([NEVER] * places, maxlen=places)
 
-    def _begin(self, shown: int, *, fetches: bool) -> int:
-        """Begin a selection whose first key is presented in a cycle."""
+    def _begin(self, shown: int, *, fetches: bool, skips: bool) -> int:
+        """Begin a selection whose first key is presented in a cycle; gives when all know of it."""
         cycle = max(shown, self._values.ready)
         if self._rescores:
-            cycle = max(cycle, self._keys.ready)
+            noted = max(shown, self._keys.ready)
+            cycle = max(cycle, noted)
+            if skips:
+                self._keys.skip(noted)
         if fetches:
-            cycle = max(cycle, self._rows.may_open())
-            self._rows.open(cycle)
+            opened = max(shown, self._rows.may_open())
+            self._rows.open(opened)
+            cycle = max(cycle, opened)
         return cycle
 
     def skip(self, turn: int) -> int:
         """Drop a query; gives when the key that stands for it passes."""
         passed = max(turn, self._gathered[0] + 1)
-        accepted = self._go(max(passed + 1, self.queries.next_ready()), needs_beat=False)
+        accepted = self._go(max(passed + _QUEUE_LATENCY, self.queries.next_ready()),
+                            needs_beat=False)
         self._gathered.append(accepted)
         self.queries.free(self._waiting[-1])
         return passed
@@ -265,23 +282,27 @@ class _Gather:
 
         It may be one that a query before had.
         """
-        shown = max(turn, selection.passed + 2 if again else selection.first_shown)
-        begun = self._begin(shown, fetches=not again)
-        if self._rescores and not rescore:
-            self._keys.skip(begun)
+        shown = max(turn, selection.passed + 2 if again
+                    else selection.each[0] + _QUEUE_LATENCY)
+        begun = self._begin(shown, fetches=not again, skips=not rescore)
         query_ready = self.queries.next_ready() if rescore else NEVER
         each: list[int] = []
         passed, first, left = begun, NEVER, NEVER
         for key in range(selection.selected):
-            passed = max(passed + 1, self._gathered[0] + 1 if self._rescores else free)
+            offered = passed + 1
             if not again:
-                passed = max(passed, self._rows.may_pass())
-                self._rows.fetch(passed, self.bursts[key] if self.bursts else 0)
+                offered = max(offered, selection.each[key] + _QUEUE_LATENCY)
+            # Fetcher and output take it, each when it can.
+            passed = given = max(offered, self._gathered[0] + 1 if self._rescores else free)
+            if not again:
+                fetched = max(offered, self._rows.may_pass())
+                self._rows.fetch(fetched, self.bursts[key] if self.bursts else 0)
+                passed = max(passed, fetched)
             each.append(passed)
             if not self._rescores:
-                left = passed
+                left = given
                 continue
-            cycle = max(passed + 1, query_ready,
+            cycle = max(given + _QUEUE_LATENCY, query_ready,
                         self._rows.available[key] if rescore else NEVER)
             for _ in range(self._beats if rescore else 1):
                 cycle = self._go(cycle, needs_beat=rescore)
@@ -295,7 +316,7 @@ class _Gather:
             self._keys.ends.append(self._asked)
             self.queries.free(self._waiting[-1])
         if not again:
-            selection.taken, selection.last, selection.each = each[0], each[-1], each
+            selection.left.extend(each)
         selection.passed = each[-1]
         stages = {"rows": Interval(begun, self._rows.available[-1])}
         if self._rescores:
@@ -325,6 +346,10 @@ class MemoryCache:
         self.replay = _RowReplay(config, self._rows)
         self.selected = _Gather(config, self._rows, self.replay.uses)
         self._lanes = config.lanes
+        places = _places(config)
+        # When keys leave each query's queue behind its selection.
+        self._queues: list[deque[int]] = [
+            deque([NEVER] * places, maxlen=places) for _ in range(config.queries)]
 
     @property
     def first_word(self) -> int:
@@ -344,6 +369,17 @@ class MemoryCache:
     def words(self, after: int, count: int) -> int:
         """Give when the last of some words passes, which are asked for after a cycle."""
         return self._codes.words(after, count)
+
+    def wait(self, query: int, selection: Selection) -> None:
+        """Queue the keys of a query's selection, which leave it without a gap if there is room."""
+        queue = self._queues[query]
+        each: list[int] = []
+        cycle = selection.first_shown - 1
+        for key in range(selection.selected):
+            cycle = max(cycle + 1, queue[key] + 1)
+            each.append(cycle)
+        selection.taken, selection.last, selection.each = each[0], each[-1], each
+        selection.left = queue
 
     def use(self, command: Command, query: int, *, keeps: bool) -> None:
         """Say whose selection comes next, and whether the one behind it has the same rows."""

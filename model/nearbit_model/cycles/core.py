@@ -90,6 +90,8 @@ class _Core:
                 for query in selecting:
                     selections[query] = self._selectors[query].select(
                         last_word, words, command.survivors(query, command.counts[query]))
+            for query in selecting:
+                cache.wait(query, selections[query][0])
             self._free = max(last_word, cache.first_word + config.score_stages)
 
         # ---- QueryMerge: the queries in turns. The order leaves its queue when the one before is

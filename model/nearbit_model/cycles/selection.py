@@ -24,6 +24,7 @@ class Selection:
     each: list[int] = field(default_factory=list) # when it takes each, if not one per cycle
     latency: int = 2 # from the queue of keys to the next unit
     passed: int = 0 # the last key is taken for the last time so far, if queries share the selection
+    left: deque[int] = field(default_factory=deque) # when keys left the queue behind it, if any
 
     @property
     def first_shown(self) -> int:
