@@ -69,19 +69,20 @@ def random_config(rng):
         refine = lanes << rng.randint(0, 2)
         capacity = max(refine, page * rng.randint(1, 4))
         value_lanes = power(0, 3)
+        top_n = rng.randint(1, min(capacity, 20))
         try:
             return Config(
                 key_bits=rng.randint(1, 40), value_dim=value_lanes * rng.randint(1, 4),
                 value_bits=rng.choice([4, 8, 16]), capacity=capacity, lanes=lanes,
                 refine_lanes=refine, value_lanes=value_lanes,
-                top_n=rng.randint(1, min(capacity, 20)), queries=rng.choice([1, 1, 2, 3]),
+                top_n=top_n, queries=rng.choice([1, 1, 2, 3]),
                 selection=rng.choice(["histograms", "histograms", "serial", "counters"]),
                 exp_tables=rng.randint(1, 2), rescore=unit,
                 selection_block=rng.choice([0, 0, power(3, 7)]),
                 memory=Memory(
                     heads=rng.randint(1, 4), sequences=rng.randint(1, 3), page_tokens=page,
                     bus_bits=bus, one_bus=one_bus,
-                    row_ports=1 if one_bus else rng.choice([1, 2, 4]),
+                    row_ports=1 if one_bus or top_n < 4 else rng.choice([1, 2, 4]),
                     burst_bytes=power(4, 8), queue_beats=power(1, 8),
                     outstanding=rng.choice([1, 2, 3, 64]), row_id_bits=rng.randint(1, 4)))
         except ConfigError:
