@@ -25,9 +25,9 @@ from nearbit_model.structure import (
 )
 
 
-__all__ = ["CELLS", "DECAY_BITS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT", "NORMALIZERS", "PRESETS",
-           "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Memory", "Rescore",
-           "fitting_preset"]
+__all__ = ["CELLS", "DECAY_BITS", "MEMORY_PRESETS", "MULTIPLIER_BITS", "MULTIPLIER_SHIFT",
+           "NORMALIZERS", "PRESETS", "SCALE_BITS", "SELECTIONS", "Config", "ConfigError", "Memory",
+           "Rescore", "fitting_preset"]
 
 
 SCALE_BITS = 16
@@ -368,6 +368,9 @@ class Config:
         if self.key_bits < 5:
             raise ConfigError(f"key_bits must be at least 5 with memory, where a code has whole "
                               f"bytes, not {self.key_bits}")
+        if memory.row_ports > self.top_n:
+            raise ConfigError(f"memory.row_ports must be at most top_n ({self.top_n}), "
+                              f"not {memory.row_ports}")
         bus = memory.bus_bits
         code_bits = 1 << (self.key_bits - 1).bit_length()
         needed = max(bus, self.lanes * code_bits)
@@ -640,11 +643,12 @@ class Config:
         >>> Config.preset("reference").replace(lanes=8, refine_lanes=8).lanes
         8
         """
+        known = {**PRESETS, **MEMORY_PRESETS}
         try:
-            return PRESETS[name]
+            return known[name]
         except KeyError:
             raise ConfigError(f"unknown preset {name!r}; the presets are "
-                              f"{', '.join(PRESETS)}") from None
+                              f"{', '.join(known)}") from None
 
 
 _document(Config)
@@ -689,7 +693,28 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     "long": Config(key_bits=64, value_dim=64, capacity=65536, lanes=64, value_lanes=64,
                    top_n=2048, selection="counters"),
 })
-"""Named configurations, smallest first."""
+"""Named configurations without a memory, smallest first."""
+
+
+MEMORY_PRESETS: MappingProxyType[str, Config] = MappingProxyType({
+    # SmolLM2: 64-element heads in groups of three queries, one key a cycle from a 64-bit bus.
+    "memory64": Config(
+        key_bits=64, value_dim=64, capacity=8192, queries=3, lanes=1, value_lanes=8, top_n=128,
+        exp_tables=3, refine_lanes=2, selection_block=512, memory=Memory(heads=128)),
+    # HashAttention on heads of 128 elements, 32 layers of 8 key heads, each of four query heads.
+    "memory256": Config(
+        key_bits=32, value_dim=128, capacity=32768, queries=4, lanes=4, value_lanes=32, top_n=128,
+        exp_tables=4, refine_lanes=8, selection_block=2048,
+        rescore=Rescore(head_dim=128, lanes=64, element_bits=12, shared=True),
+        memory=Memory(heads=256, bus_bits=256, burst_bytes=1024)),
+    # The same with longer contexts, in more memory than 32 bits of an address reach.
+    "memory512": Config(
+        key_bits=32, value_dim=128, capacity=65536, queries=4, lanes=8, value_lanes=64, top_n=128,
+        exp_tables=4, refine_lanes=16, selection_block=4096,
+        rescore=Rescore(head_dim=128, lanes=128, element_bits=12, shared=True),
+        memory=Memory(heads=256, bus_bits=512, burst_bytes=2048, address_bits=40)),
+})
+"""Named configurations whose cache lies in a memory, by the width of their bus."""
 
 
 def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,

@@ -39,9 +39,9 @@ def given_or_default(preset: str | None, path: Path | None) -> "tuple[Config, st
 
 def preset_of(name: str) -> "tuple[Config, str]":
     """The configuration of a preset or a board, and the name."""
-    from nearbit_model.config import PRESETS, Config
+    from nearbit_model.config import MEMORY_PRESETS, PRESETS, Config
 
-    if name not in PRESETS:
+    if name not in PRESETS and name not in MEMORY_PRESETS:
         from nearbit_boards.boards import BOARDS
 
         if name in BOARDS:

@@ -22,10 +22,11 @@ def presets(
     """List the presets, smallest first."""
     from rich.table import Table
 
-    from nearbit_model.config import PRESETS
+    from nearbit_model.config import MEMORY_PRESETS, PRESETS
 
     if as_json:
-        print(json.dumps({name: config.to_dict() for name, config in PRESETS.items()}, indent=2))
+        print(json.dumps({name: config.to_dict()
+                          for name, config in {**PRESETS, **MEMORY_PRESETS}.items()}, indent=2))
         return
     fields = ("key_bits", "value_dim", "capacity", "queries", "lanes", "value_lanes", "top_n",
               "exp_tables")
@@ -38,6 +39,17 @@ def presets(
                       f"{config.memory_bits / 8192:,.0f}" if config.memory_bits >= 81920
                       else f"{config.memory_bits / 8192:.2f}", _rescoring(config))
     console().print(table)
+    cached = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    cached.add_column("from memory", style="bold")
+    for field in (*fields, "heads", "bus_bits", "rescoring"):
+        cached.add_column(field, justify="right")
+    for name, config in MEMORY_PRESETS.items():
+        memory = config.memory
+        cached.add_row(name, *(str(getattr(config, field)) for field in fields),
+                       *(() if memory is None else (str(memory.heads), str(memory.bus_bits))),
+                       _rescoring(config))
+    console().print()
+    console().print(cached)
 
 
 def _rescoring(config: "Config") -> str:

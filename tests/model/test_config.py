@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nearbit_model.config import (
+    MEMORY_PRESETS,
     PRESETS,
     Config,
     ConfigError,
@@ -254,7 +255,8 @@ def test_files(tmp_path):
 
 
 def test_unknown_preset():
-    with refuses(f"unknown preset 'huge'; the presets are {', '.join(PRESETS)}"):
+    with refuses(f"unknown preset 'huge'; the presets are "
+                 f"{', '.join([*PRESETS, *MEMORY_PRESETS])}"):
         Config.preset("huge")
 
 
@@ -316,7 +318,8 @@ def test_rescore_out_of_range(name):
         Rescore(**{**RESCORE, name: "4"})
 
 
-@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("config", [*PRESETS.values(), *MEMORY_PRESETS.values()],
+                         ids=[*PRESETS, *MEMORY_PRESETS])
 def test_numbers(config):
     numbers = config.to_numbers()
     assert Config.from_numbers(numbers) == config
@@ -375,6 +378,7 @@ MEMORY_RULES = [
     ({"bus_bits": 32, "stride_bits": 16}, {"rescore": Rescore(head_dim=1024, lanes=4)},
      ("a row must be at most 256 beats of memory.bus_bits (32) long, not 259: take a wider bus, or "
       "fewer value_dim or value_bits, or rescore.head_dim")),
+    ({"row_ports": 2}, {"top_n": 1}, "memory.row_ports must be at most top_n (1), not 2"),
     ({"stride_bits": 2}, {"value_dim": 64}, ("memory.stride_bits must be at least 3, not 2: a row "
                                             "takes 80 bytes")),
 ]

@@ -60,7 +60,8 @@ def test_file(refused, tmp_path, write):
     ("--heads 2", "--heads: there is no 2, they are 0 to 1"),
     ("--queries x", "--queries: 'x' is neither a number nor a range such as 0-3 or 0:64:8"),
     ("--preset big", ("unknown preset 'big'; the presets are tiny, head32, reference, icebreaker, "
-                      "head64, gqa3, hash64, hash64gqa3, head128, hash128, long")),
+                      "head64, gqa3, hash64, hash64gqa3, head128, hash128, long, memory64, "
+                      "memory256, memory512")),
     ("--preset tiny --config x.toml", ("--preset and --config exclude each other; give one of "
                                        "them")),
     ("--config none.toml", "none.toml: No such file or directory"),
@@ -327,7 +328,7 @@ def test_message_of_one_line(refused, tmp_path):
 
 LONG = "x" * 300
 PRESETS = ("the presets are tiny, head32, reference, icebreaker, head64, gqa3, hash64, hash64gqa3, "
-           "head128, hash128, long")
+           "head128, hash128, long, memory64, memory256, memory512")
 START = "key_bits = 8\nvalue_dim = 8\ncapacity = "
 TEXTS = {
     "deep.toml": "a = " + "[" * 20_000,
