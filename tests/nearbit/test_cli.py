@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import nearbit
-from nearbit_model.config import PRESETS, Config
+from nearbit_model.config import MEMORY_PRESETS, PRESETS, Config
 
 
 def test_version(run):
@@ -25,11 +25,14 @@ def test_help(run, arguments):
 def test_presets(run):
     outcome = run("presets")
     assert outcome.status == 0
-    rows = [line.split() for line in outcome.out.splitlines()]
-    assert rows[0][:4] == ["preset", "key_bits", "value_dim", "capacity"]
-    assert [row[0] for row in rows[1:]] == list(PRESETS)
-    for row in rows[1:]:
-        config = PRESETS[row[0]]
+    own, cached = ([line.split() for line in part.splitlines()]
+                   for part in outcome.out.split("\n\n"))
+    assert own[0][:4] == ["preset", "key_bits", "value_dim", "capacity"]
+    assert cached[0][:5] == ["from", "memory", "key_bits", "value_dim", "capacity"]
+    assert [row[0] for row in own[1:]] == list(PRESETS)
+    assert [row[0] for row in cached[1:]] == list(MEMORY_PRESETS)
+    for row in [*own[1:], *cached[1:]]:
+        config = Config.preset(row[0])
         assert [int(cell) for cell in row[1:4]] == [config.key_bits, config.value_dim,
                                                     config.capacity]
         assert ("bits" in " ".join(row[4:])) is (config.rescore is not None)
@@ -40,7 +43,7 @@ def test_presets_json(run):
     outcome = run("presets", "--json")
     assert outcome.status == 0
     assert {name: Config.from_dict(fields)
-            for name, fields in json.loads(outcome.out).items()} == dict(PRESETS)
+            for name, fields in json.loads(outcome.out).items()} == {**PRESETS, **MEMORY_PRESETS}
 
 
 def test_names():
