@@ -16,7 +16,7 @@ def simulated(monkeypatch):
     """Replace the hardware by the golden model, spoilt as the test says."""
     spoilt = {}
 
-    def simulate(plan, *, engine, vcd, progress):
+    def simulate(plan, *, engine, vcd, progress, timing):
         golden = attend(plan.prepared)
         answers = {name: getattr(golden, name).copy() for name in
                    ("output", "output_int", "selected", "distances", "weights")}
@@ -25,7 +25,8 @@ def simulated(monkeypatch):
         cycles = np.arange(1, len(golden.output) + 1) * 100
         return SimpleNamespace(**answers, head_cycles=cycles, cycles=int(cycles.sum()),
                                head_seconds=cycles / 1000, build_seconds=1.5,
-                               load_cycles=np.full(plan.prepared.kv_heads, 10))
+                               load_cycles=np.full(plan.prepared.kv_heads, 10),
+                               memory_use=None)
 
     monkeypatch.setattr(simulation, "run", simulate)
     return spoilt
