@@ -42,7 +42,7 @@ def test_split(debug, part, monkeypatch):
     whole = {}
     with monkeypatch.context() as context:
         context.setattr(compiled, "split_eval", lambda source: whole.setdefault("", source))
-        compiled._source(engine._verilog, engine._glue, debug)
+        compiled._source(engine._verilog, engine._glue, debug=debug, has_memory=False)
     source = split_eval(whole[""])
     for name in ("eval", "debug_eval") if debug else ("eval",):
         count = len(functions(source, name))
