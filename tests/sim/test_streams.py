@@ -77,7 +77,7 @@ def configs_with_memory(draw):
         key_bits=draw(st.integers(5, 128)), value_lanes=64, value_dim=draw(st.sampled_from(
             [64, 128])), capacity=page_tokens * draw(st.integers(1, 9)),
         lanes=1 << draw(st.integers(0, 3)), rescore=unit, queries=draw(st.integers(1, 4)),
-        top_n=draw(st.integers(1, 64)), memory=memory)
+        top_n=draw(st.integers(memory.row_ports, 64)), memory=memory)
 
 
 @given(configs_with_memory())
