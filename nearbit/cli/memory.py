@@ -34,7 +34,8 @@ def timing_of(config: "Config", **options: Any) -> "MemoryTiming | None":
     if config.memory is None:
         if given:
             raise UserError(f"{_option(next(iter(given)))} needs a configuration with a memory; "
-                            f"give one that has a table [memory] with --config")
+                            f"give one that has a table [memory] with --config, or a preset "
+                            f"such as memory64")
         return None
     pause = given.pop("pause", None)
     if pause is not None:
@@ -51,8 +52,8 @@ def timing_of(config: "Config", **options: Any) -> "MemoryTiming | None":
 def check_report(timing: "MemoryTiming | None", folder: Path | None) -> None:
     """Refuse a page of a simulation with a memory."""
     if timing is not None and folder is not None:
-        raise UserError("--report needs a configuration without a memory: the page compares cycles "
-                        "with the cycle model, which has no core with one")
+        raise UserError("--report needs a configuration without a memory: what is sent to a core "
+                        "with one is not given to the cycle model, with which the page compares")
 
 
 def _option(name: str) -> str:

@@ -263,10 +263,10 @@ class Plan:
     def predict(self) -> Prediction:
         """Ask the cycle model, and count its cycles as those of the hardware.
 
-        :class:`ValueError` for a core with a memory, of which it knows nothing.
+        :class:`ValueError` for a core with a memory, whose tables it is not told of.
         """
         if self._placement is not None:
-            raise ValueError("the cycle model has no core with a memory")
+            raise ValueError("programs for a core with a memory are not given to the cycle model")
         timeline = cycle_model.predict(self._config, shapes(self.program))
         heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
         accepted = [{name: np.array(transfers, np.int64) for name, transfers in (
