@@ -98,7 +98,7 @@ def test_without_a_memory(run, write):
 def test_needs_a_memory(refused, option, preset):
     assert refused(*preset, *option) == (
         f"{option[0]} needs a configuration with a memory; give one that has a table [memory] with "
-        f"--config")
+        f"--config, or a preset such as memory64")
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -120,8 +120,8 @@ def test_values(refused, config, options, says):
 def test_report(refused, config, tmp_path):
     folder = tmp_path / "page"
     assert refused("--config", config, "--report", folder) == (
-        "--report needs a configuration without a memory: the page compares cycles with the cycle "
-        "model, which has no core with one")
+        "--report needs a configuration without a memory: what is sent to a core with one is not "
+        "given to the cycle model, with which the page compares")
     assert not folder.exists()
 
 

@@ -255,7 +255,8 @@ def test_what_does_not_fit():
                                           r"one answers: give it a table \[memory\], or leave out "
                                           r"its timing$"):
         ask(TINY.replace(memory=None), timing=MemoryTiming())
-    with pytest.raises(ValueError, match=r"^the cycle model has no core with a memory$"):
+    with pytest.raises(ValueError, match=r"^programs for a core with a memory are not "
+                                         r"given to the cycle model$"):
         Plan(prepared("tiny")).predict()
 
 
