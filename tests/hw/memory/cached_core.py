@@ -196,7 +196,7 @@ class Driver:
         return Error.OK
 
     def ask(self, command, *, fails=None):
-        """Send a command, and expect its answer, or the error with which all queries fail."""
+        """Send a command, and expect its answer, or the error with which all good queries fail."""
         bench, rng, config = self.bench, self.rng, self.config
         if self.unit:
             span = 2 ** 24 * 256 * 20 // (2 * config.score_max)
@@ -211,8 +211,9 @@ class Driver:
                 bench.source("i_rescore_query").send(*(
                     vector[start:start + self.unit.lanes]
                     for start in range(0, len(vector), self.unit.lanes)))
-        errors = [self.error(command, query) if fails is None else fails
-                  for query in command["queries"]]
+        errors = [self.error(command, query) for query in command["queries"]]
+        if fails is not None:
+            errors = [fails if error == Error.OK else error for error in errors]
         answers = {}
         if command["shared"] and errors[0] == Error.OK:
             answers = self.share(command, vectors)
@@ -383,6 +384,29 @@ async def errors_of_reading(dut):
 
 
 @cocotb.test()
+async def an_unused_query_beside_those_that_fail(dut):
+    """Whichever it is, the next command is not taken for the one whose codes failed."""
+    driver = Driver(dut)
+    config = driver.config
+    if config.queries == 1:
+        return
+    await driver.start()
+    size = config.memory.bus_bits // 8
+    address = driver.plan.code_address(0, driver.place(0, 0)) // size * size
+    for unused in range(config.queries):
+        for fails in (Error.CODES, None):
+            driver.faults.clear()
+            if fails is not None:
+                driver.faults[address] = SLVERR
+            command = driver.plain()
+            command["queries"][unused]["count"] = 0
+            driver.ask(command, fails=fails)
+            await driver.finish()
+        driver.ask(driver.plain())
+        await driver.finish()
+
+
+@cocotb.test()
 async def silence(dut):
     """A memory that does not answer fails what is asked of it, until it has answered."""
     driver = Driver(dut)
@@ -464,24 +488,25 @@ async def cycles_do_not_depend_on_data(dut):
     """With a memory of constant latency."""
     driver = Driver(dut, latency=(30, 30), reorder=False)
     bench, config = driver.bench, driver.config
+    if 4096 % driver.plan.layout.least_stride:
+        return # Which rows are read in two bursts depends on the selection.
     seen = set()
     for kind in ("random", "all equal", "ascending"):
         driver.tokens.clear()
         driver.pages.clear()
         await driver.start()
-        count = min(driver.counts[0], config.capacity)
-        for token in range(count):
+        driver.set_tokens(0, config.capacity)
+        await driver.settle()
+        for token in range(config.capacity):
             ones = {"random": driver.rng.randint(0, config.key_bits), "all equal": 0,
                     "ascending": token * config.key_bits // config.capacity}
             driver.write(0, 0, token, [((1 << ones[kind]) - 1, *driver.token()[1:])])
+        await bench.step(bench.cycle % 2)
         start = bench.cycle
-        for size in (1, 3, config.capacity // 2):
-            size = min(size, driver.counts[0])
+        for size in (1, 3, config.capacity // 2, config.capacity):
             for _ in range(2):
                 driver.ask(driver.plain(n=min(3, config.top_n), queries=[
                     {"code": 0, "count": size, "exp_table": 0}] * config.queries))
         await driver.finish()
-        seen.add((min(driver.counts[0], config.capacity // 2), tuple(
-            cycle - start for cycle in bench.sink("o_result").cycles)))
-    lengths = {length for length, _ in seen}
-    assert len(seen) == len(lengths)
+        seen.add(tuple(cycle - start for cycle in bench.sink("o_result").cycles))
+    assert len(seen) == 1
