@@ -6,6 +6,7 @@ from typing import Any
 from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from nearbit_hw.layouts import CacheError
 from nearbit_hw.memory.appender import Appender, append_layout, appended_layout
@@ -27,11 +28,6 @@ from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT
 
 
 __all__ = ["MemoryCache", "RowFields", "cache_members"]
-
-
-def _power(number: int) -> int:
-    """The next power of two."""
-    return 1 << (number - 1).bit_length()
 
 
 def _memory(config: Config) -> Memory:
@@ -189,7 +185,7 @@ class MemoryCache:
 
     def _queue(self, m: Module, keys: stream.Interface, name: str) -> stream.Interface:
         """Add a queue for a whole selection."""
-        found: Any = BlockFifo(keys.payload.shape(), depth=_power(self._config.top_n))
+        found: Any = BlockFifo(keys.payload.shape(), depth=1 << ceil_log2(self._config.top_n))
         m.submodules[name] = found
         wiring.connect(m, keys, found.i)
         queued: stream.Interface = found.o
