@@ -370,6 +370,9 @@ def test_arguments(cached):
     assert device.call("grow", ctypes.byref(again), 4) == "OK"
     assert device.append(again, [0]) == "ARGUMENT"
     device.port.memory_bytes = device.plan.size
+    # Nobody would have written the token.
+    assert device.call("append", None, 0, ctypes.byref(again), None, None, None, None) == "ARGUMENT"
+    assert again.tokens == 0
     failing = FLUSH(lambda *_: 1)
     device.hook("flush", failing)
     assert device.append(again, [0]) == "TRANSPORT"

@@ -656,6 +656,9 @@ enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_
                                    const int16_t *values, const uint16_t *scales)
 {
     const struct nearbit_config *config = &device->config;
+    /* Queries must not see a token that nobody wrote. */
+    if (number == 0)
+        return NEARBIT_ARGUMENT;
     for (uint32_t i = 0; i < number; i++) {
         const enum nearbit_status status = nearbit_write_token(
             device, &places[i], sequence, sequence->tokens, codes, keys, values, scales[i]);

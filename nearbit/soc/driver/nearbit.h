@@ -259,8 +259,8 @@ enum nearbit_status nearbit_write_token(struct nearbit *device, const struct nea
 enum nearbit_status nearbit_set_tokens(struct nearbit *device, struct nearbit_sequence *sequence,
                                        uint32_t tokens);
 
-/* Append a token to a sequence: write it to some heads, then let queries see it. The arrays have
- * an element of each head: codes[number][nearbit_code_bytes], keys[number][head_dim] or NULL,
+/* Append a token to a sequence: write it to one head or more, then let queries see it. The arrays
+ * have an element of each head: codes[number][nearbit_code_bytes], keys[number][head_dim] or NULL,
  * values[number][value_dim], scales[number]. */
 enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_head *places,
                                    uint32_t number, struct nearbit_sequence *sequence,
