@@ -208,7 +208,8 @@ def normalizer(kind, *, output_cycles, **parameters):
     return ReciprocalNormalizer(**parameters)
 
 
-@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize("spare", [
+    0, pytest.param(3, marks=pytest.mark.slow)]) # bits of a sum that are copies of its sign
 @pytest.mark.parametrize(("value_lanes", "value_bits", "total_max", "fraction_bits", "cycles"),
                          WIDTHS)
 @pytest.mark.parametrize("kind", ["divider", "shifting divider", "reciprocal"])

@@ -17,12 +17,12 @@ CASES = {
     "one bus": (Config(**{**SMALL, "key_bits": 16, "queries": 2, "value_dim": 16},
                        memory=Memory(heads=2, sequences=2, page_tokens=8, one_bus=True,
                                      bus_bits=32, burst_bytes=16, queue_beats=64)), 6),
+}
+LONG = {
     "shared": (Config(**{**SMALL, "queries": 2, "value_bits": 4, "value_lanes": 4},
                       rescore=Rescore(head_dim=8, lanes=8, element_bits=8, shared=True),
                       memory=Memory(heads=2, sequences=2, page_tokens=16, bus_bits=64,
                                     row_ports=4)), 6),
-}
-LONG = {
     "one lane": (Config(**{**SMALL, "key_bits": 16, "lanes": 1, "queries": 3, "value_dim": 16},
                         memory=Memory(heads=2, sequences=3, page_tokens=8, one_bus=True,
                                       bus_bits=32, burst_bytes=16, queue_beats=64)), 12),

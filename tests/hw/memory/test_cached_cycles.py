@@ -49,7 +49,9 @@ def compare(config, timings, **parameters):
         timeout=1200)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case in ("one bus", "blocks", "boundary") else [])
+    for case in CASES])
 def test_bench(case):
     compare(CASES[case], TIMINGS)
 

@@ -11,23 +11,35 @@ from nearbit_sim.bench import run_bench
 BENCH = Path(__file__).with_name("test_top_n.py")
 
 
-@pytest.mark.parametrize(("overlap", "lead"), [(False, 2), (True, 2), (True, 9)])
-@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes"), [
-    (64, 4, 128, 16, 4),
-    pytest.param(33, 4, 80, 80, 16, marks=pytest.mark.slow),
-    pytest.param(63, 8, 64, 7, 8, marks=pytest.mark.slow),
-    (8, 16, 128, 32, 16),
-    (40, 2, 80, 4, 4), # as many words as bins
-    (20, 1, 21, 3, 1), # one more
-    pytest.param(8, 16, 128, 3, 16, marks=pytest.mark.slow),
+SMALL = [
+    (20, 1, 21, 3, 1), # one word more than bins
     (8, 2, 30, 5, 2),
-    (8, 2, 32, 6, 8), # from here on with parts, where more is scanned than counted
-    (64, 4, 256, 9, 8),
-    pytest.param(32, 16, 128, 40, 32, marks=pytest.mark.slow),
+    (8, 2, 32, 6, 8), # parts: more is scanned than counted
     (3, 1, 13, 4, 1),
     (3, 1, 64, 9, 1), # more keys than a count can tell from each other
     (1, 1, 1, 1, 1),
     (2, 4, 16, 3, 4), # fewer bins than levels of the sum
+]
+# Icarus takes many seconds for each; the first one says most.
+LARGE = [
+    (64, 4, 128, 16, 4),
+    (33, 4, 80, 80, 16),
+    (63, 8, 64, 7, 8),
+    (8, 16, 128, 32, 16),
+    (40, 2, 80, 4, 4), # as many words as bins
+    (8, 16, 128, 3, 16),
+    (64, 4, 256, 9, 8), # parts
+    (32, 16, 128, 40, 32),
+]
+WAYS = [(False, 2), (True, 2), (True, 9)]
+
+
+@pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes", "overlap",
+                          "lead"), [
+    *((*shape, *way) for way in WAYS for shape in SMALL),
+    *((*LARGE[0], *way) for way in WAYS[:2]),
+    *(pytest.param(*shape, *way, marks=pytest.mark.slow)
+      for way in WAYS for shape in LARGE if shape != LARGE[0] or way == WAYS[2]),
 ])
 def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap, lead):
     dut = HistogramTopN(key_bits=key_bits, lanes=lanes, capacity=capacity, top_n=top_n,
@@ -42,11 +54,11 @@ def test_bench(key_bits, lanes, capacity, top_n, refine_lanes, overlap, lead):
 
 @pytest.mark.parametrize(("key_bits", "lanes", "capacity", "top_n", "refine_lanes", "block"), [
     (16, 1, 160, 6, 2, 32),
-    (8, 4, 192, 9, 16, 64),
+    pytest.param(8, 4, 192, 9, 16, 64, marks=pytest.mark.slow),
     (8, 4, 128, 9, 4, 32), # blocks that take longer than their words
     (3, 2, 96, 5, 4, 8),
     (33, 1, 40, 16, 4, 16),
-    (6, 8, 512, 20, 16, 256),
+    pytest.param(6, 8, 512, 20, 16, 256, marks=pytest.mark.slow),
     (2, 1, 19, 1, 1, 2),
     (8, 2, 64, 32, 4, 32),
     (5, 1, 24, 3, 2, 32),
