@@ -163,7 +163,7 @@ class Board:
                              ) from None
         if getattr(found, "device", None) not in DEVICES:
             what = getattr(found, "device", None)
-            what = "no platform" if not isinstance(what, str) else f"for {what}"
+            what = "not a platform" if not isinstance(what, str) else f"for {what}"
             raise BoardError(f"{self.platform} is {what}; bitstreams can be built for "
                              f"{', '.join(DEVICES)}")
         return found
@@ -185,7 +185,8 @@ class Board:
         try:
             return made()
         except Exception as error: # The class may be anyone's.
-            raise BoardError(f"the platform {self.platform} cannot be made: {error}") from None
+            raise BoardError(f"the platform {self.platform} cannot be instantiated: {error}"
+                             ) from None
 
     def claim(self) -> Any:
         """Instantiate the platform and request its clock and UART, so other pins can be checked.

@@ -328,7 +328,7 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
     found = device_of(path)
     names = {name for name in DEVICES if _same_chip(name, board.part)}
     if found not in names:
-        raise BoardError(f"{path} is {f'for {found}' if found else 'no bitstream'}, and "
+        raise BoardError(f"{path} is {f'for {found}' if found else 'not a bitstream'}, and "
                          f"{board.name} has {board.part}")
     if not _is_whole(path.read_bytes()):
         raise BoardError(f"{path} is cut short: the command that starts the FPGA is not at its "

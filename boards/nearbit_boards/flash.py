@@ -74,11 +74,11 @@ def udev_rule(usb: str) -> str:
 
 _ACCESS = ("write the line {rule} into {file}, type 'sudo udevadm control --reload-rules', and "
            "plug the board in again")
-_FORBIDDEN = "{title} (USB {usb}) may not be used by this user; {access}"
-_MISSING = ("no {title} was found (USB {usb}); plug it in with a cable that carries data, and see "
-            "it in the list of lsusb")
+_FORBIDDEN = "this user has no permission to use {title} (USB {usb}); {access}"
+_MISSING = ("no {title} was found (USB {usb}); plug it in with a cable that carries data, and "
+            "check that lsusb lists it")
 _EITHER = ("{title} cannot be opened: if lsusb does not list {usb}, plug it in with a cable that "
-           "carries data; if it does, this user may not use it, so {access}")
+           "carries data; if it does, this user has no permission to use it, so {access}")
 _BUSY = ("{title} (USB {usb}) is in use by another program; close it, such as another programmer, "
          "and flash again")
 _LOST = ("the connection to {title} failed while it was written ('{what}'); plug the board in "
@@ -136,8 +136,8 @@ OUTPUTS: Mapping[str, Output] = {
              "the FPGA of {title} does not match the bitstream; read its name on the chip, and "
              "build for that board"),
         Sign(r"F(?:AIL|ail)\b[\s\S]*\bCRC ERR|CRC check ?: FAIL",
-             "the FPGA of {title} has found an error in the bitstream (CRC), so it has none; plug "
-             "the board in without a hub and with another cable, and flash again"),
+             "the FPGA of {title} found an error in the bitstream (CRC) and is not configured; "
+             "plug the board in without a hub and with another cable, and flash again"),
         Sign(r"Read ID failed", _NO_FLASH.replace("{what}", "ones")),
         Sign(r"block protection is set",
              "the flash memory of {title} is write-protected; unprotect it with: {command} "
@@ -145,10 +145,10 @@ OUTPUTS: Mapping[str, Output] = {
         Sign(r"Verification failed at|Verify Failure", _DIFFERS),
         Sign(r"Flash is blank", "the flash memory of {title} is empty afterwards; flash again"),
         Sign(r"^(?P<what>[A-Za-z][\w /]*?):? ?(?:\[[= ]*\] *[\d.]+%)?\s*F(?:AIL|ail)\b",
-             "{title} was not written: {command} says that '{what}' has failed; unplug the board "
+             "{title} was not written: {command} reports that '{what}' failed; unplug the board "
              "for some seconds, and flash again"),
         Sign(r"^(?:Error|error) ?:? ?(?P<what>.*)$",
-             "{title} was not written: {command} says '{what}'"),
+             "{title} was not written: {command} reports '{what}'"),
     ), {
         "-m": r"^Loading:[\s\S]*\bDone\s[\s\S]*^Disable configuration: DONE",
         "": r"^Writing:[\s\S]*\bDone\s[\s\S]*^Refresh: DONE",
@@ -212,19 +212,19 @@ def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -
     lines = [line.strip() for line in said.splitlines() if line.strip() not in ("", "ABORT.")]
     last = lines[-1] if lines else "nothing"
     if status is None:
-        raise FlashError(f"{command[0]} has said nothing for {silence:g} seconds and was ended (at "
-                         f"last: {last}), so {board.title} may hold a part of the bitstream; "
-                         f"unplug the board for some seconds, and flash again")
+        raise FlashError(f"{command[0]} printed nothing for {silence:g} seconds and was terminated "
+                         f"(last output: {last}), so {board.title} may hold a part of the "
+                         f"bitstream; unplug the board for some seconds, and flash again")
     if status < 0:
-        raise FlashError(f"{command[0]} was ended by {ended_by(status)}, so {board.title} may hold "
-                         f"a part of the bitstream; flash again")
+        raise FlashError(f"{command[0]} was terminated by {ended_by(status)}, so {board.title} may "
+                         f"hold a part of the bitstream; flash again")
     if status != 0:
         raise FlashError(f"{command[0]} failed: {last if lines else f'status {status}'}")
     option = next((name for name in output.success if name in programmer.arguments), "")
     if re.search(output.success[option], said, re.MULTILINE) is None:
-        raise FlashError(f"{command[0]} ended without an error, but does not say that it has "
-                         f"written {board.title} (at last: {last}); see whether the board answers, "
-                         f"or take another release of {programmer.command}")
+        raise FlashError(f"{command[0]} exited without an error, but did not report that it wrote "
+                         f"{board.title} (last output: {last}); check whether the board answers, "
+                         f"or use another release of {programmer.command}")
 
 
 def _listen(command: list[str], silence: float) -> tuple[str, int | None]:

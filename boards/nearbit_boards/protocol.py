@@ -244,7 +244,7 @@ class Layout:
             if self.length(kind) > PAYLOAD_MAX:
                 raise ProtocolError(
                     f"a {kind.name.lower().replace('_', ' ')} message of this configuration would "
-                    f"have {_octets(shape.width)} bytes, and the host link's have at most "
+                    f"have {_octets(shape.width)} bytes, but the host link allows at most "
                     f"{PAYLOAD_MAX}; {_REMEDIES[kind]} would make it shorter")
         self._result = by_name["o_result"]
         self._trace = by_name["o_trace"]

@@ -140,7 +140,7 @@ def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
         raise ToolError(f"{tool.name} cannot be run: {error.strerror or error}") from None
     said = result.stdout + result.stderr
     if result.returncode < 0:
-        raise ToolError(f"{tool.name} was ended by {ended_by(result.returncode)}")
+        raise ToolError(f"{tool.name} was terminated by {ended_by(result.returncode)}")
     if result.returncode != 0:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.upper().startswith("ERROR")]

@@ -179,8 +179,8 @@ class SerialTransport:
 
     def _gone(self) -> str:
         if self._is_remote:
-            return (f"the connection to {self.name} has ended while it was in use; see whether its "
-                    f"server and the board are still there")
+            return (f"the connection to {self.name} ended during use; check whether its server and "
+                    f"the board are still there")
         return (f"{self.name} disappeared during use; check the cable and plug the board in "
                 f"again")
 
@@ -198,8 +198,8 @@ def _check_url(port: str, scheme: str) -> None:
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise DeviceError(f"{port} names no host and port; write {scheme}://HOST:PORT, with a port "
-                          f"from 1 to 65535")
+        raise DeviceError(f"{port} needs a host and a port; write {scheme}://HOST:PORT, with a "
+                          f"port from 1 to 65535")
     query = urllib.parse.urlsplit(port).query
     unknown = [option for option in urllib.parse.parse_qs(query, keep_blank_values=True)
                if option not in _REMOTE[scheme]]
@@ -213,14 +213,14 @@ def _port_problem(port: str, baud: int, error: Exception) -> str:
     code = getattr(error, "errno", None)
     said = str(error)
     if "invalid URL" in said:
-        return (f"{port} is no URL of a serial port; there are rfc2217://HOST:PORT and "
+        return (f"{port} is not the URL of a serial port; use rfc2217://HOST:PORT or "
                 f"socket://HOST:PORT")
     if "remote rejected value" in said or "does not accept parameter change" in said or (
             isinstance(error, ValueError) and not isinstance(error, serial.SerialException)):
         return f"{port} cannot be set to {baud} baud; build the device for another rate"
     if "does not seem to support RFC2217" in said:
-        return (f"what answers at {port} is no server of RFC 2217; if it passes bytes on as they "
-                f"are, name it socket://")
+        return (f"the server at {port} does not support RFC 2217; if it forwards raw bytes, use "
+                f"socket://")
     match error.__context__:
         case ConnectionRefusedError():
             return f"nothing listens at {port}; start its server, or check host and port"
@@ -229,10 +229,10 @@ def _port_problem(port: str, baud: int, error: Exception) -> str:
         case TimeoutError():
             return f"{port} does not answer; check host and port, and that nothing blocks the way"
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO) or "FileNotFoundError" in said:
-        return (f"there is no port {port}; plug the board in, and see `python -m "
-                f"serial.tools.list_ports` for those that there are")
+        return (f"there is no port {port}; plug the board in, and list the ports with `python -m "
+                f"serial.tools.list_ports`")
     if code in (errno.EACCES, errno.EPERM) and "Access is denied" not in said:
-        return (f"{port} may not be used by this user; join the group that owns it, usually with: "
+        return (f"{port} cannot be opened by this user; join the group that owns it, usually with: "
                 f"sudo usermod -a -G dialout $USER")
     if code in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in said \
             or "PermissionError" in said:

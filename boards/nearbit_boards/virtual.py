@@ -37,8 +37,9 @@ def netlist(bitstream: Path, constraints: Path) -> str:
     """
     part = device_of(bitstream)
     if part is None or not part.startswith("iCE40HX"):
-        raise BoardError(f"{bitstream} is {f'for {part}' if part else 'no bitstream'}; the virtual "
-                         f"board runs those for an iCE40 HX, such as that of ice40-hx8k-b-evn")
+        raise BoardError(f"{bitstream} is {f'for {part}' if part else 'not a bitstream'}; the "
+                         f"virtual board runs those for an iCE40 HX, such as that of "
+                         f"ice40-hx8k-b-evn")
     if not constraints.is_file():
         raise BoardError(f"there is no constraint file {constraints} beside the bitstream, which "
                          f"names the pins")

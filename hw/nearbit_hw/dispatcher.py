@@ -55,11 +55,11 @@ class Dispatcher(wiring.Component):
     selects with the last query only, by the sum of all queries' distances: apart from
     :py:`o_order`, all outputs see it as a command of that query alone.
 
-    If nothing is stalled, a command of w words occupies the block for max(w, 2) cycles, so words
-    follow each other without a gap as long as every command has more than one. If the words pass
-    through a KeyStore, ScoreArray takes the codes :py:`queries + 1` cycles after the command is
-    accepted, and a command occupies the block for at least max(w, queries + 1) cycles. Reset drops
-    the current command.
+    If nothing is stalled, a command of w words occupies the dispatcher for max(w, 2) cycles, so
+    words follow each other without a gap as long as every command has more than one. If the words
+    pass through a KeyStore, ScoreArray takes the codes :py:`queries + 1` cycles after the command
+    is accepted, and a command occupies the dispatcher for at least max(w, queries + 1) cycles.
+    Reset drops the current command.
 
     With :py:`block`, the words of a command are sent in blocks of that many keys; the last block
     may be shorter. From the cycle of a block's first word on, the next block is announced on
@@ -209,7 +209,7 @@ class Dispatcher(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from a command's first valid cycle to its first word, if the block is idle."""
+        """Cycles from a command's first valid cycle to its first word, if nothing is in flight."""
         return 2
 
     def elaborate(self, platform) -> Module:

@@ -75,7 +75,7 @@ class DividingNormalizer(Normalizer):
                          **({"shift": Out(1)} if shifts else {}))
         if (not isinstance(divider_cycles, int) or divider_cycles < 1
                 or self.output_bits % divider_cycles):
-            raise TypeError(f"Output cycles must be a divisor of the bits of an output, "
+            raise TypeError(f"Divider cycles must divide the bits of an output, "
                             f"not {divider_cycles!r}")
         self._divider_cycles = divider_cycles
         self._shifts = bool(shifts)

@@ -27,7 +27,7 @@ __all__ = ["HistogramTopN"]
 # ------------
 #   count   Each lane counts its distances in block RAM, with a bin for each distance. The distances
 #           are also written to a bank, with marks: keys that are selected anyway (sinks, recent
-#           ones) are `forced`, and lanes outside the range are `out`. Neither are counted.
+#           ones) are `forced`, and lanes outside the range are `out`. Neither kind is counted.
 #   merge   The bins are read in ascending order, all lanes at once, cleared, and summed. The first
 #           bin that brings the sum to n is the threshold. The quota, how many of the keys at the
 #           threshold are taken, is n minus the sum of the bins below. The bin of the largest
@@ -137,7 +137,7 @@ class HistogramTopN(Selector):
         if not isinstance(lead, int) or lead < 2:
             raise TypeError(f"Lead must be an integer greater than 1, not {lead!r}")
         if block and not overlap:
-            raise ValueError("Blocks need a selection that overlaps")
+            raise ValueError("Blocks require overlap")
         self._overlap = bool(overlap)
         self._lead = lead
 

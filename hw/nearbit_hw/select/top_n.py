@@ -117,7 +117,7 @@ class TopN(Selector):
 
     @property
     def registers(self) -> int:
-        """Registers behind each bank and in front of the queue of keys."""
+        """Registers after each bank and before the key queue."""
         return self.times.registers
 
     @property
