@@ -33,7 +33,8 @@ __all__ = ["ReciprocalNormalizer", "reciprocal_table"]
 # outputs one step of Newton's method follows. Registers hold the reciprocal minus 2**(n + 2), which
 # has n + 2 bits with its sign.
 #
-# Estimate: the integer part of factor * reciprocal plus an eighth is the quotient or one less.
+# Estimate: factor * reciprocal plus an eighth, of which the integer part is the quotient or one
+# less.
 #
 # Decide: one more is right if and only if (2 * estimate + 1) * Z is not more than a * 2**(F + 1).
 # Their difference is between -2 * Z and 2 * Z, so only total_bits + 2 bits of each count.
