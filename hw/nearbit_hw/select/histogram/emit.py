@@ -19,7 +19,7 @@ __all__ = ["Emit", "Hits"]
 
 
 def _wanted(group: int, missing: Value) -> Value:
-    """Return whether 1, 2, ... or more of a group's keys at the threshold are taken."""
+    """Return whether at least 1, 2, ... of a group's keys at the threshold are taken."""
     return Cat(missing[-1] & (Const(1, 1) if number == 1 else ~missing[:-1].all())
                & ~Cat(missing == -less for less in range(2, number)).any()
                for number in range(1, group + 1))
