@@ -22,7 +22,7 @@ _MODULES = {
 }
 
 
-# On first use: a bench imports this package in the simulator, and needs none of it.
+# Imported on first use: benches in the simulator import this package, and need none of this.
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Descriptions of boards and of their devices."""
+"""Descriptions of boards and their devices."""
 
 import difflib
 import importlib
@@ -10,7 +10,7 @@ from nearbit_model.config import Config
 from nearbit_model.errors import NearbitError
 
 
-# Amaranth is imported where a platform is looked at: hosts read names and rates only.
+# Functions that use a platform import Amaranth themselves: hosts only read names and rates.
 
 
 __all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Device", "Programmer",
@@ -18,7 +18,7 @@ __all__ = ["DEVICES", "ICEPROG", "OPENFPGALOADER", "Board", "BoardError", "Devic
 
 
 class BoardError(NearbitError):
-    """A board that cannot be used as asked; the message is one sentence for the user."""
+    """A board that cannot be used as requested; the message is one sentence for the user."""
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -44,8 +44,8 @@ class Device:
     dsps
         SB_MAC16 or MULT18X18D.
     pll_at_pad
-        Whether the PLL takes its reference from the pad beside it, which then cannot be another
-        input.
+        Whether the PLL takes its reference from the adjacent pad, which then cannot be used as
+        another input.
     """
 
     family: str
@@ -93,7 +93,7 @@ class Programmer:
     variable
         The environment variable that overrides the command, as in amaranth-boards.
     package
-        Where to get it.
+        How to install it.
     usb
         The board's USB vendor and product, for the udev rule.
     """
@@ -105,7 +105,7 @@ class Programmer:
     usb: str
 
 
-# Both write by USB; a board changes arguments only.
+# Both write over USB; boards override only the arguments.
 ICEPROG = Programmer("iceprog", (), "ICEPROG", "sudo apt-get install fpga-icestorm", "0403:6010")
 OPENFPGALOADER = Programmer("openFPGALoader", (), "OPENFPGALOADER",
                             "sudo apt-get install openfpgaloader", "0403:6015")
@@ -148,7 +148,7 @@ class Board:
 
     @cached_property
     def platform_class(self) -> Any:
-        """The platform's class; :class:`BoardError` if missing, or its device is unsupported."""
+        """The platform's class; :class:`BoardError` if it is missing or its device unsupported."""
         module, colon, name = self.platform.partition(":")
         if not colon or not module or not name:
             raise BoardError(f"--platform must be module:Class, such as "
@@ -158,12 +158,12 @@ class Board:
             found = getattr(importlib.import_module(module), name)
         except AttributeError:
             raise BoardError(f"the module {module} has no platform {name}") from None
-        except Exception as error: # The module may be anybody's.
+        except Exception as error: # The module may be anyone's.
             raise BoardError(f"the platform's module {module} cannot be imported: {error}"
                              ) from None
         if getattr(found, "device", None) not in DEVICES:
             what = getattr(found, "device", None)
-            what = "no platform" if not isinstance(what, str) else f"for {what}"
+            what = "not a platform" if not isinstance(what, str) else f"for {what}"
             raise BoardError(f"{self.platform} is {what}; bitstreams can be built for "
                              f"{', '.join(DEVICES)}")
         return found
@@ -184,13 +184,14 @@ class Board:
         made = self.platform_class
         try:
             return made()
-        except Exception as error: # The class may be anybody's.
-            raise BoardError(f"the platform {self.platform} cannot be made: {error}") from None
+        except Exception as error: # The class may be anyone's.
+            raise BoardError(f"the platform {self.platform} cannot be instantiated: {error}"
+                             ) from None
 
     def claim(self) -> Any:
-        """Instantiate the platform and request its clock and UART; then other pins can be checked.
+        """Instantiate the platform and request its clock and UART, so other pins can be checked.
 
-        Raises :class:`BoardError` if either is missing or shares a pin with the other.
+        Raises :class:`BoardError` if either is missing or they share a pin.
         """
         from amaranth.build.res import ResourceError
 
@@ -204,7 +205,7 @@ class Board:
         try:
             platform.request(platform.default_clk, dir="-")
             uart = platform.request("uart", 0, dir="-")
-        except Exception as error: # Its attributes may be anybody's functions.
+        except Exception as error: # Its attributes may be anyone's functions.
             raise BoardError(f"{self.platform} has no clock and UART that can be used together: "
                              f"{error}") from None
         missing = [name for name in ("rx", "tx") if not hasattr(uart, name)]
@@ -215,9 +216,9 @@ class Board:
     def check(self) -> None:
         """Raise :class:`BoardError` if the board cannot be built as described.
 
-        The reasons: a clock or baud rate out of reach, no UART, pins that are used twice, a
-        selection that needs another kind of block RAM, a normalizer that needs multipliers, or a
-        cache in a memory, to which the host link has no way.
+        Reasons: a clock or baud rate out of reach, no UART, pins used twice, a selection that needs
+        another kind of block RAM, a normalizer that needs multipliers, or a cache in a memory,
+        which the host link cannot reach.
         """
         from nearbit_boards.pll import PllError, find_pll
         from nearbit_boards.uart import divisor
@@ -257,7 +258,7 @@ def can_light(platform: Any, led: tuple[str, int]) -> bool:
 
 
 def reference_clock(platform: Any) -> int:
-    """Hz of the platform's default clock; :class:`BoardError` if there is none or it is unknown."""
+    """Hz of the platform's default clock; :class:`BoardError` if it is missing or unknown."""
     if platform.default_clk is None or platform.default_clk_constraint is None:
         raise BoardError(f"{type(platform).__name__} has no default clock of a known frequency")
     return round(platform.default_clk_frequency)

@@ -1,4 +1,4 @@
-"""From a board and its preset to a bitstream."""
+"""Building a bitstream for a board."""
 
 import json
 import re
@@ -22,20 +22,20 @@ __all__ = ["NAME", "Build", "BuildError", "build", "default_folder", "device_of"
 
 
 NAME = "nearbit"
-"""Name of all files of a build, before the point."""
+"""Stem of the names of all files of a build."""
 
 _ACCELERATOR = "accelerator"
 
 _ENDINGS = {"ice40": ".bin", "ecp5": ".bit"}
 
-# Seconds after which an iCE40 is not routed any more: its router goes on for ever where there are
-# too few wires. Most take two minutes.
+# Seconds after which routing an iCE40 is given up: its router never ends where there are too few
+# wires. Most designs take two minutes.
 _ROUTING_LIMIT = {"ice40": 600.0}
 
 _PLACEMENT = {
     # Router 1 can hang on carry chains.
     "ice40": "--router router2",
-    # With the usual placer the wires of a full 85F are too long to be routed.
+    # With the default placer, the wires of a full 85F are too long to route.
     "ecp5": "--placer static",
 }
 
@@ -127,8 +127,8 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
     BoardError
         The board cannot be used, the memories do not fit it, or a program is missing.
     BuildError
-        The design does not fit, misses its clock, or is made of other cells than expected; a
-        program fails or leaves its file incomplete.
+        The design does not fit, misses its clock, or uses other cells than expected; a program
+        fails or leaves its file incomplete.
     OSError
         A file cannot be written.
     """
@@ -155,7 +155,7 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
         finally:
             seconds[name] = round(time.perf_counter() - started, 1)
 
-    # Yosys would write zeros word by word, and no word is read before it is written.
+    # "given", as Yosys would write zeros word by word, and no word is read before it is written.
     verilog = stage("generate", "generating Verilog", lambda: generate(
         BoardTop(board.config, clock=board.clock, baud=board.baud, version=version),
         _ACCELERATOR, initial="given"))
@@ -203,7 +203,7 @@ def build(board: Board, folder: Path, *, seed: int | None = None,
 
 
 def _read_json(path: Path) -> Any:
-    """Read a file that a program has written; the programs do not notice a full disk."""
+    """Read a file that a program has written, which may be incomplete: none notices a full disk."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -214,7 +214,7 @@ def _read_json(path: Path) -> Any:
 def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, list[str]]:
     """Write the files of a build, and return each program's arguments.
 
-    The board's platform makes the constraints, the device's options and the design around the
+    The board's platform generates the constraints, the device's options and the design around the
     accelerator. The accelerator itself is Verilog, because Yosys heeds attributes of memories only
     there.
     """
@@ -225,8 +225,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
     before = ""
     if board.part == "iCE40UP5K":
         target = "up5k"
-        # With the usual weights the router goes round and round where the device is three quarters
-        # full.
+        # With the default weights, the router never ends where the device is three quarters full.
         placement += " --router2-alt-weights"
         before = _soft_multiplication(board)
         if before:
@@ -238,7 +237,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
             script_after_synth="check -assert",
             nextpnr_opts=f"{placement} --seed {seed} --report {NAME}.report.json "
                          f"--timing-allow-fail")
-    except Exception as error: # The platform may be anybody's.
+    except Exception as error: # The platform may be anyone's.
         raise BoardError(f"{board.platform} cannot be built for, as its own code fails: "
                          f"{type(error).__name__}: {error}") from error
     for name, text in plan.files.items():
@@ -248,7 +247,7 @@ def _prepare(board: Board, verilog: str, folder: Path, seed: int) -> dict[str, l
 
 
 def _soft_multiplication(board: Board) -> str:
-    """Yosys commands that build the product of weight and scale in logic if DSPs run out."""
+    """Return Yosys commands that build the product of weight and scale in logic if DSPs run out."""
     if resources.dsps(board.config, board.device) <= board.device.dsps:
         return ""
     bits = board.config.weight_bits
@@ -258,7 +257,7 @@ def _soft_multiplication(board: Board) -> str:
 
 
 def _soft(board: Board) -> str:
-    """Verilog of an unsigned multiplier: a tree of adders."""
+    """Return the Verilog of an unsigned multiplier: a tree of adders."""
     bits = board.config.weight_bits
     terms = [f"({{{bits + 16}{{B[{place}]}}}} & (A << {place}))" for place in range(16)]
     while len(terms) > 1:
@@ -293,7 +292,7 @@ def _check_used(used: resources.Used, found: list[resources.Memory], board: Boar
 
 def _read_report(folder: Path, device: Device, clock: int, luts: int
                  ) -> tuple[int, float, list[str]]:
-    """Read the logic used, the fastest clock in MHz, and where its slowest path begins and ends."""
+    """Read the logic used, the fastest clock in MHz, and where the slowest path begins and ends."""
     report = _read_json(folder / f"{NAME}.report.json")
     utilization = report["utilization"]
     cell = {"ice40": "ICESTORM_LC", "ecp5": "TRELLIS_COMB"}[device.family]
@@ -309,7 +308,7 @@ def _read_report(folder: Path, device: Device, clock: int, luts: int
 
 
 def _unit(cell: str) -> str:
-    """Name the unit that a cell belongs to: a unit of the core, or one around it."""
+    """Name the unit of the core, or around it, that a cell belongs to."""
     found = re.match(rf"{_ACCELERATOR}\.(?:inner\.)?(?:core\.)?(\w+)\.", cell)
     return found[1] if found else NAME
 
@@ -320,7 +319,7 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
     Raises
     ------
     BoardError
-        No such file, one for another device, or a part of one.
+        The file does not exist, is for another device, or is incomplete.
     """
     path = given or default_folder(board) / (NAME + _ENDINGS[board.device.family])
     if not path.is_file():
@@ -329,7 +328,7 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
     found = device_of(path)
     names = {name for name in DEVICES if _same_chip(name, board.part)}
     if found not in names:
-        raise BoardError(f"{path} is {f'for {found}' if found else 'no bitstream'}, and "
+        raise BoardError(f"{path} is {f'for {found}' if found else 'not a bitstream'}, and "
                          f"{board.name} has {board.part}")
     if not _is_whole(path.read_bytes()):
         raise BoardError(f"{path} is cut short: the command that starts the FPGA is not at its "
@@ -338,22 +337,22 @@ def find_bitstream(board: Board, given: Path | None) -> Path:
 
 
 def _same_chip(one: str, other: str) -> bool:
-    """Whether bitstreams for one device identify themselves as another's."""
+    """Whether bitstreams cannot tell two devices apart."""
     return one == other or (DEVICES[one].family == "ice40" and DEVICES[one] == DEVICES[other])
 
 
 def _is_whole(octets: bytes) -> bool:
     """Whether a bitstream ends with the command that starts the FPGA, and padding.
 
-    That is WAKEUP (1, 6) of an iCE40, as the IceStorm project describes it, and ISC_PROGRAM_DONE
-    (0x5E) of an ECP5 (Lattice FPGA-TN-02039).
+    This is WAKEUP (1, 6) for iCE40, as documented by the IceStorm project, and ISC_PROGRAM_DONE
+    (0x5E) for ECP5 (Lattice FPGA-TN-02039).
     """
     return (octets.rstrip(b"\x00\xff").endswith(b"\x01\x06")
             or octets.rstrip(b"\xff").endswith(b"\x5e\x00\x00\x00"))
 
 
 def device_of(path: Path) -> str | None:
-    """Name the device that a bitstream is for, by its contents; None if it is no bitstream."""
+    """Name the device that a bitstream is for, by its contents; None if it is not a bitstream."""
     try:
         octets = path.read_bytes()
     except OSError as error:
@@ -368,7 +367,7 @@ def device_of(path: Path) -> str | None:
     return None if width is None else _ICE40_WIDTHS.get(int.from_bytes(width[1], "big"))
 
 
-# Bits of a row of configuration memory, less one.
+# Bits per row of configuration memory, minus one.
 _ICE40_WIDTHS = {331: "iCE40HX1K", 871: "iCE40HX8K", 691: "iCE40UP5K"}
 
 

@@ -36,14 +36,14 @@ from nearbit_model.transfers.program import Beats, Cycles, Outcome, Phase, Progr
 __all__ = ["Device", "Info", "Run"]
 
 
-# Loads that may be on their way. USB adapters hand bytes on every 1 to 16 ms, in which some hundred
-# loads pass at 1 Mbaud.
+# Most loads in flight. USB adapters forward bytes every 1 to 16 ms, in which some hundred loads
+# pass at 1 Mbaud.
 _LOADS = 128
 
-# The device keeps one request while it answers another.
+# The device holds one request while it answers another.
 _QUERIES = 2
 
-# Seconds of silence that end what a device still says to a host that has gone, and the most bytes.
+# Seconds of silence, or most bytes, after which replies to an earlier host count as over.
 _SETTLE_SECONDS = 0.05
 _SETTLE_BYTES = 1 << 20
 
@@ -107,12 +107,12 @@ class Device:
         with Device.open("/dev/ttyUSB0") as device:
             run = device.attention(q, k, v, n=32)
 
-    Use :meth:`open`. Integers are those of the numeric contract (docs/numerics.md), as the golden
-    model takes them: :meth:`load` and :meth:`append` once for a head's keys and values, and
-    :meth:`attend` as often as there are queries. :meth:`run` and :meth:`attention` do all of it
+    Use :meth:`open`. Integers are those of the numeric contract (docs/numerics.md), as for the
+    golden model: call :meth:`load` and :meth:`append` once for a head's keys and values, and
+    :meth:`attend` as often as there are queries. :meth:`run` and :meth:`attention` do all of this
     for a whole problem.
 
-    Whatever goes wrong is a :class:`DeviceError` with one sentence. A request that is lost or
+    Every failure raises :class:`DeviceError` with one sentence. A request that is lost or
     damaged on its way is repeated.
     """
 
@@ -140,7 +140,7 @@ class Device:
         timeout
             Seconds of silence after which a request is repeated.
         retries
-            How often a request is repeated.
+            How often a request is repeated, at most.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class Device:
         return self._identity
 
     def info(self) -> Info:
-        """Ask for the device's identity and state."""
+        """Read the device's identity and state."""
         identity = Identity.from_bytes(self._exchange.one(Message.IDENTIFY).only(Block.IDENTITY))
         if identity != self._identity:
             raise DeviceError(f"{self._exchange.transport.name} is another device than the one "
@@ -200,13 +200,13 @@ class Device:
         return self._layout.state(self._exchange.one(Message.STATUS).only(Block.STATE))
 
     def reset(self) -> None:
-        """Discard all that is loaded, and clear the device's error counts."""
+        """Discard everything loaded, and clear the device's error counts."""
         self._loaded = None
         self._exchange.one(Message.RESET)
 
     def load(self, k_codes: NDArray[np.uint64], values: Values, exp_tables: ArrayLike, *,
              rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
-        """Load the keys and values of one key head from token 0 on, replacing what is loaded.
+        """Load the keys and values of one key head from token 0 on, replacing those loaded before.
 
         Parameters
         ----------
@@ -216,20 +216,20 @@ class Device:
             Elements [tokens, value_dim], scales [tokens], unit [] (:func:`quantize.values
             <nearbit_model.quantize.values>` of one head).
         exp_tables
-            Exp tables of the heads that will ask, integers [heads, key_bits + 1], heads at most
-            ``exp_tables``; for rescoring they are not looked at.
+            Exp tables of the heads that will send queries, integers [heads, key_bits + 1], heads at
+            most ``exp_tables``; not used for rescoring.
         rescore_keys
-            Elements for rescoring [tokens, head_dim]; None without them.
+            Elements for rescoring [tokens, head_dim]; None for no rescoring.
         progress
-            Called now and then with the cycles that were computed, the requests that were
-            answered, and all requests.
+            Called now and then with the number of cycles computed, of requests answered, and of
+            all requests.
 
         Raises
         ------
         ValueError
-            Arrays that do not fit each other or the device.
+            The arrays do not fit each other or the device.
         DeviceError
-            A device that does not answer.
+            The device does not answer.
         """
         config = self.config
         exp_table = np.asarray(exp_tables)
@@ -248,7 +248,7 @@ class Device:
 
     def append(self, k_codes: NDArray[np.uint64], values: Values, *,
                rescore_keys: NDArray[Any] | None = None, progress: Progress | None = None) -> None:
-        """Load more keys and values after those that are loaded.
+        """Load more keys and values after those already loaded.
 
         Parameters
         ----------
@@ -258,9 +258,10 @@ class Device:
         Raises
         ------
         ValueError
-            Arrays that do not fit, more tokens than there is room for, or another unit.
+            The arrays do not fit, there are more tokens than there is room for, or the unit
+            differs.
         DeviceError
-            A device that does not answer, or nothing loaded to append to.
+            The device does not answer, or nothing is loaded yet.
         """
         before = self._need_loaded()
         tokens = before.tokens
@@ -289,18 +290,18 @@ class Device:
                progress: Progress | None = None) -> Run:
         """Send queries of the heads that share the loaded key head.
 
-        Equals :func:`nearbit_model.golden.attend`, with the same arguments and what is loaded.
+        Equals :func:`nearbit_model.golden.attend` with the same arguments and the loaded head.
 
         Parameters
         ----------
         q_codes
             uint64 [heads, queries, words]; head h uses exp table h.
         counts
-            Keys that each query sees from ``first`` on, integers [queries]; None is all.
+            Number of keys that each query sees from ``first`` on, integers [queries]; None for all.
         first, n, sink, recent
-            First key of the range; nearest, first and last keys to select.
+            First key of the range; number of nearest, first and last keys to select.
         trace
-            Whether to ask for the selected keys, their distances and weights.
+            Whether to request the selected keys, their distances and weights.
         rescore_queries, multipliers
             For rescoring: elements [heads, queries, head_dim], uint32 [heads, queries].
         shared
@@ -311,9 +312,9 @@ class Device:
         Raises
         ------
         ValueError
-            Arguments that do not fit each other or the device.
+            The arguments do not fit each other or the device.
         DeviceError
-            A device that does not answer, or nothing loaded.
+            The device does not answer, or nothing is loaded.
         """
         config, loaded = self.config, self._need_loaded()
         if q_codes.ndim != 3 or 0 in q_codes.shape or q_codes.shape[2] != -(-config.key_bits // 64):
@@ -347,7 +348,7 @@ class Device:
 
     def run(self, prepared: Prepared, *, trace: bool = True,
             progress: Progress | None = None) -> Run:
-        """Load and query all of a prepared problem, as :func:`nearbit_sim.simulation.run` does.
+        """Load a prepared problem and send its queries, as :func:`nearbit_sim.simulation.run` does.
 
         Raises
         ------
@@ -360,23 +361,23 @@ class Device:
 
     def attention(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, trace: bool = True,
                   progress: Progress | None = None, **options: Any) -> Run:
-        """Attention on float tensors, computed by the device.
+        """Compute attention on float tensors with the device.
 
         Parameters
         ----------
         q, k, v, options
             As for :func:`nearbit_model.prepare.prepare`.
         trace
-            Whether to ask for the selected keys, their distances and weights.
+            Whether to request the selected keys, their distances and weights.
         progress
             As for :meth:`load`.
 
         Raises
         ------
         TensorError
-            Tensors that do not fit each other or the device.
+            The tensors do not fit each other or the device.
         DeviceError
-            A device that does not answer.
+            The device does not answer.
         """
         return self.run(prepare(q, k, v, self.config, **options), trace=trace, progress=progress)
 
@@ -410,19 +411,19 @@ class Device:
                    lambda done: progress(0, done, program.transfers))
 
     def _push(self, phase: Phase, answered: Callable[[int], None] | None) -> None:
-        """Load all that a phase has."""
+        """Send all loads of a phase."""
         requests = [(_KINDS[name], payload) for name, words in phase.inputs.items()
                     for payload in self._payloads(_KINDS[name], words)]
         self._exchange.run(requests, window=_LOADS, answered=answered)
 
     def _payloads(self, kind: Message, words: Words) -> list[bytes]:
-        """Payloads of messages from packed payloads of a stream."""
+        """Convert packed payloads of a stream to payloads of messages."""
         octets = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
         length = self._layout.length(kind)
         return [row[:length].tobytes() for row in octets]
 
     def _ask(self, phase: Phase, answered: Callable[[int], None]) -> list[Reply]:
-        """Ask all the commands of a phase."""
+        """Send all commands of a phase."""
         commands = self._payloads(Message.COMMAND, phase.inputs["i_command"])
         if "i_rescore_query" not in phase.inputs:
             return self._exchange.run([(Message.COMMAND, payload) for payload in commands],
@@ -436,9 +437,9 @@ class Device:
         return replies
 
     def _ask_rescored(self, beats: Words, command: bytes) -> Reply:
-        """Ask one command with its rescore queries, which the device takes in order and once.
+        """Send one command with its rescore queries, which the device accepts once and in order.
 
-        What it has of them says where to go on after a failure.
+        After a failure, sending resumes after the beats that the device reports to have.
         """
         shape = self._layout.shapes[Message.RESCORE_QUERY]
         place = shape.width - self._elements_width
@@ -455,8 +456,8 @@ class Device:
             except Incomplete:
                 self._exchange.repeated += 1
                 start = min(self._state().rescore_beats, len(beats))
-        raise DeviceError(f"{self._exchange.transport.name} does not answer a command with rescore "
-                          f"scores, though it was asked {self._exchange.retries + 1} times")
+        raise DeviceError(f"{self._exchange.transport.name} does not answer a command that "
+                          f"rescores, though it was sent {self._exchange.retries + 1} times")
 
     @property
     def _elements_width(self) -> int:
@@ -502,7 +503,7 @@ def _check_tokens(config: Config, before: int, k_codes: NDArray[np.uint64], valu
 
 def _problem(config: Config, k_codes: NDArray[np.uint64], values: Values,
              exp_tables: NDArray[np.uint32], rescore_keys: NDArray[Any] | None) -> Prepared:
-    """Make a problem of tokens, with a query for each exp table that is never asked."""
+    """Make a problem from tokens, with a query for each exp table that is never sent."""
     heads = len(exp_tables)
     stacked = Values(values.elements[None], values.scales[None], np.reshape(values.unit, 1),
                      np.reshape(values.saturated, 1), values.rotated)
@@ -519,7 +520,8 @@ def _problem(config: Config, k_codes: NDArray[np.uint64], values: Values,
 class _Recorder:
     """Runs a program on a device, and records an outcome like that of a simulation.
 
-    Its clock counts a cycle for each load, and for each command what the device says.
+    Its clock counts one cycle for each load and, for each command, the cycles that the device
+    reports.
     """
 
     device: Device
@@ -578,7 +580,7 @@ class _Recorder:
                 for name, count in each.items()}
 
     def _read(self, reply: Reply) -> None:
-        """Take the beats of a command's reply, and count its cycles."""
+        """Record the beats in a command's reply, and count its cycles."""
         layout = self.device._layout
         config = layout.config
         query, cycles, traces = 0, 0, 0

@@ -10,15 +10,15 @@ from nearbit_boards.transport import DeviceError, Transport, WriteTimeout
 __all__ = ["Exchange", "Incomplete"]
 
 
-# Replies that say that a request was damaged on its way, or came where none was expected.
+# Statuses of requests that were damaged on their way, or arrived where none was expected.
 _DAMAGED = (Status.CRC, Status.TYPE, Status.LENGTH, Status.TIMEOUT)
 
-# Bytes beyond the longest reply after which a device that only babbles is taken to be silent.
+# Bytes beyond the longest reply after which a babbling device counts as silent.
 _BABBLE = 4096
 
 
 class Incomplete(Exception):
-    """Some requests that must not be repeated blindly were not answered."""
+    """Requests that must not be repeated blindly were not answered."""
 
 
 class Exchange:
@@ -26,20 +26,20 @@ class Exchange:
 
     Requests are numbered. One that is not answered in time, or was damaged, is sent again with the
     same number and the same bytes: loads name their tokens and queries change nothing, so it makes
-    no difference whether the device had understood it before.
+    no difference whether the device understood it the first time.
 
     Parameters
     ----------
     transport
-        Where to.
+        Transport to the device.
     timeout
-        Seconds of silence after which all that is not answered is sent again.
+        Seconds of silence after which all unanswered requests are sent again.
     retries
-        How often a request is sent again, before :class:`DeviceError`.
+        How often a request is sent again before :class:`DeviceError` is raised.
     """
 
     def __init__(self, transport: Transport, *, timeout: float, retries: int) -> None:
-        """Start without any request."""
+        """Start without requests."""
         self.transport = transport
         self.parser = Parser()
         self.timeout = timeout
@@ -57,7 +57,7 @@ class Exchange:
         self.parser.layout = layout
 
     def settle(self, silence: float, most: int) -> None:
-        """Discard incoming bytes until there is silence, or until there were too many."""
+        """Discard incoming bytes until some seconds of silence, or until there are too many."""
         count = 0
         while count < most:
             octets = self.transport.read(silence)
@@ -81,22 +81,22 @@ class Exchange:
         requests
             Types and payloads.
         window
-            Requests that may wait for their replies, at most 128. More than two only where no reply
-            is longer than the request after it: the device has no room for requests.
+            Requests that may wait for their replies, at most 128. More than two only if no reply
+            is longer than the request after it: the device has no buffer for requests.
         once
-            Whether to send nothing again, but to raise :class:`Incomplete`.
+            Whether to raise :class:`Incomplete` instead of sending anything again.
         answered
-            Called now and then with the number of requests that are answered.
+            Called now and then with the number of requests answered.
         """
         replies: list[Reply | None] = [None] * len(requests)
-        waiting: dict[int, int] = {} # by sequence number, which request
+        waiting: dict[int, int] = {} # sequence number -> index of the request
         tries = [0] * len(requests)
         again: deque[int] = deque()
         upcoming, done, since = 0, 0, 0
         numbers: list[int] = []
         while done < len(requests):
             octets = b""
-            ends: list[tuple[int, int]] = [] # which request, and the bytes up to its end
+            ends: list[tuple[int, int]] = [] # index of a request, and the bytes up to its end
             while again or (upcoming < len(requests) and len(waiting) < window):
                 if again:
                     index = again.popleft()
@@ -152,7 +152,7 @@ class Exchange:
                 replies[place] = reply
                 done += 1
             if once and failed:
-                # Whatever is still on its way would be taken for an answer to what comes next.
+                # Replies still on their way would be taken for answers to the next requests.
                 self.settle(self.timeout, self._longest(window))
                 raise Incomplete
             if failed:

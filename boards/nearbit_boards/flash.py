@@ -1,4 +1,4 @@
-"""Writes a bitstream to a board, with the program that amaranth-boards names for it."""
+"""Writing a bitstream to a board, with the program that amaranth-boards uses for it."""
 
 import os
 import queue
@@ -19,20 +19,20 @@ __all__ = ["OUTPUTS", "RULES_FILE", "FlashError", "Output", "Sign", "flash", "fl
 
 
 class FlashError(BoardError):
-    """A board that could not be written; the message is one sentence with the remedy."""
+    """A board that could not be flashed; the message is one sentence with the remedy."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What a programmer prints if a board does not hold the bitstream afterwards.
+    """What a programmer prints when a write has failed.
 
     Parameters
     ----------
     pattern
-        Regular expression that is found in its output. ``^`` and ``$`` are those of lines.
+        Regular expression to find in its output. ``^`` and ``$`` match at each line.
     meaning
-        One sentence with the remedy. It may name ``{title}`` and ``{usb}`` of the board,
-        ``{access}`` (how to let users use it), ``{command}`` with its ``{options}``, the
+        One sentence with the remedy. It may contain ``{title}`` and ``{usb}`` of the board,
+        ``{access}`` (how to give users access to it), ``{command}`` with its ``{options}``, the
         ``{bitstream}``, and the pattern's named groups.
     """
 
@@ -42,15 +42,15 @@ class Sign:
 
 @dataclass(frozen=True)
 class Output:
-    """How to read what a programmer prints; its exit status alone does not tell.
+    """How to interpret a programmer's output, as its exit status alone is not reliable.
 
     Parameters
     ----------
     failures
-        Signs of failure; the first that is found counts.
+        Signs of failure; the first one found counts.
     success
-        By option, what it prints at the end of a write that succeeded; "" is for no option. A
-        board is written only if that is found.
+        For each option, what it prints at the end of a successful write; "" is for no option. A
+        write counts as successful only if this is found.
     """
 
     failures: tuple[Sign, ...]
@@ -58,14 +58,14 @@ class Output:
 
 
 RULES_FILE = "/etc/udev/rules.d/53-nearbit.rules"
-"""Where udev rules of docs/boards.md go: a number below 73, where systemd reads the tag uaccess."""
+"""File for the udev rules in docs/boards.md; numbered below 73, where systemd reads uaccess."""
 
 
 def udev_rule(usb: str) -> str:
     """Return the udev rule that lets users access a USB device, such as 0403:6010.
 
-    It names the USB device alone: a rule that names the serial ports as well would take them from
-    the group dialout.
+    It matches only the USB device: a rule that also matches the serial ports would take them away
+    from the group dialout.
     """
     vendor, _, product = usb.partition(":")
     return (f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", ATTR{{idProduct}}=="{product}", '
@@ -74,11 +74,11 @@ def udev_rule(usb: str) -> str:
 
 _ACCESS = ("write the line {rule} into {file}, type 'sudo udevadm control --reload-rules', and "
            "plug the board in again")
-_FORBIDDEN = "{title} (USB {usb}) may not be used by this user; {access}"
-_MISSING = ("no {title} was found (USB {usb}); plug it in with a cable that carries data, and see "
-            "it in the list of lsusb")
+_FORBIDDEN = "this user has no permission to use {title} (USB {usb}); {access}"
+_MISSING = ("no {title} was found (USB {usb}); plug it in with a cable that carries data, and "
+            "check that lsusb lists it")
 _EITHER = ("{title} cannot be opened: if lsusb does not list {usb}, plug it in with a cable that "
-           "carries data; if it does, this user may not use it, so {access}")
+           "carries data; if it does, this user has no permission to use it, so {access}")
 _BUSY = ("{title} (USB {usb}) is in use by another program; close it, such as another programmer, "
          "and flash again")
 _LOST = ("the connection to {title} failed while it was written ('{what}'); plug the board in "
@@ -92,12 +92,12 @@ _FORBIDDEN_SIGN = Sign(r"LIBUSB_ERROR_ACCESS|[Pp]ermission denied|insufficient p
                        r"|inappropriate permissions", _FORBIDDEN)
 
 OUTPUTS: Mapping[str, Output] = {
-    # YosysHQ/icestorm, iceprog/iceprog.c and mpsse.c, releases of 2015 to 2023. `cdone` is the
-    # FPGA's pin that says that it is configured; the last of its lines counts.
+    # YosysHQ/icestorm, iceprog/iceprog.c and mpsse.c, releases of 2015 to 2023. `cdone` is the pin
+    # by which the FPGA shows that it is configured; the last line with it counts.
     "iceprog": Output((
         _FORBIDDEN_SIGN,
-        # Whatever libftdi's ftdi_usb_open returned, a board that is not there (-3) and one that
-        # may not be opened (-4) among it.
+        # Any error of libftdi's ftdi_usb_open, which includes a missing board (-3) and one without
+        # permission to open it (-4).
         Sign(r"^Can't find iCE FTDI USB device", _EITHER),
         Sign(r"^(?P<what>Failed (?:to )?(?:reset|purge|get|set) .*|Read error\.|Write error .*)$",
              _LOST),
@@ -113,15 +113,15 @@ OUTPUTS: Mapping[str, Output] = {
         "": r"^VERIFY OK[\s\S]*^cdone: high\s+Bye\.",
     }),
     # trabucayre/openFPGALoader, src/main.cpp, lattice.cpp, spiFlash.cpp, spiInterface.cpp,
-    # jtag.cpp, ftdipp_mpsse.cpp, ftdiJtagBitbang.cpp, releases 0.1 to 1.0. The first ones end with
-    # status 0 whatever happens.
+    # jtag.cpp, ftdipp_mpsse.cpp, ftdiJtagBitbang.cpp, releases 0.1 to 1.0. The earliest always exit
+    # with status 0.
     "openFPGALoader": Output((
         Sign(r"cannot find board '(?P<what>.*)'",
              "this release of {command} does not know the board '{what}'; install a newer one, "
              "such as from https://github.com/trabucayre/openFPGALoader"),
         _FORBIDDEN_SIGN,
-        # libftdi: -3 is "usb device not found", -4 "unable to open device", where libusb_open was
-        # refused. (In libusb itself -3 is LIBUSB_ERROR_ACCESS and -4 LIBUSB_ERROR_NO_DEVICE.)
+        # libftdi: -3 is "usb device not found", -4 "unable to open device", if libusb_open was
+        # refused. (In libusb itself, -3 is LIBUSB_ERROR_ACCESS and -4 LIBUSB_ERROR_NO_DEVICE.)
         Sign(r"unable to open ftdi device: -4\b", _FORBIDDEN),
         Sign(r"unable to open ftdi device: -3 \(device not found", _MISSING),
         Sign(r"default FTDI driver is not in use|unable to claim usb device|LIBUSB_ERROR_BUSY",
@@ -136,8 +136,8 @@ OUTPUTS: Mapping[str, Output] = {
              "the FPGA of {title} does not match the bitstream; read its name on the chip, and "
              "build for that board"),
         Sign(r"F(?:AIL|ail)\b[\s\S]*\bCRC ERR|CRC check ?: FAIL",
-             "the FPGA of {title} has found an error in the bitstream (CRC), so it has none; plug "
-             "the board in without a hub and with another cable, and flash again"),
+             "the FPGA of {title} found an error in the bitstream (CRC) and is not configured; "
+             "plug the board in without a hub and with another cable, and flash again"),
         Sign(r"Read ID failed", _NO_FLASH.replace("{what}", "ones")),
         Sign(r"block protection is set",
              "the flash memory of {title} is write-protected; unprotect it with: {command} "
@@ -145,21 +145,21 @@ OUTPUTS: Mapping[str, Output] = {
         Sign(r"Verification failed at|Verify Failure", _DIFFERS),
         Sign(r"Flash is blank", "the flash memory of {title} is empty afterwards; flash again"),
         Sign(r"^(?P<what>[A-Za-z][\w /]*?):? ?(?:\[[= ]*\] *[\d.]+%)?\s*F(?:AIL|ail)\b",
-             "{title} was not written: {command} says that '{what}' has failed; unplug the board "
+             "{title} was not written: {command} reports that '{what}' failed; unplug the board "
              "for some seconds, and flash again"),
         Sign(r"^(?:Error|error) ?:? ?(?P<what>.*)$",
-             "{title} was not written: {command} says '{what}'"),
+             "{title} was not written: {command} reports '{what}'"),
     ), {
         "-m": r"^Loading:[\s\S]*\bDone\s[\s\S]*^Disable configuration: DONE",
         "": r"^Writing:[\s\S]*\bDone\s[\s\S]*^Refresh: DONE",
     }),
 }
-"""How to read each programmer's output, by the name of the program."""
+"""How to interpret each programmer's output, by the name of the program."""
 
 
-# Seconds without a word after which a programmer is ended. iceprog waits for ever for a flash
-# memory that is always busy, as one that is not there seems to be; the longest silence of a write
-# that works is that of an old iceprog while it writes, some seconds.
+# Seconds without output after which a programmer is terminated. iceprog waits forever for a flash
+# memory that is always busy, as a missing one appears to be. In a successful write, the longest
+# silence is some seconds, by an old iceprog while it writes.
 _SILENCE_SECONDS = 60.0
 
 
@@ -190,8 +190,8 @@ def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -
     BoardError
         The programmer is not installed.
     FlashError
-        The board is missing or may not be used, or the programmer fails or does not report
-        success.
+        The board is missing, the user has no permission to use it, or the programmer fails or does
+        not report success.
     """
     programmer = board.programmer
     command = flash_command(board, bitstream)
@@ -212,33 +212,33 @@ def flash(board: Board, bitstream: Path, *, silence: float = _SILENCE_SECONDS) -
     lines = [line.strip() for line in said.splitlines() if line.strip() not in ("", "ABORT.")]
     last = lines[-1] if lines else "nothing"
     if status is None:
-        raise FlashError(f"{command[0]} has said nothing for {silence:g} seconds and was ended (at "
-                         f"last: {last}), so {board.title} may hold a part of the bitstream; "
-                         f"unplug the board for some seconds, and flash again")
+        raise FlashError(f"{command[0]} printed nothing for {silence:g} seconds and was terminated "
+                         f"(last output: {last}), so {board.title} may hold a part of the "
+                         f"bitstream; unplug the board for some seconds, and flash again")
     if status < 0:
-        raise FlashError(f"{command[0]} was ended by {ended_by(status)}, so {board.title} may hold "
-                         f"a part of the bitstream; flash again")
+        raise FlashError(f"{command[0]} was terminated by {ended_by(status)}, so {board.title} may "
+                         f"hold a part of the bitstream; flash again")
     if status != 0:
         raise FlashError(f"{command[0]} failed: {last if lines else f'status {status}'}")
     option = next((name for name in output.success if name in programmer.arguments), "")
     if re.search(output.success[option], said, re.MULTILINE) is None:
-        raise FlashError(f"{command[0]} ended without an error, but does not say that it has "
-                         f"written {board.title} (at last: {last}); see whether the board answers, "
-                         f"or take another release of {programmer.command}")
+        raise FlashError(f"{command[0]} exited without an error, but did not report that it wrote "
+                         f"{board.title} (last output: {last}); check whether the board answers, "
+                         f"or use another release of {programmer.command}")
 
 
 def _listen(command: list[str], silence: float) -> tuple[str, int | None]:
     """Run a program; return all its output, in order, and its status.
 
-    Colours are removed, and a line that overwrites another is a line of its own. The status is None
-    if the program was terminated because it was silent.
+    Colours are removed, and a line that overwrites another becomes a separate line. The status is
+    None if the program was terminated because it was silent.
     """
     end, entrance = os.pipe()
     chunks = queue.SimpleQueue[bytes]()
 
     def read() -> None:
-        # In a thread, as pipes cannot be waited for on Windows. It goes on while a child of the
-        # program holds the pipe, and nobody waits for it.
+        # In a thread, as Windows cannot wait for pipes. The thread runs on while a child of the
+        # program holds the pipe, and nothing waits for it.
         with open(end, "rb", buffering=0) as pipe:
             while chunk := pipe.read(1 << 16):
                 chunks.put(chunk)

@@ -1,4 +1,4 @@
-"""What surrounds the accelerator on all boards: clock, reset, pins."""
+"""The logic around the accelerator on all boards: clock, reset, pins."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ __all__ = ["Fpga"]
 
 
 _READY_SECONDS = 15e-6
-"""The block RAMs of an iCE40 read as zeros for so long after configuration (as in Amaranth's own
-reset for it, which waits as long)."""
+"""How long the block RAMs of an iCE40 read as zeros after configuration. Amaranth's own reset for
+iCE40 waits as long."""
 
 
 class Fpga(Elaboratable):
-    """What surrounds the accelerator on a board: clock, reset, pins.
+    """The logic around the accelerator on a board: clock, reset, pins.
 
-    The clock is that of the PLL. Reset is synchronous; it lasts until the PLL has locked and 15 us
-    more, and comes back if the lock is lost.
+    The clock is the PLL's. Reset is synchronous. It lasts until 15 us after the PLL has locked, and
+    is asserted again if the lock is lost.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Fpga(Elaboratable):
         self._module = module
 
     def elaborate(self, platform: Any) -> Module:
-        """Build it for the board's platform."""
+        """Build the logic for the board's platform."""
         m = Module()
         board = self._board
 
@@ -60,7 +60,7 @@ class Fpga(Elaboratable):
             m.submodules.pll = pll.instance(reference, clock, locked)
         m.d.comb += ClockSignal().eq(clock)
 
-        # Without reset: what follows makes it.
+        # A domain without reset, for the logic that generates the reset.
         m.domains.ready = ClockDomain(reset_less=True)
         m.d.comb += ClockSignal("ready").eq(clock)
         stable = Signal()
@@ -93,9 +93,9 @@ class Fpga(Elaboratable):
         return m
 
     def _stretch(self, m: Module, signal: Signal) -> Signal:
-        """Hold a pulse for 50 to 100 ms, so that it can be seen."""
-        # It counts up from 0 until its top bit is set: loaded with a constant, or compared, it
-        # would be the slowest path of an iCEBreaker.
+        """Stretch a pulse to 50 to 100 ms, so that it is visible."""
+        # The counter counts up from 0 until its top bit is set: loading a constant, or comparing,
+        # would be the slowest path on an iCEBreaker.
         bits = (self._board.clock // 20 - 1).bit_length() + 1
         shown = Signal(bits, init=1 << bits - 1)
         seen = Signal()

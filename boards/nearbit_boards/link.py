@@ -1,4 +1,4 @@
-"""The host link's hardware: bytes of messages on one side, the core's streams on the other."""
+"""The host link's hardware, between the bytes of messages and the core's streams."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def _members(config: Config) -> dict[str, wiring.Member]:
 def _beyond(kind: Message, fields: Any) -> list[Value]:
     """List conditions under which fields of a message are out of range.
 
-    Of a command only its exp tables: the core itself says what else is wrong.
+    For a command, only its exp tables: the core itself reports everything else.
     """
     if kind == Message.COMMAND:
         return [wrong for query in fields.queries for wrong in _beyond_range(query, ["exp_table"])]
@@ -49,13 +49,13 @@ def _beyond_range(fields: Any, names: list[str]) -> list[Value]:
 
 
 def _octets(bits: Value, count: int) -> list[Value]:
-    """Cut bits to bytes, the lowest first, and add zeros."""
+    """Split bits into bytes, lowest first, padded with zeros."""
     filled = Cat(bits, C(0, 8 * count))
     return [filled[8 * index:8 * index + 8] for index in range(count)]
 
 
 def _cycle_bits(config: Config) -> int:
-    """Bits for the cycles of any command, with much to spare."""
+    """Bits to count the cycles of any command, with a large margin."""
     rescore_beats = 0 if config.rescore is None else config.rescore.beats
     selected = config.queries * config.top_n * (config.beats + rescore_beats)
     results = config.queries * config.value_dim * config.divider_cycles
@@ -63,31 +63,32 @@ def _cycle_bits(config: Config) -> int:
 
 
 class HostLink(wiring.Component):
-    """Answers a host's requests with the help of a core.
+    """Answers a host's requests with a core.
 
     The messages are those of docs/host-link.md. A request's payload is held in a shift register
-    of :py:`payload_bytes` bytes, the only storage there is: it must be handed over, or have been
-    found to be wrong, before the next request is taken. Only a request with the right CRC has any
-    effect. Each request is answered by one reply, except that a request that ends before its
-    sequence number is only counted.
+    of :py:`payload_bytes` bytes, the only buffer: it must be handed over, or rejected, before the
+    next request is accepted. Only a request with the right CRC has any effect. Each request is
+    answered by one reply, except that a request that ends before its sequence number is only
+    counted.
 
-    A request may come while the reply to the one before is on its way. Its first byte is taken
-    when the one before is handed over: a load when the core takes it, a command when the core takes
-    the command. It is answered when the reply before has been sent.
+    A request may arrive while the reply to the one before is being sent. Its first byte is accepted
+    once the request before is handed over: when the core has accepted its load or command. It is
+    answered after the previous reply has been sent.
 
-    One byte is taken per cycle, none in the four cycles after a request or more until it is handed
-    over. One byte of a reply is sent per cycle at most. Results and traces wait for :py:`o`.
+    One byte is accepted per cycle, but none for at least four cycles after a request, until the
+    request is handed over. At most one byte of a reply is sent per cycle. Results and traces wait
+    for :py:`o`.
 
     Parameters
     ----------
     config : :class:`nearbit_model.Config`
-        The core's.
+        The core's configuration.
     version : :class:`tuple`
         Release of Nearbit, three integers from 0 to 255.
     clock : :class:`int`
-        Cycles in a second, 1 to 2**32 - 1; only told to the host.
+        Cycles per second, 1 to 2**32 - 1; only reported to the host.
     timeout : :class:`int`
-        Cycles without a byte after which an incomplete request is given up, at least 2; rounded up
+        Cycles without a byte after which an incomplete request is dropped, at least 2; rounded up
         to a power of two.
 
     Members
@@ -106,11 +107,12 @@ class HostLink(wiring.Component):
     reset_core : :py:`Out(1)`
         High for one cycle to reset the core.
     loaded, exp_tables_loaded, rescore_loaded : :py:`In(...)`
-        What the core has, as in :class:`nearbit_hw.dispatcher.Dispatcher`; only told to the host.
+        What is loaded into the core, as in :class:`nearbit_hw.dispatcher.Dispatcher`; only reported
+        to the host.
     activity : :py:`Out(1)`
         High while a request is being received or answered.
     error : :py:`Out(1)`
-        High from the first counted error until the core is reset by the host.
+        High from the first counted error until the host resets the core.
     """
 
     i: stream.Interface
@@ -184,12 +186,12 @@ class HostLink(wiring.Component):
         config = self._config
         unit = config.rescore
 
-        # ---- Receiving. A request stays COMPLETE until it is taken up.
+        # ---- Receiving. A request stays `complete` until it is taken.
         request = _Request(m, self._layout, self._timeout)
         m.d.comb += [request.i_valid.eq(self.i.valid), request.i_payload.eq(self.i.payload),
                      self.i.ready.eq(request.i_ready)]
 
-        # The payload of a message stands at the upper end of the register.
+        # The payload of a message is at the upper end of the register.
         parts = {kind: request.payload[8 * (self.payload_bytes - self._layout.length(kind)):]
                  for kind in self._layout.shapes}
 
@@ -197,11 +199,11 @@ class HostLink(wiring.Component):
         rescore_beats = Signal(range(1 if unit is None else config.queries * unit.beats + 1))
         order_error, repeated = Signal(), Signal()
 
-        # ---- Taking up, once no reply is being sent.
+        # ---- Taking a request, once no reply is being sent.
         free, take = Signal(), Signal()
         verdict = Signal(Status)
         act = Signal() # the request is good, and may be handed over
-        # Registered, as a payload stands still before the request is complete.
+        # Registered, as a payload is stable before the request is complete.
         field_error, beyond = Signal(reset_less=True), Signal()
         m.d.sync += field_error.eq(beyond)
         m.d.comb += [verdict.eq(request.status),
@@ -243,10 +245,10 @@ class HostLink(wiring.Component):
             with m.If(request.kind == kind):
                 m.d.comb += beyond.eq(Cat(wrong).any())
 
-        # ---- Errors. They are counted when a request is taken up, so a reply does not change.
+        # ---- Errors, counted when a request is taken, so that they do not change during a reply.
         fields = state_fields(config)
         rejected, lost = Signal(8 * fields["rejected"]), Signal(8 * fields["lost"])
-        gap = Signal() # bytes were lost since
+        gap = Signal() # bytes were lost since the last request
         m.d.comb += self.reset_core.eq(act & (request.kind == Message.RESET))
         with m.If(take):
             m.d.sync += [gap.eq(0), lost.eq(lost + gap),
@@ -272,15 +274,15 @@ class HostLink(wiring.Component):
                 state: list[Value]) -> None:
         """Send replies.
 
-        A reply is made of blocks: a HEADER without a tag, those that answer, and END, whose bytes
-        are the CRC.
+        A reply consists of blocks: a HEADER without a tag, the blocks of the answer, and END, whose
+        bytes are the CRC.
         """
         config, layout = self._config, self._layout
         status = Signal(Status, reset_less=True)
         blocks = [Block.END, Block.IDENTITY, Block.STATE, Block.RESULT, Block.TRACE, Block.CYCLES]
         header = max(blocks) + 1
         block = Signal(range(header + 1), reset_less=True)
-        # What is to come after the block, END or one that answers; RESULT stands for all queries.
+        # The block after this one: END, or one of the answer; RESULT stands for all queries.
         following = Signal.like(block)
         result, trace = self.i_result, self.i_trace
 
@@ -300,8 +302,7 @@ class HostLink(wiring.Component):
         begin = Signal()
         checker = crc.catalog.CRC16_IBM_3740(data_width=8).create()
         m.submodules.reply_checker = ResetInserter(begin)(checker)
-        # The byte that it is fed with next to END's tag is its own upper half, which moves the
-        # lower one up.
+        # After END's tag, the checker is fed its own upper half, which moves the lower one up.
         contents[Block.END] = [checker.crc[8:], checker.crc[8:]]
 
         failed = Signal() # the query's result is an error
@@ -315,7 +316,7 @@ class HostLink(wiring.Component):
             for name, octets in contents.items():
                 ones = [bit for place, bit in enumerate(index) if (len(octets) - 1) >> place & 1]
                 with m.Case(int(name)):
-                    # The index comes from below, so the ones say enough.
+                    # The index counts up to the last place, so comparing its ones is enough.
                     m.d.comb += [data_byte.eq(selected[name]), last.eq(Cat(ones).all())]
         m.d.comb += tag_byte.eq(block)
         with m.If(failed):
@@ -358,7 +359,7 @@ class HostLink(wiring.Component):
                 m.d.comb += [self.o.valid.eq((block != Block.RESULT) | result.valid),
                              self.o.payload.eq(data_byte),
                              begin.eq((block == header) & (index == 0))]
-                # Without looking at `valid`: the path through the core would be long.
+                # Not gated by `valid`: the path through the core would be too long.
                 taken = self.o.ready & last
                 m.d.comb += [trace.ready.eq(taken & (block == Block.TRACE)),
                              result.ready.eq(taken & (block == Block.RESULT))]
@@ -379,7 +380,7 @@ class HostLink(wiring.Component):
             with m.If(query == config.queries - 1):
                 m.d.sync += following.eq(Block.CYCLES)
 
-        # The sequence number is needed until the header is out.
+        # The sequence number is needed until the header has been sent.
         m.d.comb += request.keep.eq(~free & (block == header))
 
         # Cycles in which the core works on a command and does not wait for the link.
@@ -394,7 +395,7 @@ class HostLink(wiring.Component):
 
     @staticmethod
     def _select(m: Module, index: Signal, octets: list[Any], name: str) -> Signal:
-        """Return one of some bytes; any of them, if the index is beyond."""
+        """Select one of some bytes; any of them if the index is out of range."""
         byte = Signal(8, name=name)
         with m.Switch(index[:(len(octets) - 1).bit_length()]):
             for place, octet in enumerate(octets[:-1]):
@@ -406,15 +407,15 @@ class HostLink(wiring.Component):
 
 
 class _Request:
-    """Puts a request together from bytes: signals of the link, with the logic that drives them."""
+    """Assembles a request from bytes: signals of the link, with the logic that drives them."""
 
     def __init__(self, m: Module, layout: Layout, timeout: int) -> None:
-        # Bytes.
+        # Stream of bytes.
         self.i_valid, self.i_ready = Signal(), Signal()
         self.i_payload = Signal(8)
-        # The request may be taken up: all of it is there, or enough to know that it is wrong.
+        # The request may be taken: all of it is there, or enough to know that it is wrong.
         self.complete = Signal()
-        # It is taken up.
+        # The request is taken.
         self.take = Signal()
         self.kind = Signal(4, reset_less=True)
         # The sequence number must stay.
@@ -423,11 +424,11 @@ class _Request:
         self.payload = Signal(8 * layout.payload_bytes, reset_less=True)
         # What is wrong with its bytes.
         self.status = Signal(Status)
-        # A byte belongs to no request.
+        # A byte that belongs to no request arrives.
         self.lose = Signal()
         self.busy = Signal()
 
-        # What is reset with a request goes by the flip-flops' own pins, not by logic before them.
+        # State that is reset with each request uses the flip-flops' reset pins, not logic.
         fresh = Module()
         m.submodules.request = ResetInserter(self.take)(fresh)
         begin = Signal()
@@ -441,7 +442,7 @@ class _Request:
             checker.data.eq(self.i_payload), checker.valid.eq(taken), self.busy.eq(~begin),
         ]
 
-        # The counter ends at its highest bit.
+        # The counter expires when its highest bit is set.
         silence = Signal(range(timeout + 1))
         m.d.comb += expired.eq(silence[-1])
         with m.If(~expired):
@@ -449,7 +450,7 @@ class _Request:
         with m.If(taken | begin):
             m.d.sync += silence.eq(0)
 
-        # Registered, because a load goes from here to all memories of keys.
+        # Registered, because from here a load drives all memories of keys.
         fresh.d.sync += [self.complete.eq(full | expired), self.status.eq(error)]
         with fresh.If(~full):
             fresh.d.sync += self.status.eq(Status.TIMEOUT)
@@ -492,7 +493,7 @@ class _Request:
                     fresh.d.sync += error.eq(Status.LENGTH)
                     fresh.next = "Full"
             with fresh.State("Payload"):
-                # That is `taken` here, but a load goes to all bits and must not wait for the rest.
+                # Equals `taken` here. It enables all bits, so its path must not have more logic.
                 with fresh.If(self.i_valid & ~expired):
                     fresh.d.sync += self.payload.eq(Cat(self.payload[8:], self.i_payload))
                 with fresh.If(taken):

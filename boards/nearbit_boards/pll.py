@@ -1,4 +1,4 @@
-"""Clocks: dividers of the PLLs of iCE40 and ECP5, and the PLLs themselves."""
+"""Clocks: the PLLs of iCE40 and ECP5, and how to choose their dividers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ __all__ = ["Ecp5Pll", "Ice40Pll", "PllError", "find_pll"]
 
 
 class PllError(ValueError):
-    """A clock that the PLL cannot make; the message is one sentence."""
+    """A clock that the PLL cannot generate; the message is one sentence."""
 
 
 _ERROR_MAX = 0.005
-"""By how much the clock may differ from what is asked; a UART's two ends share 5 %."""
+"""Largest relative error of the clock; a UART's two ends share 5 %."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Ice40Pll:
 
     @property
     def filter_range(self) -> int:
-        """Setting of the loop filter, by the frequency at the phase detector."""
+        """Setting of the loop filter for the frequency at the phase detector."""
         return next((setting for limit, setting in ((17e6, 1), (26e6, 2), (44e6, 3), (66e6, 4),
                                                     (101e6, 5)) if self.pfd < limit), 6)
 
     @classmethod
     def choices(cls, reference: int) -> "list[Ice40Pll]":
-        """All settings within the limits."""
+        """Return all settings within the limits."""
         found = (cls(reference, divr, divf, divq) for divr in range(16) for divf in range(128)
                  for divq in range(1, 7))
         return [pll for pll in found if 10e6 <= pll.pfd <= 133e6 and 533e6 <= pll.vco <= 1066e6
@@ -67,9 +67,9 @@ class Ice40Pll:
 
     def instance(self, reference: Any, clock: Value, locked: Value, *,
                  at_pad: bool = False) -> Instance:
-        """The PLL between a reference and a clock.
+        """Instantiate the PLL between a reference and a clock.
 
-        The reference is a signal, or with ``at_pad`` the port of the pad beside the PLL.
+        The reference is a signal or, with ``at_pad``, the port of the pad beside the PLL.
         """
         kind, pin = ("SB_PLL40_PAD", {"i_PACKAGEPIN": reference}) if at_pad else (
             "SB_PLL40_CORE", {"i_REFERENCECLK": reference})
@@ -116,7 +116,7 @@ class Ecp5Pll:
 
     @classmethod
     def choices(cls, reference: int) -> "list[Ecp5Pll]":
-        """All settings within the limits, with the oscillator near the middle of its range."""
+        """Return all settings within the limits, with the oscillator near its mid-range."""
         found = []
         for clki_div in range(1, 129):
             for clkfb_div in range(1, 129):
@@ -130,7 +130,7 @@ class Ecp5Pll:
         return found
 
     def instance(self, reference: Value, clock: Value, locked: Value) -> Instance:
-        """The PLL between a reference and a clock."""
+        """Instantiate the PLL between a reference and a clock."""
         attributes: dict[str, Any] = {
             "a_FREQUENCY_PIN_CLKI": f"{self.reference / 1e6:g}",
             "a_FREQUENCY_PIN_CLKOP": f"{self.output / 1e6:g}",
@@ -150,7 +150,7 @@ class Ecp5Pll:
 
 
 def find_pll(family: str, reference: int, clock: int) -> Ice40Pll | Ecp5Pll | None:
-    """Choose the dividers that come nearest to a clock.
+    """Choose the dividers that come closest to a clock.
 
     Parameters
     ----------
@@ -162,17 +162,17 @@ def find_pll(family: str, reference: int, clock: int) -> Ice40Pll | Ecp5Pll | No
     Returns
     -------
     Ice40Pll, Ecp5Pll or None
-        None if the reference is the clock already.
+        None if the reference already is the clock.
 
     Raises
     ------
     PllError
-        If none comes within 0.5 %.
+        If no setting comes within 0.5 %.
     """
     if reference == clock:
         return None
     choices: list[Any] = (Ice40Pll if family == "ice40" else Ecp5Pll).choices(reference)
-    # Among equals, the least division of the reference: less jitter.
+    # Among equals, take the least division of the reference, for less jitter.
     best = min(choices, key=lambda pll: (abs(pll.output - clock), -pll.pfd), default=None)
     if best is None or abs(best.output / clock - 1) > _ERROR_MAX:
         nearest = "" if best is None else f"; the nearest is {best.output / 1e6:.3f} MHz"

@@ -1,4 +1,4 @@
-"""The host link's messages: their numbers, and how bytes become messages and back.
+"""The host link's messages: their numbers, and their conversion from and to bytes.
 
 docs/host-link.md describes them byte by byte. The hardware (:mod:`nearbit_boards.link`) takes its
 numbers and lengths from here, and the order of fields from the core's streams.
@@ -24,10 +24,10 @@ REQUEST_SYNC = 0xA5
 """First byte of a request."""
 
 REPLY_SYNC = 0x5A
-"""First byte of a reply; another one, so that an echo is no reply."""
+"""First byte of a reply; it differs, so that an echo is not a reply."""
 
 PAYLOAD_MAX = 255
-"""Bytes of the longest payload of a request: its length is one byte."""
+"""Bytes in the longest payload of a request, whose length field is one byte."""
 
 
 class ProtocolError(ValueError):
@@ -51,11 +51,11 @@ class Message(enum.IntEnum):
 STREAMS = {Message.COMMAND: "i_command", Message.KEY: "i_key", Message.VALUE: "i_value",
            Message.EXP_TABLE: "i_exp_table", Message.RESCORE_KEY: "i_rescore_key",
            Message.RESCORE_QUERY: "i_rescore_query"}
-"""Stream of the core that a message's payload goes to."""
+"""Stream of the core that receives a message's payload."""
 
 
 class Status(enum.IntEnum):
-    """Outcome of a request. With any other than OK, the request had no effect."""
+    """Outcome of a request. Unless it is OK, the request had no effect."""
 
     OK = 0
     CRC = 1
@@ -79,7 +79,7 @@ class Block(enum.IntEnum):
 
 
 CYCLES_BYTES = 3
-"""Bytes of the counter of cycles."""
+"""Bytes of the cycle counter."""
 
 
 def crc(data: bytes) -> int:
@@ -97,26 +97,26 @@ def _field_bytes(known: Mapping[str, Any]) -> int:
 
 
 _FIXED = {"size": 1, "major": 1, "minor": 1, "patch": 1, "layout": 2}
-"""What an identity begins with in every release."""
+"""Fields with which an identity begins in every release."""
 
 IDENTITY: dict[str, int] = {
     **_FIXED, "clock": 4,
     **{name: _field_bytes(known) for name, known in Config.leaf_metadata().items()}}
-"""Fields of an identity with their bytes, in order; the last are those of a configuration."""
+"""Fields of an identity with their sizes in bytes, in order; a configuration's fields come last."""
 
 LAYOUT = crc(repr([(name, size, Config.leaf_metadata().get(name, {}).get("choices"))
                    for name, size in IDENTITY.items()]).encode())
-"""The identity's ``layout``: changes with the names, bytes and choices of the fields."""
+"""The identity's ``layout``; it changes with the names, sizes and choices of the fields."""
 
 
 def request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
-    """All bytes of a request."""
+    """Return all bytes of a request."""
     body = bytes([kind, sequence, len(payload)]) + payload
     return bytes([REQUEST_SYNC]) + body + crc(body).to_bytes(2, "big")
 
 
 def reply(status: int, sequence: int, blocks: bytes = b"") -> bytes:
-    """All bytes of a reply, given its blocks with their tags, without the last block."""
+    """Return all bytes of a reply, given its blocks with their tags, without the END block."""
     body = bytes([sequence, status]) + blocks + bytes([Block.END])
     return bytes([REPLY_SYNC]) + body + crc(body).to_bytes(2, "big")
 
@@ -130,7 +130,7 @@ class Identity:
     config
         Its configuration.
     version
-        Release of Nearbit that it was built with, such as ``0.1.0``.
+        Release of Nearbit with which it was built, such as ``0.1.0``.
     clock
         Its clock frequency in Hz.
     """
@@ -181,13 +181,13 @@ class State:
     lost
         Requests preceded by lost bytes or by bytes of no request, modulo 256.
     loaded
-        Number of queries, from query 0, whose key and value are loaded.
+        Number of tokens, from token 0, whose key and value are loaded.
     exp_tables
         Exp tables that are loaded, bit t for exp table t.
     rescore_loaded
-        Number of queries, from query 0, whose rescore key is loaded; 0 without the unit.
+        Number of tokens, from token 0, whose rescore key is loaded; 0 without a rescoring unit.
     rescore_beats
-        Beats of rescore queries waiting for their command; 0 without the unit.
+        Beats of rescore queries waiting for their command; 0 without a rescoring unit.
     """
 
     rejected: int
@@ -199,7 +199,7 @@ class State:
 
 
 def state_fields(config: Config) -> dict[str, int]:
-    """Fields of a state with their bytes, in order."""
+    """Fields of a state with their sizes in bytes, in order."""
     rescore = {} if config.rescore is None else {"rescore_loaded": 3, "rescore_beats": 2}
     return {"rejected": 1, "lost": 1, "loaded": 3, "exp_tables": -(-config.exp_tables // 8),
             **rescore}
@@ -211,12 +211,12 @@ class Layout:
     Parameters
     ----------
     config
-        The device's.
+        The device's configuration.
 
     Raises
     ------
     ProtocolError
-        A message of the configuration would be longer than a request can be.
+        A message of the configuration would be longer than the longest request.
     """
 
     def __init__(self, config: Config) -> None:
@@ -225,7 +225,7 @@ class Layout:
         self.ports: list[Port] = core_ports(config)
         """Streams of the core."""
         self.shapes: dict[Message, Shape] = {}
-        """What the payload of each message is, for those that have one."""
+        """Shape of the payload of each message that has one."""
         by_name = {port.name: port for port in self.ports}
         for kind, name in STREAMS.items():
             if name in by_name:
@@ -244,7 +244,7 @@ class Layout:
             if self.length(kind) > PAYLOAD_MAX:
                 raise ProtocolError(
                     f"a {kind.name.lower().replace('_', ' ')} message of this configuration would "
-                    f"have {_octets(shape.width)} bytes, and the host link's have at most "
+                    f"have {_octets(shape.width)} bytes, but the host link allows at most "
                     f"{PAYLOAD_MAX}; {_REMEDIES[kind]} would make it shorter")
         self._result = by_name["o_result"]
         self._trace = by_name["o_trace"]
@@ -284,8 +284,9 @@ class Layout:
         return State(**dict(_cut(octets, state_fields(self.config))))
 
     def block(self, tag: int) -> int | None:
-        """Bytes of a block after its tag; None if there is no such block or, as of an identity, if
-        its first byte says so.
+        """Bytes of a block after its tag.
+
+        None if there is no such block, or if its first byte gives its size, as in an identity.
         """
         if Block.ERROR < tag < 2 * Block.ERROR:
             return 0
@@ -332,15 +333,15 @@ class Parser:
     Parameters
     ----------
     layout
-        Sizes of the blocks; None while the configuration is unknown: replies with blocks that
-        depend on it are then skipped.
+        Sizes of the blocks; None while the configuration is unknown, which skips replies with
+        blocks that depend on it.
     """
 
     def __init__(self, layout: Layout | None = None) -> None:
-        """Begin without any bytes."""
+        """Start without bytes."""
         self.layout = layout
         self.skipped = 0
-        """Bytes passed over."""
+        """Bytes skipped."""
         self._buffer = bytearray()
         self._restart()
 
@@ -364,7 +365,7 @@ class Parser:
             replies.append(found)
 
     def flush(self) -> list[Reply]:
-        """Discard an incomplete reply, as no more bytes will come; return any replies inside it."""
+        """Discard an incomplete reply, as no more bytes follow; return any replies inside it."""
         replies: list[Reply] = []
         while self._buffer:
             self._skip(1)
@@ -373,7 +374,7 @@ class Parser:
 
     def _size(self, tag: int) -> int | None:
         if tag == Block.IDENTITY:
-            # It says so in its first byte, which may not have come yet.
+            # Its first byte gives its size, but may not have arrived yet.
             return next(iter(self._buffer[self._position + 1:self._position + 2]), 1)
         if self.layout is not None:
             return self.layout.block(tag)

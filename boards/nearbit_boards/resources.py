@@ -1,4 +1,4 @@
-"""Resources that a design needs: before synthesis by its memories, afterwards by its cells."""
+"""Resources that a design needs: estimated from its memories, or counted in its netlist."""
 
 import re
 from collections import Counter
@@ -25,9 +25,9 @@ class Memory:
     width, words
         Bits per word, and number of words.
     is_block
-        Whether it must be in block RAM; other memories are small, and may become anything.
+        Whether it must be in block RAM; other memories are small, and may use any resource.
     is_large
-        Whether it may be in the large memories of an iCE40 UltraPlus.
+        Whether it may use the large memories of an iCE40 UltraPlus.
     """
 
     name: str
@@ -43,7 +43,7 @@ _MEMORY = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
 
 
 def memories(verilog: str) -> list[Memory]:
-    """List the memories of Verilog as :func:`nearbit_hw.verilog.generate` writes it.
+    """List the memories in Verilog that :func:`nearbit_hw.verilog.generate` has written.
 
     Each module appears as often as it is used.
     """
@@ -59,7 +59,7 @@ def memories(verilog: str) -> list[Memory]:
     return found
 
 
-# Width and words of the shapes that a block of memory can have.
+# Width and number of words of each shape that a block RAM can have.
 _SHAPES = {
     "ice40": ((16, 256), (8, 512), (4, 1024), (2, 2048)),
     "ecp5": ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)),
@@ -81,7 +81,7 @@ class Used:
         Logic cells of an iCE40; LUT4 of an ECP5, including those of carry chains and small
         memories.
     ffs, brams, sprams, dsps
-        Flip-flops, and blocks as of :class:`nearbit_boards.board.Device`.
+        Flip-flops, and blocks as in :class:`nearbit_boards.board.Device`.
     """
 
     luts: int
@@ -103,7 +103,7 @@ def expected(found: Iterable[Memory], device: Device) -> tuple[int, int]:
 
 
 def check_memories(found: Iterable[Memory], device: Device, part: str, what: str) -> None:
-    """Raise :class:`BoardError` if memories alone do not fit a device."""
+    """Raise :class:`BoardError` if the memories alone do not fit a device."""
     known = list(found)
     brams, sprams = expected(known, device)
     for kind, needed, there in (("block RAMs", brams, device.brams),
@@ -122,12 +122,11 @@ def check_memories(found: Iterable[Memory], device: Device, part: str, what: str
 
 
 def dsps(config: Config, device: Device) -> int:
-    """Count the multipliers that a configuration implies.
+    """Count the multipliers that a configuration implies; those of rescoring are not included.
 
-    One for each value lane, one for the weights, and the reciprocal's; with rescoring one for
-    each of their lanes, and those that scale a score. With a single value port, the first value
-    lane's scales the weights. On an iCE40 UltraPlus, what does not fit its eight is made of logic;
-    devices without multipliers have none.
+    One for each value lane, one for the weights, and those of the reciprocal. With a single value
+    port, the first value lane's multiplier scales the weights. On an iCE40 UltraPlus, what does not
+    fit its eight is built from logic. Devices without multipliers have none.
     """
     if not device.dsps:
         return 0
@@ -151,14 +150,14 @@ _CELLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ecp5": {"brams": ("DP16KD", "PDPW16KD"), "sprams": (), "dsps": ("MULT18X18D",)},
 }
 _FLIP_FLOP = re.compile(r"SB_DFF\w*|TRELLIS_FF")
-# LUT4 that a cell of an ECP5 takes.
+# Number of LUT4 that a cell of an ECP5 takes.
 _ECP5_LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 
 
 def count_cells(netlist: Mapping[str, Any], top: str, device: Device) -> Used:
     """Count what a synthesized netlist (JSON as Yosys writes it) uses.
 
-    ``luts`` is without the flip-flops that need a logic cell of their own: placement counts them.
+    ``luts`` excludes flip-flops that need a separate logic cell: placement counts them.
     """
     cells = netlist["modules"][top]["cells"].values()
     kinds = Counter(re.sub(r"(?<=SB_RAM40_4K)N[RW]+$", "", cell["type"]) for cell in cells)

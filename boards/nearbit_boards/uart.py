@@ -10,27 +10,27 @@ __all__ = ["Receiver", "Transmitter", "divisor"]
 
 
 # A receiver samples its last bit 9.5 bit times after the start bit's edge, so half a bit of error
-# is 5 %; both ends and the edges' slopes share it.
+# is 5 %, shared by both ends and the edges' slopes.
 _ERROR_MAX = 0.02
 
-# Below, the sampling of the start bit's edge alone is off by more than a quarter of a bit.
+# With fewer, sampling the start bit's edge alone is off by more than a quarter of a bit.
 _DIVISOR_MIN = 4
 
 
 def divisor(clock: int, baud: int) -> int:
-    """Cycles of a bit, rounded.
+    """Cycles per bit, rounded.
 
     Parameters
     ----------
     clock
-        Cycles in a second.
+        Cycles per second.
     baud
-        Bits in a second.
+        Bits per second.
 
     Raises
     ------
     ValueError
-        The rounded rate differs by more than 2 %, or a bit has less than four cycles.
+        The rounded rate differs by more than 2 %, or a bit has fewer than four cycles.
     """
     for name, value in (("Clock", clock), ("Baud", baud)):
         if not isinstance(value, int) or value < 1:
@@ -55,19 +55,19 @@ class Receiver(wiring.Component):
     """Receives bytes.
 
     The line is sampled in the middle of each bit, and a byte is presented for one cycle in the
-    middle of its stop bit. Without a stop bit it is dropped. After that, as after reset, the line
+    middle of its stop bit. A byte without a stop bit is dropped. After it, as after reset, the line
     must be high before a byte can begin. A pulse that ends before the middle of the start bit is
     ignored.
 
     Parameters
     ----------
     divisor : :class:`int`
-        Cycles of a bit, at least 4; see :func:`divisor`.
+        Cycles per bit, at least 4; see :func:`divisor`.
 
     Members
     -------
     rx : :py:`In(1)`
-        The line; it may change at any time.
+        The line; asynchronous.
     o : :py:`Out(stream.Signature(8, always_ready=True))`
         Bytes.
     error : :py:`Out(1)`
@@ -103,7 +103,7 @@ class Receiver(wiring.Component):
         m.d.comb += sample.eq(wait == 0)
         m.d.sync += wait.eq(Mux(sample, self._divisor - 1, wait - 1))
 
-        # The highest bit of the initial value moves down and out before the last data bit.
+        # The highest bit of the initial value is shifted out as the last data bit enters.
         byte = Signal(8, init=0x80)
         m.d.comb += self.o.payload.eq(byte)
         with m.FSM():
@@ -137,7 +137,7 @@ class Transmitter(wiring.Component):
     Parameters
     ----------
     divisor : :class:`int`
-        Cycles of a bit, at least 4; see :func:`divisor`.
+        Cycles per bit, at least 4; see :func:`divisor`.
 
     Members
     -------
@@ -165,11 +165,11 @@ class Transmitter(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # Cycles that are left of the bit after this one.
+        # Cycles left of the bit, after this one.
         wait = Signal(range(self._divisor))
         over = Signal()
         m.d.comb += over.eq(wait == 0)
-        # The bit on the line is lowest, the stop bit is the highest one set.
+        # The lowest bit is on the line; the highest 1 is the stop bit.
         bits = Signal(10, init=1)
         m.d.comb += [self.tx.eq(bits[0]), self.i.ready.eq(over & (bits[1:] == 0))]
         with m.If(~over):

@@ -1,4 +1,4 @@
-"""The virtual board: an iCE40 bitstream itself, simulated, with the host at its UART pins."""
+"""The virtual board: simulates an iCE40 bitstream itself, with the host at its UART pins."""
 
 import re
 import shutil
@@ -23,22 +23,23 @@ _VLOG = "icebox_vlog"
 # The board's reset lasts half as long.
 _RESET_SECONDS = 30e-6
 
-# No answer takes so long: there is no USB between.
+# No answer takes as long, as there is no USB in between.
 _SILENCE_SECONDS = 1e-3
 
 
 def netlist(bitstream: Path, constraints: Path) -> str:
-    """Turn an iCE40 bitstream back into Verilog, with the pins' names of a constraint file.
+    """Turn an iCE40 bitstream back into Verilog, with pins named by a constraint file.
 
     Raises
     ------
     BoardError
-        A file that is not there, is no bitstream of an HX1K or HX8K, or a missing program.
+        A file is missing or not a bitstream for an HX1K or HX8K, or a program is missing.
     """
     part = device_of(bitstream)
     if part is None or not part.startswith("iCE40HX"):
-        raise BoardError(f"{bitstream} is {f'for {part}' if part else 'no bitstream'}; the virtual "
-                         f"board runs those for an iCE40 HX, such as that of ice40-hx8k-b-evn")
+        raise BoardError(f"{bitstream} is {f'for {part}' if part else 'not a bitstream'}; the "
+                         f"virtual board runs those for an iCE40 HX, such as that of "
+                         f"ice40-hx8k-b-evn")
     if not constraints.is_file():
         raise BoardError(f"there is no constraint file {constraints} beside the bitstream, which "
                          f"names the pins")
@@ -54,7 +55,7 @@ def netlist(bitstream: Path, constraints: Path) -> str:
         with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
             folder = Path(name)
             shutil.copyfile(bitstream, folder / "chip.bin")
-            # icebox_vlog knows pins only.
+            # icebox_vlog accepts only pins.
             (folder / "chip.pcf").write_text("".join(
                 line for line in pins.splitlines(keepends=True) if line.startswith("set_io")),
                 encoding="utf-8")
@@ -74,7 +75,7 @@ def netlist(bitstream: Path, constraints: Path) -> str:
 
 
 def _pin(chip_pins: list[str], name: str, bitstream: Path) -> str:
-    """Find a pin of the UART by the name that it has from the platform."""
+    """Find a pin of the UART by the name that the platform gives it."""
     found = [pin for pin in chip_pins if re.fullmatch(rf"uart_0__{name}(__io)?", pin)]
     if len(found) != 1:
         raise BoardError(f"{bitstream} has no pin uart_0__{name} for the host link")
@@ -82,7 +83,7 @@ def _pin(chip_pins: list[str], name: str, bitstream: Path) -> str:
 
 
 def _clock(chip: Chip, constraints: Path) -> float:
-    """Hz at which the chip runs: that of the pin, by the constraint file, through the PLL."""
+    """Hz at which the chip runs: its clock pin's, from the constraint file, through the PLL."""
     found = re.search(rf"^set_frequency {re.escape(chip.clock)} ([\d.]+)$",
                       constraints.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
@@ -92,7 +93,7 @@ def _clock(chip: Chip, constraints: Path) -> float:
 
 
 class VirtualTransport(PinTransport):
-    """A bitstream for an iCE40 HX, simulated bit by bit of the UART.
+    """A bitstream for an iCE40 HX, simulated with the UART bit by bit.
 
     The chip starts as it does after configuration, and its design generates its own reset. The PLL
     locks at once; only its output is simulated, at the frequency given by the bitstream's dividers
@@ -101,18 +102,18 @@ class VirtualTransport(PinTransport):
     Parameters
     ----------
     bitstream
-        The file; the constraint file ``.pcf`` of the same name is beside it.
+        The file; the constraint file of the same name, ``.pcf``, must be beside it.
     baud
-        Bits in a second for which it was built.
+        Bits per second for which it was built.
     progress
         Called with each stage before it begins.
 
     Raises
     ------
     BoardError
-        A bitstream that cannot be used, or a missing program.
+        The bitstream cannot be used, or a program is missing.
     SimulationError
-        A missing compiler, or a netlist that is not understood.
+        The compiler is missing, or the netlist is not understood.
     """
 
     def __init__(self, bitstream: Path, baud: int, *,
@@ -133,11 +134,11 @@ class VirtualTransport(PinTransport):
         self._session = ChipSession(library)  # type: ignore[assignment]
         self._decoder = LineDecoder(self._bit)
         self.cycles = 0
-        # The design's reset: bytes before its end are lost.
+        # Wait for the design's reset to end: bytes before that are lost.
         self.levels([(1, int(clock * _RESET_SECONDS))])
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come, after at most a millisecond of the chip's: seconds of ours."""
+        """Return the bytes received, after at most a millisecond of chip time: seconds of ours."""
         return super().read(min(timeout, _SILENCE_SECONDS))
 
 
@@ -147,5 +148,5 @@ class QuickTransport(SimulatedTransport):
     """A simulated design that waits for an answer as briefly as a virtual board."""
 
     def read(self, timeout: float) -> bytes:
-        """Return what has come, after at most a millisecond of the device's."""
+        """Return the bytes received, after at most a millisecond of device time."""
         return super().read(min(timeout, _SILENCE_SECONDS))

@@ -1,4 +1,4 @@
-"""The accelerator: stores, scoring, selection, weighting and normalization, joined."""
+"""The accelerator: connects stores, scoring, selection, weighting and normalization."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +77,7 @@ def core_members(config: Config) -> dict[str, wiring.Member]:
 
 
 def _loads(config: Config) -> dict[str, wiring.Member]:
-    """Members by which keys and values are loaded into block RAM."""
+    """Members that load keys and values into block RAM."""
     return {
         "i_key": In(stream.Signature(
             code_layout(capacity=config.capacity, key_bits=config.key_bits))),
@@ -89,108 +89,109 @@ def _loads(config: Config) -> dict[str, wiring.Member]:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a core is doing in a cycle; signals that it drives."""
+    """What a core is doing in a cycle: signals driven by the core."""
 
     idle: Signal = field(default_factory=Signal)
-    """No command is in work or offered."""
+    """No command is in flight or offered."""
     word: Signal = field(default_factory=Signal)
-    """A word of keys is read, to be scored by all queries."""
+    """A word of keys is being read for all queries to score."""
     score_waits: Signal = field(default_factory=Signal)
-    """A command waits for a selection to be free."""
+    """A command waits for a free selector."""
     select_waits: Signal = field(default_factory=Signal)
-    """A selected key waits for the weights, or for the dot-product scores."""
+    """A selected key waits for the softmax, or for the rescorer."""
     value_waits: Signal = field(default_factory=Signal)
     """A weighted key waits for the accumulator."""
 
 
 def _join(m: Module, source: Any, target: Any) -> None:
-    """Connect streams whose payloads have the same fields, some of them narrower."""
+    """Connect streams whose payloads have the same fields, possibly of different widths."""
     m.d.comb += [target.valid.eq(source.valid), source.ready.eq(target.ready),
                  *(target.p[name].eq(source.p[name]) for name, _ in target.payload.shape())]
 
 
 class Core(wiring.Component):
-    """Binary attention: for each query the exactly weighted mean of the values of its nearest keys.
+    """Binary attention: for each query, the exact weighted mean of the values of its nearest keys.
 
-    Computes the numeric contract (docs/numerics.md) to the bit. Each unit's docstring has its
-    cycles; the units overlap, so while one query is normalized the next ones are weighted,
+    Bit-exact to the numeric contract (docs/numerics.md). Each unit's docstring states its latency
+    and throughput. The units overlap: while one query is normalized, later ones are weighted,
     selected and scored.
 
     **Loading.** Keys and values are written one token at a time, in any order; a value vector takes
     :py:`beats` beats. Commands can read a token once it and every token before it have been
-    written: what counts is the highest token written. A load of a new token is accepted at once. A
-    load of an older token or of a weight, and of any value if the value memory has a single port,
-    waits until no command is in flight or offered, so that a result never mixes old and new data.
-    Rescore keys are loaded like values.
+    written; the core tracks only the highest token written. A load of a new token is accepted at
+    once. A load of an older token or of a weight waits until no command is in flight or offered, so
+    that a result never mixes old and new data; so does any value if the value memory has a single
+    port. Rescore keys are loaded like values.
 
     **Commands.** Query r of a command attends to :py:`queries[r].count` keys, starting at
-    :py:`first`. The selection is that of :class:`nearbit_hw.select.Selector`; the weights come from
+    :py:`first`. Selection follows :class:`nearbit_hw.select.Selector`; the weights come from
     exp table :py:`queries[r].exp_table`. Queries are answered in order, each with the
     :py:`value_dim` elements of its result or with a single beat that carries an error, after which
     the core carries on; see :class:`nearbit_model.structure.Error`.
 
-    **Rescoring.** With a rescoring unit, a command with :py:`rescore` takes its weights not from an
-    exp table but from the dot products of its queries and the selected keys, by an exponential
-    whose scale is :py:`queries[r].multiplier`; see :class:`nearbit_hw.attend.Rescorer` and
+    **Rescoring.** With a rescoring unit, a command with :py:`rescore` computes its weights from the
+    dot products of its queries and the selected keys instead of reading an exp table; the scale
+    of the exponential is :py:`queries[r].multiplier`. See :class:`nearbit_hw.attend.Rescorer` and
     :class:`nearbit_hw.attend.Softmax`. The elements of every query of such a command, even an
-    unused or failing one, must be sent to :py:`i_rescore_query`, in the order of the commands,
-    before or after them. If the unit supports it, a command with :py:`shared` makes one selection
+    unused or failing one, must be sent to :py:`i_rescore_query` in command order, before or after
+    the command itself. If the unit supports it, a command with :py:`shared` makes one selection
     for all its queries, by the sum of their distances; their counts must be equal.
 
-    **Memory.** With a memory in the configuration, codes and rows of all heads are read over AXI4
-    (docs/memory.md). A command names its head and its sequence, whose tables are looked up when it
-    comes; its range and the indices of its trace are of the sequence's tokens. Exp tables are
-    loaded as above, and nothing else is. Answers are the same, whatever the memory's latency and
-    order; only cycles follow them. What could not be read gives its queries the error
-    :py:`CODES` or :py:`ROWS`; the trace of such a query means nothing.
+    **Memory.** With a memory in the configuration, the core reads the codes and rows of all heads
+    over AXI4 (docs/memory.md). A command names its head and its sequence, whose tables are looked
+    up when the command arrives; its range and the indices in its trace count the sequence's tokens.
+    Exp tables are loaded as above; nothing else is. The memory's latency and response order
+    affect only the cycles, never the answers. A query whose codes or rows could not be read
+    returns the error :py:`CODES` or :py:`ROWS`, and its trace is meaningless.
 
     Reference: :func:`nearbit_model.golden.attend`.
 
     Parameters
     ----------
     config : :class:`nearbit_model.Config`
-        What to build.
+        The core to build.
 
     Members
     -------
     i_key : :py:`In(stream.Signature(...))`
-        Loads :py:`code` as key number :py:`token`. This and the next stream are there if there is
-        no memory.
+        Loads :py:`code` as the key of :py:`token`. Without a memory only.
     i_value : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` as those of beat :py:`beat` of value number :py:`token`, and the
-        token's :py:`scale`, the same for all beats.
+        Loads :py:`elements` as beat :py:`beat` of the value vector of :py:`token`, and the
+        token's :py:`scale`, the same for all beats. Without a memory only.
     i_exp_table : :py:`In(stream.Signature(...))`
-        Loads :py:`weight` into :py:`exp_table` for a distance that exceeds the least by
-        :py:`distance`. An exp table counts as loaded when its weight 0 is loaded and is not 0.
+        Loads :py:`weight` into :py:`exp_table` for a distance that exceeds the smallest by
+        :py:`distance`. An exp table counts as loaded once its weight 0 is loaded and is not 0.
     i_rescore_key : :py:`In(stream.Signature(...))`
-        Loads :py:`elements` as those of beat :py:`beat` of rescore key number :py:`token`. This
-        and the next stream are there if the configuration has :py:`rescore`; this one without a
-        memory only.
+        Loads :py:`elements` as beat :py:`beat` of the rescore key of :py:`token`. With
+        :py:`rescore` in the configuration and without a memory only.
     i_rescore_query : :py:`In(stream.Signature(...))`
-        Queries for rescoring, a beat of elements at a time.
+        Queries for rescoring, one beat of elements per transfer. With :py:`rescore` in the
+        configuration only.
     i_command : :py:`In(stream.Signature(...))`
         Commands: :py:`first`, :py:`n`, :py:`sink`, :py:`recent`, :py:`trace`,
-        :py:`rescore`, :py:`shared`, and for each query :py:`code`, :py:`count`, :py:`exp_table`,
-        and with the unit :py:`multiplier`.
+        :py:`rescore`, :py:`shared`; for each query :py:`code`, :py:`count`, :py:`exp_table`, and
+        :py:`multiplier` if there is a rescoring unit.
     o_result : :py:`Out(stream.Signature(...))`
         Results: :py:`query`, :py:`error`, :py:`output` (two's complement, with
-        :py:`output_fraction_bits` fraction bits), and :py:`last` with the query's last element.
+        :py:`output_fraction_bits` fraction bits), and :py:`last`, set with the query's last
+        element.
     o_trace : :py:`Out(stream.Signature(...))`
         For commands with :py:`trace`, each query's selection by descending index: :py:`query`,
-        :py:`index`, :py:`distance`, :py:`weight`, :py:`last`, and with the unit :py:`score`, which
-        is minus the distance if none was asked for. It leaves before the result.
+        :py:`index`, :py:`distance`, :py:`weight`, :py:`last`, and, if there is a rescoring unit,
+        :py:`score`, which is minus the distance unless the command rescores. The trace of a query
+        leaves before its result.
     i_head, i_page, i_tokens : :py:`In(stream.Signature(...))`
-        With a memory: entries of its tables, as of :class:`nearbit_hw.memory.PlaceTable`.
+        With a memory: table entries; see :class:`nearbit_hw.memory.PlaceTable`.
     i_append, i_row, o_append : :py:`In(...)`, :py:`In(...)`, :py:`Out(stream.Signature(...))`
-        Tokens to be written into it, as of :class:`nearbit_hw.memory.Appender`.
+        With a memory: tokens to write into it; see :class:`nearbit_hw.memory.Appender`.
     axi_codes : :py:`Out(ReadSignature(...))`
-        Reads codes; on one bus rows, too.
+        Reads codes; with a single bus, rows as well.
     axi_rows : :py:`Out(ReadSignature(...)).array(row_ports)`
-        Reads rows, unless they are read on one bus.
+        Reads rows, unless codes and rows share a bus.
     axi_append : :py:`Out(WriteSignature(...))`
         Writes tokens.
     timeout : :py:`In(timeout_bits)`
-        Cycles of silence after which the memory is given up, as of
+        Cycles of silence after which the core gives up waiting for the memory; see
         :class:`nearbit_hw.memory.CodeFetcher`.
     """
 
@@ -217,9 +218,9 @@ class Core(wiring.Component):
         return self._config
 
     def observe(self) -> Activity:
-        """Give a component around the core signals of what it does; call before elaboration.
+        """Return signals that show an enclosing component what the core does.
 
-        They are no ports, and a core that is not observed does not have them.
+        Call before elaboration. The signals are not ports; a core that is not observed lacks them.
         """
         if self._activity is None:
             self._activity = Activity()
@@ -243,9 +244,9 @@ class Core(wiring.Component):
         m.submodules.score_array = score_array = ScoreArray(
             key_bits=config.key_bits, queries=config.queries, lanes=config.lanes,
             fan_in=config.fan_in, queries_per_stage=config.queries_per_stage, target=config.cell)
-        # The last query is the one that may select for all.
+        # The last query's selector also makes shared selections.
         selectors = [
-            # The word that a command begins with is asked for in the cycle after it is accepted.
+            # A command's first word is requested in the cycle after the command is accepted.
             self._selector(key_bits, lead=1 + cache.key_latency + score_array.latency
                            + query // config.queries_per_stage)
             for query, key_bits in enumerate(
@@ -269,12 +270,12 @@ class Core(wiring.Component):
         m.submodules.normalizer = normalizer = self._normalizer(accumulator)
 
         # ---- The datapath.
-        idle = Signal() # no command is in work or offered
+        idle = Signal() # no command is in flight or offered
 
         m.submodules.order = order = StreamFifo(
             dispatcher.o_order.payload.shape(), depth=COMMANDS_IN_FLIGHT - 1)
         queue(m, dispatcher.o_order, order.i)
-        # What reads an order decides whether keys move; it must not wait for the memory as well.
+        # The order decides whether keys move; a register takes the FIFO's read off that path.
         register(m, order.o, query_merge.i_order, "order")
         cache.score(m, dispatcher, score_array)
         self._connect_queries(m, dispatcher, score_array, selectors, query_merge, cache)
@@ -297,7 +298,7 @@ class Core(wiring.Component):
         cache.count(m, dispatcher)
         self._count_exp_tables(m, dispatcher, softmax)
 
-        # ---- Commands in work.
+        # ---- Commands in flight.
         accept, complete = Signal(), Signal()
         in_flight = Signal(range(COMMANDS_IN_FLIGHT + RESULTS_IN_FLIGHT + 3))
         cache.command(m, dispatcher)
@@ -331,7 +332,7 @@ class Core(wiring.Component):
     def _connect_queries(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray,
                          selectors: list[TopN | HistogramTopN], query_merge: QueryMerge,
                          cache: "ResidentCache | MemoryCache") -> None:
-        """From the distances of each query to the selections in one order."""
+        """Connect each query's distances to its selector, and the selections to the merge."""
         config = self._config
         shared = config.rescore is not None and config.rescore.shared
         for query, selector in enumerate(selectors):
@@ -340,7 +341,7 @@ class Core(wiring.Component):
                 wiring.connect(m, dispatcher.o_block[query], selector.i_block)
             words, keys = score_array.o[query], cache.wait(m, selector.o, query)
             if shared and query == config.queries - 1:
-                # The query that may select for all.
+                # This query's selector also makes shared selections.
                 m.submodules.distance_sum = distance_sum = DistanceSum(
                     key_bits=config.key_bits, queries=config.queries, lanes=config.lanes)
                 m.submodules.selection_repeat = repeat = SelectionRepeat(
@@ -360,7 +361,7 @@ class Core(wiring.Component):
             _join(m, keys, query_merge.i[query])
 
     def _load_exp_tables(self, m: Module, softmax: Softmax, idle: Signal) -> None:
-        """Load exp tables when all is idle."""
+        """Load exp tables while the core is idle."""
         m.d.comb += [
             self.i_exp_table.ready.eq(idle),
             softmax.i_exp_table.valid.eq(self.i_exp_table.valid & idle),
@@ -368,7 +369,7 @@ class Core(wiring.Component):
         ]
 
     def _count_exp_tables(self, m: Module, dispatcher: Dispatcher, softmax: Softmax) -> None:
-        """Tell which exp tables commands may use."""
+        """Track which exp tables commands may use."""
         exp_tables_loaded = Signal(self._config.exp_tables)
         with m.If(softmax.i_exp_table.valid & (self.i_exp_table.p.distance == 0)):
             m.d.sync += exp_tables_loaded.bit_select(self.i_exp_table.p.exp_table, 1).eq(
@@ -376,7 +377,7 @@ class Core(wiring.Component):
         m.d.comb += dispatcher.exp_tables_loaded.eq(exp_tables_loaded)
 
     def _trace(self, m: Module, query_merge: QueryMerge, softmax: Softmax) -> None:
-        """Command the weights, and give the trace; with several queries, say which one it is of."""
+        """Command the softmax and connect the trace; with several queries, add the query number."""
         config = self._config
         command = query_merge.o_command
         m.d.comb += [
@@ -403,7 +404,7 @@ class Core(wiring.Component):
 
     def _answer(self, m: Module, query_merge: QueryMerge, normalizer: Normalizer,
                 complete: Signal, cache: "ResidentCache | MemoryCache") -> None:
-        """Give results, in the order in which the queries were merged."""
+        """Emit results in the order in which the queries were merged."""
         config = self._config
         m.submodules.results = results = StreamFifo(
             query_merge.o_result.payload.shape(), depth=RESULTS_IN_FLIGHT)
@@ -416,8 +417,8 @@ class Core(wiring.Component):
         taken: Value = self.o_result.ready
         error, is_blank = result.error, Value.cast(failed)
         if isinstance(cache, MemoryCache):
-            # What was made of keys or rows that could not be read is dropped, but for its last
-            # element, which gives way to the error.
+            # If keys or rows could not be read, drop the result's elements, except for the last
+            # one, which the error replaces.
             known, broken, code = cache.outcome(m, result, results.o.ready & ~failed)
             found = found & known & (~broken | is_final)
             taken = known & (taken | (broken & ~is_final))
@@ -460,7 +461,7 @@ class Core(wiring.Component):
 
     def _rescore(self, m: Module, unit: Rescore, selected: stream.Interface,
                  rescored: stream.Interface, cache: "ResidentCache | MemoryCache") -> None:
-        """Rescore keys on their way to the weights; take the queries."""
+        """Insert the rescorer between selection and softmax, and connect its queries."""
         config = self._config
         cache.add_rescore_keys(m, unit)
         m.submodules.rescorer = rescorer = Rescorer(

@@ -23,15 +23,15 @@ __all__ = ["Dispatcher"]
 
 
 def _exceeds(m: Module, terms: list[Value], bound: Value, name: str) -> Signal:
-    """Tell whether a sum of two or three terms is more than a bound of the same width.
+    """Tell whether the sum of two or three terms exceeds a bound of the same width.
 
-    With the complement of the bound the sum is 2**width - 1 more or less than that, so it overflows
-    if it exceeds the bound. Terms are joined by threes without carries, which leaves one addition
-    to wait for instead of one for each term and one for the comparison.
+    Adding the bound's complement gives sum + 2**width - 1 - bound, which overflows the width
+    exactly if the sum exceeds the bound. Carry-save adders first reduce the terms to two, so the
+    path has one carry chain instead of one for each term and one for the comparison.
     """
     width = len(bound)
     terms = [*terms, (~bound)[:width]]
-    place = width + 2 # no sum of four terms is longer
+    place = width + 2 # bits of the largest sum of four terms
     terms = [Cat(term, C(0, place))[:place] for term in terms]
     while len(terms) > 2:
         one, two, three, *terms = terms
@@ -44,27 +44,28 @@ def _exceeds(m: Module, terms: list[Value], bound: Value, name: str) -> Signal:
 
 
 class Dispatcher(wiring.Component):
-    """Checks a command and sets the units before the values to work on it.
+    """Checks commands and starts scoring and selection for them.
 
     A command is checked in the cycle in which it is first valid. From the next cycle on it is
-    announced to :py:`o_order` and to :py:`o_select` of each query without an error. It is accepted
-    in the cycle in which the last of them takes it, or the last word or the codes of the previous
-    command are taken, whatever is latest. Its own codes and words follow from the next cycle on, a
-    word per cycle; :py:`last` is set on its last word, that of the longest query without an error.
-    A command without any good query has no codes and no words. One with :py:`shared` is a command
-    of the last query alone to all but :py:`o_order`, which is to select by the sum of all queries'
-    distances.
+    announced on :py:`o_order` and on :py:`o_select` of each query without an error. It is accepted
+    in the cycle of the latest of these transfers: its last announcement, and the previous command's
+    last word and codes. Its own codes and words follow from the next cycle on, one word
+    per cycle; :py:`last` is set on its last word, that of the longest query without an error. A
+    command in which every query has an error has no codes and no words. A :py:`shared` command
+    selects with the last query only, by the sum of all queries' distances: apart from
+    :py:`o_order`, all outputs see it as a command of that query alone.
 
-    If nothing is stalled, a command of w words occupies the block for max(w, 2) cycles, so words
-    follow each other without a gap as long as no command has a single one. ScoreArray takes the
-    codes later, :py:`queries + 1` cycles after the acceptance, if its words come through a
-    KeyStore: then it is at least max(w, queries + 1) cycles. Reset drops the command in work.
+    If nothing is stalled, a command of w words occupies the dispatcher for max(w, 2) cycles, so
+    words follow each other without a gap as long as every command has more than one. If the words
+    pass through a KeyStore, ScoreArray takes the codes :py:`queries + 1` cycles after the command
+    is accepted, and a command occupies the dispatcher for at least max(w, queries + 1) cycles.
+    Reset drops the current command.
 
-    With :py:`block`, the words of a command are sent in blocks of so many keys, the last one
-    shorter. From the cycle of a block's first word on, the next block is announced to
-    :py:`o_block` of each query that selects; its words follow the block's last one without a gap,
-    or in the cycle after the last query takes it. The next command's :py:`o_select` waits for the
-    announcement of the last block.
+    With :py:`block`, the words of a command are sent in blocks of that many keys; the last block
+    may be shorter. From the cycle of a block's first word on, the next block is announced on
+    :py:`o_block` of each selecting query. Its words follow the current block's last word without a
+    gap, or start in the cycle after the last query takes the announcement, if that is later. The
+    next command's :py:`o_select` waits until the last block has been announced.
 
     Parameters
     ----------
@@ -75,36 +76,37 @@ class Dispatcher(wiring.Component):
     shared : :class:`bool`
         Whether queries may share a selection.
     block : :class:`int`
-        Keys of a block, a power of two and a multiple of :py:`lanes`; 0, if there are no blocks.
+        Keys per block, a power of two and a multiple of :py:`lanes`; 0 for no blocks.
     cache : :class:`nearbit_hw.memory.CacheMap`
-        Where keys and values are in memory; None, if they are in block RAM.
+        Where keys and values are in memory; None if they are in block RAM.
 
     Members
     -------
     i : :py:`In(stream.Signature(command_layout(...)))`
         Commands.
     loaded : :py:`In(range(capacity + 1))`
-        Tokens from 0 that may be read. Must not fall; with a memory, those of the command's
-        sequence.
+        Number of tokens, from token 0, that may be read. Must not decrease; with a memory, of the
+        command's sequence.
     lookup : :py:`In(Lookup)`
-        With a memory: what came of looking up where the command's tokens are.
+        With a memory: the result of looking up where the command's tokens are.
     rescore_loaded : :py:`In(range(capacity + 1))`
-        Tokens from 0 that may be rescored, if there is a unit for it. Must not fall.
+        With a rescoring unit and no memory: number of tokens, from token 0, that may be rescored.
+        Must not decrease.
     exp_tables_loaded : :py:`In(exp_tables)`
-        Exp tables that may be used.
+        Exp tables that may be used, one bit each.
     o_order : :py:`Out(stream.Signature(order_layout(...)))`
-        For each command, what is to be known of it later.
+        For each command, what later units need to know about it.
     o_select : :py:`Out(stream.Signature(...)).array(queries)`
         Commands for each query's :class:`nearbit_hw.select.TopN`.
     o_block : :py:`Out(stream.Signature(StructLayout({}))).array(queries)`
-        Blocks after the first one, for each query's :class:`nearbit_hw.select.HistogramTopN`, if
-        there are any.
+        With blocks: those after the first one, for each query's
+        :class:`nearbit_hw.select.HistogramTopN`.
     o_queries : :py:`Out(stream.Signature(...))`
         Codes for :class:`nearbit_hw.score.ScoreArray`.
     o_words : :py:`Out(stream.Signature(...))`
         Requests to :class:`nearbit_hw.score.KeyStore`.
     o_range : :py:`Out(stream.Signature(cache.range_layout))`
-        With a memory: for each command with words the tokens of these, as soon as it is checked.
+        With a memory: for each command with words, the tokens in them, as soon as it is checked.
     """
 
     i: stream.Interface
@@ -207,7 +209,7 @@ class Dispatcher(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from a command's first valid cycle to its first word, if all is idle."""
+        """Cycles from a command's first valid cycle to its first word, if nothing is in flight."""
         return 2
 
     def elaborate(self, platform) -> Module:
@@ -228,7 +230,7 @@ class Dispatcher(wiring.Component):
         too_many = _exceeds(m, [command.n, command.sink, command.recent],
                             C(self._top_n, len(command.n)), "selected")
 
-        # Whether the queries could share a selection.
+        # Whether the queries may share a selection.
         can_share = Signal()
         if self._shared:
             m.d.comb += can_share.eq(command.rescore & Cat(
@@ -271,11 +273,11 @@ class Dispatcher(wiring.Component):
                              active[query].eq(
                                  good & (~command.shared | (query == self._queries - 1)))]
 
-            # Of a failed query too: which queries count is known when the command is accepted.
+            # Computed for failed queries, too: `_longest` leaves them out.
             with m.If(~checked):
                 m.d.sync += last_words[query].eq((skip + fields.count - 1)[lane_bits:])
 
-        # ---- Announce: each receiver takes the command once.
+        # ---- Announce. Each receiver takes the command once.
         receivers = [self.o_order, *self.o_select]
         concerned: Value = Cat(1, active)
         if self._cache is not None:
@@ -283,7 +285,7 @@ class Dispatcher(wiring.Component):
             concerned = Cat(1, active, active.any())
         taken = Signal(len(receivers))
         takes = Signal(len(receivers))
-        more_blocks = Signal() # the command whose words are sent has blocks to be announced
+        more_blocks = Signal() # the command being sent has more blocks to announce
         for index, receiver in enumerate(receivers):
             m.d.comb += [
                 receiver.valid.eq(checked & concerned[index] & ~taken[index]
@@ -314,12 +316,12 @@ class Dispatcher(wiring.Component):
             ]
 
         # ---- Words. The codes stay until the array has taken them.
-        busy = Signal()       # words are to be sent
-        query_busy = Signal() # codes are to be taken
+        busy = Signal()       # words remain to be sent
+        query_busy = Signal() # the array has yet to take the codes
         word = Signal(word_shape, reset_less=True)
         words_left = Signal(range(self._capacity // self._lanes + 1), reset_less=True)
         words_end, query_end = Signal(), Signal()
-        paused = Signal()     # the next block is to be taken
+        paused = Signal()     # some query has yet to take the next block
         m.d.comb += [
             self.o_words.valid.eq(busy & ~paused),
             self.o_words.p.word.eq(word),
@@ -358,7 +360,7 @@ class Dispatcher(wiring.Component):
         return m
 
     def _ask(self, m: Module, first_word: Value, last_word: Value) -> None:
-        """Ask for whole words: what is in them beside the range is in the same pages."""
+        """Request whole words: tokens in them outside the range lie in the same pages."""
         lane_bits = exact_log2(self._lanes)
         m.d.comb += [
             self.o_range.p.first.eq(Cat(C(0, lane_bits), first_word)),
@@ -369,7 +371,7 @@ class Dispatcher(wiring.Component):
 
     def _announce_blocks(self, m: Module, *, fire: Signal, last_word: Value, active: Value,
                          busy: Signal, paused: Signal, more: Signal) -> None:
-        """Announce the blocks after the first one; drive `more`, and `paused` while one waits."""
+        """Announce the blocks after the first; drive `more`, and `paused` while one waits."""
         word_bits = exact_log2(self._block // self._lanes)
         blocks_left = Signal(max(len(last_word) - word_bits, 1), reset_less=True)
         word = Signal(word_bits, name="block_word", reset_less=True)
@@ -398,7 +400,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += [word.eq(0), blocks_left.eq(last_word[word_bits:])]
 
     def _longest(self, last_words: Any, active: Signal) -> Value:
-        """Give the highest last word of the queries that have one; a single query's is its own."""
+        """Return the highest last word of the active queries; with one query, simply its own."""
         if self._queries == 1:
             return last_words[0]
         words: list[Value] = [last_words[query] & active[query].replicate(len(last_words[query]))

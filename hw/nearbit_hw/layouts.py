@@ -1,7 +1,7 @@
-"""Payloads of the streams between the units, each in one place.
+"""Payload layouts of the streams between the units, each defined once.
 
-Sizes are those of :class:`nearbit_model.Config`; :py:`rescore` and :py:`shared` are whether there
-is a rescoring unit, and whether queries may share a selection.
+Sizes are those of :class:`nearbit_model.Config`. :py:`rescore` says whether there is a rescoring
+unit, :py:`shared` whether queries may share a selection.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class Error(enum.Enum, shape=3):
 
 
 class CacheError(enum.Enum, shape=4):
-    """The same of a core whose keys and values lie in a memory."""
+    """The same, for a core whose keys and values are in a memory."""
 
     OK = Code.OK.value
     NO_N = Code.NO_N.value
@@ -54,13 +54,13 @@ class CacheError(enum.Enum, shape=4):
 # ---- Commands.
 
 def place_fields(*, heads: int, sequences: int) -> dict[str, Any]:
-    """Fields that say of which head and sequence something is; none without heads."""
+    """Fields that name a head and a sequence; none without heads."""
     return {"head": range(heads), "sequence": range(sequences)} if heads else {}
 
 
 def command_layout(*, key_bits: int, capacity: int, queries: int, exp_tables: int,
                    rescore: bool = False, heads: int = 0, sequences: int = 0) -> data.StructLayout:
-    """Layout of a command, see :class:`nearbit_hw.core.Core`; :py:`heads` with a memory."""
+    """Layout of a command; see :class:`nearbit_hw.core.Core`. :py:`heads` with a memory only."""
     return data.StructLayout({
         **place_fields(heads=heads, sequences=sequences),
         "first": range(capacity),
@@ -81,7 +81,7 @@ def command_layout(*, key_bits: int, capacity: int, queries: int, exp_tables: in
 
 def order_layout(*, queries: int, exp_tables: int, rescore: bool = False, shared: bool = False,
                  heads: int = 0, sequences: int = 0) -> data.StructLayout:
-    """Layout of what follows a command: whether each query is good, and how to weight it."""
+    """Layout of a command's order for later units: each query's error and its weighting."""
     return data.StructLayout({
         **place_fields(heads=heads, sequences=sequences),
         "queries": data.ArrayLayout(data.StructLayout({
@@ -97,7 +97,7 @@ def order_layout(*, queries: int, exp_tables: int, rescore: bool = False, shared
 
 def select_layout(*, capacity: int, lanes: int, top_n: int,
                   shared: bool = False) -> data.StructLayout:
-    """Layout of what a query is to select, see :class:`nearbit_hw.select.Selector`."""
+    """Layout of a query's command to its selector; see :class:`nearbit_hw.select.Selector`."""
     return data.StructLayout({
         "word": range(capacity // lanes),
         "skip": range(lanes),
@@ -111,7 +111,7 @@ def select_layout(*, capacity: int, lanes: int, top_n: int,
 
 def softmax_command_layout(*, exp_tables: int, rescore: bool,
                            queries: int = 0) -> data.StructLayout:
-    """Layout of how a selection is weighted; with :py:`queries`, also of which query it is."""
+    """Layout of a selection's weighting; with :py:`queries`, also the query's number."""
     return data.StructLayout({
         **({"query": range(queries)} if queries else {}),
         "exp_table": range(exp_tables),
@@ -120,27 +120,28 @@ def softmax_command_layout(*, exp_tables: int, rescore: bool,
     })
 
 
-# ---- Keys, and their distances.
+# ---- Keys and their distances.
 
 def code_layout(*, capacity: int, key_bits: int) -> data.StructLayout:
-    """Layout of a key's code, to be stored."""
+    """Layout of a write of a key's code."""
     return data.StructLayout({"token": range(capacity), "code": key_bits})
 
 
 def codes_layout(*, key_bits: int, queries: int) -> data.StructLayout:
-    """Layout of a command's codes, and of which queries take part."""
+    """Layout of a command's codes, with one bit for each active query."""
     return data.StructLayout({"codes": data.ArrayLayout(key_bits, queries), "active": queries})
 
 
 def word_layout(*, capacity: int, lanes: int) -> data.StructLayout:
-    """Layout of a word of keys that is asked for; :py:`last` with a command's last one."""
+    """Layout of a request for a word of keys; :py:`last` is set on a command's last one."""
     return data.StructLayout({"word": range(capacity // lanes), "last": 1})
 
 
 def code_word_layout(*, key_bits: int, lanes: int, fetched: bool = False) -> data.StructLayout:
-    """Layout of a word of keys' codes, lane 0 lowest; if fetched from a memory, which may fail.
+    """Layout of a word of keys' codes, lane 0 lowest; with :py:`fetched`, read from a memory.
 
-    A word is :py:`failed` if it, or a word before it of the same command, could not be read.
+    A fetched word is :py:`failed` if it, or a word before it in the same command, could not be
+    read.
     """
     return data.StructLayout({
         "codes": data.ArrayLayout(key_bits, lanes),
@@ -158,7 +159,7 @@ def distance_word_layout(*, distance_max: int, lanes: int) -> data.StructLayout:
 # ---- Selected keys.
 
 def _measures(distance_max: int, score_max: int) -> dict[str, Any]:
-    """Fields of a key's distance, and of its score if scores are not 0."""
+    """Field for a key's distance, and one for its score unless :py:`score_max` is 0."""
     return {
         "distance": range(distance_max + 1),
         **({"score": range(-score_max, score_max + 1)} if score_max else {}),
@@ -167,10 +168,10 @@ def _measures(distance_max: int, score_max: int) -> dict[str, Any]:
 
 def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
                rescore: bool = False) -> data.StructLayout:
-    """Layout of a selected key; :py:`last` with a selection's last one.
+    """Layout of a selected key; :py:`last` is set on a selection's last one.
 
-    With :py:`rescore`, of one on its way to the rescoring unit: also whether it is to be
-    rescored, and whether it stands for a selection that failed.
+    With :py:`rescore`, that of a key on its way to the rescoring unit: :py:`rescore` asks for its
+    score, and :py:`skip` marks a placeholder for a selection that failed.
     """
     return data.StructLayout({
         "index": range(capacity),
@@ -182,10 +183,10 @@ def key_layout(*, capacity: int, distance_max: int, score_max: int = 0,
 
 def gathered_key_layout(*, capacity: int, distance_max: int, heads: int, sequences: int,
                         rescore: bool = False, shared: bool = False) -> data.StructLayout:
-    """Layout of a selected key whose row is to be read from memory.
+    """Layout of a selected key whose row must be read from memory.
 
-    Where queries may share selections, one that :py:`repeats` has the keys of the one before, one
-    that :py:`keeps` those of the next.
+    Where queries may share selections, a selection with :py:`repeats` has the same keys as the one
+    before, and one with :py:`keeps` the same keys as the next.
     """
     key = key_layout(capacity=capacity, distance_max=distance_max, rescore=rescore)
     return data.StructLayout({
@@ -196,7 +197,7 @@ def gathered_key_layout(*, capacity: int, distance_max: int, heads: int, sequenc
 
 
 def weighted_layout(*, capacity: int, beats: int, weight_bits: int) -> data.StructLayout:
-    """Layout of a selected key with its weight, for a beat of the values."""
+    """Layout of a selected key with its weight, for one beat of the values."""
     return data.StructLayout({
         "index": range(capacity),
         "beat": range(beats),
@@ -207,7 +208,7 @@ def weighted_layout(*, capacity: int, beats: int, weight_bits: int) -> data.Stru
 
 def trace_layout(*, capacity: int, distance_max: int, score_max: int, weight_bits: int,
                  queries: int = 0) -> data.StructLayout:
-    """Layout of a selected key as it is told; with :py:`queries`, also of which query it is."""
+    """Layout of a trace entry, a selected key; with :py:`queries`, also the query's number."""
     return data.StructLayout({
         **({"query": range(queries)} if queries else {}),
         "index": range(capacity),
@@ -220,7 +221,7 @@ def trace_layout(*, capacity: int, distance_max: int, score_max: int, weight_bit
 # ---- Stores and exp tables.
 
 def place_layout(*, capacity: int, beats: int) -> data.StructLayout:
-    """Layout of a beat that is asked for, of a key or a value vector."""
+    """Layout of a request for a beat of a key or a value vector."""
     return data.StructLayout({"token": range(capacity), "beat": range(beats)})
 
 
@@ -231,7 +232,7 @@ def elements_layout(bits: int, lanes: int) -> data.ArrayLayout:
 
 def rescore_write_layout(*, capacity: int, beats: int, element_bits: int,
                          lanes: int) -> data.StructLayout:
-    """Layout of a beat of a key for rescoring, to be stored."""
+    """Layout of a write of a beat of a rescore key."""
     return data.StructLayout({
         "token": range(capacity),
         "beat": range(beats),
@@ -246,14 +247,14 @@ def value_layout(*, value_bits: int, value_lanes: int, scale_bits: int) -> data.
 
 
 def value_word_layout(*, value_bits: int, value_lanes: int, scale_bits: int) -> data.UnionLayout:
-    """Layout of a beat of a value vector, or of the vector's scale, which is a beat of its own."""
+    """Layout of a beat of a value vector, or of the vector's scale as a beat of its own."""
     return data.UnionLayout({
         "elements": elements_layout(value_bits, value_lanes), "scale": scale_bits})
 
 
 def value_write_layout(*, capacity: int, beats: int, value_bits: int, value_lanes: int,
                        scale_bits: int) -> data.StructLayout:
-    """Layout of a beat of a value vector, to be stored."""
+    """Layout of a write of a beat of a value vector."""
     return data.StructLayout({
         "token": range(capacity),
         "beat": range(beats),
@@ -271,13 +272,13 @@ def exp_table_layout(*, exp_tables: int, key_bits: int, weight_bits: int) -> dat
 # ---- Results.
 
 def sums_layout(*, sum_bits: int, value_lanes: int, total_max: int) -> data.StructLayout:
-    """Layout of a beat's sums, and of the sum of the weights."""
+    """Layout of a beat's sums, with the sum of the weights."""
     return data.StructLayout({
         "sums": data.ArrayLayout(signed(sum_bits), value_lanes), "total": range(total_max + 1)})
 
 
 def result_layout(*, queries: int, output_bits: int, cached: bool = False) -> data.StructLayout:
-    """Layout of an element of a result, or of the error in its place; with a memory, cached."""
+    """Layout of an element of a result, or an error in its place; :py:`cached` with a memory."""
     return data.StructLayout({
         "query": range(queries), "error": CacheError if cached else Error,
         "output": signed(output_bits), "last": 1})

@@ -1,4 +1,4 @@
-"""Registers beside a pipeline that never stops."""
+"""Delay registers alongside a pipeline that never stalls."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["delay", "delay_control"]
 
 
 def delay(m: Module, value: Any, cycles: int, name: str) -> Any:
-    """Give a value some cycles later; the registers are not reset."""
+    """Delay a value by some cycles; the registers are not reset."""
     for cycle in range(cycles):
         delayed = Signal.like(value, name=f"{name}_{cycle}", reset_less=True)
         m.d.sync += delayed.eq(value)
@@ -18,7 +18,7 @@ def delay(m: Module, value: Any, cycles: int, name: str) -> Any:
 
 
 def delay_control(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """Give a bit some cycles later; the registers are reset."""
+    """Delay a bit by some cycles; the registers are reset."""
     if not cycles:
         return value
     pipe = Signal(cycles, name=name)

@@ -1,4 +1,4 @@
-"""The cache of one head in block RAM, into which keys and values are loaded."""
+"""The cache of one head in block RAM, loaded over the core's streams."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["ResidentCache"]
 
 
 def _registered(m: Module, port: Any) -> Any:
-    """Give a stream whose transfers come to an always ready one a cycle later."""
+    """Return a stream whose transfers reach an always ready port one cycle later."""
     early = port.signature.create()
     payload = Signal.like(early.payload, reset_less=True)
     m.d.sync += [port.valid.eq(early.valid), payload.eq(early.payload)]
@@ -30,7 +30,7 @@ def _registered(m: Module, port: Any) -> Any:
 
 
 class ResidentCache:
-    """Stores of a core without a memory, within its module; and what its members load into them.
+    """Stores of a core without a memory, added to the core's module, and the logic to load them.
 
     Parameters
     ----------
@@ -54,11 +54,11 @@ class ResidentCache:
 
     @property
     def key_latency(self) -> int:
-        """Cycles from asking for a word of keys to its codes."""
+        """Cycles from requesting a word of keys to its codes."""
         return self._key_store.latency
 
     def command(self, m: Module, dispatcher: Dispatcher) -> None:
-        """Give commands to the dispatcher."""
+        """Connect commands to the dispatcher."""
         command = self._core.i_command
         m.d.comb += [
             dispatcher.i.valid.eq(command.valid),
@@ -67,33 +67,33 @@ class ResidentCache:
         ]
 
     def score(self, m: Module, dispatcher: Dispatcher, score_array: ScoreArray) -> None:
-        """Give words of keys to the array, and to it the codes to compare them with."""
+        """Connect words of keys, and the codes to compare them with, to the array."""
         wiring.connect(m, dispatcher.o_words, self._key_store.i)
         wiring.connect(m, dispatcher.o_queries, score_array.i_queries)
         wiring.connect(m, self._key_store.o, score_array.i)
 
     def wait(self, m: Module, keys: stream.Interface, query: int) -> stream.Interface:
-        """Give a query's selected keys, which need not wait for long."""
+        """Return a query's selected keys, which need no further buffering here."""
         return keys
 
     def select(self, m: Module, query_merge: QueryMerge) -> stream.Interface:
-        """Give the selected keys."""
+        """Return the selected keys."""
         return query_merge.o
 
     def add_rescore_keys(self, m: Module, unit: Rescore) -> None:
-        """Add the store of keys for rescoring."""
+        """Add the store of rescore keys."""
         m.submodules.rescore_key_store = self._rescore_key_store = RescoreKeyStore(
             capacity=self._config.capacity, head_dim=unit.head_dim, lanes=unit.lanes,
             element_bits=unit.element_bits)
 
     def rescore(self, m: Module, rescorer: Rescorer) -> None:
-        """Give keys to the rescorer."""
+        """Connect rescore keys to the rescorer."""
         wiring.connect(m, rescorer.o_request, self._rescore_key_store.i)
         wiring.connect(m, self._rescore_key_store.o, rescorer.i_beat)
 
     def load_rescore_keys(self, m: Module, unit: Rescore, dispatcher: Dispatcher,
                           idle: Signal) -> None:
-        """Load keys for rescoring, and tell how many of them commands may use."""
+        """Load rescore keys, and tell the dispatcher how many of them commands may use."""
         config, core = self._config, self._core
         rescore_loaded = Signal(range(config.capacity + 1))
         new_rescore_key = Signal()
@@ -110,12 +110,12 @@ class ResidentCache:
             m.d.sync += rescore_loaded.eq(core.i_rescore_key.p.token + 1)
 
     def attend(self, m: Module, softmax: Softmax, accumulator: ValueAccumulator) -> None:
-        """Give values to the accumulator."""
+        """Connect values to the accumulator."""
         wiring.connect(m, accumulator.o_request, self._value_store.i)
         wiring.connect(m, self._value_store.o, accumulator.i_beat)
 
     def load(self, m: Module, idle: Signal) -> None:
-        """Load keys and values: new ones beside commands in work, others when all is idle."""
+        """Load keys and values: new ones while commands run, others only when the core is idle."""
         config, core = self._config, self._core
         keys_loaded = Signal(range(config.capacity + 1))
         values_loaded = Signal(range(config.capacity + 1))
@@ -124,14 +124,14 @@ class ResidentCache:
         key_write: Any = self._key_store.i_write
         value_write: Any = self._value_store.i_write
         if config.value_ports > 1:
-            # No command reads so soon.
+            # No command reads a new token so soon.
             key_write, value_write = (_registered(m, port) for port in (key_write, value_write))
             value_ready = idle | (new_value & (config.value_ports > 1))
             value_valid = core.i_value.valid & core.i_value.ready
             value_taken = value_write.valid
         else:
-            # Memories with a single port are in small devices, where no wire is long. The store
-            # takes two cycles for some beats.
+            # Single-port memories are for small devices, where no wire is long. The store takes two
+            # cycles for some beats.
             value_ready = idle & value_write.ready
             value_valid = core.i_value.valid & idle
             value_taken = value_write.valid & value_write.ready
@@ -149,11 +149,11 @@ class ResidentCache:
         self._loads_value = value_taken & new_value
 
     def count(self, m: Module, dispatcher: Dispatcher) -> None:
-        """Tell how many tokens commands may use."""
+        """Tell the dispatcher how many tokens commands may use."""
         config, core = self._config, self._core
         keys_loaded, values_loaded = self._keys_loaded, self._values_loaded
-        # Which of the two are behind is a register: commands are checked by that count. It is known
-        # from what was there before, not from the counts that come of a load.
+        # Commands are checked against the smaller count, so which one that is is kept in a
+        # register. It is computed from the counts before a load, not from those after it.
         values_ahead = Signal()
         key_row, value_row = core.i_key.p.token, core.i_value.p.token
         next_key, next_value = Signal(), Signal()

@@ -12,28 +12,28 @@ __all__ = ["StreamFifo", "queue", "register"]
 class StreamFifo(fifo.SyncFIFO):
     """Amaranth's synchronous FIFO with streams at both ends.
 
-    What is accepted at cycle t is presented at cycle t + 1 at the earliest. Both ends go at full
-    rate, and neither end's handshake depends on the other's within a cycle. Reset empties it.
+    A payload accepted at cycle t is presented at cycle t + 1 at the earliest. Both ends run at full
+    rate, and neither end's handshake depends combinationally on the other's. Reset empties it.
 
     Parameters
     ----------
     layout : :class:`amaranth.lib.data.Layout`
-        What is queued.
+        Layout of the payload.
     depth : :class:`int`
-        Places.
+        Entries.
 
     Members
     -------
     i : :py:`In(stream.Signature(layout))`
-        What is put in.
+        Write end.
     o : :py:`Out(stream.Signature(layout))`
-        The oldest of what is in.
+        Read end: the oldest entry.
     """
 
     def __init__(self, layout: data.Layout, *, depth: int):
         super().__init__(width=Shape.cast(layout).width, depth=depth)
         signature = stream.Signature(layout)
-        # The signals of the FIFO are those of the streams: there is nothing in between.
+        # The streams use the FIFO's own signals: there is no logic in between.
         put, got = signature.create(), signature.create()
         given: Any = data.View(layout, self.w_data)
         taken: Any = data.View(layout, self.r_data)
@@ -44,7 +44,7 @@ class StreamFifo(fifo.SyncFIFO):
 
 
 def queue(m: Module, source: Any, target: Any) -> None:
-    """Connect streams of one layout, of which one end is a queue's."""
+    """Connect two streams of the same layout, one of them an end of a queue."""
     m.d.comb += [
         target.payload.eq(source.payload),
         target.valid.eq(source.valid),
@@ -53,9 +53,9 @@ def queue(m: Module, source: Any, target: Any) -> None:
 
 
 def register(m: Module, source: Any, target: Any, name: str) -> None:
-    """Connect streams of one layout by a register, which moves whenever it is free.
+    """Connect two streams of the same layout through a register that loads whenever it is free.
 
-    What is accepted at cycle t is presented at cycle t + 1, at full rate.
+    A payload accepted at cycle t is presented at cycle t + 1, at full rate.
     """
     move, valid = Signal(name=f"{name}_move"), Signal(name=f"{name}_valid")
     payload = Signal.like(Value.cast(source.payload), name=f"{name}_payload", reset_less=True)

@@ -1,4 +1,4 @@
-"""Pipelined reductions: trees whose every level ends in registers."""
+"""Pipelined reduction trees, with registers after every level."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,9 +20,9 @@ def _tree(m: Module, terms: Sequence[Value], join: Callable[[Sequence[Value], st
 
 def sum_tree(m: Module, terms: Sequence[Value], *, name: str, advance: Value | None = None,
              fan_in: int = FAN_IN) -> Value:
-    """Add single bits; the sum is registered :func:`tree_latency` times.
+    """Add single bits, with a latency of :func:`tree_latency` cycles.
 
-    The registers move while :py:`advance` is high (always, if it is :py:`None`) and are not reset.
+    The registers load while :py:`advance` is high (always, if it is :py:`None`) and are not reset.
     """
     enable = Const(1) if advance is None else advance
     weights = {id(term): 1 for term in terms} # largest value of each term
@@ -39,7 +39,7 @@ def sum_tree(m: Module, terms: Sequence[Value], *, name: str, advance: Value | N
 
 
 def any_tree(m: Module, terms: Sequence[Value], *, name: str, fan_in: int = FAN_IN) -> Value:
-    """Whether any of the bits is set; registered :func:`tree_latency` times, not reset."""
+    """OR bits, with a latency of :func:`tree_latency` cycles; the registers are not reset."""
     def join(group: Sequence[Value], node: str) -> Signal:
         found = Signal(name=node, reset_less=True)
         m.d.sync += found.eq(Cat(*group).any())

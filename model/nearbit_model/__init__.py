@@ -1,4 +1,4 @@
-"""NumPy: configuration, golden model, quantization."""
+"""NumPy models: configuration, golden model, quantization."""
 
 from nearbit_model.attention import Attention, attention
 from nearbit_model.config import PRESETS, Config, ConfigError, fitting_preset

@@ -15,7 +15,7 @@ __all__ = ["ORIGINS", "Attention", "attend", "attention", "origins"]
 
 
 ORIGINS = ("rank", "sink", "recent")
-"""Why a key was selected: by its distance, or as one of the first or last."""
+"""Why a key was selected: by its distance, or as one of the first or last keys."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Attention:
     output
         float32 [heads, queries, value_dim], in the units of v.
     output_int
-        The same as the hardware outputs it, int32 [heads, queries, value_dim]: in the rotated basis
-        if ``prepared.values.rotated``.
+        The same as integers from the hardware, int32 [heads, queries, value_dim]; in the rotated
+        basis if ``prepared.values.rotated``.
     selected
         Indices of the selected keys, int64 [heads, queries, m].
     distances
@@ -56,7 +56,7 @@ class Attention:
 
     @property
     def origins(self) -> NDArray[np.int8]:
-        """Why each key was selected, see :func:`origins`."""
+        """Why each key was selected; see :func:`origins`."""
         return origins(self.selected, self.prepared)
 
 
@@ -87,7 +87,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
     Raises
     ------
     TensorError
-        Tensors, or numbers of keys, that do not fit each other or the configuration.
+        The tensors, or the numbers of keys, do not fit each other or the configuration.
     """
     return attend(prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal,
                           qpos=qpos, logit_scale=logit_scale, rotate=rotate, method=method,
@@ -102,14 +102,14 @@ def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]
     selected
         Indices of selected keys, int64 [heads, queries, m], padded with -1.
     prepared
-        What was asked.
+        The problem whose keys were selected.
 
     Returns
     -------
     int8 [heads, queries, m]
-        Indices of :data:`ORIGINS`, -1 where there is no key. A key that is among both the first and
-        the last is a sink. A query that sees no more keys than it selects takes all of them; the
-        others then count as selected by rank.
+        Indices of :data:`ORIGINS`, -1 where there is no key. A key among both the first and the
+        last is a sink. A query that sees no more keys than it may select selects all of them; those
+        that are neither sinks nor recent keys count as selected by rank.
     """
     place = selected - prepared.first
     counts = prepared.counts[None, :, None]

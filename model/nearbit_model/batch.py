@@ -1,10 +1,10 @@
 """Fast golden-model outputs for whole texts: many queries, and any selection.
 
-:func:`outputs` equals :func:`nearbit_model.golden.attend` bit for bit where that makes the
-selection. It differs in two ways: the selection may be any, or all keys that a query sees; and the
-scores of all keys come from one matrix product, which for many queries takes less time than
-fetching the keys of each. Those products are exact: a sum of at most 1,024 products of 30 bits has
-40, and float64 holds 53.
+With its selection, :func:`outputs` equals :func:`nearbit_model.golden.attend` bit for bit. It
+differs in two ways: the selection may be any, or all keys that a query sees; and the scores of all
+keys come from one matrix product, which for many queries is faster than fetching the keys of each.
+These products are exact: a sum of at most 1,024 products of 30 bits has 40 bits, and float64 holds
+53.
 """
 
 import numpy as np
@@ -22,17 +22,17 @@ __all__ = ["nearest", "outputs"]
 # Elements of the largest temporary array: eight MiB of words.
 _BLOCK = 1 << 20
 
-# What float64 counts to without a gap.
+# Up to here, float64 represents every integer.
 _EXACT = 1 << 53
 
 
 def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
-    """Integer outputs by dot-product scores of given keys (contract, items 5 to 8).
+    """Compute integer outputs from dot-product scores of given keys (contract, items 5 to 8).
 
     Parameters
     ----------
     prepared
-        A problem with rescoring. Its codes, ``n``, ``sink`` and ``recent`` are not looked at.
+        A problem with rescoring. Its codes, ``n``, ``sink`` and ``recent`` are not used.
     selected
         Keys of each query, int64 [heads, queries, m], padded with -1, each key once, at least one
         for each query. None: all keys that the query sees.
@@ -45,7 +45,7 @@ def outputs(prepared: Prepared, selected: NDArray[np.int64] | None = None) -> ND
     Raises
     ------
     ValueError
-        A problem without rescoring, or a selection that is not of its queries and keys.
+        The problem has no rescoring, or the selection does not fit its queries and keys.
     """
     rescore = prepared.rescore
     if rescore is None:
@@ -96,7 +96,7 @@ def _dense(scores: NDArray[np.float64], valid: NDArray[np.bool_], rescore: Resco
            values: Values,
            heads: tuple[int, int], rows: slice, part: slice, config: Config
            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Weighted sums over all valid keys: :func:`nearbit_model.golden.accumulate` as a product."""
+    """Sum over all valid keys: :func:`nearbit_model.golden.accumulate` as a matrix product."""
     head, kv_head = heads
     weights = np.maximum(golden.decay(scores.astype(np.int64), valid,
                                       rescore.multipliers[head, rows],
@@ -112,7 +112,7 @@ def _dense(scores: NDArray[np.float64], valid: NDArray[np.bool_], rescore: Resco
 
 def nearest(q: NDArray[np.floating], k: NDArray[np.floating], m: int, *,
             counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each query's keys of largest q.k, which codes approximate.
+    """Select each query's keys of largest q.k, which codes approximate.
 
     Parameters
     ----------
@@ -120,14 +120,14 @@ def nearest(q: NDArray[np.floating], k: NDArray[np.floating], m: int, *,
         Real numbers [heads, queries, head_dim] and [kv_heads, tokens, head_dim]; head h uses key
         head h // (heads // kv_heads).
     m
-        Keys for each query, at least 1; all that it sees, if they are fewer.
+        Keys for each query, at least 1; all that it sees if there are fewer.
     counts
-        Keys from 0 on that each query sees, int64 [queries], 1 to tokens.
+        Number of keys, from key 0 on, that each query sees, int64 [queries], 1 to tokens.
 
     Returns
     -------
     int64 [heads, queries, min(m, tokens)]
-        Padded with -1; in no particular order. Which of equal ones, is left open.
+        Padded with -1, in no particular order. Ties are broken arbitrarily.
     """
     heads, queries, _ = q.shape
     group = heads // len(k)

@@ -1,4 +1,4 @@
-"""Where an answer of the hardware differs from the golden model's."""
+"""Where the hardware's answer differs from the golden model's."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["ARRAYS", "differing"]
 ARRAYS = ("selected", "distances", "scores", "weights", "output_int")
 """Arrays that must be equal bit for bit, in the order in which they are computed."""
 
-# What stands where a query selected fewer keys.
+# Padding where a query selected fewer keys, unless it is -1.
 _ABSENT = {"scores": 0}
 
 
@@ -25,19 +25,19 @@ def differing(found: Any, golden: Attention, *, heads: slice = slice(None),
     Parameters
     ----------
     found
-        Has the arrays of :class:`~nearbit_model.attention.Attention`.
+        An object with the arrays of :class:`~nearbit_model.attention.Attention`.
     golden
         The golden model's answer.
     heads
         Which heads to compare.
     trace
-        Whether selected keys, distances, scores and weights are compared, too.
+        Whether to compare selected keys, distances, scores and weights, too.
 
     Returns
     -------
     dict
-        Of :data:`ARRAYS`, those that the golden model has: bool [heads, queries, elements], true
-        where the elements differ. An array with fewer elements a query is padded.
+        For each of :data:`ARRAYS` that the golden model has: bool [heads, queries, elements], true
+        where the elements differ. An array with fewer elements per query is padded.
     """
     names = [name for name in (ARRAYS if trace else ARRAYS[-1:])
              if getattr(golden, name) is not None]

@@ -44,16 +44,16 @@ DECAY_BITS = 8
 
 
 CELLS = ("generic", "ecp5", "ice40", "xc7")
-"""Devices that the XOR-popcount cell is written for; ``generic`` is for all others."""
+"""Devices with an XOR-popcount cell of their own; ``generic`` is for all others."""
 
 SELECTIONS = ("counters", "histograms", "serial")
 """Ways to find the nearest keys: counting in logic, or in block RAM, overlapping queries or not."""
 
 NORMALIZERS = ("reciprocal", "divider")
-"""Ways to divide by the sum of weights: by multipliers, or in logic."""
+"""Ways to divide by the sum of weights: with multipliers, or in logic."""
 
 _LARGEST_FILE = 1 << 20
-"""Bytes of a file that may be a configuration; a device may go on for ever."""
+"""Bytes of the largest file that is read as a configuration; a device file may never end."""
 
 
 class ConfigError(NearbitError, ValueError):
@@ -65,7 +65,7 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def _within(least: int, most: int, says: str) -> dict[str, Any]:
-    """What is known of an integer field: its range, and what it is.
+    """Metadata of an integer field: its range and its documentation.
 
     The bounds keep every derived width and memory buildable.
     """
@@ -73,7 +73,7 @@ def _within(least: int, most: int, says: str) -> dict[str, Any]:
 
 
 def _one_of(choices: tuple[Any, ...], says: str) -> dict[str, Any]:
-    """What is known of any other field: its values, in the order of their numbers."""
+    """Metadata of any other field: its choices, in the order of their numbers."""
     return {"choices": choices, "says": says}
 
 
@@ -98,7 +98,7 @@ def _check_fields(config: Any, prefix: str = "") -> None:
 
 
 def _leaves(cls: type[Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """Metadata of a class's fields by name, those of its parts in their places."""
+    """Metadata of a class's fields by name, with a part's fields in place of the part."""
     found: dict[str, Mapping[str, Any]] = {}
     for known in dataclasses.fields(cls):
         part = known.metadata.get("part")
@@ -134,7 +134,7 @@ def _document(cls: type[Any]) -> None:
 
 
 def _from_table(cls: Any, table: dict[str, Any], what: str, prefix: str = "") -> Any:
-    """Make a dataclass of a mapping, whose keys must be its fields."""
+    """Build a dataclass from a mapping whose keys must be its fields."""
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name in table:
         if name not in known:
@@ -177,7 +177,7 @@ class Rescore:
 
     @property
     def score_max(self) -> int:
-        """The largest absolute value of a score: that of a product of two most negative rows."""
+        """The largest absolute value of a score: if all elements have the most negative value."""
         return self.head_dim << 2 * (self.element_bits - 1)
 
 
@@ -186,18 +186,18 @@ _document(Rescore)
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The memory that the cache of all heads lies in, and the buses to it (docs/memory.md)."""
+    """The memory that holds the cache of all heads, and the buses to it (docs/memory.md)."""
 
     heads: int = field(metadata=_within(
-        1, 1 << 16, "Key heads of all layers whose codes and rows lie in memory."))
+        1, 1 << 16, "Key heads of all layers whose codes and rows are in memory."))
     sequences: int = field(default=1, metadata=_within(
         1, 1 << 12, "Sequences that are open at the same time."))
     page_tokens: int = field(default=256, metadata=_within(
-        1, 1 << 20, "Tokens of a page, a power of two; divides ``capacity``, which is the most "
-                    "tokens of a sequence."))
+        1, 1 << 20, "Tokens per page, a power of two; divides ``capacity``, the most tokens of a "
+                    "sequence."))
     pages: int = field(default=0, metadata=_within(
-        0, 1 << 20, "Pages of each head, shared by all sequences. The default, 0, stands for as "
-                    "many as all sequences have at full length."))
+        0, 1 << 20, "Pages of each head, shared by all sequences. The default, 0, means as many "
+                    "as all sequences need at full length."))
     bus_bits: int = field(default=64, metadata=_within(
         32, 512, "Bits of the AXI4 buses, a power of two."))
     address_bits: int = field(default=32, metadata=_within(
@@ -205,24 +205,25 @@ class Memory:
     row_ports: int = field(default=1, metadata=_within(
         1, 4, "Buses on which rows are read: 1, 2 or 4."))
     one_bus: bool = field(default=False, metadata=_one_of(
-        (False, True), "Whether codes and rows are read on one bus, which takes ``row_ports`` of "
-                       "1, instead of on buses of their own."))
+        (False, True), "Whether codes and rows are read on one bus instead of separate ones; "
+                       "requires ``row_ports`` of 1."))
     burst_bytes: int = field(default=256, metadata=_within(
         16, 4096, "Bytes of the longest burst of codes, a power of two; codes of a head begin at "
                   "a multiple of it."))
     queue_beats: int = field(default=512, metadata=_within(
-        2, 1 << 16, "Beats of codes that are on the way or wait, a power of two; they cover the "
-                    "memory's latency."))
+        2, 1 << 16, "Beats of codes in flight or waiting, a power of two; they hide the memory's "
+                    "latency."))
     outstanding: int = field(default=64, metadata=_within(
-        1, 1024, "Bursts of codes on the bus, at most."))
+        1, 1024, "Most bursts of codes in flight on the bus."))
     row_id_bits: int = field(default=4, metadata=_within(
-        1, 8, "Bits of the ID of a row's burst; a bus has ``2 ** row_id_bits`` rows on the way, "
-              "at most."))
+        1, 8, "Bits of the ID of a row's burst; a bus has at most ``2 ** row_id_bits`` rows in "
+              "flight."))
     stride_bits: int = field(default=8, metadata=_within(
         1, 16, "Bits of the distance from one row to the next, in units of 16 bytes or of a beat, "
-               "whichever is more."))
+               "whichever is larger."))
     timeout_bits: int = field(default=16, metadata=_within(
-        1, 32, "Bits of the number of cycles after which a silent memory is given up."))
+        1, 32, "Bits of the time-out, the number of cycles after which a silent memory is given "
+               "up."))
 
     def __post_init__(self) -> None:
         """Check every field, and the rules between them."""
@@ -241,7 +242,7 @@ class Memory:
             raise ConfigError(f"memory.burst_bytes must be from a beat ({beat}) to 256 beats "
                               f"({256 * beat}), not {self.burst_bytes}")
         if self.queue_beats * beat < 2 * self.burst_bytes:
-            raise ConfigError(f"memory.queue_beats must be two bursts at least "
+            raise ConfigError(f"memory.queue_beats must be at least two bursts "
                               f"({2 * self.burst_bytes // beat}), not {self.queue_beats}")
 
 
@@ -252,9 +253,9 @@ _document(Memory)
 class Config:
     """The parameters of an accelerator, shared by hardware, models, engines and boards.
 
-    :class:`ConfigError` on construction if a value cannot be built. The metadata of each field has
-    its documentation, ``says``, and the ``range`` of an integer, the ``choices`` of another value,
-    or the class of a ``part``.
+    Construction raises :class:`ConfigError` if a value cannot be built. The metadata of each field
+    has its documentation, ``says``, and the ``range`` of an integer, the ``choices`` of another
+    value, or the class of a ``part``.
     """
 
     key_bits: int = field(metadata=_within(1, 1024, "Bits of a code (query or key)."))
@@ -280,8 +281,8 @@ class Config:
         1, 256, "Resident exp tables; scoring a GQA group in one pass takes one per head."))
     refine_lanes: int = field(default=0, metadata=_within(
         1, 1024, "Distances per cycle read by the second pass of the selection; ``lanes`` times a "
-                 "power of two. The default, 0, stands for ``lanes``, the narrowest. A larger "
-                 "value shortens the latency, hardly the interval."))
+                 "power of two. The default, 0, means ``lanes``, the narrowest. A larger value "
+                 "shortens the latency, but hardly the interval."))
     normalizer: str = field(default="reciprocal", metadata=_one_of(
         NORMALIZERS,
         "One of :data:`NORMALIZERS`: how sums are divided by the sum of weights; outputs are the "
@@ -308,10 +309,10 @@ class Config:
         "before have been added up. ``counters`` takes few block RAMs and two to three times the "
         "logic."))
     selection_block: int = field(default=0, metadata=_within(
-        0, 1 << 20, "Keys from which the selection ``histograms`` selects at a time, a power of "
-                    "two; those of a block that are selected compete with the keys of the next "
-                    "one. What is selected is the same, and the memory that this takes grows with "
-                    "the block, not with ``capacity``. The default, 0, stands for all keys."))
+        0, 1 << 20, "Keys per block, from which the selection ``histograms`` selects at a time; a "
+                    "power of two. The keys selected from a block compete with those of the next "
+                    "one. The result is the same, but the memory for selection grows with the "
+                    "block, not with ``capacity``. The default, 0, selects from all keys at once."))
     cell: str | None = field(default=None, metadata=_one_of(
         (None, *CELLS),
         "One of :data:`CELLS`: the XOR-popcount to build. None selects the platform's, or the "
@@ -321,7 +322,7 @@ class Config:
         "says": "The rescoring unit; None leaves it out, and commands cannot request it."})
     memory: Memory | None = field(default=None, metadata={
         "part": Memory,
-        "says": "The memory that keys and values of all heads are read from. None keeps those of "
+        "says": "The memory from which keys and values of all heads are read. None keeps those of "
                 "one head in block RAM, into which they are loaded."})
 
     def __post_init__(self) -> None:
@@ -393,7 +394,7 @@ class Config:
         self._check_row(memory)
 
     def _check_row(self, memory: Memory) -> None:
-        """Check that rows are read in two bursts at most, and that their stride can be given."""
+        """Check that a row takes at most two bursts, and that its stride fits ``stride_bits``."""
         bus = memory.bus_bits
         key = 0 if self.rescore is None else self.rescore.head_dim * self.rescore.element_bits
         values = -(-self.value_dim * self.value_bits // SCALE_BITS) * SCALE_BITS
@@ -401,7 +402,7 @@ class Config:
         most = min(256, 8 * 4096 // bus)
         if beats > most:
             raise ConfigError(f"a row must be at most {most} beats of memory.bus_bits ({bus}) "
-                              f"long, not {beats}: take a wider bus, or fewer value_dim or "
+                              f"long, not {beats}: use a wider bus, or a smaller value_dim or "
                               f"value_bits" + (", or rescore.head_dim" if self.rescore else ""))
         unit = max(16, bus // 8)
         stride = -(-beats * bus // 8 // unit)
@@ -410,7 +411,7 @@ class Config:
                               f"{memory.stride_bits}: a row takes {stride * unit} bytes")
 
     def _check_block(self) -> None:
-        """Check that blocks can be selected from, and as fast as they are scored."""
+        """Check that selection can process blocks, and as fast as they are scored."""
         block = self.selection_block
         if self.selection != "histograms":
             raise ConfigError(f"selection_block needs the selection 'histograms', "
@@ -440,7 +441,7 @@ class Config:
                 _, cycles = dataclasses.replace(times, block=least).slowest_stage
             raise ConfigError(
                 f"selection_block must be at least {least}, or 0 for no blocks: one of {block} "
-                f"keys is scored in {words} cycles, and to {slowest} it takes "
+                f"keys is scored in {words} cycles, but to {slowest} takes "
                 f"{times.slowest_stage[1]}")
 
     @property
@@ -458,7 +459,7 @@ class Config:
 
     @property
     def scale_beats(self) -> int:
-        """Beats in which its scale is read before: 1 if both are in one memory with one port."""
+        """Beats to read a vector's scale before its elements: 1 if both share one port, else 0."""
         return int(self.value_ports == 1)
 
     @property
@@ -485,26 +486,26 @@ class Config:
 
     @property
     def distance_max(self) -> int:
-        """The largest distance that a selection may be made by."""
+        """The largest distance by which keys may be selected."""
         shared = self.rescore is not None and self.rescore.shared
         return self.key_bits * (self.queries if shared else 1)
 
     @property
     def queries_per_stage(self) -> int:
-        """Queries of the array that read the same registers of keys.
+        """Queries of the array that read the same key registers.
 
-        One by one if queries can share a selection: its sums move down with the keys.
+        1 if queries can share a selection, whose sums move down with the keys.
         """
         shared = self.rescore is not None and self.rescore.shared
         return 1 if shared else min(self.queries, QUERIES_PER_STAGE)
 
     @property
     def score_stages(self) -> int:
-        """Stages of the array that a word of keys passes."""
+        """Stages of the array that a word of keys passes through."""
         return -(-self.queries // self.queries_per_stage)
 
     def score_latency(self, query: int = 0) -> int:
-        """Cycles from asking for a word of keys to a query's distances."""
+        """Cycles from requesting a word of keys to a query's distances."""
         return (KEY_STORE_LATENCY + 1 + query // self.queries_per_stage
                 + tree_latency(self.key_bits, self.fan_in))
 
@@ -514,7 +515,7 @@ class Config:
         return CounterTimes(lanes=self.lanes, refine_lanes=self.refine_lanes, top_n=self.top_n)
 
     def histogram_times(self, query: int) -> HistogramTimes:
-        """Sizes and cycles of a query's selection by histograms; the last may select for all."""
+        """Sizes and cycles of selection by histograms; the last query may select for all."""
         return HistogramTimes(
             key_bits=self.distance_max if query == self.queries - 1 else self.key_bits,
             lanes=self.lanes, refine_lanes=self.refine_lanes,
@@ -548,13 +549,13 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields with their values, in order of definition; without what is None."""
+        """All fields with their values, in order of definition, without those that are None."""
         return {name: value for name, value in dataclasses.asdict(self).items()
                 if value is not None}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":
-        """Make a configuration of a mapping; a name that is no field is refused."""
+        """Build a configuration from a mapping; a name that is not a field is refused."""
         for known in dataclasses.fields(cls):
             part, table = known.metadata.get("part"), fields.get(known.name)
             if part is not None and isinstance(table, dict):
@@ -567,15 +568,15 @@ class Config:
     def leaf_metadata() -> dict[str, Mapping[str, Any]]:
         """Metadata of each field by name, in order of definition.
 
-        Instead of a part there are its fields: ``rescore.head_dim``, ...
+        The fields of a part take its place: ``rescore.head_dim``, ...
         """
         return _leaves(Config)
 
     def to_numbers(self) -> dict[str, int]:
         """Each field of :meth:`leaf_metadata` as a number.
 
-        An integer is itself, another value its place among the choices; fields of a part that is
-        left out are 0.
+        An integer stands for itself, and any other value becomes its place among the choices.
+        Fields of a part that is left out are 0.
         """
         found = {}
         for name, known in self.leaf_metadata().items():
@@ -586,7 +587,7 @@ class Config:
 
     @classmethod
     def from_numbers(cls, numbers: Mapping[str, int]) -> "Config":
-        """Make a configuration of what :meth:`to_numbers` returns."""
+        """Build a configuration from the result of :meth:`to_numbers`."""
         fields: dict[str, Any] = {}
         for known in dataclasses.fields(cls):
             part = known.metadata.get("part")
@@ -606,25 +607,25 @@ class Config:
 
     @classmethod
     def from_toml(cls, text: str) -> "Config":
-        """Make a configuration of TOML text."""
+        """Build a configuration from TOML text."""
         try:
             fields = tomllib.loads(text)
         except RecursionError:
             raise ConfigError("not TOML: nested too deeply") from None
         except ValueError as error:
-            # TOMLDecodeError, and what Python says to numbers of thousands of digits.
+            # TOMLDecodeError, and Python's error for numbers with thousands of digits.
             raise ConfigError(f"not TOML: {error}") from None
         return cls.from_dict(fields)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Config":
-        """Read a TOML file; :class:`ConfigError` names the file and what is wrong in it."""
+        """Read a TOML file; :class:`ConfigError` names the file and what is wrong with it."""
         try:
             with Path(path).open("rb") as stream:
                 octets = stream.read(_LARGEST_FILE + 1)
             if len(octets) > _LARGEST_FILE:
                 raise ConfigError("too large for a configuration file")
-            # Editors of some systems put a byte order mark before the text.
+            # Some editors put a byte order mark before the text.
             return cls.from_toml(octets.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not a text file") from None
@@ -654,17 +655,17 @@ class Config:
 _document(Config)
 
 
-# From 32 lanes on, block RAM for histograms is short beside the stores (docs/decisions/0010).
+# From 32 lanes on, the stores leave too little block RAM for histograms (docs/decisions/0010).
 PRESETS: MappingProxyType[str, Config] = MappingProxyType({
     # For tests: every dimension small, several queries.
     "tiny": Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4,
                    top_n=16),
     # Sentence encoders with 32-element heads (all-MiniLM-L6-v2).
     "head32": Config(key_bits=32, value_dim=32, capacity=512, lanes=8, value_lanes=16, top_n=64),
-    # The workload that the field quotes: 1,024 keys of 64 bits, 64 values, top 32.
+    # The workload usually quoted in the field: 1,024 keys of 64 bits, 64 values, top 32.
     "reference": Config(key_bits=64, value_dim=64, capacity=1024, lanes=16, value_lanes=32,
                         top_n=32, refine_lanes=32),
-    # The same in a quarter of the logic: what a small FPGA such as an iCE40 UP5K has room for.
+    # The same in a quarter of the logic, for small FPGAs such as an iCE40 UP5K.
     "icebreaker": Config(key_bits=64, value_dim=64, capacity=1024, lanes=4, value_lanes=8,
                          top_n=32, refine_lanes=16, normalizer="divider", divider_cycles=4,
                          selection="counters"),
@@ -697,7 +698,7 @@ PRESETS: MappingProxyType[str, Config] = MappingProxyType({
 
 
 MEMORY_PRESETS: MappingProxyType[str, Config] = MappingProxyType({
-    # SmolLM2: 64-element heads in groups of three queries, one key a cycle from a 64-bit bus.
+    # SmolLM2: 64-element heads in groups of three queries, one key per cycle from a 64-bit bus.
     "memory64": Config(
         key_bits=64, value_dim=64, capacity=8192, queries=3, lanes=1, value_lanes=8, top_n=128,
         exp_tables=3, refine_lanes=2, selection_block=512, memory=Memory(heads=128)),
@@ -707,14 +708,14 @@ MEMORY_PRESETS: MappingProxyType[str, Config] = MappingProxyType({
         exp_tables=4, refine_lanes=8, selection_block=2048,
         rescore=Rescore(head_dim=128, lanes=64, element_bits=12, shared=True),
         memory=Memory(heads=256, bus_bits=256, burst_bytes=1024)),
-    # The same with longer contexts, in more memory than 32 bits of an address reach.
+    # The same with longer contexts, in more memory than 32-bit addresses reach.
     "memory512": Config(
         key_bits=32, value_dim=128, capacity=65536, queries=4, lanes=8, value_lanes=64, top_n=128,
         exp_tables=4, refine_lanes=16, selection_block=4096,
         rescore=Rescore(head_dim=128, lanes=128, element_bits=12, shared=True),
         memory=Memory(heads=256, bus_bits=512, burst_bytes=2048, address_bits=40)),
 })
-"""Named configurations whose cache lies in a memory, by the width of their bus."""
+"""Named configurations whose cache is in a memory, by the width of their bus."""
 
 
 def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
@@ -735,9 +736,11 @@ def fitting_preset(head_dim: int, value_dim: int, tokens: int, top_n: int, *,
     key_bits
         Bits of a code; None is ``head_dim``. A preset's must equal it.
     rescore
-        Whether the preset must have rescoring, of ``head_dim`` elements; if not, it has none.
+        Whether the preset must have rescoring of ``head_dim`` elements; otherwise it must have
+        none.
     shared
-        If not 0, the heads that must be able to share a selection: the preset's ``queries``.
+        If not 0, the number of heads that must be able to share a selection; the preset's
+        ``queries`` must equal it.
     """
     bits = head_dim if key_bits is None else key_bits
     for name, config in PRESETS.items():

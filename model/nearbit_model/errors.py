@@ -1,10 +1,10 @@
-"""The error that a user can fix."""
+"""Errors that a user can fix."""
 
 __all__ = ["NearbitError"]
 
 
 class NearbitError(Exception):
-    """Something that the user can fix; the message is one sentence.
+    """An error that the user can fix; the message is one sentence.
 
-    The base of every such error of all packages, and what the command line catches.
+    The base class of all such errors in all packages; the command line catches it.
     """

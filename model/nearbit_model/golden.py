@@ -1,6 +1,6 @@
 """The numeric contract: what the hardware computes, bit for bit, in NumPy integers.
 
-Stages, each usable alone as the oracle of its hardware block:
+Stages, each of which also serves as the oracle of its hardware block:
 
 ========================  =====================================================================
 :func:`select`            distances and the exact top N (:mod:`nearbit_hw.select.top_n`)
@@ -48,7 +48,7 @@ class Result:
     """The core's answer to each query of each head.
 
     m is the largest number of keys that any query selected; a query that selected fewer is padded
-    with -1. Keys stand in the reported order: ascending distance, then descending index.
+    with -1. Keys are in the reported order: ascending distance, then descending index.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def _check_range(counts: NDArray[np.int64], first: int, tokens: int) -> None:
     if counts.min() < 1:
         raise ValueError(f"count must be at least 1, not {counts.min()}")
     if first + counts.max() > tokens:
-        raise ValueError(f"the keys from {first} to {first + counts.max() - 1} go past the "
-                         f"{tokens} that there are")
+        raise ValueError(f"the keys from {first} to {first + counts.max() - 1} exceed the "
+                         f"{tokens} keys")
 
 
 def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: ArrayLike,
@@ -99,9 +99,9 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
            shared: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Select each query's keys: distances and exact top N (contract, items 2 and 3).
 
-    If ``sink + recent + n >= count`` every key is selected; else the first ``sink`` and the last
-    ``recent`` keys of the range, and of the rest the ``n`` nearest, the larger index first among
-    equal distances.
+    If ``sink + recent + n >= count``, every key is selected. Otherwise the first ``sink`` and the
+    last ``recent`` keys of the range are selected, and the ``n`` nearest of the rest; among equal
+    distances, the larger index wins.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
     k_codes
         uint64 [kv_heads, tokens, words], at most 2**20 keys of 1,024 bits.
     counts
-        Keys that each query may see, beginning at ``first``; at least 1. Integers, broadcast to
-        [heads, queries].
+        Number of keys that each query may see, from ``first`` on; at least 1. Integers, broadcast
+        to [heads, queries].
     first
         First token of the range.
     n, sink, recent
@@ -128,7 +128,7 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
     Raises
     ------
     ValueError
-        An empty range, one that goes past the keys, or n, sink or recent out of range.
+        The range is empty or exceeds the keys, or n, sink or recent is out of range.
     """
     heads, queries, words = q_codes.shape
     kv_heads, tokens, _ = k_codes.shape
@@ -164,12 +164,12 @@ def select(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], *, counts: 
     return selected, found
 
 
-# Selection by one integer a key. The SORT KEY of a key is its distance, shifted left, and below
-# it its reversed position in the range (0 is the last key), so that sort keys are unique and the
+# Selection by one integer per key. The SORT KEY of a key is its distance, shifted left, and below
+# it its reversed position in the range (0 is the last key). So sort keys are unique, and the
 # smaller one is the contract's choice: nearer first, then more recent. A FORCED key (a sink or a
-# recent one) has its sign bit set as well, which puts it before all others and leaves distance
-# and position readable. NONE, above every sort key, stands where a query may not see the key.
-# 1,024 bits and 2**20 keys still fit 31 bits, and NumPy partitions 32-bit integers fastest.
+# recent one) also has its sign bit set, which puts it before all others and keeps distance and
+# position readable. NONE, above every sort key, marks a key that the query may not see. 1,024 bits
+# and 2**20 keys still fit 31 bits, and NumPy partitions 32-bit integers fastest.
 _FORCED = np.int32(-(1 << 31))
 _NONE = np.int32((1 << 31) - 1)
 
@@ -177,9 +177,9 @@ _NONE = np.int32((1 << 31) - 1)
 def _select_block(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64],
                   counts: NDArray[np.int64], *, n: int, sink: int,
                   recent: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Positions and distances of the selected keys of some queries, padded with -1.
+    """Return positions and distances of some queries' selected keys, padded with -1.
 
-    The distances of the queries [heads, queries, words] of several heads are added.
+    The distances of several heads' queries [heads, queries, words] are added.
     """
     span = int(counts.max())
     position_bits = (span - 1).bit_length()
@@ -189,8 +189,8 @@ def _select_block(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64],
     sort_keys <<= position_bits
     sort_keys |= np.arange(span - 1, -1, -1, dtype=np.int32)
 
-    # A range so short that forced keys overlap, or reach beyond it, is selected as a whole: what
-    # is forced then makes no difference.
+    # A range so short that forced keys overlap, or reach beyond it, is selected as a whole, so it
+    # does not matter which keys are forced then.
     if sink:
         sort_keys[:, :sink] |= _FORCED
     if recent:
@@ -219,7 +219,7 @@ def select_one(distances: ArrayLike, *, n: int, sink: int = 0,
     Parameters
     ----------
     distances
-        Integers [count]: of the keys of the range, in order; at least one.
+        Distances of the keys in the range, in order: integers [count], at least one.
     n, sink, recent
         As for :func:`select`.
 
@@ -251,7 +251,7 @@ def select_one(distances: ArrayLike, *, n: int, sink: int = 0,
 
 
 def lookup(distances: NDArray[np.int32], exp_table: ArrayLike) -> NDArray[np.int64]:
-    """Weights of selected keys: ``exp_table[h - h_min]`` (contract, item 4).
+    """Look up weights of selected keys: ``exp_table[h - h_min]`` (contract, item 4).
 
     Parameters
     ----------
@@ -271,27 +271,27 @@ def lookup(distances: NDArray[np.int32], exp_table: ArrayLike) -> NDArray[np.int
 
 
 def score(queries: NDArray[Any], keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Dot-product scores of selected keys: ``s[i] = sum_j q[j] * k[i][j]`` (contract, item 5).
+    """Score selected keys by dot products: ``s[i] = sum_j q[j] * k[i][j]`` (contract, item 5).
 
     Parameters
     ----------
     queries
         Integers of at most 16 bits [..., head_dim].
     keys
-        The selected keys, the same [..., m, head_dim], head_dim at most 1,024.
+        The selected keys, integers of at most 16 bits [..., m, head_dim]; head_dim at most 1,024.
 
     Returns
     -------
     int64 [..., m]
     """
-    # Sums of up to 1,024 products of 30 bits are exact in float64, whose products are fast.
+    # Sums of up to 1,024 products of 30 bits are exact in float64, whose matrix products are fast.
     products = keys.astype(np.float64) @ queries.astype(np.float64)[..., None]
     return np.asarray(products[..., 0], np.int64)
 
 
 def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDArray[Any], *,
           weight_bits: int) -> NDArray[np.int64]:
-    """Weights of selected keys by their dot-product scores (contract, item 5).
+    """Compute weights of selected keys from their dot-product scores (contract, item 5).
 
     ``t = ((s_max - s[i]) * multiplier) >> 24``; ``w[i] = exp2[t & 255] >> (t >> 8)``, and 0 once
     ``t >> 8 >= weight_bits``; ``exp2[f] = rint((2**weight_bits - 1) * 2**(-f / 256))``.
@@ -301,7 +301,7 @@ def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDAr
     scores
         Integers [..., m] below 2**41 in absolute value.
     valid
-        Which of them are of a key, [..., m]; at least one in each row.
+        Which of them belong to a key, [..., m]; at least one in each row.
     multipliers
         Integers [...], 0 to 2**32 - 1.
     weight_bits
@@ -314,7 +314,7 @@ def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDAr
     """
     best = np.where(valid, scores, np.iinfo(np.int64).min).max(axis=-1, keepdims=True)
     behind = np.where(valid, best - scores, 0)
-    # In two halves, because the whole product has up to 74 bits.
+    # In two halves, as the whole product has up to 74 bits.
     high, low = np.divmod(np.asarray(multipliers, np.int64)[..., None], 1 << MULTIPLIER_BITS // 2)
     octaves = ((behind * high + (behind * low >> MULTIPLIER_BITS // 2))
                >> MULTIPLIER_SHIFT - MULTIPLIER_BITS // 2)
@@ -326,7 +326,7 @@ def decay(scores: NDArray[np.int64], valid: NDArray[np.bool_], multipliers: NDAr
 
 def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArray[Any], *,
                scale_bits: int = SCALE_BITS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Weighted sums of value vectors (contract, item 7).
+    """Sum value vectors by weight (contract, item 7).
 
     ``u[i] = (w[i] * c[i] + 2**(scale_bits - 1)) >> scale_bits``, ``sums[j] = sum u[i] * v[i][j]``
     and ``total = sum w[i]``, without overflow for up to 2**20 vectors of 16 bits and weights of 24.
@@ -348,7 +348,7 @@ def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArr
     weight = np.maximum(weights, 0).astype(np.int64)
     scaled = (weight * scales.astype(np.int64) + (1 << scale_bits - 1)) >> scale_bits
     # Below 2**53 every partial sum, in any order and fused or not, is an integer that float64
-    # holds exactly; and matrix products of floats are many times as fast as those of integers.
+    # holds exactly, and matrix products of floats are many times faster than those of integers.
     exact = int(scaled.sum(axis=-1).max(initial=0)) << 15 <= 1 << 53
     kind = np.float64 if exact else np.int64
     sums = scaled.astype(kind)[..., None, :] @ elements.astype(kind)
@@ -357,9 +357,9 @@ def accumulate(weights: NDArray[np.int64], elements: NDArray[Any], scales: NDArr
 
 def normalize(sums: NDArray[np.int64], total: NDArray[np.int64],
               fraction_bits: int) -> NDArray[np.int64]:
-    """Exactly rounded division (contract, item 8).
+    """Divide with exact rounding (contract, item 8).
 
-    ``floor((sums * 2**fraction_bits + floor(total / 2)) / total)``: to the nearest, ties upward.
+    ``floor((sums * 2**fraction_bits + floor(total / 2)) / total)``: to nearest, ties upward.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def normalize(sums: NDArray[np.int64], total: NDArray[np.int64],
     divisor = np.asarray(total, np.int64)[..., None]
     if (divisor < 1).any():
         raise ValueError(f"total must be at least 1, not {divisor.min()}")
-    # Quotient first: `sums << fraction_bits` alone may pass 64 bits.
+    # Quotient first: `sums << fraction_bits` may overflow 64 bits.
     whole, rest = np.divmod(np.asarray(sums, np.int64), divisor)
     rounded = ((rest << fraction_bits) + (divisor >> 1)) // divisor
     return np.asarray((whole << fraction_bits) + rounded, np.int64)
@@ -392,7 +392,7 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     Parameters
     ----------
     q_codes
-        uint64 [heads, queries, words], as :func:`nearbit_model.quantize.codes` packs them.
+        uint64 [heads, queries, words], packed as by :func:`nearbit_model.quantize.codes`.
     k_codes
         uint64 [kv_heads, tokens, words].
     values
@@ -403,10 +403,10 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     config
         Widths, ``top_n`` and ``capacity``.
     counts, first, n, sink, recent, shared
-        As for :func:`select`; at most ``top_n`` keys may be asked for.
+        As for :func:`select`; at most ``top_n`` keys may be requested.
     rescore
-        Operands of rescoring, of which the weights are then made; the exp tables are not looked at.
-        None: the weights follow from the distances.
+        Operands of rescoring, which then determine the weights; the exp tables are not used.
+        None: the distances determine the weights.
 
     Returns
     -------
@@ -416,8 +416,8 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     Raises
     ------
     ValueError
-        A shape, a width or a command that the configuration has no room for, or whose answer
-        from the hardware would be an error code.
+        A shape, a width or a command does not fit the configuration, or the hardware would answer
+        with an error code.
     """
     checked = _check_integers(q_codes, k_codes, values, exp_tables, config)
     check_command(n=n, sink=sink, recent=recent, top_n=config.top_n)
@@ -426,8 +426,8 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
     if rescore is not None:
         _check_rescore(rescore, (heads, queries), k_codes.shape[:2], config)
     elif shared:
-        raise ValueError("a shared selection needs rescoring: the sum of several distances is "
-                         "no measure of a single one's weight")
+        raise ValueError("a shared selection needs rescoring: a sum of several distances does "
+                         "not measure a single head's weight")
     selected, found = select(q_codes, k_codes, counts=counts, first=first, n=n, sink=sink,
                              recent=recent, shared=shared)
     most = selected.shape[-1]
@@ -441,7 +441,7 @@ def attend(q_codes: NDArray[np.uint64], k_codes: NDArray[np.uint64], values: Val
         for start in range(0, queries, block):
             rows = slice(start, start + block)
             valid = selected[head, rows] >= 0
-            # Padding takes token 0, with weight 0.
+            # Padding reads token 0, with weight 0.
             index = np.where(valid, selected[head, rows], 0)
             if rescore is None or scores is None:
                 weights[head, rows] = lookup(found[head, rows], checked[head])
@@ -528,17 +528,17 @@ def attend_one(q_code: int, k_codes: Sequence[int], elements: ArrayLike, scales:
     q_code
         The query's code.
     k_codes
-        The codes in the store, one a token.
+        The codes in the store, one per token.
     elements, scales
         Integers [tokens, value_dim] and [tokens].
     exp_table
         Integers [key_bits + 1].
     count
-        Keys from ``first`` on that the query may see; None is all of them.
+        Number of keys, from ``first`` on, that the query may see; None for all of them.
     config, first, n, sink, recent
         As for :func:`attend`.
     rescore
-        The same, of one head with one query.
+        As for :func:`attend`, with one head and one query.
 
     Returns
     -------
@@ -570,7 +570,7 @@ def error_bound(config: Config, selected: int) -> float:
     config
         Widths.
     selected
-        Keys that the query selected, m, at least 1.
+        Number of keys m that the query selected, at least 1.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Memories by name: their peak, and how much of it reads of codes and rows get."""
+"""Memories by name: their peak bandwidth, and the share of it that reads of codes and rows get."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,11 +9,11 @@ __all__ = ["MEMORIES", "NamedMemory"]
 
 @dataclass(frozen=True)
 class NamedMemory:
-    """A memory, and its efficiency: the share of the peak that is read.
+    """A memory and its efficiency, the share of its peak bandwidth that reads get.
 
-    Codes are read in long bursts of successive addresses, rows one by one from anywhere. Those of
-    SDR, DDR3 and DDR4 were measured with LiteDRAM 2024.12 and its model of the DRAM
-    (``SDRAMPHYModel``) in Verilator, read masters on its crossbar ports, and the data checked;
+    Codes are read in long bursts of successive addresses, rows one by one at scattered addresses.
+    The efficiencies of SDR, DDR3 and DDR4 were measured with LiteDRAM 2024.12 and its DRAM model
+    (``SDRAMPHYModel``) in Verilator, with read masters on its crossbar ports, and the data checked;
     those of HBM2 are assumed.
 
     Parameters
@@ -21,13 +21,13 @@ class NamedMemory:
     title
         Kind, width and rate.
     peak
-        Bytes a second.
+        Bytes per second.
     linear
         Efficiency of reading codes.
     gathers
-        By ports: efficiency of reading rows of 64 and of 128 bytes.
+        For each number of ports, the efficiency of reading rows of 64 and of 128 bytes.
     is_measured
-        Whether these were measured.
+        Whether the efficiencies were measured.
     """
 
     title: str
@@ -39,8 +39,8 @@ class NamedMemory:
     def gather(self, size: int, ports: int) -> float:
         """Efficiency of reading rows of some bytes over some ports.
 
-        The time of a row is taken to be a constant and a time for each byte. Of ports that were not
-        measured those of the next lower number count.
+        The time of a row is modelled as a constant plus a time per byte. For a number of ports that
+        was not measured, the next lower number is used.
         """
         known = max(number for number in self.gathers if number <= ports)
         times = [length / share for length, share in zip((64, 128), self.gathers[known],
@@ -50,7 +50,7 @@ class NamedMemory:
 
     def seconds(self, code_bytes: int, rows: int, row_bytes: int, ports: int
                 ) -> tuple[float, float]:
-        """Time to read codes, and that to read rows; both share the memory."""
+        """Times to read codes and to read rows; both share the memory."""
         return (code_bytes / (self.peak * self.linear),
                 rows * row_bytes / (self.peak * self.gather(row_bytes, ports)))
 

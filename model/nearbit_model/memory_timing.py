@@ -1,7 +1,7 @@
 """When a simulated memory answers: the parameters that all simulations and the cycle model share.
 
-What a memory does in each cycle follows from these parameters, its seed and the manager's signals;
-:class:`MemoryTiming` says how.
+These parameters, the seed among them, and the manager's signals determine what a memory does in
+each cycle; :class:`MemoryTiming` says how.
 """
 
 import dataclasses
@@ -36,69 +36,69 @@ class TimingError(NearbitError, ValueError):
 class MemoryTiming:
     """How a memory answers bursts on one or more AXI4 buses; its bytes are the same for all.
 
-    Each bus is a subordinate of its own. In every cycle, in this order:
+    Each bus is a separate subordinate. In every cycle, in this order:
 
-    1. **Addresses.** ``arready`` is 1 unless the channel pauses, or ``outstanding`` bursts have
-       not given their last beat in a cycle before. ``awready`` is 1 unless the channel pauses, the
-       memory is silent, or so many bursts have not been answered.
-    2. **Credit.** Every bus has credit for beats, at first 0. It grows by ``pace``, a fraction
-       a / b, to less than 1 + ``pace``: to 1 + (a - 1) / b at most. That of a bus that is read
-       grows only in a cycle in which no beat waits on it. With ``shared_pace`` there is one credit
-       for all buses, which grows in every cycle.
-    3. **Beats that are read.** A bus without a beat, with credit of at least 1, gives the next
-       beat of its oldest burst, if ``latency`` cycles have passed since the cycle in which its
-       address was transferred; this takes 1 of the credit. So the first beat of a burst comes
-       ``latency`` cycles after its address at the earliest, and one beat a cycle at most. With a
-       shared pace buses take turns: first comes the one after the last that gave a beat. The data
-       are the bytes as they are when the cycle begins.
-    4. **Pauses.** A beat is offered in the first cycle in which its channel does not pause, and
-       then until it is transferred. It was given all the same: the bus gives no other one.
-    5. **Beats that are written.** ``wready`` is 1 unless the channel pauses, the memory is silent
-       or the bus has less credit than 1; a beat that is transferred takes that. A burst is
+    1. **Addresses.** ``arready`` is 1 unless the channel pauses, or ``outstanding`` bursts had not
+       issued their last beat by the cycle before. ``awready`` is 1 unless the channel pauses, the
+       memory is silent, or ``outstanding`` bursts have not been answered.
+    2. **Credit.** Every bus has credit for beats, initially 0. It grows by ``pace``, a fraction
+       a / b, but stays below 1 + ``pace``: its maximum is 1 + (a - 1) / b. The credit of a bus
+       that is read grows only in cycles in which no beat waits on it. With ``shared_pace``, all
+       buses share one credit, which grows in every cycle.
+    3. **Beats read.** A bus without a waiting beat and with a credit of at least 1 issues the next
+       beat of its oldest burst, if at least ``latency`` cycles have passed since the burst's
+       address was transferred; this uses up a credit of 1. So a burst's first beat comes at least
+       ``latency`` cycles after its address, and at most one beat per cycle. With a shared pace,
+       buses take turns, starting after the bus that issued the last beat. The data are the
+       memory's bytes at the beginning of the cycle.
+    4. **Pauses.** A beat is offered from the first cycle on in which its channel does not pause,
+       until it is transferred. It still counts as issued: the bus issues no other beat meanwhile.
+    5. **Beats written.** ``wready`` is 1 unless the channel pauses, the memory is silent
+       or the bus has a credit of less than 1; a transferred beat uses up a credit of 1. A burst is
        written at the end of the cycle in which its address and all its beats are there, in the
-       order of the addresses; it is answered ``latency`` cycles later at the earliest, one burst
-       a cycle, in this order.
+       order of the addresses; it is answered at least ``latency`` cycles later, one burst per
+       cycle, in this order.
 
-    With ``reorder``, what is read of different IDs comes in any order, beat by beat: of the oldest
-    burst of each ID those that are due are candidates, and one of them is drawn.
+    With ``reorder``, reads of different IDs are answered in any order, beat by beat: the due
+    bursts among the oldest of each ID are candidates, and one of them is drawn.
 
-    Beyond the memory's bytes, beats are answered by :data:`DECERR`, and nothing is written.
+    Beyond the memory's bytes, beats are answered with :data:`DECERR`, and nothing is written.
 
-    With a constant ``latency``, no ``reorder`` and no pauses nothing is drawn, and the cycle of
-    each beat follows from the cycles of the addresses and of ``rready``.
+    With a constant ``latency``, no ``reorder`` and no pauses, nothing is drawn, and the cycles of
+    the addresses and of ``rready`` determine the cycle of each beat.
 
     Parameters
     ----------
     latency
-        Cycles from a transferred address to its first beat at the earliest, or from a burst that
-        was written to its answer: 1 to 2^20.
+        Minimum number of cycles from a transferred address to its first beat, or from a written
+        burst to its answer: 1 to 2^20.
     latency_to
-        If it is not None, latencies are drawn for each burst, from ``latency`` to this.
+        If not None, a latency is drawn for each burst, from ``latency`` to this.
     pace
-        Beats a cycle on a bus, at most: more than 0, up to 1; with ``shared_pace`` up to 16. The
-        nearest fraction whose denominator is at most 1,000 is taken.
+        Most beats per cycle on a bus: more than 0, up to 1; with ``shared_pace``, up to 16. The
+        nearest fraction whose denominator is at most 1,000 is used.
     shared_pace
-        Whether all buses together have this pace, as ports of one DRAM.
+        Whether all buses share this pace, as ports of one DRAM.
     outstanding
-        Bursts that a bus holds, at most.
+        Most bursts that a bus holds.
     reorder
-        Whether bursts of different IDs that are read overtake each other.
+        Whether read bursts of different IDs overtake each other.
     ar_pause, r_pause, aw_pause, w_pause, b_pause
-        Probabilities of a pause of each channel in a cycle: 0 up to 0.99.
+        Probabilities that each channel pauses in a cycle: 0 to 0.99.
     faults
-        Responses of the beats at these addresses, :data:`SLVERR` or :data:`DECERR`; a burst that
-        is written is answered by that of its first beat that has one. Any address of a beat
-        stands for the beat.
+        Responses of the beats at these addresses, :data:`SLVERR` or :data:`DECERR`; a written
+        burst is answered with that of its first beat that has one. Any address of a beat stands
+        for the beat.
     silent_from
-        First cycle in which no more beats and answers are given, and nothing to write is taken.
-        Addresses of reads are. None: never.
+        First cycle in which the memory issues no more beats and answers, and accepts nothing to
+        write. It still accepts addresses of reads. None: never.
     silent_to
-        First cycle in which the memory answers again. None: it never does.
+        First cycle in which the memory answers again. None: never.
     silent_at
-        Addresses whose bursts are not answered before ``silent_to``; what must come after them in
-        order waits, too.
+        Addresses whose bursts are not answered before ``silent_to``; whatever must follow them in
+        order also waits.
     seed
-        What is drawn follows from it: 0 to 2^63 - 1.
+        Seed of everything drawn: 0 to 2^63 - 1.
     """
 
     latency: int = 100
@@ -119,7 +119,7 @@ class MemoryTiming:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every parameter; :class:`TimingError` names the first that cannot be."""
+        """Check every parameter; :class:`TimingError` names the first invalid one."""
         _check_integer("latency", self.latency, 1, 1 << 20)
         if self.latency_to is not None:
             _check_integer("latency_to", self.latency_to, 1, 1 << 20)
@@ -156,7 +156,7 @@ class MemoryTiming:
 
     @property
     def beats_of_cycles(self) -> tuple[int, int]:
-        """The pace as a fraction: so many beats in so many cycles."""
+        """The pace as a fraction: a number of beats, and of cycles."""
         pace = Fraction(self.pace).limit_denominator(_PACE_DENOMINATOR)
         return pace.numerator, pace.denominator
 
@@ -172,13 +172,13 @@ class MemoryTiming:
                 and (self.silent_to is None or cycle < self.silent_to))
 
     def to_json(self) -> dict[str, Any]:
-        """Describe it with what JSON can hold."""
+        """Describe the timing in types that JSON can hold."""
         return {**dataclasses.asdict(self), "faults": sorted(self.faults.items()),
                 "silent_at": list(self.silent_at)}
 
     @classmethod
     def from_json(cls, timing: dict[str, Any]) -> "MemoryTiming":
-        """Make one of its description."""
+        """Build a timing from its description."""
         return cls(**{**timing, "faults": dict(timing["faults"]),
                       "silent_at": tuple(timing["silent_at"])})
 

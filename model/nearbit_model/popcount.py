@@ -25,12 +25,12 @@ def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def distances(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """Hamming distances between codes of one or more words, the last axis of both arrays.
+    """Compute Hamming distances between codes of one or more words, the last axis of both arrays.
 
     Parameters
     ----------
     a, b
-        Codes as :func:`nearbit_model.quantize.codes` packs them, ``uint64 [..., words]``; the axes
+        Codes packed as by :func:`nearbit_model.quantize.codes`, ``uint64 [..., words]``; the axes
         before the last are broadcast against each other.
 
     Returns
@@ -41,7 +41,7 @@ def distances(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int32]
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"codes must have equally many words, not {a.shape[-1]} and "
                          f"{b.shape[-1]}")
-    # Word by word, so that nothing larger than the result times 8 bytes is ever held.
+    # Word by word, so that no temporary array exceeds 8 bytes per element of the result.
     total: NDArray[Any] = np.zeros(np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), np.int32)
     for word in range(a.shape[-1]):
         total += hamming(a[..., word], b[..., word])

@@ -1,4 +1,4 @@
-"""From float tensors to a prepared problem, the common input of golden model and hardware."""
+"""Preparing float tensors as a problem, the common input of golden model and hardware."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -50,15 +50,16 @@ class Prepared:
     values
         Elements [kv_heads, tokens, value_dim], scales [kv_heads, tokens], unit [kv_heads].
     logit_scale
-        float64 [heads], of which the exp tables were made.
+        float64 [heads], from which the exp tables were computed.
     exp_tables
         uint32 [heads, key_bits + 1].
     counts
-        Keys that each query sees, from ``first`` on: int64 [queries], the same for all heads.
+        Number of keys that each query sees, from ``first`` on: int64 [queries], the same for all
+        heads.
     first
         First key of the range; always 0 here.
     n, sink, recent
-        Nearest, first and last keys to select.
+        Number of nearest, first and last keys to select.
     rescore
         Operands of rescoring; None with method "had".
     shared
@@ -140,24 +141,23 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     config
         The accelerator.
     n
-        Nearest keys to select, at least 1. None is :data:`DEFAULT_N`, or what ``top_n`` leaves
-        beside ``sink`` and ``recent`` if that is less.
+        Number of nearest keys to select, at least 1. None is :data:`DEFAULT_N`, or what ``top_n``
+        leaves after ``sink`` and ``recent`` if that is less.
     sink, recent
-        First and last keys of the range that are always selected, at least 0.
+        Number of first and last keys of the range that are always selected, at least 0.
     causal
         Whether a query sees only the keys up to its own position.
     qpos
         Each query's position, integers [queries], 0 to tokens - 1; ignored unless ``causal``. None:
         the queries are the last tokens.
     logit_scale
-        Real numbers, one a head [heads] or one for all, finite and at least 0. None is
+        Real numbers, one per head [heads] or one for all, finite and at least 0. None is
         :func:`nearbit_model.quantize.logit_scale` of all of q and k as given.
     rotate
         Whether value vectors are stored in the basis of :func:`nearbit_model.quantize.rotate`,
-        which lowers the largest error on real heads. Integer outputs are then in that basis as
-        well;
-        :meth:`Prepared.outputs` gives them back in that of v. Queries and keys for rescoring
-        are rotated likewise.
+        which lowers the largest error on real heads. Integer outputs are then in that basis, too;
+        :meth:`Prepared.outputs` returns them in the basis of v. Queries and keys for rescoring are
+        rotated likewise.
     method
         One of :data:`METHODS`; "hash" needs a configuration with ``rescore``.
     mapping
@@ -173,7 +173,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     Raises
     ------
     TensorError
-        Inputs that do not fit; the sentence names the array, its shape, and the remedy.
+        The inputs do not fit; the message names the array, its shape, and the remedy.
     """
     q_array, k_array, v_array = _tensor("q", q), _tensor("k", k), _tensor("v", v)
     heads, queries, head_dim = q_array.shape
@@ -190,7 +190,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
 
     nearest = max(1, min(DEFAULT_N, config.top_n - sink - recent)) if n is None else n
     try:
-        # top_n is looked at below, where the message can name a preset.
+        # top_n is checked below, where the message can name a preset.
         check_command(n=nearest, sink=sink, recent=recent, top_n=nearest + sink + recent)
     except ValueError as error:
         raise TensorError(str(error)) from None
@@ -215,7 +215,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
             if shared:
                 raise TensorError("heads cannot share a selection with a mapping that gives a key "
                                   "another code for each of them")
-            # Each head has codes of its own, and so a store of its own.
+            # Each head has its own codes, and so its own store.
             k_array, v_array = (np.repeat(x, heads // kv_heads, axis=0)
                                 for x in (k_array, v_array))
         try:
@@ -254,7 +254,7 @@ def _element_bits(config: Config) -> int:
 
 def _check_hash_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Config, most: int,
                     bits: int, shared: int) -> None:
-    """Check sizes for rescoring; ``shared`` is the heads that share a selection, or 0."""
+    """Check sizes for rescoring; ``shared`` is the number of heads sharing a selection, or 0."""
     head_dim, value_dim, tokens = q_shape[2], v_shape[2], v_shape[1]
     preset = fitting_preset(head_dim, value_dim, tokens, most, key_bits=bits, rescore=True,
                             shared=shared)

@@ -1,8 +1,8 @@
 """From floats to the integers of the numeric contract, and back.
 
-Every function here is deterministic and works on any leading axes (heads). What goes in is
-refused with a :class:`ValueError` of one sentence if it holds a NaN, an infinity or a number
-beyond float32's range, or is not made of real numbers.
+Every function here is deterministic and works on any leading axes (heads). Inputs are refused with
+a :class:`ValueError` of one sentence if they hold a NaN, an infinity, a number beyond float32's
+range, or anything but real numbers.
 
 Codes, logit_scale and weights are those of Hamming Attention Distillation (HAD,
 arXiv 2502.01770); the operands of rescoring are for HashAttention (arXiv 2412.14468).
@@ -29,7 +29,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def real_array(x: ArrayLike, name: str) -> NDArray[Any]:
-    """``x`` as an array of finite real numbers in float32's range, of its own type.
+    """Return ``x`` as an array of finite real numbers in float32's range, with its own dtype.
 
     :class:`ValueError` names ``name`` and what is wrong. The range keeps squares and quotients
     within float64, in which everything is computed.
@@ -46,7 +46,7 @@ def real_array(x: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def codes(x: ArrayLike) -> NDArray[np.uint64]:
-    """Sign codes: bit j is 1 where element j is greater than 0.
+    """Compute sign codes: bit j is 1 where element j is greater than 0.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def codes(x: ArrayLike) -> NDArray[np.uint64]:
     Raises
     ------
     ValueError
-        A NaN, an infinity, no real numbers, or no elements to take the sign of.
+        ``x`` holds a NaN, an infinity, or no real numbers, or has no elements.
     """
     array = real_array(x, "x")
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -88,20 +88,20 @@ def codes_from_ints(numbers: Sequence[int], key_bits: int) -> NDArray[np.uint64]
 
 
 def codes_to_ints(packed: NDArray[np.uint64]) -> list[int]:
-    """The codes ``uint64 [n, words]`` as Python integers, bit j = element j."""
+    """Return the codes ``uint64 [n, words]`` as Python integers, bit j = element j."""
     return [int.from_bytes(row.astype("<u8").tobytes(), "little") for row in packed]
 
 
-# Rotation of value vectors. A few elements that are far larger than the rest of their vector make
-# its scale coarse for all the others. In a basis that mixes all elements no vector of a real head
+# Rotation of value vectors. A few elements far larger than the rest of their vector make its scale
+# too coarse for all the others. In a basis that mixes all elements, no vector of a real head
 # has such outliers. The rotation is a Walsh-Hadamard transform after sign changes by the
-# Rudin-Shapiro sequence: without the signs a vector of equal elements would become a single large
-# one, and this sequence spreads it most evenly. Everything is +-1 until the one division at the
-# end, so that the sums of float16 elements are exact and the integers the same on every machine.
+# Rudin-Shapiro sequence: without the signs, a vector of equal elements would become a single large
+# element, and this sequence spreads it most evenly. All factors are +-1 until the one division at
+# the end, so sums of float16 elements are exact, and the integers are the same on every machine.
 
 
 def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Signs [size], transform [size, size] and norm for the largest power of two in ``dim``."""
+    """Signs [size], transform [size, size], norm for the largest power of two dividing ``dim``."""
     index = np.arange(dim & -dim)
     parity = np.array([1.0, -1.0])
     signs = parity[np.bitwise_count(index & index >> 1) & 1]
@@ -112,10 +112,11 @@ def _hadamard(dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float
 def rotate(v: ArrayLike) -> NDArray[np.float64]:
     """Rotate value vectors into a basis in which they have no outliers.
 
-    An orthonormal transform, block by block of the largest power of two that divides dim (for an
-    odd dim it is the identity). Attention commutes with it, because an output is a sum of value
-    vectors: rotate the values, and :func:`rotate_back` the outputs. A model can have the first
-    folded into its value projection and the second into its output projection.
+    An orthonormal transform of each block of elements; a block's size is the largest power of two
+    that divides dim (for an odd dim, the transform is the identity). Attention commutes with it,
+    because an output is a sum of value vectors: rotate the values, and :func:`rotate_back` the
+    outputs. A model can fold the first into its value projection and the second into its output
+    projection.
 
     Parameters
     ----------
@@ -153,10 +154,11 @@ class Values:
     scales
         Each vector's unsigned scale, uint16 [..., tokens].
     unit
-        What a scale of 65,536 and an element of 1 stand for, float64 [...]: one number a head.
-        0 for a head in which every value is 0.
+        The value that a scale of 65,536 and an element of 1 represent, float64 [...]: one number
+        per head. 0 for a head in which every value is 0.
     saturated
-        Vectors that a given unit was too small for, int64 [...]; 0 where the unit was chosen here.
+        Number of vectors for which a given unit was too small, int64 [...]; 0 where the unit was
+        chosen here.
     rotated
         Whether the vectors, and so the outputs, are in the basis of :func:`rotate`.
     """
@@ -176,17 +178,17 @@ class Values:
 
 def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
            rotated: bool = False) -> Values:
-    """Quantize value vectors with one scale a vector.
+    """Quantize value vectors with one scale per vector.
 
     With ``real_scale = max|v| / (2**(bits-1) - 1)``, ``elements = rint(v / real_scale)`` and
     ``scales = rint(65535 * real_scale / max real_scale of the head)``. Ties round to even. A vector
-    of zeros has elements and scale 0 (so has one whose real_scale is below float64's normal
-    numbers).
+    of zeros has elements and scale 0, as has one whose real_scale is below float64's normal
+    numbers.
 
-    A decode loop fixes ``unit`` before the first append and gives it to every call; take it from
-    a call on the prompt, with headroom, say ``2 * values(prompt).unit``. Scales are then
-    ``rint(65536 * real_scale / unit)``. A vector whose scale would pass 65,535 saturates: it keeps
-    the scale 65,535, its elements are clipped to +-(2**(bits-1) - 1), and it is counted.
+    A decode loop fixes ``unit`` before the first append and passes it to every call; take it from
+    a call on the prompt, with headroom, such as ``2 * values(prompt).unit``. Scales are then
+    ``rint(65536 * real_scale / unit)``. A vector whose scale would exceed 65,535 saturates: it
+    keeps the scale 65,535, its elements are clipped to +-(2**(bits-1) - 1), and it is counted.
 
     Parameters
     ----------
@@ -228,7 +230,7 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
             raise ValueError(f"unit must be greater than 0, not {given.min()}")
         units[...] = given
 
-    # Head by head: a float64 copy of all of them is the largest thing this would hold.
+    # Head by head, as a float64 copy of all heads would take the most memory.
     for head in np.ndindex(heads):
         rows = rotate(array[head]) if rotated else array[head].astype(np.float64)
         real_scale = np.abs(rows).max(axis=-1) / largest
@@ -251,10 +253,10 @@ def values(v: ArrayLike, bits: int = 8, *, unit: ArrayLike | None = None,
     return Values(elements, scales, units, saturated, rotated)
 
 
-# Rescoring. Rotating queries and keys alike leaves q.k as it is and spreads the few elements
-# that are much larger than all others, which is what decides how fine a step of the keys can be:
-# they must share one, as the products of a vector are added before anything is known of it. A query
-# may have its own step, which goes into its multiplier.
+# Rescoring. Rotating queries and keys alike preserves q.k and spreads the few elements that are
+# much larger than all others. These limit how fine the keys' step can be: all keys must share one,
+# as a query has a single multiplier for all of them. A query may have its own step, which goes into
+# its multiplier.
 
 
 @dataclass(frozen=True)
@@ -268,12 +270,13 @@ class RescoreOperands:
     keys
         int8 or int16 [kv_heads, tokens, head_dim]; head h uses ``keys[h // (heads // kv_heads)]``.
     multipliers
-        uint32 [heads, queries]: what a unit of the integer score is worth, in units of
+        uint32 [heads, queries]: the worth of a unit of the integer score, in units of
         ``2**-24 / 256`` octaves of the weight.
     step
         Step of each key head's elements, float64 [kv_heads].
     saturated
-        Keys beyond a given step, which were clipped, int64 [kv_heads].
+        Number of keys that a given step was too small for, and that were clipped, int64
+        [kv_heads].
     rotated
         Whether queries and keys are in the basis of :func:`rotate`.
     """
@@ -288,7 +291,7 @@ class RescoreOperands:
 
 def rescore_operands(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLike | None = None,
                      rotated: bool = True) -> RescoreOperands:
-    """Quantize queries, each with its own step, and keys, with one step a head.
+    """Quantize queries, each with its own step, and keys, with one step per head.
 
     With ``L = 2**(bits - 1) - 1``, the step of a query is ``max|q| / L``, that of a key head
     ``max|k| / L``, and elements are ``rint(x / step)``, ties to even. A query's multiplier is
@@ -303,10 +306,10 @@ def rescore_operands(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLi
         Keys, real numbers [kv_heads, tokens, head_dim].
     bits
         Bits of an element, 2 to 16. The multiplier has 32 bits for every range of logits; with
-        more than 13 bits of the elements its own rounding is felt.
+        elements of more than 13 bits, its own rounding becomes noticeable.
     step
-        The keys' step, positive, if it is fixed already (a decode loop fixes it with headroom
-        before the first append): a number, or [kv_heads]. Keys beyond are clipped and counted.
+        The keys' step, positive, if already fixed (a decode loop fixes it with headroom before the
+        first append): a number, or [kv_heads]. Keys beyond it are clipped and counted.
     rotated
         Whether to :func:`rotate` both first.
 
@@ -317,8 +320,8 @@ def rescore_operands(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLi
     Raises
     ------
     ValueError
-        A NaN, an infinity, no real numbers, axes that do not fit, ``bits`` or ``step`` out of
-        range, or queries and keys so large that a multiplier would need more than 32 bits.
+        There is a NaN, an infinity, no real numbers, axes that do not fit, ``bits`` or ``step`` out
+        of range, or queries and keys so large that a multiplier would need more than 32 bits.
     """
     queries, keys = real_array(q, "q"), real_array(k, "k")
     if queries.ndim != 3 or keys.ndim != 3 or queries.shape[2] != keys.shape[2] \
@@ -362,18 +365,18 @@ def rescore_operands(q: ArrayLike, k: ArrayLike, bits: int = 8, *, step: ArrayLi
             raise ValueError(f"q and k of head {head} are too large for rescoring of "
                              f"{bits} bits: one step of a score would be worth "
                              f"{wanted.max() / (1 << MULTIPLIER_SHIFT + DECAY_BITS):.3g} octaves "
-                             f"of a weight, and at most 1 can be told")
+                             f"of a weight, but may be at most 1")
         multipliers[head] = wanted
     return RescoreOperands(query_elements, key_elements, multipliers, steps, saturated, rotated)
 
 
 def _normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0 for what is below float64's normal numbers, whose quotients are not what they should be."""
+    """Replace steps below float64's normal numbers by 0, as their quotients would be inexact."""
     return np.where(steps < np.finfo(np.float64).tiny, 0, steps)
 
 
 def logit_scale(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
-    """HAD's logit scale of each head: ``std(q) * std(k) / sqrt(head_dim)`` (arXiv 2502.01770).
+    """Compute HAD's logit scale per head: ``std(q) * std(k) / sqrt(head_dim)`` (arXiv 2502.01770).
 
     The standard deviations are over all elements of the head's q and of its k, in float64. The
     logit of a key at Hamming distance h is ``logit_scale * (head_dim - 2 * h)``.
@@ -404,7 +407,7 @@ def logit_scale(q: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
 
 
 def group_size(heads: int, kv_heads: int) -> int:
-    """Query heads that share one key head (grouped-query attention)."""
+    """Return how many query heads share a key head (grouped-query attention)."""
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"kv heads ({kv_heads}) must divide heads ({heads})")
     return heads // kv_heads
@@ -412,10 +415,10 @@ def group_size(heads: int, kv_heads: int) -> int:
 
 def exp_table(logit_scale: ArrayLike, key_bits: int,
               weight_bits: int = 16) -> NDArray[np.uint32]:
-    """Softmax weights by distance above the nearest selected key.
+    """Compute softmax weights by distance relative to the nearest selected key.
 
-    ``table[d] = rint((2**weight_bits - 1) * exp(-2 * logit_scale * d))``: a bit more of distance
-    lowers HAD's binary logit by ``2 * logit_scale`` (arXiv 2502.01770).
+    ``table[d] = rint((2**weight_bits - 1) * exp(-2 * logit_scale * d))``: each further bit of
+    distance lowers HAD's binary logit by ``2 * logit_scale`` (arXiv 2502.01770).
 
     Parameters
     ----------
@@ -446,7 +449,7 @@ def exp_table(logit_scale: ArrayLike, key_bits: int,
 
 def outputs(output_int: NDArray[np.int32], unit: ArrayLike, fraction_bits: int, *,
             rotated: bool = False) -> NDArray[np.float32]:
-    """Outputs as real numbers: ``output_int * unit / 2**fraction_bits``.
+    """Dequantize outputs: ``output_int * unit / 2**fraction_bits``.
 
     Parameters
     ----------

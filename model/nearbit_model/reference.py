@@ -3,7 +3,7 @@
 There are two: exact attention, the softmax of q.k / sqrt(head_dim) over all keys; and the float
 form of the method, which uses the method's own selection (and its distances, if they determine the
 weights) but neither rounds weights nor quantizes values. The difference from the first is the
-method's error, the difference from the second that of the integer arithmetic.
+method's error; the difference from the second is the error of the integer arithmetic.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 
 def _scores(q: NDArray[np.floating], k: NDArray[np.floating],
             counts: ArrayLike | None) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
-    """Yield head, queries and their q.k [queries, tokens], -inf where a query may not see."""
+    """Yield head, queries and their q.k [queries, tokens]; -inf for keys a query may not see."""
     heads, queries, _ = q.shape
     kv_heads, tokens, _ = k.shape
     group = group_size(heads, kv_heads)
@@ -53,8 +53,8 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *,
         Real numbers [heads, queries, head_dim], [kv_heads, tokens, head_dim] and [kv_heads,
         tokens, value_dim]; head h uses key head h // (heads // kv_heads).
     counts
-        Keys from 0 on that each query sees, integers that broadcast to [heads, queries], 1 to
-        tokens; None is all.
+        Number of keys, from key 0 on, that each query sees, integers that broadcast to [heads,
+        queries], 1 to tokens; None for all.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *,
 
 def weights(q: ArrayLike, k: ArrayLike, *, counts: ArrayLike | None = None
             ) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
-    """Weights of exact attention, ``softmax(q.k / sqrt(head_dim))``, some queries at a time.
+    """Yield weights of exact attention, ``softmax(q.k / sqrt(head_dim))``, some queries at a time.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def weights(q: ArrayLike, k: ArrayLike, *, counts: ArrayLike | None = None
 
 def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.int32],
                logit_scale: ArrayLike) -> NDArray[np.float64]:
-    """The method without its integers, on a selection that was made before.
+    """Compute the method in real numbers, on a given selection.
 
     Weights are the softmax of ``-2 * logit_scale * distance`` over the selected keys
     (arXiv 2502.01770), values the floats of v.
@@ -146,7 +146,7 @@ def float_form(v: ArrayLike, selected: NDArray[np.int64], distances: NDArray[np.
 
 def restricted(q: ArrayLike, k: ArrayLike, v: ArrayLike,
                selected: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Exact attention to the selected keys alone: what rescoring computes without its integers.
+    """Exact attention to the selected keys only: the method with rescoring, in real numbers.
 
     Parameters
     ----------
@@ -185,11 +185,11 @@ def restricted(q: ArrayLike, k: ArrayLike, v: ArrayLike,
 
 def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
            counts: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Share of the exact attention's top keys that a selection holds, per head.
+    """Compute the share of exact attention's top keys that a selection holds, per head.
 
-    For a query that selected m keys: of the m keys of largest q.k that it may see, how many were
-    selected; keys tied with the m-th count as among them. A query that selected every key it sees
-    had no choice and is left out of the mean; a head of only such queries has recall 1.
+    For a query that selected m keys: the share of the m keys of largest q.k that it may see which
+    were selected; keys tied with the m-th count as among them. A query that selected every key it
+    sees had no choice and is left out of the mean; a head with only such queries has recall 1.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
         choice = sizes < np.isfinite(scores).sum(axis=1)
         if not choice.any():
             continue
-        # Broken hardware may have selected nothing, which finds nothing.
+        # Broken hardware may have selected nothing; then nothing is found.
         scores, chosen, sizes = scores[choice], chosen[choice], np.maximum(sizes[choice], 1)
         places = tokens - sizes
         least = np.take_along_axis(np.partition(scores, np.unique(places), axis=1),
@@ -263,7 +263,7 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> RelativeError:
     Returns
     -------
     RelativeError
-        A query where both are 0 has error 0, one where only b is 0 has an infinite error.
+        A query where both are 0 has error 0; one where only b is 0 has an infinite error.
     """
     reference = np.asarray(b, np.float64)
     norm = np.linalg.norm(reference, axis=-1)
@@ -274,16 +274,16 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> RelativeError:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """How good binary attention is on given tensors.
+    """Accuracy of binary attention on given tensors.
 
     Parameters
     ----------
     recall
         See :func:`recall`, float64 [heads].
     error_reference
-        Against :func:`attention`: what the method loses.
+        Error against :func:`attention`: the loss by the method.
     error_method
-        Against :func:`float_form`, or :func:`restricted`: what the integers lose.
+        Error against :func:`float_form` or :func:`restricted`: the loss by integer arithmetic.
     """
 
     recall: NDArray[np.float64]

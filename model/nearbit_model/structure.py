@@ -1,8 +1,8 @@
-"""Structure of the hardware that no configuration chooses.
+"""Structure of the hardware that does not depend on the configuration.
 
-The hardware (:mod:`nearbit_hw`), its cycle model (:mod:`nearbit_model.cycles`) and the properties
-of :class:`~nearbit_model.Config` that follow from it read these facts here. The golden arithmetic
-does not depend on them.
+The hardware (:mod:`nearbit_hw`), its cycle model (:mod:`nearbit_model.cycles`) and the derived
+properties of :class:`~nearbit_model.Config` read these facts here. The golden arithmetic does not
+depend on them.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ __all__ = ["ACCUMULATOR_DEPTH", "ACCUMULATOR_LATENCY", "BANKS", "CLEARING_GAP",
 
 
 class Error(IntEnum):
-    """Why a query of a command has no result. The first that applies, in this order."""
+    """Why a query of a command has no result: the first reason that applies, in this order."""
 
     OK = 0
     #: :py:`n` is 0.
@@ -29,31 +29,31 @@ class Error(IntEnum):
     TOO_MANY = 2
     #: The query's count is 0: the way to leave a query unused.
     EMPTY = 3
-    #: The query's range goes beyond what is loaded.
+    #: The query's range exceeds the loaded tokens.
     RANGE = 4
-    #: The query's exp table was not loaded; one to be rescored needs none.
+    #: The query's exp table is not loaded. A command with :py:`rescore` needs none.
     EXP_TABLE = 5
-    #: :py:`rescore` or :py:`shared` is asked for, and there is no unit for it.
+    #: :py:`rescore` or :py:`shared` is set, but there is no unit for it.
     RESCORE = 6
-    #: :py:`shared` is asked for without :py:`rescore`, or the queries' counts differ.
+    #: :py:`shared` is set without :py:`rescore`, or the queries' counts differ.
     SHARED = 7
     #: The head, or the first page of the range, was not set in the tables of the memory.
     NOT_SET = 8
     #: Codes could not be read from memory: it answered with an error, or not at all, or a page of
     #: the range was not set.
     CODES = 9
-    #: The same of rows.
+    #: The same for rows.
     ROWS = 10
 
 
 # ---- Trees of adders.
 
 FAN_IN = 4
-"""Terms joined per node: what fits one or two levels of 4-input LUTs."""
+"""Terms added per node: these fit one or two levels of 4-input LUTs."""
 
 
 def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
-    """Levels, and so cycles, of a tree over :py:`count` terms; at least one."""
+    """Return the levels, and so the cycles, of a tree over :py:`count` terms; at least one."""
     levels, terms = 1, -(-count // fan_in)
     while terms > 1:
         levels, terms = levels + 1, -(-terms // fan_in)
@@ -63,21 +63,21 @@ def tree_latency(count: int, fan_in: int = FAN_IN) -> int:
 # ---- Scoring.
 
 KEY_STORE_LATENCY = 1
-"""Cycles from asking for a word of keys to its codes: that of the block RAM."""
+"""Cycles from requesting a word of keys to its codes: block RAM."""
 
 QUERIES_PER_STAGE = 4
-"""Queries of the array that read the same registers of keys, at most."""
+"""Most queries of the array that read the same key registers."""
 
 
 # ---- Selection.
 
 REGISTERED_LANES = 16
-"""Lanes above which the banks are spread over a device. What is read of them is registered then
-before it is compared, and a key between the choice of it and the queue of keys."""
+"""Lanes above which the banks are spread over a device. Keys read from them are then registered
+before they are compared, and again between being chosen and entering the key queue."""
 
 
 BANKS = 3
-"""Queries that a selection by counters holds: one is counted, one refined, one emitted."""
+"""Queries in flight in a selection by counters: one is counted, one refined, one emitted."""
 
 EMIT_LATENCY = 7
 """Cycles from the start of emitting a query to its first key, if that is in the first word."""
@@ -101,7 +101,7 @@ class CounterTimes:
 
     @property
     def registers(self) -> int:
-        """Registers behind each bank and in front of the queue of keys."""
+        """Registers after each bank and before the key queue."""
         return int(self.lanes > REGISTERED_LANES)
 
     @property
@@ -116,35 +116,35 @@ class CounterTimes:
 
     @property
     def key_latency(self) -> int:
-        """Cycles from the choice of a key, through the queue of keys, until it is presented."""
+        """Cycles from choosing a key, through the key queue, until it is presented."""
         return 2 + self.registers
 
     @property
     def key_depth(self) -> int:
-        """Places of the queue of keys.
+        """Places of the key queue.
 
         One stays free, so that a full queue differs from an empty one, and one is for the key that
-        may be written in the cycle in which emitting the next query is decided on. Keys that are on
-        the way out then must not hold it up, as that depends on when they were found.
+        may be written in the cycle in which the next query is allowed to start. Keys that are
+        leaving by then must not delay that, as when they leave depends on when they were found.
         """
         return 1 << (self.top_n + 2 + self.registers).bit_length()
 
     @property
     def queue_limit(self) -> int:
-        """Keys that may wait to be taken when emitting a query starts; then its own have room."""
+        """Most keys in the queue when emitting a query may start; its own then have room."""
         return self.key_depth - self.top_n - 2
 
     def emit_cycles(self, *, words: int, selected: int) -> int:
         """Cycles from the start of emitting a query to its last key, if never stalled.
 
-        With the registers, a word arrives a cycle later, and two more are fetched without use.
+        With registers, a word arrives a cycle later, and two more words are fetched in vain.
         """
         return (-(-words // self.group) + selected - 2 + EMIT_LATENCY + EMIT_WASTE
                 + 4 * self.registers)
 
 
 PART_FAN_IN = 16
-"""Lanes that are added between two registers when the parts of the bins are counted."""
+"""Lanes added between two registers when the parts of the bins are counted."""
 
 
 @dataclass(frozen=True)
@@ -155,38 +155,38 @@ class HistogramTimes:
     lanes: int
     refine_lanes: int
     overlap: bool
-    #: Cycles from the acceptance of a command to its first distances, at least.
+    #: Minimum number of cycles from accepting a command to its first distances.
     lead: int = 2
-    #: Keys of a block, or 0, and those that are selected at most, which matters with blocks only.
+    #: Keys per block, or 0, and the most keys that a query selects, which matters with blocks only.
     block: int = 0
     top_n: int = 0
 
     @property
     def limit(self) -> int:
-        """Queries whose bins are in use, and as many that are scanned or emitted."""
+        """Most queries whose bins are in use; as many others may be scanned or emitted."""
         return 2 if self.overlap else 1
 
     @property
     def unhanded(self) -> int:
-        """Queries that are counted or merged, at the same time."""
+        """Most queries being counted or merged at the same time."""
         return 3 if self.overlap else 1
 
     @property
     def banks(self) -> int:
-        """Queries in work at the same time."""
+        """Queries in flight at the same time."""
         if self.block:
-            # Of short blocks as well, no more than three are in work if this holds.
+            # If this holds, no more than three are in flight, even with short blocks.
             return 3 if self.block_cycles + self.lead <= self.block // self.lanes else 4
         return 4 if self.overlap else 2
 
     @property
     def group(self) -> int:
-        """Lanes among which a selected key is looked for at once."""
+        """Lanes searched for a selected key at once."""
         return min(4, self.lanes)
 
     @property
     def groups(self) -> int:
-        """Groups of the lanes that are scanned at once."""
+        """Groups of lanes scanned per cycle."""
         return self.refine_lanes // self.group
 
     @property
@@ -196,9 +196,9 @@ class HistogramTimes:
 
     @property
     def parts(self) -> int:
-        """Parts of the bins, of which the one with the threshold is found by counting.
+        """Parts of the bins; counting finds the one with the threshold.
 
-        That is worth its logic where a query shall be quick, so if more is scanned than is counted.
+        This is worth its logic where low latency matters: if more lanes are scanned than counted.
         With blocks, all bins are needed, as they are carried to the next block.
         """
         part = self.key_bits // 4
@@ -208,7 +208,7 @@ class HistogramTimes:
 
     @property
     def part_bins(self) -> int:
-        """Bins that are searched for the threshold."""
+        """Bins searched for the threshold."""
         return self.bins // self.parts
 
     @property
@@ -218,19 +218,20 @@ class HistogramTimes:
 
     @property
     def count_latency(self) -> int:
-        """Cycles from a query's last word to the start of merging it; that is counted by then."""
+        """Cycles from a query's last word to the start of merging it; the word is counted by then.
+        """
         return self.settle_latency + int(self.overlap and self.parts == 1)
 
     @property
     def bins(self) -> int:
-        """Bins that are read and cleared of each memory; that of the largest distance is not."""
+        """Bins read and cleared in each memory; that of the largest distance is not."""
         return self.key_bits if self.overlap else 2 * self.key_bits
 
     @property
     def merge_interval(self) -> int:
-        """Cycles from the start of merging a query to that of the next one, at least."""
+        """Minimum number of cycles from the start of one merge to the start of the next."""
         levels = self.lanes.bit_length() - 1
-        # What is known of a query waits with its bins until the first one is summed.
+        # A query's state waits with its bins until the first one is summed.
         return max(self.bins + 1, 4 + levels) if self.overlap else self.bins + 1
 
     @property
@@ -240,21 +241,21 @@ class HistogramTimes:
 
     @property
     def last_kept(self) -> int:
-        """The bin that is read when the query's bins may be promised to the next but one.
+        """The bin being read when the query's bins may be released to the next query but one.
 
-        The distances of that one cannot come before the bins that follow have been read, and the
-        next one's merge has started; after the last bin, the number goes on.
+        The distances of that one cannot come before the remaining bins have been read, and the
+        next query's merge has started; the count continues after the last bin.
         """
         return max(self.merge_interval - 3 - self.lead, 0)
 
     @property
     def free_latency(self) -> int:
-        """Cycles from the start of merging a query until its bins are promised, with overlap."""
+        """With overlap, cycles from the start of merging a query to the release of its bins."""
         return 1 + self.last_kept
 
     @property
     def clear_cycles(self) -> int:
-        """Cycles from reset until all bins are cleared; they are merged as if of queries."""
+        """Cycles from reset until all bins are cleared, by merging them as if for queries."""
         return (self.limit - 1) * self.merge_interval + max(self.merge_cycles, self.bins) + 1
 
     @property
@@ -275,14 +276,14 @@ class HistogramTimes:
         return (5 if self.overlap else 4) + (self.block > 0)
 
     def filter_cycles(self, survivors: int) -> int:
-        """Cycles that emitting a block starts later as the survivors of others pass first."""
+        """Cycles by which emitting a block is delayed as survivors of earlier blocks pass first."""
         return survivors + self.emit_latency + 1
 
     @property
     def slowest_stage(self) -> tuple[str, int]:
-        """What holds up blocks that follow each other most, and for how many cycles each.
+        """The stage that limits the rate of successive blocks, and its cycles per block.
 
-        If that is no more than a block's words, words never wait for the selection of a block of
+        If these are no more than a block's words, words never wait for the selection of a block of
         the same query.
         """
         stages = {
@@ -297,7 +298,7 @@ class HistogramTimes:
 
     @property
     def block_cycles(self) -> int:
-        """Cycles from a whole block's last word until it is emitted, if nothing is in the way."""
+        """Cycles from a full block's last word until it is emitted, if nothing delays it."""
         return (self.count_latency + self.merge_cycles + self.block // self.refine_lanes
                 + self.scan_latency + self.filter_cycles(self.top_n) + self.emit_latency
                 + self.top_n)
@@ -306,30 +307,30 @@ class HistogramTimes:
 # ---- From the selection to the results.
 
 COMMANDS_IN_FLIGHT = 4
-"""Commands between their start and the merging of their queries, of which one is in a register;
+"""Commands between their start and the merging of their queries, one of which is in a register;
 three are in the selection."""
 
 RESULTS_IN_FLIGHT = 8
-"""Queries whose selection is made and whose result is not out; no unit holds more than two, but for
-those of a single key."""
+"""Queries between their selection and their result; no unit holds more than two, except of those
+with a single key."""
 
 TRACES_IN_FLIGHT = 4
-"""Queries of which Softmax has the command and the trace is not out: at most two in its buffers,
+"""Queries between their command to Softmax and the end of their trace: at most two in its buffers,
 and two of a single key each in its pipeline, which is longer with rescoring."""
 
 RESCORE_QUERIES = 8
 """Rescore queries held for each query of a command, so that a host may send them with their
-commands: as many commands as are in work before the values."""
+commands: as many commands as are in flight before the values."""
 
 RESCORER_DEPTH = 2
-"""Keys whose beats are asked for, or that need none, in front of the rescorer's pipeline."""
+"""Keys in front of the rescorer's pipeline, whose beats are requested or that need none."""
 
 RESCORE_KEY_STORE_LATENCY = 1
-"""Cycles from asking for a beat of a key to its elements: that of the block RAM."""
+"""Cycles from requesting a beat of a key to its elements: block RAM."""
 
 
 def rescorer_latency(lanes: int) -> int:
-    """Cycles from a key's last beat to its score: operands, products, their tree, the sum."""
+    """Return the cycles from a key's last beat to its score: operands, products, tree, sum."""
     return 3 + (tree_latency(lanes) if lanes > 1 else 0)
 
 
@@ -338,35 +339,36 @@ SOFTMAX_BUFFERS = 2
 
 
 def softmax_latency(*, scores: bool) -> int:
-    """Cycles from a key's turn in the replay to its weight: buffer, subtraction and exp table.
+    """Return the cycles from a key's turn in the replay to its weight.
 
-    With scores, two for a product and one for a shift as well.
+    One each for buffer, subtraction and exp table; with scores, also two for a product and one for
+    a shift.
     """
     return 6 if scores else 3
 
 
 VALUE_STORE_LATENCY = 2
-"""Cycles from asking for a beat of values to its elements: block RAM, and a register."""
+"""Cycles from requesting a beat of values to its elements: block RAM, and a register."""
 
 ACCUMULATOR_LATENCY = 4
 """Cycles from the elements of a beat's last key to its sums: two products, two sums."""
 
 SCALING_GAP = 3
-"""Where scales come in a beat of their own, cycles from a key's scale to its first elements, at
-least: until the scaled weight is stored."""
+"""Where scales have their own beat, minimum number of cycles from a key's scale to its first
+elements: until the scaled weight is stored."""
 
 CLEARING_GAP = 2
 """There, cycles from the last key of a beat of elements to what follows: until the sums are clear.
 """
 
 ACCUMULATOR_DEPTH = 2
-"""Weights that wait for their beats of values, beside the next one."""
+"""Weights that wait for their beats of values, not counting the next one."""
 
 
 # ---- Division by the reciprocal.
 
 SHIFT_STEP = 16
-"""Places by which a total is shifted at once; what is left is a product with a power of two."""
+"""Places by which a total is shifted at once; a product with a power of two does the rest."""
 
 
 @dataclass(frozen=True)
@@ -381,7 +383,7 @@ class ReciprocalTimes:
     output_bits
         Bits of the quotient.
     index_most
-        The most bits that the table of reciprocals is looked up by; 9 fill a block RAM.
+        The most bits that index the table of reciprocals; 9 fill a block RAM.
     """
 
     total_bits: int
@@ -405,7 +407,7 @@ class ReciprocalTimes:
 
     @property
     def index_bits(self) -> int:
-        """Bits of a normalized total, after its leading 1, that the table is looked up by."""
+        """Bits of a normalized total, after its leading 1, that index the table."""
         most = min(-(-self.bits // 2), self.index_most)
         return min(most, self.total_bits - 1)
 
@@ -418,12 +420,12 @@ class ReciprocalTimes:
 
     @property
     def guard_bits(self) -> int:
-        """Bits that the table has behind the lowest of a reciprocal."""
+        """Bits that the table has below the lowest bit of a reciprocal."""
         return 3
 
     @property
     def slope_bits(self) -> int:
-        """Bits of a normalized total, after the index, that the slope is multiplied by."""
+        """Bits of a normalized total, after the index, by which the slope is multiplied."""
         return min(self.total_bits - 1 - self.index_bits,
                    self.table_bits + 3 - self.index_bits)
 
@@ -433,10 +435,10 @@ class ReciprocalTimes:
         return self.table_bits < self.bits
 
     def products(self, value_bits: int) -> list[tuple[int, int]]:
-        """Bits of the factors of each product, for sums of values of so many bits.
+        """Bits of the two factors of each product, for sums of values with that many bits.
 
-        The shifts of a sum and of a total, the slope, the estimate, and the product back with the
-        lower bits of the total; Newton's step has two more.
+        Products: the shifts of a sum and of a total, the slope, the estimate, and the
+        multiplication back by the total's lower bits; Newton's step adds two.
         """
         width, power = value_bits + self.total_bits, min(SHIFT_STEP, self.total_bits)
         # A remainder of up to four bits is shifted, and one of up to six multiplied, in logic.
@@ -457,7 +459,7 @@ class ReciprocalTimes:
         """Cycles from a total to its reciprocal.
 
         Steps of the shift, the power of two, its product; two for the table, two for its slope;
-        three for Newton's step.
+        three for Newton's step if there is one.
         """
         return self.shift_steps + 6 + 3 * self.is_refined
 

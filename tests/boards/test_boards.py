@@ -162,7 +162,7 @@ def test_list(capsys):
     (["flash", "--board", "icebreaker", "--bitstream", "none.bin"],
      "there is no bitstream none.bin"),
     (["flash", "--board", "ulx3s-85f", "--bitstream", "README.md"],
-     "README.md is no bitstream, and ulx3s-85f has LFE5U-85F"),
+     "README.md is not a bitstream, and ulx3s-85f has LFE5U-85F"),
     (["run", "none.npz"], "one of --port, --virtual and --simulated must be given"),
     (["run", "none.npz", "--simulated"],
      "--simulated needs --board; 'nearbit boards' lists the boards"),
@@ -175,8 +175,8 @@ def test_list(capsys):
     (["run", "tests/data/minilm-gpl3-64.npz", "--virtual", "--bitstream", "none.bin"],
      "there is no bitstream none.bin"),
     (["run", "tests/data/minilm-gpl3-64.npz", "--board", "icebreaker", "--port", "/dev/nothing"],
-     ("there is no port /dev/nothing; plug the board in, and see `python -m "
-     "serial.tools.list_ports` for those that there are")),
+     ("there is no port /dev/nothing; plug the board in, and list the ports with `python -m "
+     "serial.tools.list_ports`")),
 ])
 def test_bad_input(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -430,7 +430,7 @@ def test_full_disk(name, tmp_path, tiny, monkeypatch, capsys):
     assert not {"nearbit.bin", "nearbit.toml", "report.json"} & set(os.listdir(out))
 
 
-@pytest.mark.parametrize("error", [ToolError("icepack was ended by the signal SIGKILL"),
+@pytest.mark.parametrize("error", [ToolError("icepack was terminated by the signal SIGKILL"),
                                    KeyboardInterrupt()])
 def test_half_a_bitstream_goes(error, tmp_path, tiny, monkeypatch, capsys):
     def half(folder):
@@ -454,8 +454,8 @@ def test_folder_that_cannot_be_written(tmp_path, tiny, capsys):
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("kill -11 $$", "yosys was ended by the signal SIGSEGV"),
-    ("kill -9 $$", "yosys was ended by the signal SIGKILL (memory may be short)"),
+    ("kill -11 $$", "yosys was terminated by the signal SIGSEGV"),
+    ("kill -9 $$", "yosys was terminated by the signal SIGKILL (memory may be short)"),
     ("printf 'ERROR: \\377Ger\\344t'; exit 1", "yosys failed: ERROR: \ufffdGer\ufffdt")])
 def test_program_that_dies(text, sentence, tmp_path, tiny, monkeypatch, capsys):
     without_verilog(monkeypatch)

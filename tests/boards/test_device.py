@@ -375,7 +375,7 @@ def test_serial_port():
 
 def test_no_port(tmp_path):
     with pytest.raises(DeviceError, match=r"^there is no port /dev/ttyNONE; plug the board in, and "
-                       r"see `python -m serial.tools.list_ports` for those that there are$"):
+                       r"list the ports with `python -m serial.tools.list_ports`$"):
         Device.open("/dev/ttyNONE")
     file = tmp_path / "file"
     file.write_text("")
@@ -396,7 +396,7 @@ def test_port_that_vanishes():
 
 @pytest.mark.parametrize(("error", "sentence"), [
     (PermissionError(13, "Permission denied"),
-     (r"may not be used by this user; join the group that owns it, usually with: sudo usermod -a "
+     (r"cannot be opened by this user; join the group that owns it, usually with: sudo usermod -a "
       r"-G dialout \$USER")),
     (OSError(16, "Device or resource busy"), "is in use by another program; close it first"),
     (OSError(5, "Input/output error"), r"cannot be opened: \[Errno 5\] Input/output error"),

@@ -149,8 +149,9 @@ def failures():
     evn, breaker, ulx, icepi = "ice40-hx8k-b-evn", "icebreaker", "ulx3s-85f", "icepi-zero"
     title = "Radiona ULX3S 85F"
     either = (f"{EVN} cannot be opened: if lsusb does not list 0403:6010, plug it in with a cable "
-              f"that carries data; if it does, this user may not use it, so {RULE_6010}")
-    forbidden = f"{title} (USB 0403:6015) may not be used by this user; {RULE_6015}"
+              f"that carries data; if it does, this user has no permission to use it, so "
+              f"{RULE_6010}")
+    forbidden = f"this user has no permission to use {title} (USB 0403:6015); {RULE_6015}"
     busy = (f"{title} (USB 0403:6015) is in use by another program; close it, such as another "
             f"programmer, and flash again")
     jtag = (f"the USB chip of {title} is there, but its FPGA does not answer by JTAG ('%s'); "
@@ -178,17 +179,18 @@ def failures():
          "{} failed: iceprog: can't open 'x.bit' for reading: No such file or directory"),
         (breaker, "", 3, "{} failed: status 3"),
         (breaker, "sudo: a terminal is required\nPermission denied\n", 1,
-         f"1BitSquared iCEBreaker (USB 0403:6010) may not be used by this user; {RULE_6010}"),
+         f"this user has no permission to use 1BitSquared iCEBreaker (USB 0403:6010); {RULE_6010}"),
         # Nothing is wrong, and nothing is right.
-        (breaker, "", 0, ("{} ended without an error, but does not say that it has written "
-                          "1BitSquared iCEBreaker (at last: nothing); see whether the board "
-                          "answers, or take another release of iceprog")),
+        (breaker, "", 0, ("{} exited without an error, but did not report that it wrote "
+                          "1BitSquared iCEBreaker (last output: nothing); check whether the board "
+                          "answers, or use another release of iceprog")),
         (breaker, SRAM.format("high"), 0,
-         ("{} ended without an error, but does not say that it has written 1BitSquared iCEBreaker "
-          "(at last: Bye.); see whether the board answers, or take another release of iceprog")),
+         ("{} exited without an error, but did not report that it wrote 1BitSquared iCEBreaker "
+          "(last output: Bye.); check whether the board answers, or use another release of "
+          "iceprog")),
         (ulx, OPEN.format("-3 (device not found)"), 1,
          (f"no {title} was found (USB 0403:6015); plug it in with a cable that carries data, and "
-          f"see it in the list of lsusb")),
+          f"check that lsusb lists it")),
         (ulx, OPEN.format("-4 (usb_open() failed)"), 1, forbidden),
         (ulx, OPEN.format("-8 (inappropriate permissions on device!)"), 1, forbidden),
         (ulx, "Error: libusb_open() failed: LIBUSB_ERROR_ACCESS\n", 1, forbidden),
@@ -208,26 +210,26 @@ def failures():
         (ulx, LOADING.format("").partition("Loading")[0] + "write error: -1 instead of 512\n", 0,
          LOST.format(title, "write error: -1 instead of 512")),
         (ulx, LOADING.format(REGISTER.format("CRC ERR")), 0,
-         (f"the FPGA of {title} has found an error in the bitstream (CRC), so it has none; plug "
+         (f"the FPGA of {title} found an error in the bitstream (CRC) and is not configured; plug "
           f"the board in without a hub and with another cable, and flash again")),
         (ulx, LOADING.format(REGISTER.format("ID ERR")), 0, other),
         (ulx, ("Open file: DONE\nParse file: DONE\nmismatch between target's idcode and bitstream "
                "idcode\n\tbitstream has 0x41112043 hardware requires 0x41113043\nError: Failed to "
                "program FPGA: std::exception\n"), 1, other),
         (ulx, LOADING.format(REGISTER.format("Preamble ERR")), 0,
-         (f"{title} was not written: {{}} says that 'Loading' has failed; unplug the board for "
+         (f"{title} was not written: {{}} reports that 'Loading' failed; unplug the board for "
           f"some seconds, and flash again")),
         (ulx, LOADED.replace("configuration: DONE\nSRAM", "configuration: FAIL\nSRAM"), 0,
-         (f"{title} was not written: {{}} says that 'Enable configuration' has failed; unplug the "
+         (f"{title} was not written: {{}} reports that 'Enable configuration' failed; unplug the "
           f"board for some seconds, and flash again")),
         (ulx, "Open file FAIL\n", 0,
-         (f"{title} was not written: {{}} says that 'Open file' has failed; unplug the board for "
+         (f"{title} was not written: {{}} reports that 'Open file' failed; unplug the board for "
           f"some seconds, and flash again")),
         (ulx, "write to ram\nError: bitfile not specified\n", 0,
-         f"{title} was not written: {{}} says 'bitfile not specified'"),
+         f"{title} was not written: {{}} reports 'bitfile not specified'"),
         (ulx, LOADING.format("Done\n"), 0,
-         (f"{{}} ended without an error, but does not say that it has written {title} (at last: "
-          f"Done); see whether the board answers, or take another release of openFPGALoader")),
+         (f"{{}} exited without an error, but did not report that it wrote {title} (last output: "
+          f"Done); check whether the board answers, or use another release of openFPGALoader")),
         (icepi, "empty\nwrite to flash\nError: cannot find board 'icepi-zero'\n", 1,
          ("this release of {} does not know the board 'icepi-zero'; install a newer one, such "
           "as from https://github.com/trabucayre/openFPGALoader")),
@@ -243,11 +245,11 @@ def failures():
          ("the flash memory of Icepi Zero 1.3 does not hold what was written to it; unplug the "
           "board for some seconds and flash again")),
         (icepi, WRITTEN.replace("Refresh: DONE", "Refresh: FAIL\ndisplayReadReg\n"), 0,
-         ("Icepi Zero 1.3 was not written: {} says that 'Refresh' has failed; unplug the board for "
+         ("Icepi Zero 1.3 was not written: {} reports that 'Refresh' failed; unplug the board for "
           "some seconds, and flash again")),
         (icepi, WRITTEN.replace("Refresh: DONE\n", ""), 0,
-         ("{} ended without an error, but does not say that it has written Icepi Zero 1.3 (at "
-          "last: Done); see whether the board answers, or take another release of "
+         ("{} exited without an error, but did not report that it wrote Icepi Zero 1.3 (last "
+          "output: Done); check whether the board answers, or use another release of "
           "openFPGALoader")),
     ]
 
@@ -291,7 +293,7 @@ def test_killed(programmer):
     board = find_board("icebreaker")
     path = programmer(board, "init..\n", after="kill -9 $$")
     with pytest.raises(FlashError, match=re.escape(
-            f"{path} was ended by the signal SIGKILL (memory may be short), so 1BitSquared "
+            f"{path} was terminated by the signal SIGKILL (memory may be short), so 1BitSquared "
             f"iCEBreaker may hold a part of the bitstream; flash again")):
         flash(board, Path("x.bit"))
 
@@ -305,7 +307,7 @@ def test_hanging(programmer):
         flash(board, Path("x.bit"), silence=1.5)
     path = programmer(board, "init..\n", after="exec sleep 600")
     with pytest.raises(FlashError, match=re.escape(
-            f"{path} has said nothing for 1.5 seconds and was ended (at last: init..), so "
+            f"{path} printed nothing for 1.5 seconds and was terminated (last output: init..), so "
             f"1BitSquared iCEBreaker may hold a part of the bitstream; unplug the board for some "
             f"seconds, and flash again")):
         flash(board, Path("x.bit"), silence=1.5)
@@ -335,7 +337,7 @@ def test_status(programmer, tmp_path, capsys):
     assert main(["flash", "--board", "ulx3s-12f", "--bitstream", str(bits)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("nearbit: the FPGA of Radiona ULX3S 12F has found an error in ")
+    assert captured.err.startswith("nearbit: the FPGA of Radiona ULX3S 12F found an error in ")
     assert captured.err.count("\n") == 1
 
 

@@ -394,6 +394,6 @@ def test_refused_parameters():
     with pytest.raises(ValueError, match=r"^Timeout must be at least 2 cycles, not 1$"):
         HostLink(PLAIN, timeout=1)
     with pytest.raises(ProtocolError, match=r"^a command message of this configuration would have "
-                       r"518 bytes, and the host link's have at most 255; fewer queries would make "
+                       r"518 bytes, but the host link allows at most 255; fewer queries would make "
                        r"it shorter$"):
         HostLink(Config(key_bits=1024, value_dim=1, value_lanes=1, capacity=16, queries=4, top_n=1))

@@ -196,8 +196,8 @@ def test_leds_of_several_colours(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "sentence"), [
-    (Abstract, ("the platform {} cannot be made: Abstract.__init__() missing 1 required positional "
-                "argument: 'colour'")),
+    (Abstract, ("the platform {} cannot be instantiated: Abstract.__init__() missing 1 required "
+                "positional argument: 'colour'")),
     (Clockless, "Clockless has no default clock of a known frequency"),
     (Timeless, "Timeless has no default clock of a known frequency"),
     (OneWay, "the UART of {} has no pin rx"),

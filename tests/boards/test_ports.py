@@ -182,8 +182,8 @@ def test_no_server_of_rfc2217():
     with listener() as (server, port), running(at_socket, server):
         url = f"rfc2217://127.0.0.1:{port}?timeout=0.2"
         with pytest.raises(DeviceError, match=(
-                rf"^what answers at {re.escape(url)} is no server of RFC 2217; if it passes bytes "
-                r"on as they are, name it socket://$")):
+                rf"^the server at {re.escape(url)} does not support RFC 2217; if it forwards raw "
+                r"bytes, use socket://$")):
             Device.open(url)
 
 
@@ -194,16 +194,16 @@ def test_loop():
 
 
 @pytest.mark.parametrize(("url", "sentence"), [
-    ("nothing://somewhere", (r"is no URL of a serial port; there are rfc2217://HOST:PORT and "
+    ("nothing://somewhere", (r"is not the URL of a serial port; use rfc2217://HOST:PORT or "
                              r"socket://HOST:PORT")),
-    ("://", r"is no URL of a serial port; .*"),
-    ("socket://127.0.0.1", (r"names no host and port; write socket://HOST:PORT, with a port from "
+    ("://", r"is not the URL of a serial port; .*"),
+    ("socket://127.0.0.1", (r"needs a host and a port; write socket://HOST:PORT, with a port from "
                             r"1 to 65535")),
-    ("socket://:7000", r"names no host and port; write socket://HOST:PORT, .*"),
-    ("rfc2217://127.0.0.1:70000", r"names no host and port; write rfc2217://HOST:PORT, .*"),
-    ("rfc2217://127.0.0.1:x", r"names no host and port; write rfc2217://HOST:PORT, .*"),
+    ("socket://:7000", r"needs a host and a port; write socket://HOST:PORT, .*"),
+    ("rfc2217://127.0.0.1:70000", r"needs a host and a port; write rfc2217://HOST:PORT, .*"),
+    ("rfc2217://127.0.0.1:x", r"needs a host and a port; write rfc2217://HOST:PORT, .*"),
     ("socket://127.0.0.1:1?colour=red", "has the option colour, and socket:// knows only logging"),
-    ("rfc2217://[::1:9", r"names no host and port; write rfc2217://HOST:PORT, .*"),
+    ("rfc2217://[::1:9", r"needs a host and a port; write rfc2217://HOST:PORT, .*"),
 ])
 def test_wrong_url(url, sentence):
     with pytest.raises(DeviceError, match=f"^{re.escape(url)} {sentence}$"):
@@ -245,9 +245,8 @@ def test_server_that_ends(scheme):
                     transport.write(b"a" * 1000)
                     transport.read(0.01)
 
-            with pytest.raises(DeviceError, match=rf"^the connection to {url} has ended while it "
-                               r"was in use; see whether its server and the board are still "
-                               r"there$"):
+            with pytest.raises(DeviceError, match=rf"^the connection to {url} ended during use; "
+                               r"check whether its server and the board are still there$"):
                 use()
         finally:
             transport.close()
@@ -363,9 +362,9 @@ def test_run_through_a_socket(problem, capsys):
 @pytest.mark.parametrize(("port", "sentence"), [
     ("/", "/ is a directory, not a serial port"),
     ("/dev/null", "/dev/null is not a serial port"),
-    ("/dev/ttyNONE", ("there is no port /dev/ttyNONE; plug the board in, and see `python -m "
-                      "serial.tools.list_ports` for those that there are")),
-    ("socket://127.0.0.1", ("socket://127.0.0.1 names no host and port; write socket://HOST:PORT, "
+    ("/dev/ttyNONE", ("there is no port /dev/ttyNONE; plug the board in, and list the ports with "
+                      "`python -m serial.tools.list_ports`")),
+    ("socket://127.0.0.1", ("socket://127.0.0.1 needs a host and a port; write socket://HOST:PORT, "
                             "with a port from 1 to 65535")),
 ])
 def test_run_without_a_port(problem, capsys, port, sentence):

@@ -150,13 +150,13 @@ BLOCKS = {"key_bits": 64, "value_dim": 8, "capacity": 131072, "lanes": 1, "value
      "selection_block must be at least twice refine_lanes (8), not 8"),
     ({"selection_block": 64}, (
         "selection_block must be at least 256, or 0 for no blocks: one of 64 keys is scored in "
-        "64 cycles, and to list top_n keys it takes 143")),
+        "64 cycles, but to list top_n keys takes 143")),
     ({"selection_block": 64, "top_n": 8, "key_bits": 128}, (
         "selection_block must be at least 256, or 0 for no blocks: one of 64 keys is scored in "
-        "64 cycles, and to merge its distances it takes 129")),
+        "64 cycles, but to merge its distances takes 129")),
     ({"lanes": 16, "refine_lanes": 32, "top_n": 512, "selection_block": 1024}, (
         "selection_block must be at least 32768, or 0 for no blocks: one of 1024 keys is scored "
-        "in 64 cycles, and to list top_n keys it takes 1039")),
+        "in 64 cycles, but to list top_n keys takes 1039")),
 ])
 def test_blocks_of_a_selection(changes, message):
     Config(**BLOCKS)
@@ -358,7 +358,7 @@ MEMORY_RULES = [
      "memory.row_ports must be 1 with memory.one_bus, not 2"),
     ({"burst_bytes": 4096}, {}, ("memory.burst_bytes must be from a beat (8) to 256 beats (2048), "
                                 "not 4096")),
-    ({"queue_beats": 32}, {}, "memory.queue_beats must be two bursts at least (64), not 32"),
+    ({"queue_beats": 32}, {}, "memory.queue_beats must be at least two bursts (64), not 32"),
     ({}, {"capacity": 72}, "memory.page_tokens must divide capacity (72), not 16"),
     ({}, {"value_ports": 1}, "value_ports must be 2 with memory, which has no store of values"),
     ({}, {"key_bits": 4}, ("key_bits must be at least 5 with memory, where a code has whole bytes, "
@@ -373,11 +373,11 @@ MEMORY_RULES = [
      ("rescore.lanes * rescore.element_bits must be a multiple of memory.bus_bits (64), or divide "
      "it, not 48")),
     ({"bus_bits": 32, "stride_bits": 16}, {"value_dim": 1024, "value_lanes": 4},
-     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 257: take a wider bus, or "
-      "fewer value_dim or value_bits")),
+     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 257: use a wider bus, or "
+      "a smaller value_dim or value_bits")),
     ({"bus_bits": 32, "stride_bits": 16}, {"rescore": Rescore(head_dim=1024, lanes=4)},
-     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 259: take a wider bus, or "
-      "fewer value_dim or value_bits, or rescore.head_dim")),
+     ("a row must be at most 256 beats of memory.bus_bits (32) long, not 259: use a wider bus, or "
+      "a smaller value_dim or value_bits, or rescore.head_dim")),
     ({"row_ports": 2}, {"top_n": 1}, "memory.row_ports must be at most top_n (1), not 2"),
     ({"stride_bits": 2}, {"value_dim": 64}, ("memory.stride_bits must be at least 3, not 2: a row "
                                             "takes 80 bytes")),

@@ -765,9 +765,9 @@ def test_largest_sums_of_distances():
     ({"counts": [[5, 0]]}, "count must be at least 1, not 0"),
     ({"counts": -1}, "count must be at least 1, not -1"),
     ({"counts": 2.0}, "counts must be integers, not float64"),
-    ({"counts": 21}, "the keys from 0 to 20 go past the 20 that there are"),
-    ({"counts": 16, "first": 5}, "the keys from 5 to 20 go past the 20 that there are"),
-    ({"counts": 1, "first": 20}, "the keys from 20 to 20 go past the 20 that there are"),
+    ({"counts": 21}, "the keys from 0 to 20 exceed the 20 keys"),
+    ({"counts": 16, "first": 5}, "the keys from 5 to 20 exceed the 20 keys"),
+    ({"counts": 1, "first": 20}, "the keys from 20 to 20 exceed the 20 keys"),
 ])
 def test_commands_that_cannot_be(command, message):
     problem = make(17, queries=2, tokens=20, counts=20, n=4)

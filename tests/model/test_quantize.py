@@ -475,8 +475,8 @@ def test_rescore_operands_that_are_too_large():
             assert (result.multipliers > 2**32 - 10).all()
             continue
         with refuses(f"q and k of head 0 are too large for rescoring of 8 bits: one step of a "
-                     f"score would be worth {factor} octaves of a weight, and at most 1 can be "
-                     f"told"):
+                     f"score would be worth {factor} octaves of a weight, but may be at most "
+                     f"1"):
             quantize.rescore_operands(q, k, rotated=False)
 
 

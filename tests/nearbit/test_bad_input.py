@@ -512,7 +512,7 @@ def _place(write, tmp_path, monkeypatch):
     ("flash --board icebreaker --bitstream none", "there is no bitstream none"),
     ("flash --board icebreaker --bitstream dir", "there is no bitstream dir"),
     ("flash --board icebreaker --bitstream pipe --dry-run", "there is no bitstream pipe"),
-    ("flash --board icebreaker --bitstream h.npz", "h.npz is no bitstream, and icebreaker has "),
+    ("flash --board icebreaker --bitstream h.npz", "h.npz is not a bitstream, and icebreaker has "),
     (f"flash --board icebreaker --bitstream {LONG}", f"{LONG}: File name too long"),
     ("run h.npz", ONE),
     ("run h.npz --virtual --simulated", ONE),

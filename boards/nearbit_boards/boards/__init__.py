@@ -1,4 +1,4 @@
-"""The boards that are known by name."""
+"""The boards known by name."""
 
 from types import MappingProxyType
 

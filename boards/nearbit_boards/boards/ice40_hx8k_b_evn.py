@@ -16,5 +16,5 @@ BOARD = Board(
                   top_n=32, exp_tables=1, normalizer="divider", divider_cycles=8,
                   selection="serial", cell="ice40"),
     clock=48_000_000, baud=3_000_000,
-    # Into the FPGA's own memory: its jumpers choose that or the flash.
+    # Writes the FPGA's own memory; the board's jumpers choose between that and the flash.
     programmer=dataclasses.replace(ICEPROG, arguments=("-S",)), seed=2)

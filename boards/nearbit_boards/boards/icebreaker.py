@@ -10,8 +10,8 @@ __all__ = ["BOARD"]
 BOARD = Board(
     name="icebreaker", title="1BitSquared iCEBreaker",
     platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
-    # The preset as the device has room for it: 29 of its 30 block RAMs, and all SPRAM is as wide as
-    # eight value lanes.
+    # The preset, cut to fit the device: it takes 29 of the 30 block RAMs, and all SPRAMs together
+    # are as wide as eight value lanes.
     config=PRESETS["icebreaker"].replace(
         selection="serial", refine_lanes=4, value_ports=1, exp_tables=1, cell="ice40"),
     clock=24_000_000, baud=3_000_000,

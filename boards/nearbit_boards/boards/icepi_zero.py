@@ -1,4 +1,4 @@
-"""Icepi Zero: an ECP5 25F on a board of the size of a Raspberry Pi Zero."""
+"""Icepi Zero: an ECP5 25F on a board the size of a Raspberry Pi Zero."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ __all__ = ["BOARD"]
 BOARD = Board(
     name="icepi-zero", title="Icepi Zero 1.3",
     platform="amaranth_boards.icepi_zero:IcepiZero1_3Platform",
-    # The same device as that of the ULX3S 25F.
+    # The same device as on the ULX3S 25F.
     config=BOARDS[1].config, clock=75_000_000, baud=3_000_000,
     programmer=dataclasses.replace(OPENFPGALOADER,
                                    arguments=("-b", "icepi-zero", "--write-flash")))

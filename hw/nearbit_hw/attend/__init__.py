@@ -1,9 +1,9 @@
 """Attention to the selected keys: weights, weighted sums of their values, and the division.
 
 :class:`Softmax` weights each key by its distance, or by the dot-product score that
-:class:`Rescorer` makes of the keys in :class:`RescoreKeyStore`. :class:`ValueAccumulator`, or
-:class:`ScalingAccumulator` if scales and values are in one memory with one port, sums the values
-of :class:`ValueStore`, and a :class:`Normalizer`, a :class:`ReciprocalNormalizer` or a
+:class:`Rescorer` computes from the key in :class:`RescoreKeyStore`. :class:`ValueAccumulator`, or
+:class:`ScalingAccumulator` if scales and values share a single-port memory, sums the values from
+:class:`ValueStore`. A :class:`Normalizer`, which is a :class:`ReciprocalNormalizer` or a
 :class:`DividingNormalizer`, divides by the sum of weights.
 """
 

@@ -1,4 +1,4 @@
-"""Weighted means by a divider: small, or one output per cycle, and without multipliers."""
+"""Weighted means by a divider without multipliers: small, or one output per cycle."""
 
 from functools import reduce
 from operator import or_
@@ -21,30 +21,30 @@ __all__ = ["DividingNormalizer"]
 #
 # has a quotient of n bits, because -2**(n - 1 - F) * Z <= a < 2**(n - 1 - F) * Z for a weighted sum
 # of elements of n - F bits with weights that add up to at most Z. The last term makes the numerator
-# non-negative; it adds 2**(n - 1) to the quotient, which is to invert its highest bit.
+# non-negative; it adds 2**(n - 1) to the quotient, which inverts the quotient's highest bit.
 #
-# The division is non-restoring: step i subtracts 2**(n - 1 - i) * Z from what is left of the
-# numerator if that is not negative, and adds it if it is. Quotient bit i is 1 if the outcome is not
-# negative. Step 0 always subtracts, and what it subtracts is just the last term above: so it needs
-# no subtractor, but is the addition of floor(Z / 2), with a signed outcome.
+# The division is non-restoring: step i subtracts 2**(n - 1 - i) * Z from the rest of the numerator
+# if the rest is non-negative, and adds it otherwise. Quotient bit i is 1 if the outcome is
+# non-negative. Step 0 always subtracts, and it subtracts exactly the last term above: so instead of
+# a subtractor it only needs the addition of floor(Z / 2), with a signed outcome.
 #
-# Before step i >= 1 what is left lies between -2**(n - i) * Z and 2**(n - i) * Z - 1. Its bits
+# Before step i >= 1 the rest lies between -2**(n - i) * Z and 2**(n - i) * Z - 1. Its bits
 # from n - i up, the `remainder`, therefore lie between -Z and Z - 1: one bit more than Z has. A
-# step doubles the remainder, puts the numerator's next bit below it, and adds or subtracts Z; the
-# outcome is between -Z and Z - 1 again, so an adder of that width is enough. Bits of the numerator
-# that are still to come and bits of the quotient share a shift register, `bits`.
+# step doubles the remainder, appends the numerator's next bit below it, and adds or subtracts Z;
+# the outcome lies between -Z and Z - 1 again, so an adder of that width is enough. The numerator's
+# remaining bits and the quotient's bits so far share a shift register, `bits`.
 #
-# The n steps are shared out among n / divider_cycles units, each of which takes the element over
-# from the unit before it, does one step per cycle, and hands it on.
+# The n steps are divided among n / divider_cycles units. Each takes an element from the unit before
+# it, does one step per cycle, and hands it on.
 #
 # The sums stay in the input stream, unaccepted, until the last element has entered. So they need
-# no register here, and Z needs one only for the elements that are still in work afterwards. Which
-# of the two an element takes its Z from is `gone`: whether its beat was accepted. That register
-# is free again when the next beat is accepted, value_lanes * divider_cycles cycles later; where a
-# division takes longer, each unit has a register for Z of its own.
+# no register here, and Z needs one only for the elements still in flight afterwards. `gone` tells
+# which of the two an element takes its Z from: whether its beat was accepted. That register is free
+# again when the next beat is accepted, value_lanes * divider_cycles cycles later; if a division
+# takes longer, each unit has its own register for Z.
 
 class DividingNormalizer(Normalizer):
-    """Weighted means, by long division.
+    """Weighted means by non-restoring division.
 
     The contract, the other parameters and the members are those of
     :class:`~nearbit_hw.attend.Normalizer`. :py:`output_cycles` is :py:`divider_cycles`.
@@ -56,13 +56,14 @@ class DividingNormalizer(Normalizer):
     divider_cycles : :class:`int`
         Cycles per output. Divides the bits of an output.
     shifts : :class:`bool`
-        Whether the sums are shifted for it: then it takes each from the place of element 0.
+        Whether the source of the sums shifts them on request: then every sum is taken from the
+        place of element 0.
 
     Members
     -------
     shift : :py:`Out(1)`
-        If :py:`shifts`: from the next cycle on, each sum must be in the place of the one before.
-        With the last element, when the beat is accepted, it may be ignored.
+        With :py:`shifts`: from the next cycle on, each sum must be in the place of the one before.
+        May be ignored with the last element, when the beat is accepted.
     """
 
     shift: Signal
@@ -74,7 +75,7 @@ class DividingNormalizer(Normalizer):
                          **({"shift": Out(1)} if shifts else {}))
         if (not isinstance(divider_cycles, int) or divider_cycles < 1
                 or self.output_bits % divider_cycles):
-            raise TypeError(f"Output cycles must be a divisor of the bits of an output, "
+            raise TypeError(f"Divider cycles must divide the bits of an output, "
                             f"not {divider_cycles!r}")
         self._divider_cycles = divider_cycles
         self._shifts = bool(shifts)
@@ -94,7 +95,7 @@ class DividingNormalizer(Normalizer):
 
     @property
     def latency(self) -> int:
-        """Cycles from an element's turn to its output: a step of the division in each."""
+        """Cycles from an element's turn to its output: one per step of the division."""
         return self.output_bits
 
     def elaborate(self, platform) -> Module:
@@ -104,8 +105,8 @@ class DividingNormalizer(Normalizer):
         units = steps // unit_steps
         total_bits = len(self.i.p.total)
 
-        # ---- Elements enter in turns. `age` has a bit for each step: bit s is set while an element
-        # is ready for step s + 1, so the last one is set while an output is ready.
+        # ---- Elements enter in turn. `age` has a bit for each step: bit s is set while an element
+        # is ready for step s + 1, so the last bit is set while an output is ready.
         age = Signal(steps)
         found: Any = Signal(self.o.payload.shape())
         advance, next_advance = hold_output(m, self.o, valid=age[-1], payload=found)
@@ -127,8 +128,8 @@ class DividingNormalizer(Normalizer):
         m.d.comb += self.next_ready.eq(
             next_advance & ~next_age[:unit_steps - 1].any() & next_turn[-1])
 
-        # The first element comes straight from the input. The others have been picked out one turn
-        # ahead, so that no adder waits for a multiplexer of all elements.
+        # The first element comes straight from the input. The others are selected one turn ahead,
+        # so that no adder waits for a multiplexer over all elements.
         sums = self.i.p.sums
         element = Signal(signed(self._sum_bits))
         m.d.comb += element.eq(sums[0])
@@ -143,9 +144,9 @@ class DividingNormalizer(Normalizer):
             with m.If(~turn[0]):
                 m.d.comb += element.eq(ahead)
 
-        # ---- Step 0. Its outcome has the bits of floor(Z / 2) as its lowest F. These are the same
-        # for all elements of a beat, so a pipeline of single steps takes them from Z when they
-        # are due, and `bits` begins with only the `carried` bits above them.
+        # ---- Step 0. The lowest F bits of its outcome are those of floor(Z / 2). They are the same
+        # for all elements of a beat, so a pipeline of single steps takes them from Z when needed,
+        # and `bits` starts with only the `carried` bits above them.
         fraction_bits = self._output_fraction_bits
         half = Cat(self.i.p.total[1:], Const(0, fraction_bits))
         upper = Signal(signed(total_bits + self._value_bits))
@@ -166,9 +167,9 @@ class DividingNormalizer(Normalizer):
             with m.If(advance & accept):
                 m.d.sync += kept_total.eq(total)
 
-        # ---- Units. Unit u begins with the outcome of step u * unit_steps.
+        # ---- Units. Unit u starts with the outcome of step u * unit_steps.
         for unit in range(units):
-            # Without steps of its own, a unit may as well take over what is no element.
+            # A unit that does a single step may load even without a valid element.
             load = Signal(name=f"load_{unit}")
             if unit_steps == 1:
                 m.d.comb += load.eq(1)
@@ -200,7 +201,7 @@ class DividingNormalizer(Normalizer):
                 next_bit, kept_bits = unit_bits[-1:], unit_bits[:-1]
             else:
                 next_bit, kept_bits = Cat(unit_total, Const(0, steps))[steps - step], unit_bits
-            # The lowest place of this sum makes the carry that completes a negation.
+            # The lowest bit of this sum generates the carry that completes the negation of Z.
             outcome = (Cat(Const(1, 1), next_bit, unit_remainder[:-1])
                        + Cat(subtract, unit_total ^ subtract.replicate(total_bits), subtract))
             remainder = outcome[1:total_bits + 2]
@@ -212,8 +213,8 @@ class DividingNormalizer(Normalizer):
                 with m.If(advance & ~load):
                     m.d.sync += [unit_remainder.eq(remainder), unit_bits.eq(bits)]
 
-        # ---- Output: the last unit's, as soon as it has done its last step. The quotient's highest
-        # bit is inverted.
+        # ---- Output: the last unit's, as soon as its last step is done. The quotient's highest bit
+        # is inverted.
         m.d.comb += [
             found.output.eq(Cat(quotient[:-1], ~quotient[-1]).as_signed()),
             found.last.eq(last),

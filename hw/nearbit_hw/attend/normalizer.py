@@ -1,4 +1,4 @@
-"""What all units share that divide weighted sums by the sum of weights."""
+"""Base class of the units that divide weighted sums by the sum of weights."""
 
 from abc import abstractmethod
 from typing import Any
@@ -16,21 +16,21 @@ __all__ = ["Normalizer", "hold_output"]
 class Normalizer(wiring.Component):
     """Weighted means: the sums of a beat, one after another, divided by the total.
 
-    Element j of the output is :py:`floor((sums[j] * 2**F + floor(total / 2)) / total)`, F the
-    fraction bits: an exact division, rounded to the nearest, ties upward. It is defined for
+    Element j of the output is :py:`floor((sums[j] * 2**F + floor(total / 2)) / total)` with F
+    fraction bits: an exact division, rounded to nearest, ties upward. It is defined for
     :py:`total >= 1` and :py:`-2**(value_bits - 1) * total <= sums[j] <
     2**(value_bits - 1) * total - total / 2**(F + 1)`, which includes all weighted means of
     elements of :py:`value_bits` bits.
 
-    A beat *starts* in the first cycle in which it is presented and :py:`interval` cycles have
-    passed since the beat before it started. Started at cycle t, its element j is presented at
-    cycle :py:`t + j * output_cycles + latency`, and it is accepted at cycle
-    :py:`t + (value_lanes - 1) * output_cycles`, all if the output is never stalled; a stall holds
-    everything from the next cycle on, until the output is taken. Cycles do not depend on the data.
-    Reset drops the elements in work.
+    A beat *starts* in the first cycle in which it is presented and at least :py:`interval` cycles
+    have passed since the previous beat started. If it starts at cycle t and the output is never
+    stalled, its element j is presented at cycle :py:`t + j * output_cycles + latency`, and the beat
+    is accepted at cycle :py:`t + (value_lanes - 1) * output_cycles`. A stall holds everything from
+    the next cycle on, until the output is accepted. Cycles do not depend on the data. Reset drops
+    the elements in flight.
 
     :class:`~nearbit_hw.attend.DividingNormalizer` and
-    :class:`~nearbit_hw.attend.ReciprocalNormalizer` do this, each in its own way.
+    :class:`~nearbit_hw.attend.ReciprocalNormalizer` implement it.
 
     Reference: :func:`nearbit_model.golden.normalize`.
 
@@ -39,7 +39,7 @@ class Normalizer(wiring.Component):
     value_lanes : :class:`int`
         Elements of a beat. At least 1.
     value_bits : :class:`int`
-        Bits of an element of the values that were summed. At least 1.
+        Bits of an element of the summed values. At least 1.
     sum_bits : :class:`int`
         Bits of a sum, two's complement. At least 1.
     total_max : :class:`int`
@@ -52,10 +52,10 @@ class Normalizer(wiring.Component):
     i : :py:`In(stream.Signature(StructLayout({"sums": ..., "total": range(total_max + 1)})))`
         Sums of a beat, and the total.
     o : :py:`Out(stream.Signature(StructLayout({"output": ..., "last": 1})))`
-        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` on a beat's
-        last one.
+        Outputs, element 0 first, two's complement of :py:`output_bits`; :py:`last` is set on a
+        beat's last one.
     next_ready : :py:`Out(1)`
-        What :py:`i.ready` will be in the next cycle.
+        :py:`i.ready` of the next cycle.
     """
 
     i: stream.Interface
@@ -115,7 +115,7 @@ class Normalizer(wiring.Component):
 
     @abstractmethod
     def elaborate(self, platform) -> Module:
-        """Build it."""
+        """Build the unit."""
 
     @property
     @abstractmethod
@@ -134,20 +134,20 @@ class Normalizer(wiring.Component):
 
 
 def hold_output(m: Module, o: Any, *, valid: Value, payload: Any) -> tuple[Signal, Signal]:
-    """Present what a pipeline has at its end; gives whether it moves, and will in the next cycle.
+    """Present the end of a pipeline; return whether it moves, now and in the next cycle.
 
-    Whether everything moves is a register, because it goes to every other one. So an output that is
-    not taken in the cycle in which the pipeline presents it is put aside, and the pipeline holds
-    from the next cycle on until it is taken.
+    The move signal drives every register of the pipeline, so it comes from a register itself. An
+    output that is not accepted in the cycle in which the pipeline presents it is therefore put
+    aside, and the pipeline holds from the next cycle on until that output is accepted.
 
     Parameters
     ----------
     m
         Module of the pipeline.
     o
-        Stream on which it presents.
+        Output stream of the pipeline.
     valid, payload
-        What its last stage has; it may change only if the pipeline moves.
+        Contents of its last stage; they may change only if the pipeline moves.
     """
     advance, next_advance = Signal(init=1), Signal()
     aside = Signal.like(payload, reset_less=True)

@@ -1,4 +1,4 @@
-"""Weighted means by the reciprocal of the total, exactly: one output per cycle from multipliers."""
+"""Exact weighted means by the reciprocal of the total: one output per cycle, with multipliers."""
 
 from fractions import Fraction
 from functools import reduce
@@ -19,45 +19,45 @@ __all__ = ["ReciprocalNormalizer", "reciprocal_table"]
 # How it works
 # ------------
 # With Z the total, a a sum, F the fraction bits and n the bits of an output, the quotient is
-# q = floor((a * 2**F + floor(Z / 2)) / Z). All elements of a beat have one Z, so they are
-# multiplied by its reciprocal. What that leaves to one unit is decided by multiplying back. The
-# proof is in docs/numerics.md.
+# q = floor((a * 2**F + floor(Z / 2)) / Z). All elements of a beat have the same Z, so they are
+# multiplied by its reciprocal. The result is the quotient or one less; multiplying back decides
+# which. The proof is in docs/numerics.md.
 #
 # Normalize: s is the number of leading zeros of Z, and `normal` is Z * 2**s, at least half of
 # 2**total_bits. As a is at most 2**(value_bits - 1) times Z, a * 2**s needs value_bits more bits.
-# Its upper n + 2 are the `factor`. Shifts go in steps of 16 places by multiplexers and end with a
-# product with the power of two, `power`.
+# Its upper n + 2 bits are the `factor`. Multiplexers shift in steps of 16 places; a product with a
+# power of two, `power`, does the rest.
 #
 # Reciprocal: 2**(n + 2) * 2**(total_bits - 1) / normal, more than half of 2**(n + 2) and at most
 # that, known to within one unit. A table has it and its slope for sections of `normal`; for long
-# outputs one step of Newton's method follows. It is kept as what it is less than 2**(n + 2), which
+# outputs one step of Newton's method follows. Registers hold the reciprocal minus 2**(n + 2), which
 # has n + 2 bits with its sign.
 #
-# Estimate: factor * reciprocal, of which an eighth above its integer part is the quotient or one
+# Estimate: factor * reciprocal plus an eighth, of which the integer part is the quotient or one
 # less.
 #
 # Decide: one more is right if and only if (2 * estimate + 1) * Z is not more than a * 2**(F + 1).
-# Their difference is between -2 * Z and 2 * Z, so of both only total_bits + 2 bits count.
+# Their difference is between -2 * Z and 2 * Z, so only total_bits + 2 bits of each count.
 #
-# Z is the same for a whole beat. What is made of it, in stages of its own, is right again in each
-# cycle in which an element enters, so that it accompanies this element through the pipeline. Where
-# it has to wait for the element, a register holds it for all of the beat: it is loaded when
-# element 0 comes, and the next beat's comes value_lanes cycles later at the earliest.
+# Z is the same for a whole beat. Values derived from it, in stages of their own, are computed again
+# in each cycle in which an element enters, and so follow this element through the pipeline. Where
+# such a value has to wait for the element, one register holds it for the whole beat: it is loaded
+# when element 0 arrives, and element 0 of the next beat arrives at least value_lanes cycles later.
 
 _LANES = 16
-"""Lanes joined between two registers: two levels of 4-input LUTs."""
+"""Lanes ORed between two registers: two levels of 4-input LUTs."""
 
 _FACTOR_BITS = 18
-"""Bits of a multiplier's input; those of ECP5 and the 7 series have as many."""
+"""Bits of a multiplier's input, as in ECP5 and the 7 series."""
 
 
 def reciprocal_table(times: ReciprocalTimes) -> list[dict[str, int]]:
-    """Reciprocals of sections of the normalized totals.
+    """Reciprocals for sections of the normalized totals.
 
-    Section i begins at :py:`1 + i / 2**index_bits`. In units of the last of the guard bits,
-    ``offset`` is the reciprocal there less 1, and half a unit of the reciprocal more, so that it is
-    rounded when the guard bits are dropped; ``slope`` is what it loses until the section's end. A
-    chord is above the curve: half of the most by which it is is taken away.
+    Section i begins at :py:`1 + i / 2**index_bits`. In units of the lowest guard bit, ``offset`` is
+    the reciprocal there minus 1, plus half a unit of the reciprocal, so that dropping the guard
+    bits rounds; ``slope`` is how much the reciprocal falls until the section's end. A chord lies
+    above the curve, so it is lowered by half of its largest distance from it.
     """
     one = 1 << times.table_bits + times.guard_bits
     sections = 1 << times.index_bits
@@ -75,10 +75,10 @@ def reciprocal_table(times: ReciprocalTimes) -> list[dict[str, int]]:
 
 
 class _Stages:
-    """Stages of the pipeline, and what goes through them.
+    """Stages of the pipeline, and the values that pass through them.
 
-    An element is in stage k, k cycles after it entered if nothing was stalled; in stage 0 it is in
-    the input stream.
+    In stage 0, an element is in the input stream. It reaches stage k, k cycles after entering, if
+    nothing was stalled.
     """
 
     def __init__(self, m: Module, *, advance: Signal, first: Value, lanes: int, depth: int):
@@ -96,7 +96,7 @@ class _Stages:
         return register
 
     def delay_each(self, value: Value, stages: int, name: str) -> list[Value]:
-        """The value in each of the stages that follow."""
+        """The value in each of the following stages."""
         values = [value]
         for stage in range(stages):
             values.append(self.register(values[-1], f"{name}_{stage}"))
@@ -107,7 +107,7 @@ class _Stages:
         return [value, *self.delay_each(value, stages, name)][-1]
 
     def carry(self, value: Value, *, since: int, until: int, name: str) -> Value:
-        """What is the same for all elements of a beat, from one stage to a later one."""
+        """Carry a value common to all elements of a beat from one stage to a later one."""
         hops = -(-(until - since) // self._lanes)
         for hop in range(hops):
             stage = until - (hops - 1 - hop) * self._lanes
@@ -119,7 +119,7 @@ class _Stages:
 
 
 class ReciprocalNormalizer(Normalizer):
-    """Weighted means, by a product with the reciprocal of the total; an output per cycle.
+    """Weighted means by multiplying with the reciprocal of the total; one output per cycle.
 
     The contract, the parameters and the members are those of
     :class:`~nearbit_hw.attend.Normalizer`. All widths are exact. Outputs of up to 16 bits with
@@ -137,7 +137,7 @@ class ReciprocalNormalizer(Normalizer):
                  output_fraction_bits: int):
         super().__init__(value_lanes=value_lanes, value_bits=value_bits, sum_bits=sum_bits,
                          total_max=total_max, output_fraction_bits=output_fraction_bits)
-        # One step of Newton's method gives no more.
+        # One step of Newton's method yields no more bits.
         if self.output_bits > 32:
             raise ValueError(f"Bits of an output must be at most 32, not {self.output_bits!r}")
 
@@ -160,10 +160,10 @@ class ReciprocalNormalizer(Normalizer):
         m = Module()
         times = self.times
         found: Any = Signal(self.o.payload.shape())
-        holds = Signal(times.latency) # bit k: there is an element in stage k + 1
+        holds = Signal(times.latency) # bit k: stage k + 1 holds an element
         advance, next_advance = hold_output(m, self.o, valid=holds[-1], payload=found)
 
-        # ---- Elements enter in turns.
+        # ---- Elements enter in turn.
         turn, next_turn = Signal(self._value_lanes, init=1), Signal(self._value_lanes)
         m.d.comb += [
             next_turn.eq(turn),
@@ -199,9 +199,9 @@ class ReciprocalNormalizer(Normalizer):
         return m
 
     def _invert(self, stages: _Stages, total: Value) -> tuple[list[Value], Value, Value]:
-        """Give the steps of the shift, the power of two, and the reciprocal less 2**bits.
+        """Return the steps of the shift, the power of two, and the reciprocal minus 2**bits.
 
-        Step k is in stage k, the power in the next one after all, the reciprocal in the last.
+        Step k is in stage k, the power in the stage after them all, the reciprocal in the last one.
         """
         times, bits = self.times, self.times.total_bits
         steps: list[Value] = []
@@ -210,7 +210,7 @@ class ReciprocalNormalizer(Normalizer):
             is_low = Signal(name=f"is_low_{step}")
             stages.m.d.comb += is_low.eq(~value[bits - SHIFT_STEP:].any())
             steps.append(is_low)
-            # What is at the top is 0 if it is shifted out.
+            # The bits shifted out at the top are 0.
             above = bits - SHIFT_STEP
             lower = Cat(Const(0, SHIFT_STEP), value)
             value = stages.register(Cat(
@@ -223,7 +223,7 @@ class ReciprocalNormalizer(Normalizer):
         normal = Signal(bits)
         stages.m.d.comb += normal.eq(_shifted(stages, value, power, width=bits, name="normal"))
 
-        # ---- Look the reciprocal up: in the block RAM, and in a register behind it.
+        # ---- Look the reciprocal up: in block RAM, then a register.
         m, stage = stages.m, times.shift_steps + 2
         index = normal[bits - 1 - times.index_bits:bits - 1]
         rest = normal[bits - 1 - times.index_bits - times.slope_bits:bits - 1 - times.index_bits]
@@ -259,7 +259,7 @@ class ReciprocalNormalizer(Normalizer):
         times = self.times
         whole = Signal(times.table_bits + 1)
         stages.m.d.comb += whole.eq(reciprocal + (1 << times.table_bits))
-        # 1, the highest bit of the product, is above those that count.
+        # The term 1 is the product's highest bit, above those that count.
         miss = stages.register(
             (-(whole * normal))[:times.total_bits + 2].as_signed(), "miss")
         drop = 2 * times.table_bits + times.total_bits - 1 - times.bits
@@ -272,9 +272,10 @@ class ReciprocalNormalizer(Normalizer):
         return stages.register(refined, "refined")
 
     def _pick(self, stages: _Stages, turn: Signal) -> tuple[int, Signal]:
-        """Pick the sum whose turn it is; gives the stage, and the sum there.
+        """Select the sum whose turn it is; return the stage at which it is available, and the sum.
 
-        The others are 0, as registers held in reset, which need no LUTs; so a LUT joins four.
+        The other lanes are cleared by their registers' reset inputs, which takes no LUTs; so a LUT
+        ORs four lanes.
         """
         bits = min(self._sum_bits, self._value_bits + self.times.total_bits)
         m, sums = stages.m, self.i.p.sums
@@ -288,7 +289,7 @@ class ReciprocalNormalizer(Normalizer):
             lanes.append(register)
         stage = 1
         while len(lanes) > 1:
-            # All that are left, rather than a fourth level.
+            # The third level joins all that remain, to avoid a fourth.
             count = _LANES if stage < 3 else len(lanes)
             lanes = [stages.register(reduce(or_, lanes[start:start + count]).as_signed(),
                                      f"joined_{stage}_{start}")
@@ -299,7 +300,7 @@ class ReciprocalNormalizer(Normalizer):
 
     def _shift(self, stages: _Stages, element: Value, stage: int, steps: list[Value],
                power: Value) -> Value:
-        """Shift a sum as its total is, and give the upper bits, the factor."""
+        """Shift a sum as far as its total; return the upper bits, the factor."""
         width = self._value_bits + self.times.total_bits
         for number, step in enumerate(steps):
             element = stages.register(
@@ -311,9 +312,9 @@ class ReciprocalNormalizer(Normalizer):
             "factor")
 
     def _estimate(self, stages: _Stages, factor: Value, reciprocal: Value) -> Value:
-        """The quotient, or one less, two stages later."""
+        """Return the quotient or one less, two stages later."""
         bits = self.times.bits
-        # The reciprocal is 2**bits more than its register.
+        # The reciprocal is 2**bits larger than its register.
         drop = bits + len(factor) - 1 - self.output_bits - 3
         product = stages.register((factor * reciprocal) >> drop, "product")
         above = stages.register(factor, "above")
@@ -322,11 +323,11 @@ class ReciprocalNormalizer(Normalizer):
             sum_of_parts[3:3 + self.output_bits + 1].as_signed(), "estimate")
 
     def _decide(self, stages: _Stages, estimate: Value, total: Value, low: Value) -> Value:
-        """The quotient, three stages after its estimate."""
+        """Return the quotient, three stages after its estimate."""
         bits = self.times.total_bits + 2
         halves = Cat(Const(1, 1), estimate).as_signed()
         scaled: Value = Cat(Const(0, self._output_fraction_bits + 1), low, Const(0, bits))[:bits]
-        # A multiplier takes what it can of the total, and the rest is subtracted early.
+        # The total's lower bits go to a multiplier; the product with the rest is subtracted early.
         taken = _FACTOR_BITS - 1
         if bits - 2 > taken:
             count = bits - taken
@@ -346,7 +347,7 @@ class ReciprocalNormalizer(Normalizer):
 
 
 def _leading_one(value: Value) -> Value:
-    """The power of two that shifts the highest 1 to the top: bit k is set if it is k below."""
+    """Return the power of two that shifts the highest 1 to the top: bit k if it is k below."""
     bits = list(value)[::-1]
     groups = [bits[start:start + 4] for start in range(0, len(bits), 4)]
     found: list[Value] = []
@@ -358,14 +359,14 @@ def _leading_one(value: Value) -> Value:
 
 
 def _extended(value: Value, bits: int) -> Value:
-    """The lowest bits of a value, whose sign may have to fill some of them."""
+    """Return the lowest bits of a value, sign-extended if it has fewer."""
     return Cat(value, value[-1].replicate(max(0, bits - len(value))))[:bits]
 
 
 def _shifted(stages: _Stages, value: Value, power: Value, *, width: int, name: str) -> Value:
-    """A value times a power of two, its lowest bits, a stage later.
+    """Return the lowest bits of a value times a power of two, one stage later.
 
-    A multiplier takes some bits of the value; those of different ones do not overlap.
+    Each multiplier takes some bits of the value; the products' bits do not overlap.
     """
     is_signed = value.shape().signed
     shifted: Value = Const(0, width)

@@ -1,4 +1,4 @@
-"""Store of keys for rescoring: written and read a beat at a time."""
+"""Store of rescore keys, written and read one beat at a time."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
@@ -15,13 +15,13 @@ __all__ = ["RescoreKeyStore"]
 class RescoreKeyStore(wiring.Component):
     """Keys in block RAM.
 
-    A key has :py:`beats = head_dim / lanes` beats; beat c holds its elements :py:`c * lanes`
-    and up. A write is accepted in every cycle. Answers leave in the order of the requests.
+    A key has :py:`beats = head_dim / lanes` beats; beat c holds its elements from :py:`c * lanes`
+    on. A write is accepted in every cycle. Answers leave in the order of the requests.
 
-    A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
-    cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
-    answers to requests of cycle t + 1 or later; a key must not be written in the cycle in which it
-    is asked for. Reset drops requests and answers; it does not touch the keys.
+    The answer to a request accepted at cycle t is presented at cycle :py:`t + latency`. Throughput
+    is one request per cycle; a stall of the output holds the requests after it. A write at cycle t
+    is visible to requests of cycle t + 1 or later; a key must not be written in the cycle in which
+    it is requested. Reset drops requests and answers; it does not touch the keys.
 
     Reference: the keys as given to :func:`nearbit_model.golden.score`.
 

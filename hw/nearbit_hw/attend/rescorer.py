@@ -1,4 +1,4 @@
-"""Rescoring: integer dot products of the query and the selected keys."""
+"""Rescoring: integer dot products of a query and its selected keys."""
 
 from typing import Any
 
@@ -19,31 +19,31 @@ __all__ = ["Rescorer"]
 class Rescorer(wiring.Component):
     """Scores the selected keys by their dot product with the query.
 
-    Selections come one after another. For one that is to be rescored, each key's :py:`score` is
-    the sum of the products of its elements with those of the query; for another one it is minus
-    its distance. Keys leave in their order.
+    Selections arrive one after another. In a selection with :py:`rescore`, each key's :py:`score`
+    is the dot product of its elements with those of the query; otherwise it is minus the key's
+    distance. Keys leave in order.
 
-    Queries come on :py:`i_query`, :py:`beats` beats each, in the order of the selections that
-    need them; :py:`queries` of them are held. A key with :py:`skip` set stands for a selection
-    that failed after its query was sent: it takes the query and leaves nothing.
+    Queries arrive on :py:`i_query`, :py:`beats` beats each, in the order of the selections that
+    need them; up to :py:`queries` are held. A key with :py:`skip` set stands for a selection
+    that failed after its query was sent: it discards the query, and no key leaves.
 
-    A key of a rescored selection is accepted when its last beat is asked for, :py:`beats` cycles
+    A key of a rescored selection is accepted when its last beat is requested, :py:`beats` cycles
     after the key before; the first one waits until its whole query was accepted in earlier cycles.
-    Other keys, and those to skip, take one cycle. If the store presents beats s cycles after
+    Other keys, and skipped ones, take one cycle. If the store presents beats s cycles after
     accepting requests (1 for :class:`~nearbit_hw.attend.RescoreKeyStore`), and nothing is
     stalled, a key accepted at cycle t is presented at cycle :py:`t + s + latency`, and one that is
-    not rescored at :py:`t + 1 + latency`, which is sustained if :py:`depth` is more than s. A
-    stalled output stops the pipeline at once. A query's place is free in the cycle after the last
-    beat of its last key was presented by the store and taken. Reset drops selections and queries.
+    not rescored at :py:`t + 1 + latency`. This rate is sustained if :py:`depth` is greater than s.
+    A stalled output stops the pipeline at once. A query's slot is free in the cycle after the last
+    beat of its last key is taken from the store. Reset drops selections and queries.
 
-    Widths are such that nothing overflows.
+    Widths are such that nothing can overflow.
 
     Reference: :func:`nearbit_model.golden.score`.
 
     Parameters
     ----------
     capacity : :class:`int`
-        Keys that an index distinguishes. At least 1.
+        Number of keys that can be indexed. At least 1.
     distance_max : :class:`int`
         The largest distance. At least 1.
     head_dim : :class:`int`
@@ -55,20 +55,20 @@ class Rescorer(wiring.Component):
     queries : :class:`int`
         Queries held, a power of two, at least 2.
     depth : :class:`int`
-        Keys held while their beats are on the way. At least 1.
+        Keys held while they wait for their beats. At least 1.
 
     Members
     -------
     i_query : :py:`In(stream.Signature(ArrayLayout(signed(element_bits), lanes)))`
-        Beats of queries, those with the first elements first.
+        Beats of queries, first elements first.
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1, \
 "rescore": 1, "skip": 1})))`
-        Selected keys, :py:`last` on a selection's last one; :py:`rescore` is the same for all of
-        a selection.
+        Selected keys; :py:`last` is set on a selection's last one; :py:`rescore` is the same for
+        all keys of a selection.
     o_request : :py:`Out(stream.Signature(StructLayout({"token": ..., "beat": ...})))`
-        Beats of keys that are wanted.
+        Requests for beats of keys.
     i_beat : :py:`In(stream.Signature(ArrayLayout(signed(element_bits), lanes)))`
-        These beats, in order.
+        The beats requested, in order.
     o : :py:`Out(stream.Signature(StructLayout({"index": ..., "distance": ..., "score": ..., \
 "last": 1})))`
         Keys with their scores.
@@ -190,7 +190,7 @@ class Rescorer(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += beat.eq(0)
 
-        # ---- Operands: a beat of a key and the same of its query.
+        # ---- Operands: a beat of a key and the same beat of its query.
         advance = Signal()
         key = waiting.o.p
         needs_beat, takes, is_final = Signal(), Signal(), Signal()
@@ -210,7 +210,7 @@ class Rescorer(wiring.Component):
         with m.If(frees):
             m.d.sync += read_slot.eq(read_slot + 1)
 
-        # What travels beside the numbers. A key is presented with its final beat.
+        # State that follows the numbers. A key is presented with its final beat.
         step_shape = data.StructLayout({
             "index": range(self._capacity),
             "distance": range(self._distance_max + 1),
@@ -241,7 +241,7 @@ class Rescorer(wiring.Component):
                 m.d.sync += [next_valid.eq(valid), next_final.eq(final), next_step.eq(step)]
             valid, final, step = next_valid, next_final, next_step
 
-        # ---- Products, and their sum.
+        # ---- Products and their sum.
         def register(value: Value, count: int, name: str) -> Signal:
             bound = count * self.product_max
             total = Signal(range(-bound, bound + 1), name=name, reset_less=True)
@@ -285,11 +285,12 @@ class Rescorer(wiring.Component):
         return m
 
     def _hold_queries(self, m: Module) -> tuple[Signal, Signal, Signal, Any]:
-        """Keep queries in a ring.
+        """Hold queries in a ring buffer.
 
-        One is `complete` from its last beat until the last beat of its last key is taken; it
-        `waits` until that key is accepted. Gives how many wait; to be driven, that one leaves or
-        is free; and the port that reads beats.
+        A query is `complete` from its last beat until the last beat of its last key is taken; it
+        `waits` until that key is accepted. Returns the number of queries that wait; two strobes for
+        the caller to drive, with which a query stops waiting (`leaves`) and its slot becomes free
+        (`frees`); and the port that reads beats.
         """
         final_beat = self.beats - 1
         slot_shape = range(self._queries)

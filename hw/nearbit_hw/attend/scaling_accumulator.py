@@ -14,28 +14,28 @@ __all__ = ["ScalingAccumulator"]
 
 
 class ScalingAccumulator(ValueAccumulator):
-    """Weighted sum of value vectors, a beat at a time, after a beat of their scales.
+    """Weighted sums of value vectors, one beat at a time, after a beat of their scales.
 
-    The contract, the parameters and the members are those of :class:`ValueAccumulator`, but for
-    this: beat 0 of a key is its vector's scale, and the beats of elements are numbered from 1.
-    :py:`i` first presents all keys of a selection with beat 0, then the same keys in the same order
-    with beat 1, and so on. The sums of beat 0 are none: nothing is presented. Weights and totals of
-    later beats are those of beat 0, whatever :py:`i` presents.
+    The contract, the parameters and the members are those of :class:`ValueAccumulator`, with these
+    differences. Beat 0 of a key is its vector's scale, and the beats of elements are numbered from
+    1. :py:`i` first presents all keys of a selection with beat 0, then the same keys in the same
+    order with beat 1, and so on. No sums are presented for beat 0. Later beats use the weights and
+    total of beat 0, whatever :py:`i` presents.
 
-    A key's product of weight and scale is made once and kept, so all multipliers are those of the
-    elements; that of lane 0 makes it. A key's elements are taken from :py:`i_beat` at the earliest
-    :py:`gap` cycles after its scale, when its product is stored; and what follows the last key of
-    a beat of elements, two cycles after that, when the sums are cleared. Otherwise, throughput is
-    one key per cycle.
+    A key's product of weight and scale is computed once and stored, so no multipliers are needed
+    beyond those of the elements: that of lane 0 computes it. A key's elements are taken from
+    :py:`i_beat` at least :py:`gap` cycles after its scale, when the product is stored. What follows
+    the last key of a beat of elements is taken at least two cycles after that key, when the sums
+    are cleared. Otherwise, throughput is one key per cycle.
 
     Reference: :func:`nearbit_model.golden.accumulate`.
 
     Members
     -------
     i_beat : :py:`In(stream.Signature(UnionLayout({"elements": ..., "scale": scale_bits})))`
-        Scales and beats of elements, in the order in which they were asked for.
+        Scales and beats of elements, in the order of the requests.
     shift : :py:`In(1)`
-        Presents each sum in the place of the one before, from the next cycle on. May be left low.
+        Moves each sum to the place of the one before, from the next cycle on. May stay low.
     """
 
     shift: Signal
@@ -44,12 +44,12 @@ class ScalingAccumulator(ValueAccumulator):
 
     @property
     def key_layout(self) -> data.StructLayout:
-        """What is known of a key whose beat is on the way."""
+        """Layout of a key that waits for its beat."""
         return data.StructLayout({"weight": self._weight_bits, "last": 1, "is_scale": 1})
 
     @property
     def gap(self) -> int:
-        """Cycles from taking a key's scale to taking its first elements, at least."""
+        """Minimum number of cycles from taking a key's scale to taking its first elements."""
         return SCALING_GAP
 
     def elaborate(self, platform) -> Module:
@@ -61,9 +61,9 @@ class ScalingAccumulator(ValueAccumulator):
         key = next_key.p
 
         # The pipeline moves as in ValueAccumulator. Elements wait until their key's scaled weight
-        # is stored, if it may still be in the pipeline. Behind the last key of a sum there is a
-        # gap, in which the sum is handed on and cleared: so an adder and its sum are one cell, as
-        # nothing else needs what the adder makes.
+        # is stored, if it may still be in the pipeline. After the last key of a sum there is a gap,
+        # in which the sum is handed on and cleared. So an adder and its sum share cells, as nothing
+        # else needs the adder's output.
         advance, complete = Signal(init=1), Signal()
         next_complete, next_full = Signal(), Signal()
         moves, take = Signal(), Signal()
@@ -83,7 +83,7 @@ class ScalingAccumulator(ValueAccumulator):
             take.eq(next_key.valid & self.i_beat.valid & moves),
         ]
 
-        # ---- Operands, and from the memory the scaled weights, by the keys' places.
+        # ---- Operands: beats, and scaled weights from the memory, by the keys' places.
         scaled_shape = range(self.scaled_max + 1)
         m.submodules.scaled = scaled = block_ram(shape=scaled_shape, depth=self._top_n)
         write, read = scaled.write_port(), scaled.read_port()
@@ -100,8 +100,8 @@ class ScalingAccumulator(ValueAccumulator):
                 operand_key.eq(key),
             ]
 
-        # ---- Products. A multiplier of signed numbers takes a scale that is too large for one as
-        # 2**scale_bits less, which is made up for below.
+        # ---- Products. The signed multiplier takes a scale with its highest bit set as negative,
+        # 2**scale_bits too small; `missing` corrects this below.
         factor = Signal(self._weight_bits)
         m.d.comb += factor.eq(Mux(operand_key.is_scale, operand_key.weight, read.data))
         sign = operand.scale[-1]
@@ -125,7 +125,7 @@ class ScalingAccumulator(ValueAccumulator):
                 missing.eq(operand_key.weight & sign.replicate(self._weight_bits)),
             ]
 
-        # ---- A scaled weight: rounded and stored.
+        # ---- Scaled weights: rounded and stored.
         m.d.comb += [
             write.addr.eq(write_place),
             write.data.eq(terms[0][scale_bits:] + missing + terms[0][scale_bits - 1]),

@@ -1,4 +1,4 @@
-"""Weights of a selection: by the distance above the nearest key's, or by dot-product score."""
+"""Weights of a selection, by distance relative to the nearest key, or by dot-product score."""
 
 from typing import Any
 
@@ -22,37 +22,36 @@ __all__ = ["Softmax"]
 
 
 def exponential(weight_bits: int) -> list[int]:
-    """Largest weight times :py:`2 ** -f` for the fractions f of an octave, rounded."""
+    """Largest weight times :py:`2 ** -f`, rounded, for each fraction f of an octave."""
     steps = 1 << DECAY_BITS
     return [round(((1 << weight_bits) - 1) * 2 ** (-step / steps)) for step in range(steps)]
 
 
 # How it works
 # ------------
-# There are two *banks*: half of the buffer, the place of a command, the best key's distance or
-# score, and the position of the last key. Selections take banks in turns. A bank is `full` from its
-# last key until that key has passed the subtraction for the last time, the last use of the bank's
-# best.
+# There are two *banks*, each with half of the buffer, a command, the best key's distance or score,
+# and the position of the last key. Selections use the banks in turn. A bank is `full` from the
+# arrival of its last key until that key has passed the subtraction for the last time, which is the
+# last use of the bank's best.
 #
-# The replay is a pipeline that moves as a whole: `key` (out of the buffer), `excess` (behind the
-# best), with scores `product` and `octaves`, then `weight` (out of an exp table), and with scores
-# `shifted`. It may start in the cycle in which the last key comes in: the best is not needed before
-# the next cycle, and nothing is in the way but a selection of one key, which is then not in the
-# buffer yet.
+# The replay is a pipeline that moves as a whole: `key` (read from the buffer), `excess` (how far it
+# is from the best), with scores `product` and `octaves`, then `weight` (read from an exp table),
+# and with scores `shifted`. It may start in the cycle in which the last key arrives, as the best is
+# needed only in the next cycle; except for a selection of one key, which is not in the buffer yet.
 
 class _Banks:
-    """The two banks, and what fills them.
+    """The two banks, and the logic that fills them.
 
     Attributes
     ----------
     full, commanded
-        Whether each has all keys of a selection, and a command.
+        For each bank, whether it has all keys of a selection, and whether it has a command.
     commands, best, final_position
-        Of each: the command, the best measure so far, the position of the last key.
+        For each bank: the command, the best measure so far, the position of the last key.
     read
         Port that reads the buffer.
     closes
-        A last key comes that is not the first one as well.
+        The last key of a selection of several arrives.
     """
 
     def __init__(self, m: Module, softmax: "Softmax"):
@@ -85,7 +84,7 @@ class _Banks:
         self._taken_measure: Value = Const(0)
 
     def take_commands(self, m: Module, i_command: stream.Interface) -> None:
-        """Put commands into the banks in turns."""
+        """Put commands into the banks in turn."""
         command_bank = Signal()
         m.d.comb += i_command.ready.eq(~self.commanded.bit_select(command_bank, 1))
         with m.If(i_command.valid & i_command.ready):
@@ -96,7 +95,7 @@ class _Banks:
             ]
 
     def fill(self, m: Module, i: Any) -> None:
-        """Put selections into the banks in turns, and find the best of each."""
+        """Put selections into the banks in turn, and find the best of each."""
         fill_bank = Signal()
         fill_position = Signal(self.position_shape)
         is_first, fill = Signal(), Signal()
@@ -121,7 +120,7 @@ class _Banks:
                 ]
         self.closes = fill & i.p.last & ~is_first
 
-        # Keys come out of a memory, late in the cycle: each is compared in the next one.
+        # Keys come from a memory, late in the cycle, so each is compared in the next cycle.
         measure = i.p.score if self.has_scores else i.p.distance
         taken, taken_first, taken_bank, is_better = Signal(), Signal(), Signal(), Signal()
         taken_measure = Signal(self._measure_shape, reset_less=True)
@@ -137,23 +136,23 @@ class _Banks:
         self._taken_measure = taken_measure
 
     def best_of(self, bank: Value) -> Value:
-        """The best measure of a bank, that of the key which came in the cycle before included."""
+        """The best measure in a bank, including the key that arrived in the cycle before."""
         return Mux(self._is_better & (self._taken_bank == bank), self._taken_measure,
                    Mux(bank, *self.best[::-1]))
 
 
 class _Replay:
-    """The pipeline through which the keys of a bank go, once for each beat.
+    """The pipeline through which the keys of a bank pass, once for each beat.
 
     Attributes
     ----------
     advance
-        It moves.
+        The pipeline moves.
     valid, step
-        Of the stage that was added last: whether it holds a key; that key, its beat, whether it
-        is the beat's last, and its command.
+        Of the stage added last: whether it holds a key; the key, its beat, whether it is the beat's
+        last, and its command.
     traces
-        What is presented belongs to the trace.
+        The key presented belongs to the trace.
     """
 
     def __init__(self, banks: _Banks, *, beats: int):
@@ -168,7 +167,7 @@ class _Replay:
         self.step: Any = Signal(self._step_shape, name="excess_step", reset_less=True)
 
     def read(self, m: Module, *, excess_max: int) -> Signal:
-        """Stages `key` and `excess`; gives how far a key is behind the best."""
+        """Add stages `key` and `excess`; return how far a key is from the best."""
         banks, advance = self._banks, self.advance
         replay_bank = Signal()
         position = Signal(banks.position_shape)
@@ -176,7 +175,7 @@ class _Replay:
         is_full, issue, is_last, is_final = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             is_full.eq(banks.full.bit_select(replay_bank, 1)),
-            # If the bank in turn is not full, it is the one that is filled.
+            # If the bank whose turn it is is not full, it is the one being filled.
             issue.eq((is_full | banks.closes) & banks.commanded.bit_select(replay_bank, 1)),
             is_last.eq(is_full & (position == Mux(replay_bank, *banks.final_position[::-1]))),
             is_final.eq(is_last & (beat == self._beats - 1)),
@@ -218,7 +217,7 @@ class _Replay:
         return excess
 
     def delay(self, m: Module, name: str) -> None:
-        """Add a stage: let what goes with a key follow it there."""
+        """Add a stage for the key and the state that follows it."""
         next_valid = Signal(name=f"{name}_valid")
         next_step: Any = Signal(self._step_shape, name=f"{name}_step", reset_less=True)
         with m.If(self.advance):
@@ -226,7 +225,7 @@ class _Replay:
         self.valid, self.step = next_valid, next_step
 
     def present(self, m: Module, name: str) -> None:
-        """Add the last stage: what it holds is presented."""
+        """Add the last stage, which is presented."""
         with m.If(self.advance):
             m.d.sync += self.traces.eq(
                 self.valid & self.step.command.trace & (self.step.beat == 0))
@@ -237,41 +236,41 @@ class Softmax(wiring.Component):
     """Replay of each query's selection with weights, once for every beat of the value vectors.
 
     The keys of one query, a *selection*, are buffered while their smallest distance h_min is
-    found. Then they are replayed :py:`beats` times, all keys in their order for beat 0, then
-    all for beat 1 and so on, each with the weight :py:`exp_table[distance - h_min]`. There are two
-    buffers, so one selection is filled while the one before is replayed.
+    found. Then they are replayed :py:`beats` times: all keys in order for beat 0, then
+    all for beat 1, and so on, each with the weight :py:`exp_table[distance - h_min]`. There are two
+    buffers, so that one selection is filled while the one before is replayed.
 
-    With :py:`score_max` not 0, a key comes with a *score* (minus its distance, if nothing better is
-    known), and what counts is how far it is below the best. A command with :py:`rescore` gets
-    weights from that by an exponential, :py:`exp2[t % 256] >> t // 256`, where
+    If :py:`score_max` is not 0, each key has a *score* (minus its distance, unless it was
+    rescored), and its weight depends on how far the score is below the best. With :py:`rescore` in
+    the command, the weight is an exponential, :py:`exp2[t % 256] >> t // 256`, where
     :py:`t = (best - score) * multiplier >> 24` and :py:`exp2[f]` is the largest weight times
-    :py:`2 ** (-f / 256)`, rounded; 0 if t // 256 is at least :py:`weight_bits`. Another one gets
-    them from the exp table, as above.
+    :py:`2 ** (-f / 256)`, rounded; it is 0 if t // 256 is at least :py:`weight_bits`. Otherwise,
+    the weight comes from the exp table, as above.
 
     For the k-th selection of m keys, if no output is stalled:
 
-    - Its keys are accepted one per cycle; the first at the earliest two cycles after
-      :py:`start(k - 2) + beats * m(k - 2) - 1`, because it takes that selection's buffer. Its
+    - Its keys are accepted one per cycle, the first at the earliest two cycles after
+      :py:`start(k - 2) + beats * m(k - 2) - 1`, because it reuses that selection's buffer. Its
       command is accepted under the same condition.
     - Its replay starts at :py:`start(k)`, the latest of: the cycle in which its last key is
-      accepted, or the one after if m is 1; the cycle after that in which its command is accepted;
-      and :py:`start(k - 1) + beats * m(k - 1)`, which is without a gap.
+      accepted, or the one after if m is 1; the cycle after its command is accepted;
+      and :py:`start(k - 1) + beats * m(k - 1)`, which leaves no gap.
     - Replayed key j (0 to :py:`beats * m - 1`) is presented at cycle
-      :py:`start(k) + latency + j`, on :py:`o_trace` as well where it belongs there.
+      :py:`start(k) + latency + j`, also on :py:`o_trace` if it belongs to the trace.
 
     Either output may be stalled; the other presents its part of the same key at most once, and
-    both go on to the next key together. Reset drops selections and commands; it does not touch the
-    exp tables, which hold the largest weight everywhere until they are loaded. Weights of an exp
-    table are taken as they are; those of the exponential are rounded down.
+    both move to the next key together. Reset drops selections and commands; it does not touch the
+    exp tables, which hold the largest weight everywhere until they are loaded. Weights from an exp
+    table are used unchanged; those of the exponential are rounded down.
 
     Reference: :func:`nearbit_model.golden.lookup` and :func:`nearbit_model.golden.decay`.
 
     Parameters
     ----------
     capacity : :class:`int`
-        Keys that an index distinguishes. At least 1.
+        Number of keys that can be indexed. At least 1.
     key_bits : :class:`int`
-        The largest distance that an exp table has a weight for. At least 1.
+        The largest distance for which an exp table has a weight. At least 1.
     beats : :class:`int`
         Replays of a selection. At least 1.
     top_n : :class:`int`
@@ -283,7 +282,7 @@ class Softmax(wiring.Component):
     score_max : :class:`int`
         Largest absolute value of a score; 0 if keys have none.
     distance_max : :class:`int`
-        The largest distance, if it is more than :py:`key_bits`.
+        The largest distance, if greater than :py:`key_bits`.
 
     Members
     -------
@@ -292,16 +291,16 @@ class Softmax(wiring.Component):
         An entry of an exp table; always ready. An exp table must not be written while it is in use.
     i_command : :py:`In(stream.Signature(StructLayout({"exp_table": range(exp_tables), \
 "trace": 1})))`
-        For each selection, its exp table and whether :py:`o_trace` is wanted; with scores, also
-        :py:`rescore` and :py:`multiplier`.
+        For each selection, its exp table and whether to trace it; with scores, also :py:`rescore`
+        and :py:`multiplier`.
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1})))`
-        Selected keys, :py:`last` on a selection's last one; with scores, also :py:`score`.
+        Selected keys; :py:`last` is set on a selection's last one; with scores, also :py:`score`.
     o : :py:`Out(stream.Signature(StructLayout({"index": ..., "beat": ..., "weight": ..., \
 "last": 1})))`
-        Keys with their weights for each beat, :py:`last` on a beat's last one.
+        Keys with their weights for each beat; :py:`last` is set on a beat's last one.
     o_trace : :py:`Out(stream.Signature(StructLayout({"index": ..., "distance": ..., "weight": \
 ..., "last": 1})))`
-        If the command asks for it: the keys of beat 0, with :py:`last` on the last one; with
+        If the command requests a trace: the keys of beat 0; :py:`last` is set on the last one; with
         scores, also :py:`score`.
     """
 
@@ -386,8 +385,8 @@ class Softmax(wiring.Component):
     def latency(self) -> int:
         """Cycles from a key's turn in the replay to presenting it.
 
-        Buffer, subtraction and exp table; with scores, two for a product and one for a shift as
-        well.
+        One each for buffer, subtraction and exp table; with scores, also two for a product and one
+        for a shift.
         """
         return softmax_latency(scores=self._score_max > 0)
 
@@ -405,7 +404,7 @@ class Softmax(wiring.Component):
             weight = self._look_up(m, replay, excess)
             replay.present(m, "weight")
 
-        # ---- Outputs: each is valid until it has been taken, then waits for the other.
+        # ---- Outputs. Each is valid until it is accepted, then waits for the other.
         valid, step, traces, advance = replay.valid, replay.step, replay.traces, replay.advance
         m.d.comb += [
             self.o.valid.eq(valid),
@@ -428,7 +427,7 @@ class Softmax(wiring.Component):
         return m
 
     def _look_up(self, m: Module, replay: _Replay, distance_above: Value) -> Value:
-        """Stage `weight`, but for what goes with it: the weight by the exp table."""
+        """Add the exp table of stage `weight`; return its weight."""
         address = Address(self._exp_tables, self._key_bits + 1)
         m.submodules.exp_table = exp_table = block_ram(
             shape=self._weight_bits, depth=address.depth,
@@ -446,10 +445,10 @@ class Softmax(wiring.Component):
         return exp_table_read.data
 
     def _weigh_scores(self, m: Module, replay: _Replay, excess: Signal) -> Value:
-        """Stages `product`, `octaves`, `weight` and `shifted`: the weight by exp table or score.
+        """Add stages `product`, `octaves`, `weight` and `shifted`; return the weight.
 
-        The product is made in two halves of the multiplier; of its lower half only what carries
-        into the octaves matters. All shifts that leave nothing are one.
+        The multiplier is split into two halves, each with its own product; of the lower product,
+        only the bits that carry into the octaves matter. All shifts that leave 0 share one code.
         """
         fraction = Signal(DECAY_BITS, reset_less=True)
         shift = Signal(range(self._weight_bits + 1), reset_less=True)

@@ -22,19 +22,19 @@ __all__ = ["ValueAccumulator"]
 
 
 class ValueAccumulator(wiring.Component):
-    """Weighted sum of value vectors, a beat at a time.
+    """Weighted sums of value vectors, one beat at a time.
 
-    For the keys up to and including one with :py:`last` set, with w a key's weight, c its vector's
+    A beat's keys end with the one that has :py:`last` set. With w a key's weight, c its vector's
     scale and v an element of the vector's beat, each lane sums :py:`u * v`, where
     :py:`u = (w * c + 2**(scale_bits - 1)) >> scale_bits`, and :py:`total` sums w. Widths are such
-    that nothing overflows for up to :py:`top_n` keys.
+    that nothing can overflow for up to :py:`top_n` keys.
 
-    A key is accepted, and its beat asked for, in the same cycle. If the store presents beats s
+    A key is accepted, and its beat requested, in the same cycle. If the store presents beats s
     cycles after accepting requests, at least 2 (2 for :class:`~nearbit_hw.attend.ValueStore`), the
     sums of a beat whose last key is accepted at cycle t are presented at cycle
     :py:`t + s + latency`. Throughput is one key per cycle, also from one beat to the next, if
-    :py:`depth` is at least s. Sums that are not taken stop the pipeline only when the next
-    beat's are complete. Reset drops everything that is in work.
+    :py:`depth` is at least s. Sums that are not accepted stop the pipeline only once the next
+    beat's are complete. Reset drops everything in flight.
 
     Reference: :func:`nearbit_model.golden.accumulate`.
 
@@ -53,23 +53,23 @@ class ValueAccumulator(wiring.Component):
     scale_bits : :class:`int`
         Bits of a scale. At least 1.
     top_n : :class:`int`
-        The most keys of a beat. At least 1.
+        The most keys per beat. At least 1.
     depth : :class:`int`
-        Weights held while their beats are on the way, beside the next one. At least 1.
+        Weights held while they wait for their beats, not counting the next one. At least 1.
 
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "beat": ..., "weight": ..., \
 "last": 1})))`
-        Keys with their weights, :py:`last` on a beat's last one.
+        Keys with their weights; :py:`last` is set on a beat's last one.
     o_request : :py:`Out(stream.Signature(StructLayout({"token": ..., "beat": ...})))`
-        Beats that are wanted.
+        Requests for beats.
     i_beat : :py:`In(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
-        These beats, in order.
+        The beats requested, in order.
     o : :py:`Out(stream.Signature(StructLayout({"sums": ..., "total": ...})))`
         For each beat, its sums and the sum of its weights.
     next_ready : :py:`In(1)`
-        What :py:`o.ready` will be in the next cycle.
+        :py:`o.ready` of the next cycle.
     """
 
     i: stream.Interface
@@ -168,19 +168,19 @@ class ValueAccumulator(wiring.Component):
 
     @property
     def key_layout(self) -> data.StructLayout:
-        """What is known of a key whose beat is on the way."""
+        """Layout of a key that waits for its beat."""
         return data.StructLayout({"weight": self._weight_bits, "last": 1})
 
     def request(self, m: Module, *fields: Value) -> Any:
-        """Ask for beats; gives a stream of the keys that wait for them.
+        """Request beats; return a stream of the keys that wait for them.
 
-        A key's weight waits for its beat. The next one is in a register: it goes into a multiplier,
-        which must not wait for the queue as well.
+        A key's weight waits for its beat. The next weight is in a register: it feeds a multiplier,
+        whose path must not include the queue as well.
 
         Parameters
         ----------
         fields
-            What is known of a key beside its weight and :py:`last`.
+            Further fields of a key, after its weight and :py:`last`.
         """
         waiting_shape = self.key_layout
         m.submodules.waiting = waiting = StreamFifo(waiting_shape, depth=self._depth)
@@ -204,9 +204,9 @@ class ValueAccumulator(wiring.Component):
         next_key = self.request(m)
         key = next_key.p
 
-        # The pipeline moves as a whole, and stops only if a beat's sums are complete and those of
-        # the beat before are still in the output register. Whether it moves is a register, found
-        # out a cycle ahead, because it goes to every other one.
+        # The pipeline moves as a whole. It stops only if a beat's sums are complete while those of
+        # the beat before are still in the output register. The move signal drives every register,
+        # so it comes from a register itself, computed a cycle ahead.
         advance, complete = Signal(init=1), Signal()
         next_complete, next_full = Signal(), Signal()
         m.d.sync += advance.eq(~next_complete | ~next_full | self.next_ready)
@@ -215,8 +215,8 @@ class ValueAccumulator(wiring.Component):
             next_key.ready.eq(self.i_beat.valid & advance),
         ]
 
-        # ---- Product of weight and scale. Only its integer part and the first fractional bit, to
-        # round with, are kept.
+        # ---- Product of weight and scale. Only its integer part and, for rounding, its first
+        # fraction bit are kept.
         beat = self.i_beat.p
         elements_shape = elements_layout(self._value_bits, self._value_lanes)
         product_valid = Signal()
@@ -255,9 +255,9 @@ class ValueAccumulator(wiring.Component):
             for lane in range(self._value_lanes):
                 m.d.sync += terms[lane].eq(scaled * scaled_elements[lane])
 
-        # ---- Sums. The last term of a beat goes with the sum into the output register while the
-        # sum is cleared. So no adder needs a gate before its input to begin anew, which would cost
-        # a LUT for each bit; and the sums, as they are never "first", must be cleared by reset.
+        # ---- Sums. The sum with a beat's last term goes into the output register while the sum is
+        # cleared. So no adder needs a gate at its input to start a new sum, which would cost a LUT
+        # per bit. As no term is treated as the first, reset must clear the sums.
         sums_shape = data.ArrayLayout(signed(self.acc_bits), self._value_lanes)
         sums = Signal(sums_shape)
         total = Signal(range(self.total_max + 1))

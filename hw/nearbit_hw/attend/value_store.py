@@ -1,4 +1,4 @@
-"""Store of value vectors: written and read a beat at a time."""
+"""Store of value vectors, written and read one beat at a time."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
@@ -19,21 +19,22 @@ __all__ = ["ValueStore"]
 
 
 class ValueStore(wiring.Component):
-    """Value vectors in block RAM, with a scale for each.
+    """Value vectors in block RAM, each with a scale.
 
-    A vector has :py:`beats = value_dim / value_lanes` beats; beat c holds its elements
-    :py:`c * value_lanes` and up. A write is accepted in every cycle; the scale is the vector's and
-    is written with every beat. Answers leave in the order of the requests.
+    A vector has :py:`beats = value_dim / value_lanes` beats; beat c holds its elements from
+    :py:`c * value_lanes` on. A write is accepted in every cycle. Each of a vector's beats is
+    written with the vector's scale. Answers leave in the order of the requests.
 
-    With :py:`single_port`, both are in one memory that either reads or writes in a cycle. The scale
-    is beat 0 to read, and the elements follow, one beat higher than they are written. It is written
-    with the vector's last beat, which takes two cycles; above it are bits of that beat. A write
-    must not be offered from the cycle in which a vector is asked for until it is presented.
+    With :py:`single_port`, elements and scales share one memory that either reads or writes in a
+    cycle. The scale is read as beat 0, and the elements follow, one beat higher than they are
+    written. The scale is written with the vector's last beat, which takes two cycles; in its word,
+    the bits above it are those of that beat. A write must not be offered from the cycle in which a
+    vector is requested until it is presented.
 
-    A request accepted at cycle t presents its answer at cycle :py:`t + latency`; one request per
-    cycle; a stall of the output holds the requests behind it. What is written at cycle t is in the
-    answers to requests of cycle t + 1 or later; a vector must not be written from the cycle in
-    which it is asked for until it is presented. Reset drops requests and answers; it does not touch
+    The answer to a request accepted at cycle t is presented at cycle :py:`t + latency`. Throughput
+    is one request per cycle; a stall of the output holds the requests after it. A write at cycle t
+    is visible to requests of cycle t + 1 or later; a vector must not be written from the cycle in
+    which it is requested until it is presented. Reset drops requests and answers; it does not touch
     the vectors.
 
     Reference: the values as given to :func:`nearbit_model.golden.attend`.
@@ -57,12 +58,12 @@ class ValueStore(wiring.Component):
     -------
     i_write : :py:`In(stream.Signature(StructLayout({"token": ..., "beat": ..., "elements": ..., \
 "scale": ...})))`
-        A beat of a vector; always ready, but with :py:`single_port`.
+        A beat of a vector; always ready, unless :py:`single_port`.
     i : :py:`In(stream.Signature(StructLayout({"token": range(capacity), "beat": ...})))`
         Beats to read.
     o : :py:`Out(stream.Signature(StructLayout({"elements": ..., "scale": scale_bits})))`
-        The elements of a beat, and the vector's scale; with :py:`single_port` a UnionLayout of
-        them.
+        The elements of a beat, and the vector's scale; with :py:`single_port`, a UnionLayout of
+        the two.
     """
 
     i_write: stream.Interface
@@ -134,7 +135,7 @@ class ValueStore(wiring.Component):
         return self._elaborate_single() if self._single_port else self._elaborate_two()
 
     def _elaborate_single(self) -> Module:
-        """One memory; a request's place is in a register, as the request comes late in a cycle."""
+        """Build one memory; requests arrive late in a cycle, so their places are registered."""
         m = Module()
 
         address = Address(self._capacity, self.beats + 1)
@@ -143,7 +144,7 @@ class ValueStore(wiring.Component):
         write, read = words.write_port(), words.read_port()
 
         written = self.i_write.p
-        has_scale = Signal() # that of the vector whose last beat is offered
+        has_scale = Signal() # the scale of the vector whose last beat is offered is written
         is_scale = Signal()
         write_beat = Signal(range(self.beats + 1))
         m.d.comb += [
@@ -158,7 +159,7 @@ class ValueStore(wiring.Component):
         with m.Else():
             m.d.comb += write_beat.eq(written.beat + 1)
 
-        # Both ports have one address, and are never enabled together: one port.
+        # Both ports share an address and are never enabled together, so they are one port.
         advance = Signal()
         is_asked = Signal()
         asked = Signal(range(address.depth), reset_less=True)
@@ -183,7 +184,7 @@ class ValueStore(wiring.Component):
         return m
 
     def _elaborate_two(self) -> Module:
-        """One memory of elements, one of scales."""
+        """Build one memory of elements and one of scales."""
         m = Module()
 
         address = Address(self._capacity, self.beats)
@@ -204,8 +205,8 @@ class ValueStore(wiring.Component):
             scales_write.en.eq(self.i_write.valid),
         ]
 
-        # A scale goes into a multiplier, which must not wait for the block RAM as well, so it is
-        # registered. The elements, many more bits, are read a cycle later instead.
+        # A scale feeds a multiplier, whose path must not include the block RAM as well, so it is
+        # registered. The elements have many more bits, so they are read a cycle later instead.
         advance = Signal()
         reading = Signal()
         scale = Signal(self._scale_bits, reset_less=True)

@@ -1,7 +1,7 @@
 """Scoring: codes of keys in block RAM, and their Hamming distances to the queries.
 
-:class:`KeyStore` gives a word of keys per cycle to :class:`ScoreArray`, a systolic array of
-:class:`XorPopcount`, which :mod:`~nearbit_hw.score.cells` makes of the logic of some devices.
+:class:`KeyStore` feeds a word of keys per cycle to :class:`ScoreArray`, a systolic array of
+:class:`XorPopcount`. For some devices, :mod:`~nearbit_hw.score.cells` builds it from native cells.
 """
 
 from nearbit_hw.score.key_store import KeyStore

@@ -1,4 +1,4 @@
-"""Store of key codes: written one key at a time, read a word of lanes at a time."""
+"""Store of key codes, written one key at a time and read one word of lanes at a time."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
@@ -16,13 +16,12 @@ class KeyStore(wiring.Component):
     """Key codes in block RAM.
 
     Key :py:`token` is in lane :py:`token % lanes` of word :py:`token // lanes`. A write is accepted
-    in every cycle. Words leave in the order in which they were asked for, with their :py:`last`
-    unchanged.
+    in every cycle. Words leave in the order of the requests, with :py:`last` of the request.
 
-    A request accepted at cycle t presents its word at cycle :py:`t + latency`; one request per
-    cycle; a stall of the output holds the request behind it. A code written at cycle t is in the
-    words that are asked for at cycle t + 1 or later; in a word asked for at cycle t this code is
-    undefined, and the others are as written. Reset drops what is presented; it does not touch the
+    The word of a request accepted at cycle t is presented at cycle :py:`t + latency`. Throughput is
+    one request per cycle; a stall of the output holds the request after it. A code written at cycle
+    t is visible to requests of cycle t + 1 or later; in a word requested at cycle t this code is
+    undefined, and the others are as written. Reset drops the word presented; it does not touch the
     codes.
 
     Reference: the codes as given to :func:`nearbit_model.golden.attend`.
@@ -82,13 +81,13 @@ class KeyStore(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from accepting a request to presenting its word: that of the block RAM."""
+        """Cycles from accepting a request to presenting its word: block RAM."""
         return KEY_STORE_LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # The output register is the block RAM's own, which moves whenever it is free.
+        # The output register is the block RAM's own, which loads whenever it is free.
         advance = Signal()
         last = Signal(reset_less=True)
         m.d.comb += [
@@ -99,7 +98,7 @@ class KeyStore(wiring.Component):
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(self.i.valid), last.eq(self.i.p.last)]
 
-        # A memory for each lane: a write then cannot disturb what is read of the other lanes.
+        # One memory per lane, so that a write cannot disturb a read of the other lanes.
         lane_bits = len(Signal(range(self._lanes)))
         token = self.i_write.p.token
         for lane in range(self._lanes):

@@ -13,7 +13,7 @@ __all__ = ["TARGETS", "XorPopcount", "operand_skew", "platform_target"]
 
 
 TARGETS = ("generic", "ecp5", "ice40", "xc7")
-"""Devices that the cell is written for; `generic` is for all others and for simulation."""
+"""Devices with a cell of their own; `generic` is for all others and for simulation."""
 
 
 def platform_target(platform) -> str:
@@ -29,14 +29,14 @@ def platform_target(platform) -> str:
 
 
 def operand_skew(width: int, *, fan_in: int = FAN_IN, target: str) -> list[int]:
-    """Return, for each bit of the operands, the cycles after which a skewed cell wants it.
+    """Return how many cycles late a skewed cell takes each bit of the operands.
 
-    Delaying late bits in front of many cells costs less than in each of them.
+    Delaying late bits once in front of many cells costs less than delaying them in each cell.
 
     Parameters
     ----------
     width, fan_in
-        As of :class:`XorPopcount`.
+        As in :class:`XorPopcount`.
     target
         One of :data:`TARGETS`.
     """
@@ -48,9 +48,10 @@ def operand_skew(width: int, *, fan_in: int = FAN_IN, target: str) -> list[int]:
 class XorPopcount(wiring.Component):
     """Pipelined Hamming distance.
 
-    Computes :py:`popcount(a ^ b)`, or :py:`popcount(a)` of a difference that is made elsewhere. It
-    is a tree of adders, registered after every level, and on some devices made of their own cells,
-    see :mod:`nearbit_hw.score.cells`. Values and cycles are the same for each target.
+    Computes :py:`popcount(a ^ b)`, or :py:`popcount(a)` of a difference computed elsewhere, with a
+    tree of adders that is registered after every level. For some devices it is built from native
+    cells instead; see :mod:`nearbit_hw.score.cells`. Values and cycles are the same for all
+    targets.
 
     Throughput is one pair of operands per cycle and latency is :py:`latency` cycles; both hold
     as long as the output is not stalled, and a stall holds the whole pipeline. Distances leave in
@@ -63,20 +64,20 @@ class XorPopcount(wiring.Component):
     width : :class:`int`
         Bit width of an operand. At least 1.
     fan_in : :class:`int`
-        Terms added per node of the tree. At least 2. It sets the latency for each target, so that
-        a smaller one reaches a higher clock frequency.
+        Terms added per node of the tree. At least 2. It sets the latency for all targets: a smaller
+        one reaches a higher clock frequency.
     target : :class:`str`, optional
-        One of :data:`TARGETS`; by default what suits the platform.
+        One of :data:`TARGETS`; by default the one that suits the platform.
     operands : :class:`int`
-        2, or 1: there is no :py:`b`.
+        2, or 1 for no :py:`b`.
     skewed : :class:`bool`
-        Whether each bit of the operands comes some cycles after :py:`i.valid`, as told by
+        Whether each bit of the operands arrives some cycles after :py:`i.valid`, as given by
         :func:`operand_skew`. Then the output must not be stalled.
 
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"a": width, "b": width})))`
-        Operands; with one only, there is no :py:`b`.
+        Operands; :py:`b` only with two operands.
     o : :py:`Out(stream.Signature(range(width + 1)))`
         Distances.
     """
@@ -133,7 +134,7 @@ class XorPopcount(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # The last register is the output register; the pipeline moves whenever it is free.
+        # The last register is the output register; the pipeline moves whenever that is free.
         advance = Signal()
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
         m.d.comb += self.i.ready.eq(advance)

@@ -13,10 +13,10 @@ __all__ = ["ScoreArray", "cell_operands"]
 
 
 def cell_operands(queries: int, target: str) -> int:
-    """Operands of the cells: 1, where the key registers hold the differences.
+    """Number of operands of the cells: 1 where the key registers hold the differences.
 
-    On iCE40 a cell has no room for the XOR, but a register has a LUT in front of it that nothing
-    else uses. Several queries would need registers of their own, which costs as much as it saves.
+    On iCE40 a cell has no room for the XOR, but each register has an unused LUT in front of it.
+    Several queries would each need their own registers, which costs as much as it saves.
     """
     return 1 if target == "ice40" and queries == 1 else 2
 
@@ -25,14 +25,14 @@ class ScoreArray(wiring.Component):
     """Hamming distances between the resident queries and every key that passes.
 
     The array holds the codes of :py:`queries` queries. A word of :py:`lanes` key codes enters the
-    first stage, which is :py:`queries_per_stage` queries, and moves on by one stage per cycle, so
-    all wires are between neighbours. The words up to and including one with :py:`last` set belong
-    to one command; a stage's queries take their codes of the command when the command's first word
-    reaches it, so commands follow each other without a gap.
+    first stage, which has :py:`queries_per_stage` queries, and moves by one stage per cycle, so
+    all wires connect neighbours. A command's words end with the one that has :py:`last` set. The
+    queries of a stage load the command's codes when its first word reaches the stage, so commands
+    follow each other without a gap.
 
-    Accepted at cycle t, a word's distances leave query r at cycle
-    :py:`t + 1 + r // queries_per_stage + latency_of_a_cell`, see :py:`latency`. Throughput is one
-    word per cycle. The outputs cannot be stalled: whoever asks for words must have room for their
+    The distances of a word accepted at cycle t leave query r at cycle
+    :py:`t + 1 + r // queries_per_stage + latency_of_a_cell`; see :py:`latency`. Throughput is one
+    word per cycle. The outputs cannot be stalled: the requester of words must have room for their
     distances.
 
     A command's codes are taken from :py:`i_queries` while its first word passes the stages: the
@@ -40,10 +40,10 @@ class ScoreArray(wiring.Component):
     :py:`stages - 1` cycles after that word. Two commands are therefore at least :py:`stages` cycles
     apart.
 
-    Where :func:`cell_operands` is 1, the key registers hold the differences to the query.
+    Where :func:`cell_operands` is 1, the key registers hold the differences from the query.
 
-    The cells of some targets want some bits later than others. These are delayed once, the keys'
-    where they enter the array, the query's beside its cells, and not in each cell.
+    The cells of some targets take some bits later than others. These are delayed once, for keys
+    where they enter the array and for a query beside its cells, not in each cell.
 
     Reference: :func:`nearbit_model.popcount.hamming`.
 
@@ -56,22 +56,22 @@ class ScoreArray(wiring.Component):
     lanes : :class:`int`
         Keys per word. At least 1.
     fan_in : :class:`int`
-        Terms added per node of a cell's tree, see :class:`XorPopcount`. At least 2.
+        Terms added per node of a cell's tree; see :class:`XorPopcount`. At least 2.
     queries_per_stage : :class:`int`
-        Queries that read the same registers of keys. At least 1. More of them save registers and
-        cycles, and load the wires.
+        Queries that read the same key registers. At least 1. More of them save registers and
+        cycles, and increase the load on the wires.
     target : :class:`str`, optional
-        Device that the cells are written for, see :class:`XorPopcount`; by default what suits the
-        platform. Values and cycles do not depend on it.
+        Device for which cells are built; see :class:`XorPopcount`. By default the one that suits
+        the platform. Values and cycles do not depend on it.
 
     Members
     -------
     i_queries : :py:`In(stream.Signature(StructLayout({"codes": ..., "active": queries})))`
-        A command's codes, and which queries take part; the others stay silent.
+        A command's codes, and which queries take part; the others present nothing.
     i : :py:`In(stream.Signature(StructLayout({"codes": ..., "last": 1})))`
-        Words of key codes, lane 0 lowest; :py:`last` on a command's last word.
+        Words of key codes, lane 0 lowest; :py:`last` is set on a command's last word.
     o : :py:`Out(stream.Signature(StructLayout({"distances": ..., "last": 1}))).array(queries)`
-        Distances of each query, lane 0 lowest; always taken.
+        Distances of each query, lane 0 lowest; always ready.
     """
 
     i_queries: stream.Interface
@@ -125,7 +125,7 @@ class ScoreArray(wiring.Component):
 
     @property
     def stages(self) -> int:
-        """Sets of key registers that a word passes."""
+        """Sets of key registers that a word passes through."""
         return -(-self._queries // self._queries_per_stage)
 
     @property
@@ -140,8 +140,8 @@ class ScoreArray(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # `start` walks down the stages beside a command's first word; a stage's queries load their
-        # codes from `i_queries`, which therefore must stay until the last stage has them.
+        # `start` moves down the stages with a command's first word; each stage's queries then load
+        # their codes from `i_queries`, which therefore must stay until the last stage has them.
         busy = Signal()  # inside a command
         start = Signal(self.stages)
         enter = Signal()
@@ -161,7 +161,7 @@ class ScoreArray(wiring.Component):
         operands = cell_operands(self._queries, target)
 
         def skewed(code: Value, name: str) -> Value:
-            """Delay each bit as the cells want it."""
+            """Delay each bit as the cells require."""
             bits = list(code)
             for age in range(max(skew)):
                 late = [place for place, cycles in enumerate(skew) if cycles > age]
@@ -178,13 +178,13 @@ class ScoreArray(wiring.Component):
         held = [Signal(self._key_bits, name=f"query_{query}", reset_less=True)
                 for query in range(self._queries)]
         if operands == 1:
-            # Not the difference to one Mux, which Yosys would share with the query's register.
+            # Not an XOR with one Mux: Yosys would share that Mux with the query's register.
             codes = [Mux(start[0], code ^ self.i_queries.p.codes[0], code ^ held[0])
                      for code in codes]
         for query in range(self._queries):
             stage, place = divmod(query, self._queries_per_stage)
             if place == 0:
-                # Key registers of the stage: the word moves on from here to the next stage.
+                # Key registers of the stage, from which the word moves to the next stage.
                 stage_codes = Signal(data.ArrayLayout(self._key_bits, self._lanes),
                                      name=f"keys_{stage}", reset_less=True)
                 stage_valid = Signal(name=f"valid_{stage}")

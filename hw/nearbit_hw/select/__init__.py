@@ -1,8 +1,8 @@
-"""Selection: the nearest keys of each query, and all queries' selections in one order.
+"""Selection of the nearest keys of each query.
 
 :class:`TopN` and :class:`HistogramTopN` are two ways to select, with the parameters and streams of
 :class:`Selector`. :class:`DistanceSum` and :class:`SelectionRepeat` let the queries of a command
-share a selection. :class:`QueryMerge` passes the queries' selections on, one after another.
+share a selection. :class:`QueryMerge` merges the queries' selections into one stream, in order.
 """
 
 from nearbit_hw.select.distance_sum import DistanceSum

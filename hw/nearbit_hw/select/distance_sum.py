@@ -1,4 +1,4 @@
-"""Distances of the queries, added."""
+"""Sums of the queries' distances."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ __all__ = ["DistanceSum"]
 
 
 COMMANDS = 4
-"""Commands from the start of their selection to their last word; two in a TopN."""
+"""Commands between their acceptance by the selector and their last word; two in a TopN."""
 
 
 class DistanceSum(wiring.Component):
-    """The last query's distances, or the sums of all queries' for commands that share a selection.
+    """Passes on the last query's distances; sums all queries' for commands that share a selection.
 
-    The queries of :class:`~nearbit_hw.score.ScoreArray`, each a stage of its own, present the
-    same word one cycle after each other. So sums move down with it: each query adds its distances
-    to those that come from the query above, and the last query's words leave in the cycle in which
-    they come. Of the other queries, the distances are looked at whether they are valid or not.
+    In :class:`~nearbit_hw.score.ScoreArray` each query is a stage of its own, so the queries
+    present the same word in successive cycles. The sums move along with it: each query adds its
+    distances to the sums from the query before, and the last query's words leave in the cycle in
+    which they arrive. The other queries' distances are added whether or not they are valid.
 
-    A command must be accepted before the cycle in which its first word comes. Reset drops
+    A command must be accepted before the cycle in which its first word arrives. Reset drops
     commands.
 
     Parameters
@@ -36,8 +36,8 @@ class DistanceSum(wiring.Component):
     Members
     -------
     i_command : :py:`In(stream.Signature(StructLayout({"shared": 1})))`
-        For each command that the last query has words for: whether to add. Never stalled while
-        there are no more than :py:`COMMANDS`.
+        For each command for which the last query has words: whether to sum. Never stalled while
+        at most :py:`COMMANDS` are in flight.
     i : :py:`In(stream.Signature(...)).array(queries)`
         As :py:`ScoreArray.o`.
     o : :py:`Out(stream.Signature(...))`

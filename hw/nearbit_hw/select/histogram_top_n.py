@@ -25,79 +25,82 @@ __all__ = ["HistogramTopN"]
 
 # How it works
 # ------------
-#   count   Each lane counts its distances in block RAM, a bin for each distance. The distances are
-#           also written to a bank, with marks: keys that are selected anyway (sinks, recent ones)
-#           are `forced`, and what lies outside the range is `out`. Neither is counted.
+#   count   Each lane counts its distances in block RAM, with a bin for each distance. The distances
+#           are also written to a bank, with marks: keys that are selected anyway (sinks, recent
+#           ones) are `forced`, and lanes outside the range are `out`. Neither kind is counted.
 #   merge   The bins are read in ascending order, all lanes at once, cleared, and summed. The first
-#           bin that brings the sum to n is the threshold; what the bins below lack of n is the
-#           quota: how many of the keys at the threshold are taken. The bin of the largest distance
-#           is never read, and so need not be cleared: if no other is the threshold, it is.
-#           Where a query shall be quick, keys are also counted by the highest two bits of their
-#           distance, in logic, as they come: that tells which quarter of the bins has the
-#           threshold, and only that one is searched. The others are cleared afterwards. Not with
-#           blocks, as Carry needs all bins.
+#           bin that brings the sum to n is the threshold. The quota, how many of the keys at the
+#           threshold are taken, is n minus the sum of the bins below. The bin of the largest
+#           distance is never read, and so need not be cleared: if no other bin is the threshold, it
+#           is.
+#           Where low latency matters, logic also counts arriving keys by the highest two bits of
+#           their distance. This tells which quarter of the bins has the threshold; only that
+#           quarter is searched, and the others are cleared afterwards. Not with blocks, as Carry
+#           needs all bins.
 #   scan    The bank is read from its end and compared with the threshold. Words with a selected key
 #           are noted in a list of `hits`.
-#   emit    When the scan has ended, the keys in the list leave, one per cycle.
+#   emit    After the scan, the keys in the list leave, one per cycle.
 #
-# A bin is read and written again two cycles later, so lanes have two memories, and words go to the
-# one and the other in turn. With `overlap` one port of a memory counts while the other merges the
-# query before, in the other half; the ports never meet, as their addresses differ in a bit that is
-# the inverse of the other's. Without it there is one memory, and the turn is a bit of the address.
+# Updating a bin takes two cycles, so each lane has two memories, which take turns word by word.
+# With `overlap`, one port of a memory counts in one half while the other port merges the previous
+# query in the other half; the ports never collide, as one address bit of each is the inverse of the
+# other's. Without `overlap` there is one memory, and the turn is a bit of the address.
 #
-# With blocks, a query goes through all this block by block; what is said of a query's bins, bank
-# and hits is then true of a block's. The keys selected of the blocks before take part in two ways:
-# the merge adds a histogram of theirs (Carry), so that the threshold is that of all keys so far;
-# then those that are still selected are listed behind the block's own (Survivors).
+# With blocks, a query goes through all this block by block, and each block has its own bins, bank
+# and hits. The keys selected from earlier blocks take part in two ways: the merge adds their
+# histogram (Carry), so that the threshold is that of all keys so far; then those still selected are
+# listed after the block's own (Survivors).
 #
-# Where the words of a pass have more than one `group` of lanes, `emit` goes from group to group,
-# and memories that are written a word wide are read a group wide, which saves a multiplexer.
+# Where a pass reads more than one `group` of lanes, `emit` goes from group to group, and memories
+# that are written a word wide are read a group wide, which saves a multiplexer.
 
 class HistogramTopN(Selector):
     """The nearest keys of each query.
 
     Takes the distances of one query after another, :py:`lanes` per cycle without ever stalling,
     and emits the selection of the numeric contract: the first :py:`sink` and the last
-    :py:`recent` keys of the range and, of the rest, the :py:`n` nearest, among equal distances
-    those with the larger index; all keys if :py:`sink + recent + n >= count`. Keys leave by
+    :py:`recent` keys of the range and, of the rest, the :py:`n` nearest; among equal distances, the
+    larger index wins. If :py:`sink + recent + n >= count`, all keys are selected. Keys leave by
     descending index, without a gap if :py:`o` is not stalled, the last one with :py:`last` set.
-    Interchangeable with :class:`nearbit_hw.select.TopN`, but for its cycles.
+    Apart from its cycles, interchangeable with :class:`nearbit_hw.select.TopN`.
 
-    A query whose distances come in w words, s of them per :py:`refine_lanes`, and which selects m
-    keys, goes through these steps, each of which starts when both the one before and the query
-    before have let go. Cycles depend on w and m only.
+    A query that has w words of distances and selects m keys, with s = :py:`refine_lanes / lanes`,
+    goes through the steps below. Each starts once its previous step is done and the query before
+    has left it. Cycles depend on w and m only.
 
     - merge: starts :py:`count_latency` cycles after the last word, at least
-      :py:`merge_interval` cycles after that of the query before started, and after the one before
-      that is handed over. :py:`merge_cycles` later it is handed to the scan, or as soon as that can
-      start.
-    - scan: reads in the ceil(w / s) cycles after the hand-over. The next can start
+      :py:`merge_interval` cycles after the merge of the query before started, and only after the
+      hand-over of the query before that one. It ends with the hand-over to the scan,
+      :py:`merge_cycles` later or as soon as the scan can start.
+    - scan: reads in the ceil(w / s) cycles after the hand-over. The next scan can start
       :py:`scan_gap` cycles after the last read, while at most one other query is scanned or
       emitted; without :py:`overlap`, while no other is.
-    - emit: starts :py:`scan_latency` cycles after the last read, or, with :py:`overlap`, in the
-      cycle before the last key of the query before is presented. The first key is presented
-      :py:`emit_latency` cycles later, the others in the cycles after.
+    - emit: starts :py:`scan_latency` cycles after the last read or, with :py:`overlap`, in the
+      cycle before the last key of the query before is presented, whichever is later. The first key
+      is presented :py:`emit_latency` cycles later, the others in the cycles after.
 
-    With :py:`overlap`, a command is taken when no other waits to be counted, at most three queries
-    are in work and at most two not handed over, and all but one of them have been merged for
-    :py:`free_latency` cycles; otherwise, from the cycle on after the query before is handed over,
-    which waits until the last key of the one before that is presented. Its first distances must not
-    come before :py:`lead` cycles later. Queries that follow each other without a pause are
-    max(w, merge_interval, ceil(w / s) + scan_gap, m + emit_latency - 2) cycles apart with
-    :py:`overlap`, if that lets a command be taken in time; see :py:`interval`. After reset, the
-    bins are cleared before the first command is taken.
+    With :py:`overlap`, a command is accepted while no other waits to be counted, at most three
+    queries are in flight, at most two of these are not handed over, and the merges of all but one
+    started at least :py:`free_latency` cycles ago. Without it, a command is accepted from the
+    cycle after the query before is handed over, a hand-over that waits until the last key of the
+    query before that one is presented. A command's first distances must come at least :py:`lead`
+    cycles after it is accepted. With :py:`overlap`, queries that follow each other without a pause
+    are max(w, merge_interval, ceil(w / s) + scan_gap, m + emit_latency - 2) cycles apart, if
+    commands are accepted in time at that rate; see :py:`interval`. After reset, the bins are
+    cleared before the first command is accepted.
 
-    Bins are in block RAM with two ports that read and write, if :py:`overlap` (ECP5, but not
-    iCE40); otherwise any will do.
+    With :py:`overlap`, bins need block RAM with two ports that both read and write (ECP5, but not
+    iCE40); without it, any block RAM will do.
 
-    **Blocks.** With :py:`block`, the words of a query come in blocks of so many keys, counted from
-    its first word; the last one may be shorter. For each block but the first one,
-    :py:`i_block` must be accepted before its distances, like a command, and is, when a command
-    would be. It must be offered after what came before it, and before the next command. Each block
-    goes through the steps above, and selects m keys of those so far. Emitting all but a query's
-    first block starts :py:`survivors + emit_latency + 1` cycles later, where :py:`survivors` are
-    the keys selected of the blocks before. Those of the last block leave; all others do not, and
-    so do not wait for :py:`o`. Memory is that of a block, and two lists of :py:`top_n` keys.
+    **Blocks.** With :py:`block`, the words of a query come in blocks of that many keys, counted
+    from its first word; the last one may be shorter. Each block but the first needs a transfer on
+    :py:`i_block`, which must be accepted before the block's distances, as a command must before
+    its own, and is accepted under the same conditions. It must be offered after the command or
+    block before it and before the next command. Each block goes through the steps above and selects
+    m keys from all keys so far. Emitting a block other than a query's first starts
+    :py:`survivors + emit_latency + 1` cycles later, where :py:`survivors` is the number of keys
+    selected from the blocks before. Only the last block's selection leaves; the others never wait
+    for :py:`o`. Memory is that of one block, plus two lists of :py:`top_n` keys.
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
@@ -110,20 +113,20 @@ class HistogramTopN(Selector):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`refine_lanes`.
+        Keys in the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
     refine_lanes : :class:`int`
         Distances scanned per cycle: :py:`lanes` times a power of two.
     overlap : :class:`bool`
         Whether a query can be counted while the one before is merged, and scanned while the one
-        before is emitted; otherwise only be counted and merged while the one before is scanned and
-        emitted.
+        before is emitted. Otherwise, a query can only be counted and merged while the one before is
+        scanned and emitted.
     lead : :class:`int`
-        Cycles from the acceptance of a command to its first distances, at least. At least 2.
+        Minimum number of cycles from accepting a command to its first distances. At least 2.
     block : :class:`int`
-        Keys of a block: a power of two, at least :py:`top_n` and twice :py:`refine_lanes`. 0, if a
-        query is one block, which it must be without :py:`overlap`.
+        Keys per block: a power of two, at least :py:`top_n` and twice :py:`refine_lanes`. 0 if a
+        query is one block, as it must be without :py:`overlap`.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
@@ -134,7 +137,7 @@ class HistogramTopN(Selector):
         if not isinstance(lead, int) or lead < 2:
             raise TypeError(f"Lead must be an integer greater than 1, not {lead!r}")
         if block and not overlap:
-            raise ValueError("Blocks need a selection that overlaps")
+            raise ValueError("Blocks require overlap")
         self._overlap = bool(overlap)
         self._lead = lead
 
@@ -159,15 +162,15 @@ class HistogramTopN(Selector):
 
     @property
     def banks(self) -> int:
-        """Queries in work at the same time."""
+        """Queries in flight at the same time."""
         return self.times.banks
 
     @property
     def parts(self) -> int:
         """Parts of the bins, of which only the one with the threshold is searched.
 
-        4 if :py:`refine_lanes` exceed :py:`lanes`, and :py:`key_bits` are 4 times a power of two;
-        with :py:`overlap` only, and without blocks, which need all bins.
+        4 if :py:`refine_lanes` exceeds :py:`lanes` and :py:`key_bits` is 4 times a power of two,
+        with :py:`overlap` only and without blocks, which need all bins; otherwise 1.
         """
         return self.times.parts
 
@@ -182,7 +185,7 @@ class HistogramTopN(Selector):
 
     @property
     def merge_interval(self) -> int:
-        """Cycles from the start of merging a query to that of the next one, at least.
+        """Minimum number of cycles from the start of one merge to the start of the next.
 
         :py:`max(key_bits + 1, 4 + log2(lanes))` with :py:`overlap`.
         """
@@ -190,7 +193,7 @@ class HistogramTopN(Selector):
 
     @property
     def free_latency(self) -> int:
-        """Cycles from the start of merging a query until its bins are promised, with overlap.
+        """With overlap, cycles from the start of merging a query to the release of its bins.
 
         :py:`max(merge_interval - 2 - lead, 1)`.
         """
@@ -217,10 +220,10 @@ class HistogramTopN(Selector):
         return self.times.emit_latency
 
     def latency(self, *, words: int, selected: int, survivors: int = 0) -> int:
-        """Cycles from a query's last word to its last key, if nothing else is in work.
+        """Cycles from a query's last word to its last key, if no other query is in flight.
 
-        With blocks, `words` are those of the last one, and `survivors` the keys selected of those
-        before, which have been emitted.
+        With blocks, `words` counts those of the last block, and `survivors` the keys selected from
+        the blocks before, which have been emitted.
         """
         reads = -(-words * self._lanes // self._refine_lanes)
         return (self.count_latency + self.merge_cycles + reads + self.scan_latency
@@ -228,13 +231,14 @@ class HistogramTopN(Selector):
                 + self.emit_latency + selected - 1)
 
     def interval(self, *, words: int, selected: int) -> Fraction:
-        """Cycles from one query to the next if none pauses; if their commands wait to be taken.
+        """Cycles from one query to the next without pauses, if commands always wait to be accepted.
 
-        Where the banks limit, it is the least: of few bins and words, some queries take one more.
+        Where the banks are the limit, this is a lower bound: with few bins and words, some queries
+        take one cycle more.
         """
         times = self.times
         reads = -(-words * self._lanes // self._refine_lanes)
-        merged = self._lead + words - 1 + self.count_latency # from the acceptance of its command
+        merged = self._lead + words - 1 + self.count_latency # from accepting its command
         handed = merged + self.merge_cycles
         left = handed + reads + self.scan_latency + self.emit_latency + selected - 2
         if not self._overlap:
@@ -268,8 +272,8 @@ class HistogramTopN(Selector):
         part = find_part(m, sizes, strobes, marks, distances, last=self.i.p.last,
                          missing=counted.missing)
 
-        # ---- Merge: the sum over the lanes, registered at each level. Beside it goes whether it,
-        # or a part of it, is `enough`.
+        # ---- Merge: the sum over the lanes, registered at each level. Alongside goes whether the
+        # sum, or a part of it, is `enough`.
         small, many, level = design.add(m, counts)
         carry = Carry(m, sizes, merge, level=level) if self._block else None
         total = Signal(sizes.enough_bits + (carry is not None), name="small", reset_less=True)

@@ -1,4 +1,4 @@
-"""Brings the queries' selections into one order."""
+"""Merges the queries' selections into one stream, in order."""
 
 from typing import Any
 
@@ -20,20 +20,26 @@ __all__ = ["QueryMerge"]
 
 
 class QueryMerge(wiring.Component):
-    """Passes the selections of a command's queries on, query by query, command by command.
+    """Passes on the selections of a command's queries, query by query, command by command.
 
-    For each query, in order, :py:`o_result` says what result is to come. A query without an error
-    is also announced to :py:`o_command`, and its selection passes from :py:`i` to :py:`o` without
+    For each query, in order, :py:`o_result` announces its result. A query without an error
+    is also announced on :py:`o_command`, and its selection passes from :py:`i` to :py:`o` without
     delay, one key per cycle; the next query follows in the cycle after the selection's last key or
-    the announcements, whatever is later. A query with an error takes one cycle. A stalled output
+    the announcements, whichever is later. A query with an error takes one cycle. A stalled output
     does not hold up the other two within its query. Reset starts again with query 0.
 
     Parameters
     ----------
-    capacity, key_bits, queries, exp_tables : :class:`int`
+    capacity, queries, exp_tables : :class:`int`
         As in :class:`nearbit_model.Config`.
+    distance_max : :class:`int`
+        The largest distance. At least 1.
+    rescore : :class:`bool`
+        Whether there is a rescoring unit.
+    shared : :class:`bool`
+        Whether queries may share a selection.
     heads, sequences : :class:`int`
-        Those of a memory, from which rows of keys are read; 0 without.
+        Those of the memory from which rows are read; 0 without a memory.
 
     Members
     -------
@@ -42,18 +48,19 @@ class QueryMerge(wiring.Component):
     i : :py:`In(stream.Signature(...)).array(queries)`
         Selections, as :py:`TopN.o`.
     again : :py:`Out(1)`
-        Whether the last query's selection is wanted once more, when its last key is accepted; if
-        there is :py:`shared`.
+        With :py:`shared`: whether the last query's selection must be repeated; valid when its last
+        key is accepted.
     o_result : :py:`Out(stream.Signature(...))`
         For each query: :py:`query`, :py:`error`, and :py:`final`, set for the command's last query;
-        with a memory, also :py:`final_good`: no later query of the command is without an error.
+        with a memory, also :py:`final_good`: all later queries of the command have an error.
     o_command : :py:`Out(stream.Signature(...))`
-        For each query without an error: :py:`query`, :py:`exp_table`, :py:`trace`; and for a
-        rescoring unit :py:`rescore`, :py:`multiplier`.
+        For each query without an error: :py:`query`, :py:`exp_table`, :py:`trace`; if there is a
+        rescoring unit, also :py:`rescore`, :py:`multiplier`.
     o : :py:`Out(stream.Signature(...))`
-        Selections of the queries without an error; for a rescoring unit with :py:`rescore`,
-        :py:`skip`; with a memory, :py:`head`, :py:`sequence`, and if there is :py:`shared`, whether
-        the selection :py:`repeats` the one before, or :py:`keeps` its rows for the next.
+        Selections of the queries without an error. If there is a rescoring unit, also
+        :py:`rescore`, and :py:`skip`, set for a placeholder key of a query with an error. With a
+        memory, also :py:`head`, :py:`sequence` and, if there is :py:`shared`, whether the
+        selection :py:`repeats` the one before, or :py:`keeps` its rows for the next.
     """
 
     i_order: stream.Interface
@@ -130,7 +137,7 @@ class QueryMerge(wiring.Component):
         query = Signal(range(self._queries))
         order = self.i_order.p.queries[query]
         good, final = Signal(), Signal()
-        skip = Signal() # the query failed, but its rescore query was sent
+        skip = Signal() # the query has an error, but its rescore query was sent
         if self._rescore:
             m.d.comb += skip.eq(~good & self.i_order.p.rescore)
         m.d.comb += [
@@ -138,7 +145,7 @@ class QueryMerge(wiring.Component):
             final.eq(query == self._queries - 1),
         ]
 
-        # What the query still owes: each of the three is done once.
+        # Each of the query's three outputs is done once.
         done = Signal(3)
         does = Signal(3)
         fire = Signal()
@@ -194,7 +201,7 @@ class QueryMerge(wiring.Component):
         return m
 
     def _gather(self, m: Module, query: Signal, final: Signal) -> None:
-        """Say where the rows of a selection are, and whether queries share them."""
+        """Drive where the rows of a selection are, and whether queries share them."""
         order = self.i_order.p
         good = Cat(each.error == self._error.OK for each in order.queries)
         m.d.comb += [

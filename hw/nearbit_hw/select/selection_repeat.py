@@ -1,4 +1,4 @@
-"""Selections that leave several times."""
+"""Repetition of selections."""
 
 from amaranth import *
 from amaranth.lib import stream, wiring
@@ -12,17 +12,17 @@ __all__ = ["SelectionRepeat"]
 
 
 class SelectionRepeat(wiring.Component):
-    """Passes selections on, and gives the last one again while it is asked for.
+    """Passes selections on, and repeats the last one as often as requested.
 
     Keys pass from :py:`i` to :py:`o` without delay. If :py:`again` is set in the cycle in which a
     selection's last key is accepted, its keys leave once more, the first presented two cycles
-    later and the others without a gap; and again, until :py:`again` is not set then. Reset drops
-    what is to be repeated.
+    later and the others without a gap. This repeats until :py:`again` is clear when a last key is
+    accepted. Reset drops any repetition.
 
     Parameters
     ----------
     capacity : :class:`int`
-        Keys that an index distinguishes. At least 1.
+        Number of keys that can be indexed. At least 1.
     distance_max : :class:`int`
         The largest distance. At least 1.
     top_n : :class:`int`
@@ -31,11 +31,11 @@ class SelectionRepeat(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1})))`
-        Selected keys, :py:`last` on a selection's last one.
+        Selected keys; :py:`last` is set on a selection's last one.
     again : :py:`In(1)`
-        Whether the selection that ends is wanted once more.
+        Whether to repeat the selection that is ending.
     o : :py:`Out(stream.Signature(StructLayout({"index": ..., "distance": ..., "last": 1})))`
-        The same, once or more.
+        The selections, each once or more.
     """
 
     i: stream.Interface
@@ -72,7 +72,7 @@ class SelectionRepeat(wiring.Component):
         m.submodules.keys = keys = block_ram(shape=self.i.payload.shape(), depth=self._top_n)
         write, read = keys.write_port(), keys.read_port()
 
-        # `position` is of the key that is written or, one ahead of what is shown, read.
+        # The place of the key being written, or read: then one ahead of the key presented.
         repeats, shown = Signal(), Signal()
         position = Signal(range(max(2, self._top_n)))
         accept, ends = Signal(), Signal()

@@ -1,4 +1,4 @@
-"""What all ways to select the nearest keys have in common: parameters and streams."""
+"""Parameters and streams common to all selectors of the nearest keys."""
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
@@ -13,8 +13,8 @@ __all__ = ["Selector"]
 class Selector(wiring.Component):
     """Base of components that select the nearest keys of each query.
 
-    Those are :class:`nearbit_hw.select.TopN` and
-    :class:`nearbit_hw.select.HistogramTopN`, which say how, and in which cycles.
+    :class:`nearbit_hw.select.TopN` and :class:`nearbit_hw.select.HistogramTopN` implement it; each
+    documents its method and cycles.
 
     Parameters
     ----------
@@ -23,26 +23,27 @@ class Selector(wiring.Component):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`refine_lanes`.
+        Keys in the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
     refine_lanes : :class:`int`
         Distances read again per cycle: :py:`lanes` times a power of two; by default :py:`lanes`.
     block : :class:`int`
-        Keys of a block, or 0 if there are none.
+        Keys per block; 0 for no blocks.
 
     Members
     -------
     i_block : :py:`In(stream.Signature(StructLayout({})))`
-        A block after a query's first one; with blocks, see
+        With blocks: announces a block after a query's first one; see
         :class:`nearbit_hw.select.HistogramTopN`.
     i_command : :py:`In(stream.Signature(...))`
-        What to select: :py:`word`, the index of the first word; :py:`skip`, the lanes of that word
-        that lie before the range; :py:`count` of keys in the range, at least 1; :py:`n`, at least
-        1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most :py:`top_n`.
+        What to select: :py:`word`, the index of the first word; :py:`skip`, the number of lanes of
+        that word that lie before the range; :py:`count`, the number of keys in the range, at least
+        1; :py:`n`, at least 1; :py:`sink`; :py:`recent`. :py:`n + sink + recent` is at most
+        :py:`top_n`.
     i : :py:`In(stream.Signature(...))`
-        Words of distances from the first to the last of the range, and any number beyond; lane 0
-        lowest; always taken.
+        Words of distances, from the first to the last of the range and any number beyond; lane 0
+        lowest; always ready.
     o : :py:`Out(stream.Signature(...))`
         Selected keys: :py:`index`, :py:`distance`, :py:`last`.
     """

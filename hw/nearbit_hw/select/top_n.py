@@ -16,54 +16,54 @@ __all__ = ["TopN"]
 # How it works
 # ------------
 # A distance has few values, so the threshold is found by counting instead of comparing keys. The
-# code of a distance is cut in two digits, `coarse` above `fine`.
+# code of a distance is split into two digits, `coarse` above `fine`.
 #
-#   count   While the distances arrive, and are written to a bank, a counter for each coarse value
+#   count   As the distances arrive and are written to a bank, a counter for each coarse value
 #           counts the keys below it. Each starts at -n, so its sign says "fewer than n". The
 #           highest coarse value with fewer than n keys below it is the threshold's coarse digit;
 #           that counter then holds minus the number of keys still wanted.
 #   refine  The bank is read again, `refine_lanes` keys per cycle, and the keys with that coarse
 #           digit are counted by their fine digit in the same way. This gives the exact threshold
 #           and the quota: how many of the keys at the threshold are taken.
-#   emit    The bank is read a third time, from its end, and the keys below the threshold and the
-#           last `quota` keys at it leave, one per cycle.
+#   emit    The bank is read once more, from its end. The keys below the threshold, and the last
+#           `quota` keys at it, leave, one per cycle.
 #
-# `emit` must not crawl through words that hold nothing. `refine` therefore leaves a *summary* of
-# each word: for each fine value, whether the word has a key below it. `emit` reads the summaries of
-# a whole *group* of words per cycle and fetches only the words with a hit.
+# `emit` must not spend cycles on words without a selected key. `refine` therefore leaves a
+# *summary* of each word: for each fine value, whether the word has a key below it. `emit` reads the
+# summaries of a whole *group* of words per cycle and fetches only the words with a hit.
 #
 # Keys that are selected whatever their distance (sinks, recent ones) are `forced`: not counted, and
-# below any threshold. Lanes outside the range have a code of all ones, which is no distance, and is
-# neither below nor at any threshold.
+# below any threshold. Lanes outside the range have a code of all ones, which is not a distance and
+# is neither below nor at any threshold.
 #
-# How many cycles `emit` needs depends on where the keys lie, so the last key of a query waits until
-# a timer says that the worst case is over. What follows acts on the last key only. And `emit` must
-# not be stalled, for how far it is by then would depend on the keys as well: it writes to a queue,
-# and starts when that has room for all that it could write.
+# The cycles that `emit` needs depend on where the keys lie, so the last key of a query waits until
+# a timer says that the worst case is over; later units act on the last key only. `emit` must not
+# stall either, because its progress at a stall would also depend on the keys: it writes to a queue,
+# and starts when the queue has room for everything it could write.
 
 class TopN(Selector):
     """The nearest keys of each query.
 
     Takes the distances of one query after another, :py:`lanes` per cycle without ever stalling,
     and emits the selection of the numeric contract: the first :py:`sink` and the last
-    :py:`recent` keys of the range and, of the rest, the :py:`n` nearest, among equal distances
-    those with the larger index; all keys if :py:`sink + recent + n >= count`. Keys leave by
+    :py:`recent` keys of the range and, of the rest, the :py:`n` nearest; among equal distances, the
+    larger index wins. If :py:`sink + recent + n >= count`, all keys are selected. Keys leave by
     descending index, the last one with :py:`last` set.
 
-    Counting, refining and emitting overlap: three queries are in work at the same time. For a
-    query whose distances come in w words, s of them per :py:`refine_lanes`, and which selects m
-    keys, each alone takes, if :py:`o` is not stalled,
+    Counting, refining and emitting overlap: three queries are in flight at the same time. For a
+    query that has w words of distances and selects m keys, with s = :py:`refine_lanes / lanes`,
+    each step alone takes, if :py:`o` is not stalled,
 
     - count: w cycles, then :py:`count_latency`;
     - refine: ceil(w / s) cycles, then :py:`refine_latency`;
     - emit: :py:`emit_cycles(w, m)` until the last key is presented.
 
-    A command is taken when one of the three banks is free and the command before it is no longer
+    A command is accepted when one of the three banks is free and the command before it is no longer
     waiting to be counted. It must be accepted at least two cycles before its first distances.
-    Emitting waits as well while more than :py:`queue_limit` keys are in the queue in front of
-    :py:`o`. Cycles depend on w and m only; when keys but the last leave within the time of
-    :py:`emit` depends on the distances. If :py:`gapless`, it does not: the first key waits until
-    all can leave in m cycles without a gap, and that is when they leave.
+    Emitting also waits while more than :py:`queue_limit` keys are in the queue in front of
+    :py:`o`. Cycles depend on w and m only, except that the distances determine when, within the
+    time of :py:`emit`, the keys before the last one leave. With :py:`gapless` they do not: the
+    first key waits until all m keys can leave in m cycles without a gap, and then they leave.
 
     Reference: :func:`nearbit_model.golden.select_one`.
 
@@ -76,13 +76,13 @@ class TopN(Selector):
     lanes : :class:`int`
         Distances per word, a power of two.
     capacity : :class:`int`
-        Keys of the longest range, a multiple of :py:`refine_lanes`.
+        Keys in the longest range, a multiple of :py:`refine_lanes`.
     top_n : :class:`int`
         The most keys that a query selects, at most :py:`capacity`.
     refine_lanes : :class:`int`
         Distances refined per cycle: :py:`lanes` times a power of two.
     gapless : :class:`bool`
-        Whether the keys of a query are presented one after another without a gap.
+        Whether the keys of a query leave without a gap.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int,
@@ -117,12 +117,12 @@ class TopN(Selector):
 
     @property
     def registers(self) -> int:
-        """Registers behind each bank and in front of the queue of keys."""
+        """Registers after each bank and before the key queue."""
         return self.times.registers
 
     @property
     def queue_limit(self) -> int:
-        """Keys that may wait to be taken when emitting a query starts; then its own have room."""
+        """Most keys in the queue when emitting a query may start; its own then have room."""
         return self.times.queue_limit
 
     def emit_cycles(self, *, words: int, selected: int) -> int:

@@ -272,6 +272,6 @@ def test_too_wide_for_the_reciprocal():
 
 @pytest.mark.parametrize("value", [0, -1, 5, 24, "8", None])
 def test_wrong_divider_cycles(value):
-    with pytest.raises(TypeError, match=rf"^Output cycles must be a divisor of the bits of an "
-                                        rf"output, not {value!r}$"):
+    with pytest.raises(TypeError, match=rf"^Divider cycles must divide the bits of an output, "
+                                        rf"not {value!r}$"):
         DividingNormalizer(**GOOD, divider_cycles=value)

@@ -97,5 +97,5 @@ def test_wrong_block(block):
 
 
 def test_blocks_need_overlap():
-    with pytest.raises(ValueError, match=r"^Blocks need a selection that overlaps$"):
+    with pytest.raises(ValueError, match=r"^Blocks require overlap$"):
         HistogramTopN(key_bits=8, lanes=4, capacity=64, top_n=8, block=16, overlap=False)

@@ -1,4 +1,4 @@
-"""What the cells made of carry chains share: registers between stages, sums laid out on chains."""
+"""Common parts of carry-chain cells: registers between stages, and sums laid out on chains."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ __all__ = ["Delays", "cut"]
 
 
 class Delays:
-    """Registers that bring bits to later stages; a bit has one of each age, however often asked.
+    """Registers that bring bits to later stages; each bit has at most one register of each age.
 
-    The registers move while :py:`advance` is high and are not reset.
+    The registers load while :py:`advance` is high and are not reset.
     """
 
     def __init__(self, m: Module, advance: Value):
         self._m = m
         self._advance = advance
-        # The values are kept, so that none of their identities is used again.
+        # Keep the values, so that their ids are not reused.
         self._registers: dict[int, tuple[Value, Signal]] = {}
 
     def delay(self, value: Value, cycles: int) -> Value:
-        """Bit as it was some cycles before."""
+        """Return a bit as it was some cycles before."""
         for _ in range(cycles):
             if id(value) not in self._registers:
                 register = Signal(name=f"register_{len(self._registers)}", reset_less=True)
@@ -33,24 +33,24 @@ class Delays:
 
 
 def cut(sizes: Sequence[int], ends: Sequence[bool], *, limit: int, grain: int) -> list[int]:
-    """Cut a row of sums into chains, so that they take the fewest cells.
+    """Cut a row of sums into chains that take the fewest cells.
 
     Parameters
     ----------
     sizes
         Places that each sum takes in its chain.
     ends
-        Whether a chain that ends with the sum needs one more place, for its last carry.
+        For each sum, whether a chain that ends with it needs one more place, for the last carry.
     limit
-        Places of a chain at most, unless one sum alone has more.
+        The most places in a chain, unless one sum alone has more.
     grain
-        Places of a cell.
+        Places per cell.
 
     Returns
     -------
     list
-        Number of sums in each chain. Of the cuts with the fewest cells it is the one with the
-        most even chains.
+        Number of sums in each chain. Among the cuts with the fewest cells, the one with the most
+        even chains.
     """
     best: list[tuple[int, int, list[int]]] = [(0, 0, [])]
     for stop in range(1, len(sizes) + 1):

@@ -1,30 +1,30 @@
 """XOR-popcount on Lattice ECP5: carry chains of CCU2C, with the XOR inside.
 
-A CCU2C has two equal *halves*. With P the function of a half's four inputs A, B, C, D, and G the
-same function at C = D = 0, a half computes ::
+A CCU2C has two identical *halves*. With P the function of a half's four inputs A, B, C, D, and G
+the same function at C = D = 0, a half computes ::
 
     S    = P ^ carry_in
     COUT = carry_in if P else G
 
-which makes three kinds of halves:
+There are three kinds of halves:
 
 - An *adder* of the operands x(A, B) and y(A, B, C, D) has P = x ^ y, where y is 0 at C = D = 0, so
-  that G = x. Either operand can be the XOR of two bits: the bits of the words are compared inside.
+  that G = x. Either operand can be the XOR of two bits, so the words are compared inside the cell.
 - An *inject* has P = 0 at D = 1 and G = A ^ B: it starts a sum by making the XOR of two bits the
-  next carry, and its S is the carry that the half below would else lose, the top bit of the
-  previous sum. So sums follow each other in one chain without a gap.
-- An *end* has P = 0: its S is the carry of the half below.
+  next carry. Its S is the carry out of the half below, the top bit of the previous sum, which would
+  otherwise be lost. So sums follow each other in one chain without a gap.
+- An *end* has P = 0: its S is the carry out of the half below.
 
-A *sum* of two numbers of w bits and one more bit is an inject and w adders; 31 sums add 63 bits:
-48 in groups of three, 8 + 4 + 2 + 1 as the carries of the sums of sums. These are 57 adders and
-31 injects.
+A *sum* of two numbers of w bits and one more bit takes an inject and w adders. 31 sums add 63 bits:
+48 in groups of three, and 8 + 4 + 2 + 1 as the carries of the sums of sums. This takes 57 adders
+and 31 injects.
 
 A 64th bit does not fit: at some level four bits of weight 1 meet, r[0], s[0], the carry and e. The
-two operands of the lowest adder then are e and r[0] ^ s[0], and what r[0] and s[0] carry, h[1],
+two operands of the lowest adder are then e and r[0] ^ s[0], and the carry of r[0] and s[0], h[1],
 joins the adder above: its operands are r[1] and s[1] ^ h[1], and so on with h[i + 1] = s[i] &
-h[i], most of it in inputs that an adder of two bits leaves unused. At the top P is h: S is exact,
-and a carry is lost if the number is 2^w, when everything below is 0. So a sum above, in which the
-number takes part, gets the lost bit back as "h and top bit is 0".
+h[i], mostly in inputs that an adder of two bits leaves unused. At the top P is h: S is exact,
+but a carry is lost if the number is 2^w; then all bits below are 0. So a later sum that adds the
+number restores the lost bit as "h, and the top bit is 0".
 """
 
 from collections import Counter, defaultdict
@@ -41,18 +41,18 @@ from nearbit_hw.score.cells.chains import Delays, cut
 __all__ = ["distance", "skew"]
 
 
-# Longest chain in halves, if each level has its registers, and if not: timing analysis sees the
-# carry pass an inject, though it does not.
+# Longest chain in halves, with registers after each level, and without: timing analysis assumes
+# that the carry passes an inject, though it does not.
 _LIMIT = 28
 _SHORT_LIMIT = 16
 
-# The level at which a bit too many enters; later it costs LUTs, earlier it finds no sum.
+# The level at which the extra bit enters; a later one costs LUTs, an earlier one has no sum for it.
 _EXTRA_LEVEL = 2
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """The XOR of a bit of each word, those at a place."""
+    """The XOR of the two words' bits at a place."""
 
     a: Value
     b: Value
@@ -63,7 +63,7 @@ _Bit = Value | _Pair
 
 
 def _inputs(*bits: _Bit | None) -> list[Value]:
-    """Spread up to two bits on A, B and C, D."""
+    """Assign up to two bits to A, B and C, D."""
     inputs: list[Value] = []
     for bit in bits:
         match bit:
@@ -77,7 +77,7 @@ def _inputs(*bits: _Bit | None) -> list[Value]:
 
 
 def _init(function: Callable[[int, int, int, int], int]) -> int:
-    """Contents of a LUT, bit D C B A."""
+    """Contents of a LUT, indexed by D C B A."""
     return sum(function(*(index >> position & 1 for position in range(4))) << index
                for index in range(16))
 
@@ -99,19 +99,19 @@ class _Half:
 
 @dataclass
 class _Sum:
-    """Halves of one sum, an inject first; `top` is its last carry, if it leaves one."""
+    """Halves of one sum, the inject first; `top` is its last carry, if there is one."""
 
     halves: list[_Half]
     top: Signal | None
 
 
 _Literal = tuple[Value, bool]
-"""A bit and whether it must be 1."""
+"""A bit, and whether it must be 1."""
 
 
 @dataclass
 class _Number:
-    """Bits, the lowest first; if all literals of `lost` hold, the number is 2^len(bits) more."""
+    """Bits, lowest first; if all literals in `lost` hold, the number is 2^len(bits) larger."""
 
     bits: list[_Bit]
     level: int
@@ -119,12 +119,12 @@ class _Number:
 
 
 def _is_power(count: int) -> bool:
-    """Whether a number of bits is one too many for plain sums, and is worth the trick."""
+    """Whether a count of bits is one too many for plain sums, and large enough for the trick."""
     return count >= 8 and count & (count - 1) == 0
 
 
 def _levels(count: int) -> int:
-    """Sums on the longest path from a bit to the number of them."""
+    """Number of sums on the longest path from a bit to the count."""
     if count <= 2:
         return count - 1
     first, second = _split(count)
@@ -132,7 +132,7 @@ def _levels(count: int) -> int:
 
 
 def _split(count: int) -> tuple[int, int]:
-    """Sizes of the groups that a sum adds to one bit; the first is a full number."""
+    """Sizes of the two groups that a sum adds together with one bit; the first fills its number."""
     if _is_power(count):
         return count // 2 - 1, count // 2 - 1
     full = 2 ** ((count - 1).bit_length() - 1) - 1
@@ -142,7 +142,7 @@ def _split(count: int) -> tuple[int, int]:
 
 
 class _Counter:
-    """Sums of all levels, made from the bits up, and then laid out on chains."""
+    """Sums of all levels, built from the bits up and then laid out on chains."""
 
     def __init__(self, m: Module, pairs: Sequence[_Pair], latency: int, advance: Value, *,
                  skewed: bool):
@@ -157,16 +157,16 @@ class _Counter:
         self._names: Counter[str] = Counter()
 
     def signal(self, name: str) -> Signal:
-        """Make a bit with a name of its own."""
+        """Create a bit with a unique name."""
         self._names[name] += 1
         return Signal(name=f"{name}_{self._names[name] - 1}")
 
     def stage(self, level: int) -> int:
-        """Registers in front of the sums of a level; the first level has none."""
+        """Number of registers before the sums of a level; the first level has none."""
         return max(min(level * self._latency // (self._depth + 1), level - 1), 0)
 
     def bring(self, bit: _Bit, level: int, stage: int) -> _Bit:
-        """Delay a bit of a number of a level until a stage."""
+        """Delay a bit of a number from its level to a stage."""
         if isinstance(bit, _Pair):
             self.skew[bit.place] = stage
             if self._skewed:
@@ -176,23 +176,23 @@ class _Counter:
         return self._delays.delay(bit, stage - self.stage(level))
 
     def lut(self, function: Value, name: str) -> Signal:
-        """Compute a bit in a LUT of its own."""
+        """Compute a bit in a separate LUT."""
         result = self.signal(name)
         self._m.d.comb += result.eq(function)
         return result
 
     def adder(self, init: int, inputs: Sequence[Value]) -> tuple[_Half, Signal]:
-        """Make a half and its S."""
+        """Create a half and its S."""
         total = self.signal("sum")
         return _Half(init, list(inputs), total), total
 
     def inject(self, stage: int) -> _Half:
-        """Take a pair as the carry of what follows."""
+        """Use a pair as the carry into the adders that follow."""
         bit = self.bring(self._pairs.pop(0), 0, stage)
         return _Half(_INJECT, [*_inputs(bit), Const(0), Const(1)])
 
     def count(self, count: int) -> _Number:
-        """Count those that differ among the next pairs."""
+        """Count how many of the next pairs differ."""
         if count == 0:
             return _Number([], 0)
         if count == 1:
@@ -220,7 +220,7 @@ class _Counter:
         return [self.bring(bit, number.level, self.stage(level)) for bit in number.bits]
 
     def power(self, count: int, *, last: bool) -> _Number:
-        """Count 2^k pairs; without the highest bit, unless it is the last sum of these."""
+        """Count 2^k pairs; the result lacks its highest bit, unless this sum is the last."""
         level = count.bit_length() - 2 # also the bits of an operand
         stage = self.stage(level)
         first = self.count(count // 2 - 1)
@@ -257,13 +257,13 @@ class _Counter:
                 add(_PARITY, *_inputs(x, y))
             literals = second.lost
             if len(literals) > 4:
-                # The last one comes late.
+                # The last literal arrives late.
                 early = Cat(bit if sign else ~bit for bit, sign in literals[:-1]).all()
                 literals = [(self.lut(early, "carry"), True), literals[-1]]
             literals = [(self._delays.delay(bit, stage - self.stage(second.level)), sign)
                         for bit, sign in literals]
 
-        # A bit that must be 1 comes last, on D, so that G is 0; there always is one.
+        # A bit that must be 1 goes last, to D, so that G is 0; there is always one.
         ordered = sorted(literals, key=lambda literal: literal[1])
         ordered = [(Const(1), True)] * (4 - len(ordered)) + ordered
         signs = tuple(sign for _, sign in ordered)
@@ -280,9 +280,9 @@ class _Counter:
         return Cat(self._delays.delay(bit, self._latency - self.stage(level)) for bit in bits)
 
     def lay_out(self) -> None:
-        """Put the sums on chains."""
-        # A chain has no two levels of one stage: timing analysis would see paths that wind from
-        # the chain into itself.
+        """Lay the sums out on chains."""
+        # A chain never has two levels of the same stage: timing analysis would see paths that loop
+        # from the chain back into itself.
         rows: list[list[_Sum]] = []
         for level in sorted(self._sums):
             if not rows or (level - 1 in self._sums and self.stage(level - 1) == self.stage(level)):
@@ -298,7 +298,7 @@ class _Counter:
                 number += 1
 
     def chain(self, number: int, sums: Sequence[_Sum]) -> None:
-        """Join sums, the next inject letting out the top bit of the sum before."""
+        """Join sums; each inject outputs the top bit of the sum before."""
         halves: list[_Half] = []
         top: Signal | None = None
         for total in sums:
@@ -333,10 +333,10 @@ def _counter(m: Module, a: Value, b: Value, latency: int, advance: Value, *, ske
 
 def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value,
              skewed: bool = False) -> Value:
-    """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
+    """Add cells to a module that compute popcount(a ^ b), :py:`latency` cycles later.
 
-    The registers move while :py:`advance` is high and are not reset. If :py:`skewed`, the bits come
-    at the times that :func:`skew` tells.
+    The registers load while :py:`advance` is high and are not reset. With :py:`skewed`, each bit
+    arrives at the stage given by :func:`skew`.
     """
     counter, number = _counter(m, a, b, latency, advance, skewed=skewed)
     bits = [counter.lut(bit.a ^ bit.b, "differs") if isinstance(bit, _Pair) else bit
@@ -349,5 +349,5 @@ def skew(width: int, *, latency: int) -> list[int]:
     """Return the stage at which each bit of the words is used."""
     m, word = Module(), Signal(width)
     counter, _ = _counter(m, word, word, latency, Const(1), skewed=True)
-    Fragment.get(m, None) # a module that goes unused is warned of
+    Fragment.get(m, None) # Amaranth warns of a module that is never used
     return counter.skew

@@ -1,17 +1,17 @@
-"""XOR-popcount on Lattice iCE40: carry chains of SB_CARRY behind gates that compare and add.
+"""XOR-popcount on Lattice iCE40: LUTs that compare and add, then carry chains of SB_CARRY.
 
-A logic cell is a LUT with inputs I0 to I3, of which the carry beside it, the majority of I1, I2
-and the carry below, sees I1 and I2, and the LUT the carry below as I3. The carry cannot be given
-an XOR, so LUTs make it first; but a LUT has room for two pairs of bits. Of each *couple* of pairs
-one LUT says whether just one of them differs, one whether both do: as many LUTs as pairs, and the
-first addition is done. Where the bits come as differences already, two LUTs add three of them.
+A logic cell has a LUT with inputs I0 to I3, and carry logic beside it: the majority of I1, I2 and
+the carry from below, which is also the LUT's I3. The carry logic cannot compute an XOR of its
+inputs, so LUTs do so first; but a LUT has room for two pairs of bits. For each *couple* of pairs,
+one LUT tells whether exactly one of them differs, and one whether both do: as many LUTs as pairs,
+and the first addition is done. Where the bits are differences already, two LUTs add three of them.
 
-The rest is columns of bits of equal weight and *sums* in three kinds of cells: an *inject* has a
-bit on I1 and I2, which makes it the next carry, while its LUT lets out the carry below, the top
-bit of the sum before; an *adder* adds two bits and the carry; an *end* only lets out the carry. A
-sum takes three bits from a column, as inject and operands of an adder, and goes on with two
-bits of the next column while it finds them. Where no column has three bits, a last sum goes on
-with one, too.
+The rest is columns of bits of equal weight, and *sums* of three kinds of cells: an *inject* has a
+bit on I1 and I2, which makes it the next carry, while its LUT outputs the carry from below, the top
+bit of the previous sum; an *adder* adds two bits and the carry; an *end* only outputs the carry. A
+sum takes three bits from a column, for the inject and the operands of an adder, and goes on with
+two bits from each next column that has them. Where no column has three bits, a last sum also goes
+on with single bits.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ from nearbit_hw.score.cells.chains import Delays, cut
 __all__ = ["distance"]
 
 
-# Longest chain in logic cells: timing analysis sees the carry pass an inject, though it does not.
+# Longest chain in logic cells: timing analysis assumes that the carry passes an inject, though it
+# does not.
 _LIMIT = 10
 
 # LUTs by their inputs I3 I2 I1 I0.
@@ -36,7 +37,7 @@ _PARITY = 0xc33c # I1 ^ I2 ^ I3
 
 @dataclass(eq=False)
 class _Bit:
-    """A bit of the plan, made at a level; level 0 are the LUTs that compare."""
+    """A bit of the plan, computed at a level; level 0 is the LUTs that compare."""
 
     level: int
     value: Value
@@ -44,7 +45,7 @@ class _Bit:
 
 @dataclass
 class _Sum:
-    """A bit injected, operands of adders, and what comes out: their sums and the last carry."""
+    """The bit injected, the adders' operands, and the outputs: their sums and the last carry."""
 
     inject: _Bit
     operands: list[tuple[_Bit, ...]]
@@ -56,9 +57,9 @@ def _signal(name: str, *indices: int) -> Signal:
 
 
 def _compare(m: Module, a: Value, b: Value) -> list[list[_Bit]]:
-    """Columns of weight 1 and 2 that the LUTs in front make."""
+    """Return the columns of weight 1 and 2 that the comparing LUTs compute."""
     width = len(a)
-    # One or two pairs stay alone, so that the columns have odd numbers of bits, as sums like.
+    # One or two pairs stay uncoupled, so that columns have odd numbers of bits, which suits sums.
     couples = 1 if width == 2 else (width - 1) // 2
     columns: list[list[_Bit]] = [[], []]
     for index in range(width - couples):
@@ -75,9 +76,9 @@ def _compare(m: Module, a: Value, b: Value) -> list[list[_Bit]]:
 
 
 def _add(m: Module, bits: Value) -> list[list[_Bit]]:
-    """Columns of weight 1 and 2 that the LUTs in front make of differences."""
+    """Return the columns of weight 1 and 2 that the first LUTs compute from differences."""
     width = len(bits)
-    # More of these triples save no cells: the sums behind take three bits, too.
+    # More of these triples save no cells, as the sums also take three bits each.
     triples = (width + 1) // 4
     columns: list[list[_Bit]] = [[], []]
     for index in range(triples):
@@ -92,16 +93,16 @@ def _add(m: Module, bits: Value) -> list[list[_Bit]]:
 
 
 def _plan(columns: list[list[_Bit]]) -> list[_Sum]:
-    """Add until each column has one bit at most; the columns are left with these bits."""
+    """Add until each column has at most one bit; only these bits are left in the columns."""
     sums: list[_Sum] = []
     level = 0
     while any(len(column) > 1 for column in columns):
         level += 1
         made: list[tuple[int, _Bit]] = []
-        settled = True # nothing comes from the columns below
+        settled = True # no more bits come from the columns below
         for weight in range(len(columns)):
             while len(columns[weight]) >= 3 or (settled and len(columns[weight]) == 2):
-                # The last sum goes on with single bits, as nothing else will come to them.
+                # The last sum goes on with single bits, as no others will join them.
                 last = (settled and len(columns[weight]) <= 3
                         and all(len(column) <= 2 for column in columns[weight + 1:]))
                 total = _Sum(columns[weight].pop(0), [], [])
@@ -134,14 +135,14 @@ class _Layout:
         self._depth = depth
 
     def stage(self, level: int) -> int:
-        """Registers in front of a level."""
+        """Number of registers before a level."""
         return level * self._latency // (self._depth + 1)
 
     def bring(self, bit: _Bit, stage: int) -> Value:
         return self._delays.delay(bit.value, stage - self.stage(bit.level))
 
     def chain(self, number: int, sums: Sequence[_Sum]) -> None:
-        """Lay sums out, the next inject beside the last carry of the sum before."""
+        """Lay sums out; each inject outputs the last carry of the sum before."""
         places: list[tuple[Value, Value, int, Value | None]] = [] # I1, I2, LUT, its output
         top: Value | None = None
         for total in sums:
@@ -171,9 +172,10 @@ class _Layout:
 
 
 def distance(m: Module, a: Value, b: Value | None, *, latency: int, advance: Value) -> Value:
-    """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
+    """Add cells to a module that compute popcount(a ^ b), :py:`latency` cycles later.
 
-    Without b it is popcount(a). The registers move while :py:`advance` is high and are not reset.
+    Without b, they compute popcount(a). The registers load while :py:`advance` is high and are not
+    reset.
     """
     columns = _add(m, a) if b is None else _compare(m, a, b)
     sums = _plan(columns)

@@ -1,15 +1,15 @@
 """XOR-popcount on AMD's 7 series: full adders of three pairs, then chains that add three rows.
 
-Two LUT6 look at the same three pairs of bits and give the sum and the carry of their differences.
-What is left, about two thirds of a bit for each pair, is added in *chains* of LUT6_2 and CARRY4. A
-*place* of a chain is one LUT6_2: of three operands x, y, z of its weight and a bit m it gives
-x ^ y ^ z ^ m to the carry logic, whose generated bit is m, and the majority of x, y and z, which is
-the m of the place above. So a place adds four bits and a carry: it takes two bits out of the count
-for one LUT. A chain starts with five bits of the same weight, as the lowest m and the carry's input
-are free, and what it leaves at its top are two bits of the weight above, the last m and the carry.
+Two LUT6 read the same three pairs of bits and output the sum and the carry of their differences.
+The remaining bits, about two thirds per pair, are added in *chains* of LUT6_2 and CARRY4. A
+*place* of a chain is one LUT6_2: from three operands x, y, z of its weight and a bit m, it feeds
+x ^ y ^ z ^ m to the carry logic, whose generated bit is m, and outputs the majority of x, y and z,
+which is the m of the place above. So a place adds four bits and a carry: it removes two bits from
+the count for one LUT. A chain starts with five bits of the same weight, as the lowest m and the
+carry input are free, and leaves two bits of the weight above at its top, the last m and the carry.
 As the LUT has one more input, x may be the difference of a pair that no full adder compared.
 
-Chains are filled completely, level by level; the last one may have empty operands and gives the
+Chains are filled completely, level by level; the last one may have empty operands and outputs the
 count. 64 bits take about 60 LUTs.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["distance"]
 
 @dataclass(eq=False)
 class _Bit:
-    """A bit of a level; either one value, or a pair that differs or not."""
+    """A bit of a level: either one value, or the difference of a pair."""
 
     level: int
     value: tuple[Value, ...]
@@ -38,7 +38,7 @@ class _Bit:
 
 @dataclass
 class _Place:
-    """Operands of one weight and m, and the sum of them."""
+    """Operands of one weight, m, and the sum of both."""
 
     operands: list[_Bit]
     m: _Bit | None
@@ -58,7 +58,7 @@ _Columns = list[list[_Bit]]
 
 
 def _full_adders(count: int) -> int:
-    """Number of full adders in front, so that each pair beyond them finds a place of a chain."""
+    """Number of initial full adders that leaves few enough pairs for the places of the chains."""
     adders = count // 3
     while adders and count - 3 * (adders - 1) <= (count - 2 * (adders - 1)) // 5:
         adders -= 1
@@ -70,7 +70,7 @@ class _Plan:
 
     def __init__(self, columns: _Columns, count: int):
         self.chains: list[_Chain] = []
-        self.compared: list[tuple[_Bit, _Bit]] = [] # pairs that find no place, and their difference
+        self.compared: list[tuple[_Bit, _Bit]] = [] # pairs without a place, and their differences
         self._size = count.bit_length()
         self._names = 0
         level = 1
@@ -86,7 +86,7 @@ class _Plan:
 
     @staticmethod
     def _usable(column: list[_Bit]) -> int:
-        """Bits that a place of this weight can take, of which one may be a pair."""
+        """Number of bits that a place of this weight can take; one of them may be a pair."""
         pairs = sum(bit.is_pair for bit in column)
         return len(column) - max(0, pairs - 1)
 
@@ -100,7 +100,7 @@ class _Plan:
                 and sum(bit.is_pair for column in columns for bit in column) <= 1)
 
     def _reduce(self, columns: _Columns, level: int) -> _Columns:
-        """Make full chains of a level; if there are none, one of four bits."""
+        """Build full chains of a level; if there are none, one of four bits."""
         made: _Columns = [[] for _ in range(self._size + 1)]
         least = 5 if max(map(self._usable, columns)) >= 5 else 4
         for weight in range(len(columns)):
@@ -141,14 +141,14 @@ class _Plan:
 
     @staticmethod
     def _take_pair(column: list[_Bit]) -> list[_Bit]:
-        """Take a pair out of a column, if it has one, and put the others first."""
+        """Take a pair out of a column, if it has one, and sort the other pairs to its front."""
         pairs = [bit for bit in column if bit.is_pair][:1]
         column[:] = [bit for bit in column if bit not in pairs]
         column.sort(key=lambda bit: bit.is_pair, reverse=True)
         return pairs
 
     def _finish(self, columns: _Columns, level: int) -> list[_Bit]:
-        """Add what is left; bits below the first column of two need no chain."""
+        """Add the remaining bits; those below the first column of two need no chain."""
         result = []
         weight = 0
         while weight < len(columns) and len(columns[weight]) == 1:
@@ -191,7 +191,7 @@ class _Layout:
         self._cells = 0
 
     def stage(self, level: int) -> int:
-        """Registers in front of a level."""
+        """Number of registers before a level."""
         return level * self._latency // (self._depth + 1)
 
     def bring(self, bit: _Bit, stage: int) -> list[Value]:
@@ -224,7 +224,7 @@ class _Layout:
             self._m.d.comb += chain.carry_out.value[0].eq(carry)
 
     def place(self, place: _Place, stage: int) -> Value:
-        """Make the LUT of a place; what it gives to the carry logic."""
+        """Build the LUT of a place; return its output to the carry logic."""
         inputs: list[Value] = []
         ends = []
         for bit in place.operands:
@@ -250,9 +250,9 @@ class _Layout:
 
 
 def distance(m: Module, a: Value, b: Value, *, latency: int, advance: Value) -> Value:
-    """Add cells to a module that give popcount(a ^ b), :py:`latency` cycles later.
+    """Add cells to a module that compute popcount(a ^ b), :py:`latency` cycles later.
 
-    The registers move while :py:`advance` is high and are not reset.
+    The registers load while :py:`advance` is high and are not reset.
     """
     pairs = list(zip(a, b, strict=True))
     if len(pairs) == 1:

@@ -1,5 +1,5 @@
-"""Stages of a selection by counters.
+"""Stages of selection by counters.
 
-``count``, ``refine`` and ``emit`` are the stages, which :class:`nearbit_hw.select.TopN` joins, and
-``digit`` is the counter that the first two have; all are one module of the netlist.
+:class:`nearbit_hw.select.TopN` connects the stages ``count``, ``refine`` and ``emit``; ``digit`` is
+the counter of the first two. All are one module of the netlist.
 """

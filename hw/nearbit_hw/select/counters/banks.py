@@ -1,4 +1,4 @@
-"""Widths, layouts and memories of a selection by counters."""
+"""Widths, layouts and memories of selection by counters."""
 
 from typing import Any
 
@@ -13,26 +13,27 @@ __all__ = ["Banks", "Sizes"]
 
 
 class Sizes:
-    """What follows from the parameters of a :class:`nearbit_hw.select.TopN`.
+    """Sizes derived from the parameters of :class:`nearbit_hw.select.TopN`.
 
     Attributes
     ----------
     group, ratio
-        Words whose summaries are examined per cycle, and words that are refined per cycle.
+        Words whose summaries are examined per cycle, and words refined per cycle.
     words, lane_bits
-        Words of a bank, and bits of a lane's number.
+        Words per bank, and bits of a lane number.
     code_bits, fine_bits, coarse_bits
-        Of a distance, and of its two digits. The code of all ones, `outside`, is no distance.
+        Bits of a distance's code, and of its two digits. The code of all ones, `outside`, is not a
+        distance.
     coarse_values, fine_values
         Values of each digit below which keys are counted.
     item, word_items
-        Layout of a key in a bank, and of a word of them.
+        Layout of a key in a bank, and of a word of keys.
     counter_shape
-        Keys below a value, minus those that are wanted.
+        Keys below a value, minus the number wanted.
     bank_words, bank_groups, summary
-        Words and groups of a bank in memory; layout of the summary of a word.
+        Words and groups that a bank takes in memory; layout of the summary of a word.
     refinement, emission
-        What is known of a query that is to be refined, and to be emitted.
+        State of a query that waits to be refined, and to be emitted.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, refine_lanes: int,
@@ -82,17 +83,17 @@ class Sizes:
 
 
 class Banks:
-    """The memories, all of which have a part for each bank.
+    """The memories, each divided into one part per bank.
 
     `items_refine` is read `ratio` words at a time, `items_emit` word by word, and `summaries` a
-    group at a time. `origins` and `wanted` hold what later stages need of a command.
+    group at a time. `origins` and `wanted` hold what later stages need from a command.
 
     Attributes
     ----------
     claim, release
-        A bank is taken by a command; the oldest bank is free again.
+        A command claims a bank; the oldest bank is free again.
     claimed
-        Banks that are taken.
+        Number of banks in use.
     """
 
     def __init__(self, m: Module, s: Sizes):

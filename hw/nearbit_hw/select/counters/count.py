@@ -1,4 +1,4 @@
-"""Count: the words that arrive are marked and kept, and their coarse digits counted."""
+"""Count: arriving words are marked and stored, and their coarse digits counted."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,10 @@ __all__ = ["Marked", "count_coarse", "mark", "take"]
 
 def take(m: Module, s: Sizes, banks: Banks, i_command: stream.Interface, i: stream.Interface
          ) -> tuple[Any, Signal]:
-    """Take commands; gives the query that is counted, and whether its last word arrives.
+    """Accept commands; return the query being counted, and whether its last word arrives.
 
-    One waits in `waiting` while the query before it is still counted in `counted`, which changes in
-    time for the first word.
+    A query waits in `waiting` while the one before it is still being counted in `counted`, and
+    moves there in time for its first word.
     """
     position = range(s.capacity + s.lanes)
     query = data.StructLayout({
@@ -63,7 +63,7 @@ def take(m: Module, s: Sizes, banks: Banks, i_command: stream.Interface, i: stre
     ]
 
     arrive = i.valid
-    finish = Signal() # the last word of the counted query arrives
+    finish = Signal() # the last word of the query being counted arrives
     m.d.comb += finish.eq(arrive & i.p.last)
     with m.If((finish | ~counted_valid) & waiting_valid):
         m.d.sync += [counted.eq(waiting), counted_valid.eq(1), waiting_valid.eq(0)]
@@ -74,7 +74,7 @@ def take(m: Module, s: Sizes, banks: Banks, i_command: stream.Interface, i: stre
 
 @dataclass(frozen=True)
 class Marked:
-    """The word that came in the cycle before: where it is, its keys, and their coarse digits."""
+    """The word that arrived in the cycle before: its place, and its keys' coarse digits."""
 
     valid: Signal
     last: Signal
@@ -150,7 +150,7 @@ def mark(m: Module, s: Sizes, banks: Banks, i: stream.Interface, *, counted: Any
 
 
 def count_coarse(m: Module, s: Sizes, banks: Banks, marked: Marked) -> StreamFifo:
-    """Count the keys below each coarse value; gives a queue of queries to be refined."""
+    """Count the keys below each coarse value; return a queue of queries to refine."""
     count_levels = tree_latency(s.lanes)
     add_valid = delay_control(m, marked.valid, count_levels, "add_valid")
     add_last = delay_control(m, marked.last, count_levels, "add_last")

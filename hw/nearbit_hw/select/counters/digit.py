@@ -1,4 +1,4 @@
-"""The counter of a digit: keys below each of its values, and where they are as many as wanted."""
+"""Counters for a digit: keys below each of its values, and the value that reaches the target."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,18 +13,18 @@ __all__ = ["choose", "count_below"]
 
 def count_below(m: Module, s: Sizes, below: Sequence[Value], digit: str, value: int, *,
                 valid: Value, first: Value, begin: Callable[[Value], Value]) -> Signal:
-    """Count the keys whose digit is below a value, while they are fewer than wanted.
+    """Count the keys whose digit is below a value, until there are as many as wanted.
 
     Parameters
     ----------
     below
-        Of the keys of a cycle, those that are.
+        For each key of a cycle, whether its digit is below the value.
     digit, value
         Name of the digit, and the value.
     valid, first
-        The sum of the bits is that of keys of a query, and of its first ones.
+        Whether the sum of these bits belongs to a query, and whether it is the query's first.
     begin
-        What is counted then, of the sum: so much less as keys are wanted.
+        Maps the first sum to the counter's first value: the sum minus the number of keys wanted.
     """
     total = sum_tree(m, below, name=f"below_{digit}_{value}")
     count = Signal(s.counter_shape, name=f"{digit}_count_{value}", reset_less=True)
@@ -38,7 +38,7 @@ def count_below(m: Module, s: Sizes, below: Sequence[Value], digit: str, value: 
 
 def choose(m: Module, values: Sequence[int], counts: Sequence[Signal], threshold: Signal,
            missing: Signal) -> None:
-    """Choose the highest value with fewer keys below it than wanted, and what they lack."""
+    """Choose the highest value with too few keys below it; `missing` is minus the shortfall."""
     for value, count in zip(values, counts, strict=True):
         with m.If(count < 0):
             m.d.comb += [threshold.eq(value), missing.eq(count)]

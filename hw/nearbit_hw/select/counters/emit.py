@@ -20,7 +20,7 @@ __all__ = ["Emit"]
 
 @dataclass(frozen=True)
 class _Last:
-    """The highest bit that is set: whether there is one, and others, its number, and it alone."""
+    """The highest set bit: whether any bit is set, whether others are, its number, and its mask."""
 
     any: Value
     others: Value
@@ -29,7 +29,7 @@ class _Last:
 
 
 def _last(m: Module, bits: Value, name: str) -> _Last:
-    """Find the highest bit that is set, of a power of two; by trees, as a chain is too slow."""
+    """Find the highest set bit of a power of two of bits, by trees, as a chain is too slow."""
     some: Value = bits
     others: Value = Const(0, len(bits))
     numbers: list[Value] = []
@@ -56,32 +56,32 @@ def _last(m: Module, bits: Value, name: str) -> _Last:
 
 
 def _chosen(words: list[Value], flags: Value) -> Value:
-    """Give the word whose flag is set."""
+    """Return the word whose flag is set."""
     masked = [word & flag.replicate(len(word)) for word, flag in zip(words, flags, strict=True)]
     return reduce(or_, masked)
 
 
 class Emit:
-    """The query that is emitted.
+    """Emission of a query's selected keys.
 
-    It goes through a pipeline: the summaries of a group of words are read (`scan`, `row`), the
-    words of the group with a hit are fetched one by one (`hits`, `fetched`, with the registers
-    `held` as well), and the keys of a word leave one by one (`word`).
+    A query passes through a pipeline: the summaries of a group of words are read (`scan`, `row`),
+    the words of the group with a hit are fetched one by one (`hits`, `fetched`; with registers,
+    also `held`), and the keys of a word leave one by one (`word`).
 
     Attributes
     ----------
     query
-        What is known of it.
+        State of the query being emitted.
     first_word
-        The number of its bank's first word.
+        Number of the first word of its bank.
     busy, take, end
-        There is one; the next one starts; its last key is written to the queue of keys.
+        A query is being emitted; the next one starts; its last key is written to the key queue.
     timer
-        Cycles until the last key may leave at the earliest.
+        Minimum number of cycles until the last key may leave.
     remaining, quota
-        Keys that are still to leave, in all and of those at the threshold.
+        Keys that have yet to leave: in all, and at the threshold.
     produce, consume
-        Places of the queue of keys that are written and read next.
+        Places of the key queue that are written and read next.
     """
 
     def __init__(self, s: Sizes, banks: Banks, queue: StreamFifo):
@@ -94,7 +94,7 @@ class Emit:
         self.busy = Signal(name="emit_busy")
         self.take = Signal(name="emit_take")
         self.end = Signal(name="emit_end")
-        self._late = 3 * s.registers # one more, and two more words fetched in vain
+        self._late = 3 * s.registers # one register more, and two more words fetched in vain
         self.timer = Signal(range(
             s.times.emit_cycles(words=s.bank_words, selected=s.top_n) - s.registers))
         self.remaining = Signal(s.selected_shape, reset_less=True)
@@ -102,7 +102,7 @@ class Emit:
         depth = s.times.key_depth
         produce, consume = Signal(range(depth)), Signal(range(depth))
         self.produce, self.consume = produce, consume
-        # Room for all keys of one more query.
+        # The key queue has room for all keys of one more query.
         self._room: Value = Signal(init=1) if s.registers else \
             (produce - consume)[:len(produce)] <= s.times.queue_limit
         self.first_word = Signal(s.first_shape, name="emitted_first", reset_less=True)
@@ -121,7 +121,7 @@ class Emit:
         self._word_valid = Signal(name="word_valid")
 
     def control(self, m: Module) -> None:
-        """Take the next query if there is room for all its keys."""
+        """Start the next query if the key queue has room for all its keys."""
         m.d.comb += [
             self._banks.origin_read.addr.eq(self._next.bank),
             self.take.eq(self._queue.o.valid & (~self.busy | self.end) & self._room),
@@ -132,7 +132,7 @@ class Emit:
             m.d.sync += self.timer.eq(self.timer - 1)
 
     def find_words(self, m: Module) -> Any:
-        """Read summaries, a group per cycle from the last one; gives the group's last hit."""
+        """Read summaries from the last group on, one per cycle; return the group's last hit."""
         s, scan = self._s, self._scan
         summary_read = self._banks.summary_read
         scan_move = Signal()
@@ -149,8 +149,8 @@ class Emit:
             with m.If(scan == 0):
                 m.d.sync += self._scan_valid.eq(0)
 
-        # Words of the group with a key below the threshold (`sure`), or at it (`maybe`), and those
-        # that were fetched, apart: what comes from the memory passes as few gates as can be.
+        # Words of the group with a key below the threshold (`sure`) or at it (`maybe`), and words
+        # already fetched, in separate registers: the memory's data pass as few gates as possible.
         sure, maybe = Signal(s.group, reset_less=True), Signal(s.group, reset_less=True)
         done = Signal(s.group, name="hits_done", reset_less=True)
         hits = Signal(s.group)
@@ -158,8 +158,8 @@ class Emit:
         last_hit = _last(m, hits, "hit")
         m.d.comb += row_move.eq(
             ~self._hits_valid | ~last_hit.any | (~last_hit.others & self._fetch_move))
-        # The memory answers late in the cycle, so the fine digit is decoded before: in `at_digit`
-        # its bit is set. The first summary comes in the cycle after.
+        # The memory's data arrive late in the cycle, so the fine digit is decoded beforehand, to
+        # one-hot `at_digit`. The first summary arrives in the cycle after.
         at_digit = Signal(1 << s.fine_bits, reset_less=True)
         m.d.sync += at_digit.eq(1 << self.query.threshold[:s.fine_bits])
         with m.If(row_move):
@@ -174,7 +174,7 @@ class Emit:
         return last_hit
 
     def fetch_word(self, m: Module, last_hit: Any) -> tuple[Any, ...]:
-        """Fetch a word with a hit; gives whether there is one, its number and its keys."""
+        """Fetch a word with a hit; return whether there is one, its number and its keys."""
         s, emit_read = self._s, self._banks.emit_read
         hit, word_move = last_hit.number, self._word_move
         fetched_valid, held_valid, spare_valid = (
@@ -191,7 +191,7 @@ class Emit:
                          fetched_word.eq(Cat(hit, self._hits_group))]
         if not s.registers:
             return fetched_valid, fetched_word, emit_read.data
-        # Whether the words behind move is a register: a second word may wait.
+        # The move signal to the read stages comes from a register, so a second word may wait.
         held_word, spare_word = (Signal.like(fetched_word, reset_less=True) for _ in range(2))
         held_items, spare_items = (Signal(s.word_items, reset_less=True) for _ in range(2))
         held_move = Signal()
@@ -208,7 +208,7 @@ class Emit:
         return held_valid, held_word, held_items
 
     def find_keys(self, m: Module, found: tuple[Any, ...], o: stream.Interface) -> None:
-        """Write the selected keys of the words that are found to the queue of keys, from the last.
+        """Write the selected keys of the words found to the key queue, the highest first.
 
         The last key of the query waits for the timer.
         """
@@ -224,15 +224,15 @@ class Emit:
         m.d.comb += keys.eq((~farther | (level & self._quota_left.replicate(s.lanes))) & ~done)
         key = _last(m, keys, "key")
         m.d.comb += self._word_move.eq(~word_valid | ~key.any | (~key.others & may_emit))
-        # Kept: synthesis would make a chain of gates of them.
+        # Kept: otherwise synthesis turns these signals into a chain of gates.
         pairs = [Signal(-(-(s.code_bits + 1) // 2), name=f"pairs_{lane}", attrs={"keep": 1})
                  for lane in range(s.lanes)]
         with m.If(self._word_move):
             m.d.sync += [word_valid.eq(found_valid), word.eq(found_word), done.eq(0)]
             for lane in range(s.lanes):
                 source = found_items[lane]
-                # The memory answers late in the cycle: nothing follows the carry of one comparison,
-                # and the other, by pairs of bits, does not wait for it.
+                # The memory's data arrive late in the cycle, so no gate follows the carry chain of
+                # one comparison, and the other, by pairs of bits, does not wait for it.
                 m.d.comb += pairs[lane].eq(Cat(
                     Cat(source.code, ~source.forced)[bit:bit + 2] == Cat(threshold, 1)[bit:bit + 2]
                     for bit in range(0, s.code_bits + 1, 2)))
@@ -249,8 +249,8 @@ class Emit:
                                      for name in ("index", "distance")}),
             depth=s.times.key_depth)
         key_write, key_read = key_queue.write_port(), key_queue.read_port()
-        # Whether a key is the last one decides what the units behind do next, so it is not in block
-        # RAM, which answers late in the cycle.
+        # Whether a key is the last one steers the units that follow, so it is not in block RAM,
+        # whose data arrive late in the cycle.
         lasts: Any = memory.Memory(shape=1, depth=s.times.key_depth, init=[])
         m.submodules.lasts = lasts
         last_write, last_read = lasts.write_port(), lasts.read_port(domain="comb")
@@ -279,17 +279,17 @@ class Emit:
 
     def _let_leave(self, m: Module, key_read: Any, last_read: Any, emit_move: Signal,
                    o: stream.Interface) -> None:
-        """Let the keys in the queue leave, if they may.
+        """Let the keys in the queue before `limit` leave.
 
-        Keys before `limit` may. In the worst case the last m keys are found in the last m cycles of
-        the timer; from then on nothing can be late.
+        In the worst case, the last m keys are found in the last m cycles of the timer; once these
+        begin, no key can be late.
         """
         s, produce, consume = self._s, self.produce, self.consume
         limit, limit_written = Signal.like(produce), Signal.like(produce)
         write = m.d.sync if s.registers else m.d.comb
         write += limit_written.eq(limit)
         if s.gapless:
-            own_keys = Signal.like(produce, reset_less=True) # where those of the query begin
+            own_keys = Signal.like(produce, reset_less=True) # the place of the query's first key
             may_leave = Signal(init=1)
             wait = Signal(range(s.bank_groups + EMIT_LATENCY + self._late), reset_less=True)
             m.d.comb += limit.eq(Mux(may_leave, produce, own_keys))
@@ -319,7 +319,7 @@ class Emit:
         with m.If(advance):
             m.d.sync += [o.valid.eq(leave), consume.eq(consume + leave), last.eq(last_read.data)]
         if s.registers:
-            # Known a cycle ahead but for whether a key comes and whether one leaves.
+            # Computed a cycle ahead, apart from whether a key arrives and whether one leaves.
             room: Any = self._room
             queue_limit = s.times.queue_limit
             waiting = Signal.like(produce)
@@ -331,7 +331,7 @@ class Emit:
                 m.d.sync += [waiting.eq(waiting - 1), room.eq(waiting <= queue_limit + 1)]
 
     def start(self, m: Module) -> None:
-        """Start with the next query; what was fetched ahead of the last key is of no use to it."""
+        """Start the next query, and discard what was fetched beyond the last key."""
         origin = self._banks.origin_read.data
         with m.If(self.end | ~self.busy):
             m.d.sync += [self._scan_valid.eq(0), self._row_valid.eq(0), self._hits_valid.eq(0),

@@ -1,4 +1,4 @@
-"""Refine: a bank is read again, and the fine digits at the coarse threshold are counted."""
+"""Refine: a bank is read again, and fine digits of keys at the coarse threshold are counted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ __all__ = ["Split", "count_fine", "read"]
 
 @dataclass(frozen=True)
 class Split:
-    """What was read: of which query and which word, and its keys.
+    """A word read from a bank, with its query, its number and its keys.
 
-    Keys are `low`, below the coarse threshold or forced, or `at` it; then `fine` counts.
+    A key is `low` if it is below the coarse threshold or forced, or `at` it; only then does `fine`
+    matter.
     """
 
     valid: Value
@@ -78,7 +79,7 @@ def read(m: Module, s: Sizes, banks: Banks, queue: StreamFifo) -> Split:
     split_query = Signal(s.refinement, reset_less=True)
     m.d.sync += split_query.eq(read_query)
     for part in range(s.ratio):
-        # What a bank holds beyond the last word is of an older query.
+        # Beyond the last word, a bank holds keys of an older query.
         stale = (read_word | part) > read_query.last_word if part else Const(0)
         for lane in range(s.lanes):
             place = part * s.lanes + lane
@@ -93,9 +94,9 @@ def read(m: Module, s: Sizes, banks: Banks, queue: StreamFifo) -> Split:
 
 
 def count_fine(m: Module, s: Sizes, banks: Banks, split: Split) -> StreamFifo:
-    """Count the keys below each fine value; gives a queue of queries to be emitted.
+    """Count the keys below each fine value; return a queue of queries to emit.
 
-    Each word leaves a summary: for each fine value, whether it has a key below it.
+    Each word leaves a summary: for each fine value, whether the word has a key below it.
     """
     low, at, fine = split.low, split.at, split.fine
     levels = tree_latency(s.refine_lanes)
@@ -131,7 +132,7 @@ def count_fine(m: Module, s: Sizes, banks: Banks, split: Split) -> StreamFifo:
 
 def _gather(m: Module, s: Sizes, banks: Banks, word_summaries: Sequence[Any], *, valid: Value,
             word: Value, bank: Value) -> None:
-    """Gather a group of summaries; what is not gathered counts as without a hit."""
+    """Collect a group of summaries; words not yet collected count as having no hit."""
     slots = s.group // s.ratio
     slot = word[exact_log2(s.ratio):exact_log2(s.group)]
     gathered = Signal(data.ArrayLayout(s.summary, s.group), reset_less=True)
@@ -145,7 +146,7 @@ def _gather(m: Module, s: Sizes, banks: Banks, word_summaries: Sequence[Any], *,
                 m.d.comb += gathering[target].eq(gathered[target])
     with m.If(valid):
         m.d.sync += gathered.eq(gathering)
-    # Written with every word, complete with the last of the group.
+    # Written with every word, and complete with the last word of the group.
     m.d.comb += [
         banks.summary_write.addr.eq(Cat(word[exact_log2(s.group):], bank)),
         banks.summary_write.data.eq(gathering),
@@ -155,7 +156,7 @@ def _gather(m: Module, s: Sizes, banks: Banks, word_summaries: Sequence[Any], *,
 
 def _hand_over(m: Module, s: Sizes, emit_queue: StreamFifo, counts: Sequence[Signal], *,
                last: Value, query: Any) -> None:
-    """Make the threshold of the digits, and let the query be emitted."""
+    """Compose the threshold from its digits, and hand the query over to be emitted."""
     done_query = delay(m, query, 1, "done_query")
     threshold_fine = Signal(s.fine_bits)
     threshold = Signal(s.code_bits)
@@ -165,7 +166,7 @@ def _hand_over(m: Module, s: Sizes, emit_queue: StreamFifo, counts: Sequence[Sig
         fine_missing.eq(done_query.missing),
     ]
     choose(m, s.fine_values, counts, threshold_fine, fine_missing)
-    # Fewer keys than asked for lie below a threshold of all ones; there are none at it.
+    # A threshold of all ones: fewer keys than wanted lie below it, and none at it.
     with m.If(threshold == s.outside):
         m.d.comb += fine_missing.eq(0)
     m.d.comb += [

@@ -1,6 +1,6 @@
-"""Stages of a selection by histograms, and the two designs of it.
+"""Stages of selection by histograms, and its two designs.
 
-``count``, ``merge``, ``scan`` and ``emit`` are the stages, which
-:class:`nearbit_hw.select.HistogramTopN` joins; all are one module of the netlist. What is done in
-one way by ``overlapped`` and in another by ``serial`` is a ``design``.
+:class:`nearbit_hw.select.HistogramTopN` connects the stages ``count``, ``merge``, ``scan`` and
+``emit``; all are one module of the netlist. ``design`` is the interface that the two designs,
+``overlapped`` and ``serial``, implement.
 """

@@ -1,4 +1,4 @@
-"""Carry: how many keys of each distance the blocks before have brought into the selection."""
+"""Carry: how many keys at each distance were selected from the blocks before."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ __all__ = ["Carry"]
 
 
 class Carry:
-    """A histogram of the keys that are selected of a query's blocks so far, but for forced ones.
+    """A histogram of the keys selected from a query's blocks so far, except forced ones.
 
-    The merge of the next block adds it to the block's own, bin by bin, and leaves the new one:
-    all keys below the threshold, and of those at it, the ones that were missing. The merge of the
-    last block, and the one that clears bins after reset, leave zeros.
+    The merge of the next block adds it to the block's own histogram, bin by bin, and writes the new
+    one: all keys below the threshold and, of those at it, as many as were missing. The merge of the
+    last block, and the one that clears bins after reset, write zeros.
 
     Parameters
     ----------
     level
-        Registers from a bin that is read to the sum of its counts.
+        Registers from reading a bin to the sum of its counts.
     """
 
     def __init__(self, m: Module, sizes: Sizes, merge: Merge, *, level: int):
         self._merge = merge
         self._bits = len(Signal(range(sizes.top_n)))
-        # A number of keys is `less`, or if `more` is set, one more: as a negative number is known
-        # of those that are missing, that saves an adder.
+        # A bin holds `less`, or one more if `more` is set: the number of missing keys is known
+        # negated, and its complement is one less than the number, so this saves an adder.
         m.submodules.carried = carried = block_ram(
             shape=data.StructLayout({"more": 1, "less": self._bits}), depth=max(merge.bins, 2))
         read, self._write = carried.read_port(), carried.write_port()
@@ -40,12 +40,12 @@ class Carry:
         m.d.comb += read.addr.eq(self._address)
 
     def add(self, count: Value) -> Value:
-        """Add the keys carried to a block's own, of the distance whose sum is there."""
+        """Add the keys carried to a block's own, for the distance whose sum is present."""
         carried = self._read.data
         return (Cat(1, count) + Cat(carried.more, carried.less))[1:]
 
     def update(self, m: Module, total: Value) -> None:
-        """Write the bin that the search looks at, of which there are `total` keys."""
+        """Write the bin that the search examines, with `total` keys in it."""
         merge, write = self._merge, self._write
         ends: Any = merge.found | merge.origin.final | ~merge.real
         m.d.comb += [

@@ -1,4 +1,4 @@
-"""Count: which lanes of a word are in a query's range, and how often each distance comes."""
+"""Count: which lanes of a word are in a query's range, and how often each distance occurs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ __all__ = ["Counter", "Marks", "ask", "mark"]
 
 
 RAM_WIDTH, RAM_DEPTH = 18, 1024
-"""Bits of a word, and words, of a block RAM with two full ports (ECP5, 7 series)."""
+"""Bits per word, and words, of a block RAM with two full ports (ECP5, 7 series)."""
 
 
 def ask(m: Module, sizes: Sizes, command: Any) -> Any:
-    """Make a query of a command."""
+    """Convert a command to a query."""
     asked: Any = Signal(sizes.query)
     normal_end = Signal(signed(len(Signal(sizes.position)) + 1))
     end = Signal(sizes.position)
@@ -37,10 +37,10 @@ def ask(m: Module, sizes: Sizes, command: Any) -> Any:
 
 @dataclass(frozen=True)
 class Marks:
-    """Of the word that came: its number, and its lanes that are counted, or selected anyway.
+    """Number of the word arriving, and which lanes are counted or selected anyway.
 
-    The number begins with 0 at the query's first word, whatever the blocks. It and `now_normal` are
-    of the word that comes, if there is one.
+    `word` counts from 0 at the query's first word, across blocks. `word` and `now_normal` describe
+    the word arriving, if any; `normal` (counted) and `forced` (selected anyway) the one before.
     """
 
     word: Signal
@@ -51,16 +51,14 @@ class Marks:
 
 def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any,
          loaded: Any) -> Marks:
-    """Tell which lanes are in the range, and which of those are not forced; end blocks.
-
-    The word's number is that of the word that comes; the marks are those of the one before.
+    """Mark the lanes in the range, and those of them that are not forced; detect ends of blocks.
 
     Parameters
     ----------
     last
-        Whether the word that comes is the query's last one.
+        Whether the word arriving is the query's last one.
     counted, loaded
-        The query that is counted, and what it is to be with :py:`strobes.load`.
+        The query being counted, and the one to load into it with :py:`strobes.load`.
     """
     lanes, lane_bits = sizes.lanes, sizes.lane_bits
     arrive = strobes.arrive
@@ -69,8 +67,8 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
         lane = position[:lane_bits]
         return Cat(index >= lane for index in range(lanes))
 
-    # A mask says which lanes come at a position or after it, in the word of the position. In
-    # the words after it is all ones.
+    # In the word of a position, its mask has the lanes at the position or after it; in later words
+    # it is all ones.
     word = Signal(sizes.index_bits)
     m.d.comb += strobes.finish.eq(arrive & last)
     if sizes.block:
@@ -88,7 +86,7 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
     ones = Const(-1, lanes)
 
     def at(position: Value, begun: Value, name: str) -> Signal:
-        # Kept: synthesis would make it anew for many lanes, only to be as fast as all else.
+        # Kept: otherwise synthesis duplicates it for many lanes, merely to be as fast as the rest.
         here = Signal(name=f"at_{name}", attrs={"keep": 1})
         m.d.comb += here.eq((word == position[lane_bits:]) | begun)
         return here
@@ -130,40 +128,40 @@ def mark(m: Module, sizes: Sizes, strobes: Strobes, last: Value, *, counted: Any
 
 
 class Counter:
-    """A bin: the number of keys at a distance, in a form that is quickly counted up.
+    """A bin: the number of keys at a distance, in a form that increments fast.
 
-    A count below `enough` is exact; as no more keys are asked for, of one above it is only known
-    that it is.
+    A count is exact until `enough` is set. From then on only that fact is kept, as no query asks
+    for more keys.
 
-    A bit may be stored with those that it will have next, until they repeat. Adding one turns such
-    a ring by a place, without a LUT. Block RAM is that wide anyway, if not deeper; but without a
-    port of their own to clear them, each bit would cost a LUT again.
+    A bit may be stored together with its next values, up to where they repeat. Adding one rotates
+    such a ring by one place, without a LUT. Unless it is deeper, block RAM is wide enough anyway;
+    but without a separate port to clear bins, each bit would cost a LUT again.
 
     Parameters
     ----------
     clears
-        Whether bins are cleared by a port of their own.
+        Whether a separate port clears bins.
 
     Attributes
     ----------
     layout
-        Of a bin.
+        Layout of a bin.
     cleared
-        One that has counted nothing.
+        A bin with a count of 0.
     """
 
     def __init__(self, sizes: Sizes, *, clears: bool):
-        # Words go to the one and the other of two bins in turn.
+        # Two bins of a distance take turns, word by word.
         self._limit = -(-sizes.words // 2)
         self._exact_bits = min(sizes.enough_bits, len(Signal(range(self._limit + 1))))
-        # Bit 3 and those above it change if `carry`, which says that the bits below are set.
+        # `carry` says that the bits below bit 3 are set; bit 3 and those above change only then.
         self._fast = self._exact_bits > 3
         wide_enough = clears and 2 << sizes.distance_bits <= RAM_DEPTH
         self._rings = max(
             count for count in range(min(3, self._exact_bits) + 1)
             if not count or (wide_enough and self._layout(count).size <= RAM_WIDTH))
         self.layout = self._layout(self._rings)
-        # A ring of a count of 0: half a turn of zeros, of which `low` has the first, then ones.
+        # The rings of a count of 0: half a turn of zeros, the first of them in `low`, then ones.
         self.cleared = sum(
             ((1 << (1 << bit)) - 1) << ((1 << bit) - 1) << self.layout[f"ring_{bit}"].offset
             for bit in range(self._rings))
@@ -189,7 +187,7 @@ class Counter:
                 new.high.eq(Mux(old.carry, old.high + 1, old.high)),
             ]
             carries = old.high.all() & old.carry
-        # If no key can follow the one that makes it enough, that bit need not stay.
+        # If no key can follow the one that sets `enough`, it need not be held.
         stays = self._limit > 1 << self._exact_bits
         m.d.comb += new.enough.eq(carries | (old.enough if stays else 0))
         return new

@@ -1,4 +1,4 @@
-"""What the two designs of a selection by histograms do each in its own way."""
+"""What the two designs of selection by histograms implement differently."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -16,12 +16,12 @@ __all__ = ["Design"]
 
 
 class Design(ABC):
-    """One of the designs: its memories, and what waits in front of which stage.
+    """A design: its memories, and what waits in front of each stage.
 
     Parameters
     ----------
     sizes
-        Those of the selection.
+        Sizes of the selection.
     """
 
     def __init__(self, sizes: Sizes):
@@ -31,7 +31,7 @@ class Design(ABC):
     @property
     @abstractmethod
     def bins(self) -> int:
-        """Bins that are read of each lane's memories; the largest distance's is not."""
+        """Bins read from each of a lane's memories; those of the largest distance are not."""
 
     @property
     @abstractmethod
@@ -45,16 +45,16 @@ class Design(ABC):
 
     @abstractmethod
     def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
-        """Take commands and blocks, and start to count queries (:py:`strobes.load`).
+        """Accept commands and blocks, and start counting queries (:py:`strobes.load`).
 
-        Gives the query that is counted from then on.
+        Returns the query that is counted from then on.
 
         Parameters
         ----------
         asked
-            The query that is asked for.
+            The query of the command on offer.
         command, block
-            The streams; without blocks, there is none of those.
+            The streams; `block` is None without blocks.
         """
 
     @abstractmethod
@@ -62,58 +62,58 @@ class Design(ABC):
               ) -> tuple[list[Any], list[Signal]]:
         """Count distances by lane, and read bins.
 
-        Gives the counts of the bin that was read, and the distances of the word before.
+        Returns the counts in the bin that was read, and the distances of the previous word.
         """
 
     @abstractmethod
     def add(self, m: Module, counts: list[Any]) -> tuple[Value, list[Value], int]:
-        """Add the counts of a distance; as :func:`~nearbit_hw.select.histogram.merge.add_lanes`."""
+        """Add a distance's counts, like :func:`~nearbit_hw.select.histogram.merge.add_lanes`."""
 
     @abstractmethod
     def is_whole(self) -> Value:
-        """Tell whether with the bin that is read all keys of its distance are."""
+        """Return whether the bin being read completes the count of a distance."""
 
     @abstractmethod
     def frees(self, strobes: Strobes) -> Value:
-        """Tell whether a query's bins are free again."""
+        """Return whether a query's bins become free."""
 
     @abstractmethod
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
                     counted: Any, last: Value) -> Merged:
-        """Start to merge, and tell when that is done; gives what is handed over then.
+        """Start merging, and signal when it is done; return what is then handed over.
 
-        `last` is whether the word that comes is the query's last one.
+        `last` says whether the word arriving is the query's last one.
         """
 
     @abstractmethod
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
-        """Make a key's item in a bank."""
+        """Drive a key's item in a bank."""
 
     @abstractmethod
     def is_normal(self, item: Any) -> Value:
-        """Tell whether a key of a bank is selected by its distance."""
+        """Return whether a key in a bank is subject to selection by distance."""
 
     @abstractmethod
     def hit_depth(self, most: int) -> int:
-        """Places for hits, of which a query has so many at most."""
+        """Places for hits, of which a query has at most `most`."""
 
     @abstractmethod
     def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
                    ) -> Any:
-        """Start to emit a query that has been scanned.
+        """Start emitting a query that has been scanned.
 
-        Gives what is known of it, which holds when it starts.
+        Returns the query's state, valid when it starts.
 
         Parameters
         ----------
         ended, scanned
-            A query's scan ended, and what is known of it then.
+            Whether a query's scan has ended, and the query's state then.
         is_free
-            Nothing leaves any more from the next cycle on.
+            Whether Emit is free from the next cycle on.
         take
-            To be driven: the query starts.
+            Driven here: whether the query starts.
         """
 
     @abstractmethod
     def read_hits(self, m: Module, emit: Any) -> list[Value]:
-        """Bring the hits of words with a single group to their keys; gives the distances."""
+        """Read the keys of hits, where words have a single group; return their distances."""

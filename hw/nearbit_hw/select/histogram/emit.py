@@ -1,4 +1,4 @@
-"""Emit: the words with selected keys are fetched again, and the keys leave, one per cycle."""
+"""Emit: words with selected keys are fetched again, and the keys leave, one per cycle."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ __all__ = ["Emit", "Hits"]
 
 
 def _wanted(group: int, missing: Value) -> Value:
-    """Of the keys of a group at the threshold: whether as many as 1, 2, ... are taken."""
+    """Return whether at least 1, 2, ... of a group's keys at the threshold are taken."""
     return Cat(missing[-1] & (Const(1, 1) if number == 1 else ~missing[:-1].all())
                & ~Cat(missing == -less for less in range(2, number)).any()
                for number in range(1, group + 1))
 
 
 def _resolve(m: Module, group: int, below: Value, level: Value, wanted: Value) -> Value:
-    """Which keys of a group are selected."""
+    """Return which keys of a group are selected."""
     keys = Signal(group, name="keys", reset_less=True)
     for lane in range(group):
         above = sum(level[lane + 1:group], Const(0, 1))
@@ -37,19 +37,20 @@ def _resolve(m: Module, group: int, below: Value, level: Value, wanted: Value) -
 
 
 class Hits:
-    """The list of words with a selected key: at most one for each key.
+    """The list of words with a selected key: at most one entry for each key.
 
-    Where words have a single group, a hit has the group's keys. Otherwise it has the groups with a
-    key, and what it takes to make out which are selected; their marks are in `flags`.
+    Where words have a single group, a hit holds the group's keys. Otherwise it holds the groups
+    with a key, and what is needed to determine the keys selected in each; the groups' marks are in
+    `flags`.
 
     Attributes
     ----------
     read, flags
-        Ports that read hits, and the marks of a group; these are there with several groups.
+        Ports that read hits and a group's marks; the latter exists with several groups only.
     layout, flag_layout, above_shape
-        Of a hit, of a group's marks, of a number of keys above a group.
+        Shapes of a hit, of a group's marks, and of the number of keys above a group.
     produce, consume
-        Places of the next hit that is noted, and of the next one that is read.
+        Places of the next hit to write, and of the next one to read.
     """
 
     def __init__(self, m: Module, design: Design, scan: Scan, found: Found):
@@ -108,22 +109,22 @@ class Hits:
 
 
 class Emit:
-    """The query that leaves: from its hits to its groups with a selected key, to its keys.
+    """Emission of a query: from its hits, to its groups with a selected key, to its keys.
 
     Attributes
     ----------
     bank, origin
-        Its bank, and where it begins.
+        The query's bank, and where the query begins.
     hit_valid, hit_last, hit_move
-        Whether a hit was read, and whether it is the last one; the next may be read.
+        Whether a hit has been read, whether it is the last one, and whether the next may be read.
     group_valid, group_last, group_keys, group_base, held, group_move
-        The group whose keys leave: whether there is one, and whether it is the last one; its keys
-        that are still to leave, and the number of its lane 0; its distances and marks, if they are
-        not those that the bank holds out; the next may take its place.
+        The group whose keys leave: whether there is one; whether it is the last one; its keys that
+        have yet to leave; the number of the key in its lane 0; its distances and marks, unless the
+        bank's read port holds them; whether the next group may replace it.
     distances
-        Port that reads the distances of a group, if they are in a memory of their own.
+        Port that reads a group's distances, if they are in a separate memory.
     survivors
-        The keys selected of the blocks before, if there are blocks.
+        With blocks, the keys selected from the blocks before.
     """
 
     def __init__(self, m: Module, design: Design, scan: Scan, hits: Hits):
@@ -153,13 +154,13 @@ class Emit:
         self.survivors = Survivors(m, sizes) if sizes.block else None
 
     def control(self, m: Module, strobes: Strobes, found: Found, merged: Merged) -> None:
-        """Start with a scanned query."""
+        """Start emitting scanned queries."""
         scan = self.scan
         ended_scan = delay_control(m, found.last, 1, "ended_scan")
         m.d.comb += strobes.release.eq(self._done)
         known = {"end": self.hits.produce, "origin": scan.origin}
         if self.survivors is not None:
-            # What the block's own keys leave to be taken at the threshold.
+            # `missing`: keys at the threshold left to take after the block's own.
             known |= {"threshold": scan.threshold, "missing": scan.missing}
         scanned: Any = Signal(data.StructLayout({
             name: value.shape() for name, value in known.items()}))
@@ -199,7 +200,7 @@ class Emit:
             m.d.sync += [self.hit_valid.eq(hit_more), consume.eq(consume + (hit_more & own))]
 
     def _keep_distances(self, m: Module, stored: list[Value]) -> None:
-        """Write distances to a memory that is read a group wide, beside the banks."""
+        """Also write distances to a memory, separate from the banks, that is read a group wide."""
         sizes, bank = self._sizes, self.scan.bank
         group, word_groups = sizes.group, sizes.word_groups
         m.submodules.distances = kept_distances = block_ram(
@@ -220,7 +221,7 @@ class Emit:
         m.d.comb += bank.read.addr.eq(Cat(self.scan.word, self.scan.number))
 
     def next_group(self, m: Module, stored: list[Value]) -> list[Value]:
-        """Bring the next group of the query; gives its distances, and with blocks its marks."""
+        """Fetch the query's next group; return its distances and, with blocks, its marks."""
         m.d.comb += self.group_move.eq(~self.group_valid | self._group_done)
         several = self._sizes.groups > 1
         if several or self._sizes.times.overlap:
@@ -228,7 +229,7 @@ class Emit:
         return self._groups(m) if several else self._design.read_hits(m, self)
 
     def _groups(self, m: Module) -> list[Value]:
-        """Groups of a word with hits, from the last one."""
+        """Fetch the groups of a word with hits, from the last one on."""
         sizes, hits = self._sizes, self.hits
         group, groups = sizes.group, sizes.groups
         word_valid, word_move, word_last = Signal(), Signal(), Signal(reset_less=True)
@@ -256,7 +257,7 @@ class Emit:
             m.d.sync += [word_valid.eq(self.hit_valid), word_last.eq(self.hit_last),
                          pick.eq(hits.read.data), pick_slot.eq(slot)]
             if self.survivors is not None:
-                # A key of a list is alone in its group.
+                # A survivor is alone in its group.
                 with m.If(self.survivors.hit_old):
                     m.d.sync += pick.groups.eq(1)
         with m.Elif(fetch_move):
@@ -280,7 +281,7 @@ class Emit:
                                   (pick_word + self.origin.word)[:sizes.index_bits])),
                 fetch_missing.eq(pick.missing + above_picked),
             ]
-        # What was read is kept, then the keys are made out.
+        # The data read are registered before the selected keys are determined.
         flag: Any = Signal(hits.flag_layout, reset_less=True)
         flag_wanted = Signal(group, reset_less=True)
         flag_last = Signal(reset_less=True)
@@ -306,7 +307,7 @@ class Emit:
         return [self.held[lane] for lane in range(group)]
 
     def next_key(self, m: Module, distances: list[Value], o: stream.Interface) -> None:
-        """Let the next key of the group leave, the highest."""
+        """Let the group's next key leave, the highest."""
         group = self._sizes.group
         key = Signal(self._sizes.group_bits)
         others = Signal(group)
@@ -326,7 +327,7 @@ class Emit:
             self.survivors.next_key(m, valid=self.group_valid, last=last, index=index, own=kept,
                                     advance=self._advance, done=self._done, o=o)
             return
-        # How far reading is by then depends on where the keys lie; when the last leaves does not.
+        # The progress of reading depends on where the keys lie; when the last key leaves does not.
         m.d.comb += [self._advance.eq(~o.valid | o.ready),
                      self._done.eq(self.group_valid & self.group_last & self._group_done)]
         with m.If(self._advance):

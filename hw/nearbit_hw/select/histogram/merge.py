@@ -1,4 +1,4 @@
-"""Merge: the bins in ascending order, summed over the lanes, until there are enough keys."""
+"""Merge: bins are summed over the lanes in ascending order until there are enough keys."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ __all__ = ["Merge", "Merged", "add_lanes", "add_pair", "any_of"]
 
 @dataclass(frozen=True)
 class Merged:
-    """What is handed over of a query that is merged.
+    """What a merged query hands over.
 
-    Its threshold, minus the keys that the bins below lack, the number of its last word in its bank,
-    and its origin.
+    Its threshold, minus the number of keys that the bins below it lack, the number of its last word
+    in its bank, and its origin.
     """
 
     threshold: Signal
@@ -27,35 +27,35 @@ class Merged:
 
 
 class Merge:
-    """Queries that are merged: one is read, and the one before may still be summed, or wait.
+    """The merge: one query's bins are read while the query before is still summed, or waits.
 
     Attributes
     ----------
     uncleared, unhanded
-        Queries that were taken and need their bins still, and that are not handed over.
+        Numbers of accepted queries that still need their bins, and that are not handed over.
     level
-        Registers from a bin that was read to its sum.
+        Registers from reading a bin to its sum.
     bins
-        Bins that are read and cleared of each lane's memories, one after another.
+        Bins read and cleared in each of a lane's memories, one after another.
     bin, busy
-        The one that is read, if any is.
+        The bin being read, and whether one is.
     merges
-        Queries whose merging started and that are not handed over.
+        Number of queries whose merge has started and that are not handed over.
     read_end
-        The last bin is read.
+        The last bin is being read.
     merged
         The outcome is in `missing` and `threshold`.
     real
-        No more is to be cleared after reset, when all bins are, as if queries had been counted.
+        The bins have been cleared after reset, which merges them as if queries had been counted.
     boot
-        How often that is still to begin.
+        Number of these clearing merges that have yet to start.
     settled
         The last word of a query has been counted.
     missing, threshold, found, origin
-        Minus the keys that the bins below the threshold lack; the threshold; whether it is one;
-        where what is searched begins.
+        Minus the number of keys that the bins below the threshold lack; the threshold; whether it
+        has been found; where the query being searched begins.
     add, reaches
-        The keys of a distance are added now; with them there are enough.
+        The keys of a distance are being added; with them there are enough.
     """
 
     def __init__(self, sizes: Sizes, *, bins: int):
@@ -81,23 +81,23 @@ class Merge:
 
     def search(self, m: Module, sizes: Sizes, strobes: Strobes, *, small: Value, many: Value,
                level: int, is_whole: Value, frees: Value) -> None:
-        """Look for the threshold: the first bin that brings the sum to what is missing.
+        """Search for the threshold: the first bin that brings the sum to the number wanted.
 
         Parameters
         ----------
         small, many
-            Keys of a distance, and whether they are more than `small` can say.
+            Number of keys at a distance, and whether there are more than `small` can hold.
         level
-            Registers from a bin that was read to them.
+            Registers from reading a bin to these.
         is_whole
-            Whether with the bin that is read all keys of its distance are.
+            Whether the bin being read completes the count of a distance.
         frees
-            Whether a query's bins are free again.
+            Whether a query's bins become free.
         """
         self.level = level
         self.add = delay_control(m, is_whole, level + 1, "add")
         m.d.comb += self.read_end.eq(self.busy & (self.bin == self.bins - 1))
-        # The bins that follow are only cleared.
+        # Later bins are only cleared.
         searched = self.busy & (self.bin == sizes.times.part_bins - 1)
         self.merged = delay_control(m, searched, level + 2, "merged")
         less = Signal.like(self.missing, name="less")
@@ -127,7 +127,7 @@ class Merge:
 
 def add_pair(m: Module, sizes: Sizes, terms: list[Value], name: str
              ) -> tuple[Value, list[Value]]:
-    """Add one or two counts in a register; give their sum, and the bits beyond what matters."""
+    """Register the sum of one or two counts; return it, and the bits above those that matter."""
     bits = max(map(len, terms))
     total = Signal(bits + (len(terms) > 1), name=name, reset_less=True)
     m.d.sync += total.eq(sum(terms, Const(0, 1)))
@@ -135,7 +135,7 @@ def add_pair(m: Module, sizes: Sizes, terms: list[Value], name: str
 
 
 def any_of(m: Module, terms: list[Value], name: str) -> list[Value]:
-    """Tell in a register whether any bit is set; nothing of no bits."""
+    """Register whether any bit is set; return nothing if there are no bits."""
     found = Signal(name=name, reset_less=True)
     m.d.sync += found.eq(Cat(terms).any())
     return [found] if terms else []
@@ -143,10 +143,10 @@ def any_of(m: Module, terms: list[Value], name: str) -> list[Value]:
 
 def add_lanes(m: Module, sizes: Sizes, counts: list[Any], level: int
               ) -> tuple[Value, list[Value], int]:
-    """Add the lanes' counts of a bin, registered at each level.
+    """Add the lanes' counts in a bin, registered at each level.
 
-    Gives the sum, bits of which any says that it is `enough` anyway, and the levels, to which the
-    given ones are added.
+    Returns the sum, bits any of which means `enough` regardless of the sum, and the number of
+    levels, including the given ones.
     """
     small: list[Value] = [Cat(term.low, term.high) for term in counts]
     many: list[Value] = [term.enough for term in counts] if len(counts[0].enough) else []

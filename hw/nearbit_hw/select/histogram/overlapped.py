@@ -1,4 +1,4 @@
-"""Two queries at a time in each half: one is counted while another is merged."""
+"""Overlapped design: one query is counted while another is merged."""
 
 from typing import Any
 
@@ -20,18 +20,19 @@ __all__ = ["Overlapped"]
 class Overlapped(Design):
     """A query is counted while the one before is merged, and scanned while the one before leaves.
 
-    A query is read while the one before is summed and searched for its threshold. If the part with
-    the threshold is known by then, its bins are read first, and the others only to be cleared.
+    A query's bins are read while those of the query before are summed and searched for its
+    threshold. With parts, the bins of the part with the threshold are read first, and the others
+    only to be cleared.
 
-    A lane has two memories of bins, and words go to the one and the other in turn. One port of a
-    memory counts while the other merges the query before, in the other half; the ports never meet,
-    as their addresses differ in a bit that is the inverse of the other's.
+    Each lane has two memories of bins, which take turns word by word. One port of a memory counts
+    in one half while the other port merges the query before in the other half; the ports never
+    collide, as one address bit of each is the inverse of the other's.
     """
 
     def __init__(self, sizes: Sizes):
         super().__init__(sizes)
-        self._read_part = Signal(2) # known when bins are cleared after reset
-        # Cycles ago, from 1, that a merge started; its first bin is summed in the last of them.
+        self._read_part = Signal(2) # reset, as it is used when bins are cleared after reset
+        # Bit c: a merge started c + 1 cycles ago. At the highest bit, its first bin is summed.
         self._started = Signal(sizes.lane_bits + 4, name="merge_started")
 
     @property
@@ -47,7 +48,7 @@ class Overlapped(Design):
         return data.StructLayout({"code": self.code_bits, "normal": 1, "forced": 1})
 
     def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
-        """One waits in `waiting` while the query, or the block, before it is still counted."""
+        """A query or block waits in `waiting` while the one before it is still being counted."""
         times, merge = self.sizes.times, self.merge
         room = Signal()
         m.d.comb += room.eq(
@@ -94,7 +95,7 @@ class Overlapped(Design):
         counts: list[Any] = []
         with m.If(strobes.arrive):
             m.d.sync += turn.eq(~turn)
-        # The part with the threshold comes first.
+        # The part with the threshold is read first.
         merge_bin: Value = Cat(merge.bin, Const(0, distance_bits - len(merge.bin)))
         if self.sizes.times.parts > 1:
             merge_bin ^= self._first_bin()
@@ -109,7 +110,7 @@ class Overlapped(Design):
             take = Signal(name=f"take_{name}")
             own_bank = Signal(name=f"bank_{name}")
             m.d.comb += take.eq(strobes.arrive & mine)
-            # The other port has the other half from the start of merging on.
+            # From the start of the merge on, the other port uses the other half.
             with m.If(strobes.merge_start):
                 m.d.sync += own_bank.eq(~merge_bank)
             with m.Elif(take):
@@ -121,7 +122,7 @@ class Overlapped(Design):
             with m.Else():
                 m.d.sync += write.eq(0)
             for lane in range(lanes):
-                # Without the attribute no_rw_check: a bin is read while it is cleared.
+                # No attribute no_rw_check here: a bin is read in the cycle that clears it.
                 bins_ram: Any = memory.Memory(
                     shape=counter.layout, depth=2 << distance_bits, init=[],
                     attrs={"ram_style": "block"})
@@ -145,12 +146,12 @@ class Overlapped(Design):
         return counts, stored
 
     def add(self, m: Module, counts: list[Any]) -> tuple[Value, list[Value], int]:
-        # Block RAM is slow, and so wide that it is far from the adders.
+        # Block RAM is slow, and so many of them lie far from the adders.
         counts = [delay(m, count, 1, f"count_{index}") for index, count in enumerate(counts)]
         return add_lanes(m, self.sizes, counts, 1)
 
     def _first_bin(self) -> Value:
-        """Give the first bin of the part that is searched."""
+        """Return the first bin of the part that is searched."""
         return Cat(Const(0, self.sizes.times.part_bins.bit_length() - 1), self._read_part)
 
     def is_whole(self) -> Value:
@@ -158,7 +159,7 @@ class Overlapped(Design):
         return self.merge.busy & (self.merge.bin < self.sizes.times.part_bins)
 
     def frees(self, strobes: Strobes) -> Value:
-        """The bins are promised while the last ones are still read."""
+        """The bins are released while the last of them are still being read."""
         last_kept = self.sizes.times.last_kept
         if last_kept >= self.bins:
             return self._started[last_kept]
@@ -166,11 +167,11 @@ class Overlapped(Design):
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
                     counted: Any, last: Value) -> Merged:
-        """The next query may be counted before this one is merged, and is `pending` then.
+        """A query counted before the one ahead of it has been merged is `pending`.
 
-        What is known of a query follows its bins: `pending` until they are read, `read` until the
-        first one is summed, `found` with the search, and `ready` to be handed over. As long as one
-        is ready, the outcome of the next one stays with the search; the one after does not start.
+        A query's state moves with its bins: `pending` until they are read, `read` until the first
+        one is summed, `found` during the search, and `ready` until the hand-over. While one query
+        is ready, the next one's outcome stays in the search, and the one after does not start.
         """
         merge, limit = self.merge, self.sizes.times.limit
         query: Any = data.StructLayout({
@@ -192,7 +193,7 @@ class Overlapped(Design):
         threshold = Signal.like(merge.threshold, name="ready_threshold", reset_less=True)
         is_pending, is_found, early = Signal(), Signal(), Signal()
         if self.sizes.times.parts > 1:
-            # The last word is counted long before the part is known.
+            # By the time the part is known, the last word has long been counted.
             m.d.comb += early.eq(merge.settled & ~is_pending)
         started = self._started
         m.d.sync += started.eq(Cat(strobes.merge_start, started))
@@ -212,7 +213,7 @@ class Overlapped(Design):
         with m.Elif(strobes.merge_start & (merge.boot == 0)):
             m.d.sync += is_pending.eq(0)
 
-        # The outcome leaves the search, at the latest, when the next bins arrive there.
+        # The outcome leaves the search when the next query's bins arrive there, or earlier.
         keep = Signal()
         m.d.comb += keep.eq((merge.merged | is_found) & ~strobes.merge_ready)
         with m.If(started[-1]):
@@ -233,7 +234,7 @@ class Overlapped(Design):
                       origin=ready.origin)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
-        """A mark of its own for what is out costs a bit, and saves logic."""
+        """A separate mark for keys selected by distance costs a bit, and saves logic."""
         m.d.comb += [item.code.eq(distance), item.normal.eq(normal), item.forced.eq(forced)]
 
     def is_normal(self, item: Any) -> Value:
@@ -244,7 +245,7 @@ class Overlapped(Design):
 
     def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
                    ) -> Any:
-        """A query may wait until the one before has left."""
+        """A scanned query may wait until the one before has left."""
         emit_wait = Signal()
         wait = Signal.like(scanned, name="wait", reset_less=True)
         m.d.comb += take.eq(emit_wait & is_free)
@@ -255,7 +256,7 @@ class Overlapped(Design):
         return wait
 
     def read_hits(self, m: Module, emit: Any) -> list[Value]:
-        """The distances are read from a memory of their own, as the bank is being scanned."""
+        """Distances are read from a separate memory, as the bank is busy with the next scan."""
         hits = emit.hits
         hit_base = hits.read.data.word + emit.origin.word
         fetch_valid, fetch_move = Signal(), Signal()

@@ -1,4 +1,4 @@
-"""Parts: keys are counted by the highest bits of their distance, so that few bins are searched."""
+"""Parts: counting keys by the highest bits of their distance leaves fewer bins to search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["Part", "find_part"]
 
 @dataclass(frozen=True)
 class Part:
-    """The part of the bins with the threshold, and minus the keys that those below lack."""
+    """The part of the bins with the threshold, and minus the keys that the parts below lack."""
 
     number: Value
     missing: Value
@@ -25,17 +25,17 @@ class Part:
 
 def find_part(m: Module, sizes: Sizes, strobes: Strobes, marks: Marks, distances: list[Value], *,
               last: Value, missing: Value) -> Part:
-    """Find the part of the bins in which there are enough keys.
+    """Find the part of the bins with the threshold.
 
-    It holds :py:`settle_latency` cycles after the query's last word. The largest distance is in no
-    part; if there are not enough keys in all of them, it is as if the last one had the threshold.
+    The result is valid :py:`settle_latency` cycles after the query's last word. The largest
+    distance belongs to no part; if all parts together have too few keys, the last one is returned.
 
     Parameters
     ----------
     last
-        Whether the word that comes is the query's last one.
+        Whether the word arriving is the query's last one.
     missing
-        Minus the keys that the query that is counted selects by their distance.
+        Minus the number of keys that the query being counted selects by distance.
     """
     times = sizes.times
     if times.parts == 1:

@@ -1,4 +1,4 @@
-"""Scan: a bank is read from its end, and the keys that may be selected are noted."""
+"""Scan: a bank is read from its end, and keys that may be selected are noted."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ __all__ = ["Bank", "Found", "Scan", "is_less"]
 
 
 class Bank:
-    """The distances of the queries in work, with their marks.
+    """The distances of the queries in flight, with their marks.
 
     Attributes
     ----------
     read
-        Port that reads all words that are scanned at once.
+        Port that reads all words scanned in a cycle.
     arrived, write_word, write_bank
-        A word is written, and where.
+        Whether a word is written, and where.
     """
 
     def __init__(self, m: Module, design: Design):
@@ -43,7 +43,7 @@ class Bank:
         self.write_word: Value = Const(0)
 
     def write(self, m: Module, strobes: Strobes, marks: Marks, stored: list[Signal]) -> None:
-        """Write the word that came in the cycle before."""
+        """Write the word that arrived in the cycle before."""
         sizes = self._design.sizes
         item_write = self._write
         self.arrived = delay_control(m, strobes.arrive, 1, "arrived")
@@ -64,17 +64,17 @@ class Bank:
 
 
 class Scan:
-    """The query that is scanned, from its last word to its first.
+    """The scan of a query, from its last word to its first.
 
     Attributes
     ----------
     busy, word, origin, threshold, missing
-        Whether there is one; the word that is read; where it begins; its threshold;
-        minus its keys at the threshold that are still missing.
+        Whether a query is being scanned; the word being read; where the query begins; its
+        threshold; minus the number of keys at the threshold still missing.
     end
-        Its last read.
+        The query's last read.
     number
-        Its bank.
+        The query's bank.
     """
 
     def __init__(self, design: Design, bank: Bank):
@@ -92,9 +92,9 @@ class Scan:
         self.number = Signal(sizes.bank_bits, name="scanned_bank", init=sizes.times.banks - 1)
 
     def control(self, m: Module, strobes: Strobes, merged: Merged) -> None:
-        """Start with a merged query; read."""
+        """Start scanning merged queries, and read their words."""
         sizes, merge, late = self._design.sizes, self._design.merge, strobes.late
-        # Values of the query before are in use for some cycles more.
+        # The previous query's values stay in use for some cycles.
         scan_rest = Signal(sizes.times.scan_gap - 1)
         m.d.comb += [
             self.end.eq(self.busy & (self.word == 0)),
@@ -117,10 +117,10 @@ class Scan:
                 m.d.sync += self.busy.eq(0)
 
     def compare(self, m: Module) -> tuple[Value, Value, Value]:
-        """Compare what was read with the threshold, in two cycles.
+        """Compare the keys read with the threshold, in two cycles.
 
-        Gives whether anything was read, a cycle ahead, and the keys below the threshold, or forced,
-        and those at it.
+        Returns whether anything was read, one cycle ahead of the rest; the keys below the
+        threshold or forced; and those at it.
         """
         sizes, design = self._design.sizes, self._design
         read_valid = delay_control(m, self.busy, 1, "read_valid")
@@ -128,14 +128,14 @@ class Scan:
         below, level = (Signal(sizes.refine_lanes, name=name, reset_less=True)
                         for name in ("below", "level"))
         for part in range(sizes.ratio):
-            # What a bank holds beyond the last word is of an older query.
+            # Beyond the last word, a bank holds keys of an older query.
             stale = Signal(name=f"stale_{part}")
             m.d.comb += stale.eq(read_top & (part > self._part))
             stale_1 = delay(m, stale, 1, f"stale_{part}")
             for lane in range(sizes.lanes):
                 source = self.bank.read.data[part][lane]
                 place = part * sizes.lanes + lane
-                # The lowest bit alone, the others in pairs.
+                # Compare the lowest bit alone, the others in pairs.
                 low_bit, low_eq, is_normal, is_forced = (
                     Signal(name=f"{name}_{place}", reset_less=True)
                     for name in ("low_bit", "low_eq", "is_normal", "is_forced"))
@@ -164,7 +164,7 @@ class Scan:
 
 
 def _is_less(a: Value, b: Value) -> Value:
-    """Compare two bits, or one."""
+    """Compare numbers of one or two bits."""
     less = ~a[-1] & b[-1]
     if len(a) == 2:
         less = less | ((a[1] == b[1]) & ~a[0] & b[0])
@@ -172,7 +172,7 @@ def _is_less(a: Value, b: Value) -> Value:
 
 
 def is_less(a: Value, b: Value, *, or_equal: bool = False) -> Value:
-    """Compare in LUTs; Yosys takes carry chains, which are larger."""
+    """Compare in LUTs; Yosys would use carry chains, which are larger."""
     less: Value = Const(or_equal, 1)
     for low in range(0, len(a), 2):
         x, y = a[low:low + 2], b[low:low + 2]
@@ -181,18 +181,18 @@ def is_less(a: Value, b: Value, *, or_equal: bool = False) -> Value:
 
 
 class Found:
-    """What the scan found in the words that it read at once, a key for each lane.
+    """Result of the scan for the words read in a cycle, with one key per lane.
 
     Attributes
     ----------
     valid, last, word
-        Whether it found anything out, whether that ends its query, and of which words.
+        Whether there is a result, whether it is the query's last one, and the number of its words.
     below, level
-        Keys below the threshold, or forced, and keys at it.
+        Keys below the threshold or forced, and keys at it.
     above
-        For each group, the keys at the threshold in the groups above it.
+        For each group, the number of keys at the threshold in the groups above it.
     level_count
-        All keys at the threshold.
+        Number of all keys at the threshold.
     groups
         Groups with a selected key.
     """
@@ -214,7 +214,7 @@ class Found:
             m.d.sync += [group_below[index].eq(below[part_lanes].any()),
                          group_level[index].eq(level[part_lanes].any()),
                          group_count[index].eq(sum(level[part_lanes]))]
-        # How many keys at the threshold a group and those above it have.
+        # Number of keys at the threshold in a group and those above it.
         steps = sizes.times.steps
         for step in range(steps):
             through_sums: list[Any] = []
@@ -239,7 +239,7 @@ class Found:
         self.level_count = group_count[0]
         self.groups = Signal(groups, name="note_groups")
         for index in range(groups):
-            more = self.above[index] # than this many must be missing
+            more = self.above[index] # more keys than this must be missing
             covered = (scan.missing[len(more):-1].all()
                        & ~is_less(more, ~scan.missing[:len(more)], or_equal=True))
             m.d.comb += self.groups[index].eq(group_below[index] | (

@@ -1,4 +1,7 @@
-"""One query is counted at a time, in half the memory, which any block RAM will do for."""
+"""Serial design: one query is counted or merged at a time, in half the memory.
+
+Any block RAM will do.
+"""
 
 from typing import Any
 
@@ -21,7 +24,7 @@ __all__ = ["Serial"]
 class Serial(Design):
     """A query is counted and merged while the one before is scanned and leaves.
 
-    A lane has one memory of bins, and the turn of a word is a bit of the address. So a distance has
+    Each lane has one memory of bins, and the turn of a word is an address bit. So a distance has
     two bins, which are read one after the other.
     """
 
@@ -38,7 +41,7 @@ class Serial(Design):
         return data.StructLayout({"code": self.code_bits, "forced": 1})
 
     def take(self, m: Module, strobes: Strobes, asked: Any, command: Any, block: Any) -> Any:
-        """A query is counted as soon as its command is taken."""
+        """A query is counted as soon as its command is accepted."""
         room = Signal()
         m.d.comb += room.eq(self.merge.uncleared != self.sizes.times.limit)
         m.d.comb += [command.ready.eq(room), strobes.claim.eq(command.valid & room),
@@ -78,7 +81,7 @@ class Serial(Design):
         return counts, stored
 
     def add(self, m: Module, counts: list[Any]) -> tuple[Value, list[Value], int]:
-        """The other turn's count follows."""
+        """A distance's two counts, one for each turn, arrive one after the other."""
         small, many, level = add_lanes(m, self.sizes, counts, 0)
         before = delay(m, small, 1, "sum_before")
         many = any_of(m, [*many, *(delay(m, bit, 1, f"many_before_{index}")
@@ -90,12 +93,12 @@ class Serial(Design):
         return self.merge.busy & self.merge.bin[0]
 
     def frees(self, strobes: Strobes) -> Value:
-        """With the bins, the outcome of the search is free for the next query."""
+        """Bins become free at the hand-over, together with the outcome of the search."""
         return strobes.hand
 
     def start_merge(self, m: Module, strobes: Strobes, marks: Marks, part: Part, *, asked: Any,
                     counted: Any, last: Value) -> Merged:
-        """What is merged is what was counted last."""
+        """The query merged is always the one counted last."""
         merge = self.merge
         m.d.comb += strobes.merge_start.eq(
             merge.settled | ((merge.boot != 0) & (merge.merges == 0)))
@@ -112,7 +115,7 @@ class Serial(Design):
                       origin=origin)
 
     def put(self, m: Module, item: Any, *, distance: Value, normal: Value, forced: Value) -> None:
-        """Memory comes first: what is out has a code that is no distance, of few zeros."""
+        """Saves memory: a key outside the range gets a code that is not a distance, by few ORs."""
         out_code = 0
         for bit in reversed(range(self.code_bits)):
             if out_code <= self.sizes.key_bits:
@@ -128,12 +131,12 @@ class Serial(Design):
 
     def start_emit(self, m: Module, *, ended: Value, scanned: Any, is_free: Value, take: Signal
                    ) -> Any:
-        """A query is scanned only when the one before has left."""
+        """A query is scanned only after the one before has left."""
         m.d.comb += take.eq(ended)
         return scanned
 
     def read_hits(self, m: Module, emit: Any) -> list[Value]:
-        """The distances are read from the bank when it has been scanned."""
+        """Distances are read from the bank after the scan."""
         hits, bank, scan = emit.hits, emit.scan.bank, emit.scan
         hit_base = hits.read.data.word + emit.origin.word
         m.d.comb += [

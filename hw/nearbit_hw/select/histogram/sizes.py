@@ -1,4 +1,4 @@
-"""Widths and layouts of a selection by histograms."""
+"""Widths and layouts of selection by histograms."""
 
 from amaranth import *
 from amaranth.lib import data
@@ -11,34 +11,34 @@ __all__ = ["Sizes", "Strobes"]
 
 
 class Sizes:
-    """What follows from the parameters of a :class:`nearbit_hw.select.HistogramTopN`.
+    """Sizes derived from the parameters of :class:`nearbit_hw.select.HistogramTopN`.
 
     Attributes
     ----------
     ratio, ratio_bits
-        Words that are scanned at once; bits of a word's place among them.
+        Words scanned per cycle; bits of a word's place among them.
     group, groups
-        Lanes of a group; groups of what is scanned at once.
+        Lanes per group; groups scanned per cycle.
     word_groups
-        Groups of a word.
+        Groups per word.
     block
-        Keys of a block, or 0: then a query is one block.
+        Keys per block; 0 if a query is one block.
     words
-        Words of a bank: those of a block.
+        Words per bank: those of a block.
     lane_bits, group_bits, word_bits, index_bits, bank_bits, distance_bits
-        Bits of a lane's number, of a lane's number in its group, of a word's number in a bank, of
-        a word's number among all, of a bank's number, of a distance.
+        Bits of a lane number, of a lane number within its group, of a word number within a bank, of
+        a word number overall, of a bank number, and of a distance.
     enough_bits
-        Bits of a count that matter, as no query asks for more keys.
+        Bits of a count that matter: a count that overflows them is enough for any query.
     missing_shape
-        Minus the keys that are missing; beyond 0 goes what a word or a bin had too many of.
+        Minus the number of missing keys; positive values count the excess keys of a word or a bin.
     query
-        What is known of a query; positions are relative to the first word's lane 0.
+        State of a query; positions are relative to the first word's lane 0.
     origin
-        What goes with a block through all stages: the number of its first word and, if there are
-        several, whether it is the query's last one.
+        State that follows a block through all stages: the number of its first word and, with
+        blocks, whether it is the query's last one.
     key
-        A selected key and, if there are blocks, whether it was selected anyway.
+        Distance of a selected key and, with blocks, whether the key is forced.
     """
 
     def __init__(self, *, key_bits: int, lanes: int, capacity: int, top_n: int, refine_lanes: int,
@@ -81,7 +81,7 @@ class Sizes:
 
     @property
     def bank_words(self) -> int:
-        """Words of all banks."""
+        """Words in all banks together."""
         return self.times.banks << self.word_bits
 
     def next_bank(self, bank: Value) -> Value:
@@ -92,26 +92,26 @@ class Sizes:
 
 
 class Strobes:
-    """Signals by which the stages of a selection tell each other of a query.
+    """Signals by which the stages of a selection tell each other about a query.
 
     Attributes
     ----------
     claim
-        A command is taken, or a block.
+        A command or a block is accepted.
     load
-        A query begins to be counted.
+        Counting a query starts.
     arrive, finish
-        A word comes, or the last one of the block that is counted.
+        A word arrives; the last word of the block being counted arrives.
     merge_start, merge_ready
-        The oldest query that is counted begins to be merged, and is merged, until :py:`hand`.
+        Merging the oldest counted query starts; a merged query waits, until :py:`hand`.
     hand
-        A merged query goes to the scan, which needs its bins no more.
+        A merged query is handed to the scan, and no longer needs its bins.
     scan_start
-        It begins to be scanned. Other than with :py:`hand`, there is no more to clear after reset.
+        Its scan starts. Unlike :py:`hand`, not set for the merges that clear bins after reset.
     late
-        Queries that are scanned and emitted.
+        Number of queries being scanned or emitted.
     release
-        The last key of a query leaves; the oldest bank is free again.
+        A query's last key leaves; the oldest bank is free again.
     """
 
     def __init__(self, times: HistogramTimes) -> None:

@@ -1,4 +1,4 @@
-"""Survivors: the keys selected of the blocks before pass once more behind the next block's."""
+"""Survivors: keys selected from earlier blocks pass again, after those of the next block."""
 
 from typing import Any
 
@@ -14,29 +14,30 @@ from nearbit_hw.select.histogram.sizes import Sizes
 __all__ = ["Survivors"]
 
 
-# A list has the keys that are selected of a query up to a block, in one of two slots of a memory:
-# first the `kept` ones of the list before, then the block's own. As the own ones are younger, it is
-# read from the first own one to the last, `total`, and then from 0 to the last kept one.
+# A list holds the keys selected from a query's blocks up to some block, in one of two slots of a
+# memory: first the `kept` keys of the previous list, then the block's own keys. As the own keys
+# have higher indices, the list is read from the first own key to the last, which `total` marks, and
+# then from 0 to the last kept one.
 #
-# Emitting a block begins with its filter: the list before passes through the stages of Emit, and
-# what is selected of it still goes to the other slot. Then the block's own keys pass, and are
-# added, and the kept ones pass to be told. Those of a query's last block leave; all others do not.
+# Emitting a block begins with a filter pass: the previous list passes through the stages of Emit,
+# and its keys that are still selected are written to the other slot. Then the block's own keys pass
+# and are appended, and after them the kept keys pass. Only a query's last block lets keys leave.
 
 class Survivors:
-    """The lists of selected keys, and what Emit does with them besides a block's own keys.
+    """The lists of selected keys, and their passage through Emit beside a block's own keys.
 
     Attributes
     ----------
     filtering
-        The list before passes, not the block that is emitted.
+        The previous list passes, not the block being emitted.
     final
         The block is its query's last one.
     threshold
         The block's threshold.
     hit_old
-        What was read instead of a hit is a key of a list.
+        A list key was read in place of a hit.
     group_old, group_item
-        So is the group whose keys leave, and this is the key.
+        A list key takes the place of the group whose keys leave; that key.
     """
 
     def __init__(self, m: Module, sizes: Sizes):
@@ -63,9 +64,9 @@ class Survivors:
         self.group_item: Any = Signal(self._layout, reset_less=True)
 
     def start(self, m: Module, take: Value, block: Any) -> None:
-        """Start to emit a block; unless it is a query's first one, the list before comes first."""
+        """Start emitting a block; unless it is a query's first, the previous list passes first."""
         m.d.sync += self._begins.eq(take)
-        # Unless it is a first one, the place is behind the last kept key, where the own ones begin.
+        # A first block clears the place; else it is after the last kept key, where own keys begin.
         m.d.comb += self._clear.eq(take & self.final)
         with m.If(take):
             m.d.sync += [
@@ -74,21 +75,21 @@ class Survivors:
                 self._slot.eq(~self._slot), self._split.eq(self._kept), self._kept.eq(0),
                 self._wrapped.eq(0), self._ended.eq(0),
             ]
-        # The last key of the list before may have been written in the cycle of `take`.
+        # The previous list's last key may be written as late as in the cycle of `take`.
         with m.If(self._begins):
             m.d.sync += [self._total.eq(self._count), self._count.eq(0)]
 
     def next_hit(self, m: Module, *, own: Value, move: Value) -> tuple[Value, Value]:
-        """Read keys of lists where hits are read, one after another.
+        """Read list keys one after another, alongside hits.
 
-        Gives whether there is a next hit or key, and whether the one that was read is the last.
+        Returns whether there is a next hit or key, and whether the one just read is the last.
 
         Parameters
         ----------
         own
-            The block has hits that were not read.
+            Whether the block has unread hits.
         move
-            The next one may be read.
+            Whether the next hit or key may be read.
         """
         end, gap, step = (Signal(name=f"list_{name}") for name in ("end", "gap", "step"))
         m.d.comb += [
@@ -99,14 +100,14 @@ class Survivors:
         with m.If(move):
             m.d.sync += [self.hit_old.eq(self.filtering | ~own), self._hit_place.eq(self._place)]
         with m.If(self.filtering):
-            # All that is read moves; behind the list comes a mark that it has ended.
+            # Every read moves on at once; an end mark follows the list.
             m.d.comb += step.eq(~self._begins & ~self._ended)
             with m.If(step):
                 m.d.comb += self._clear.eq(end | gap)
                 m.d.sync += [self._ended.eq(end), self._wrapped.eq(self._wrapped | gap)]
         with m.Elif(move & ~own & left):
             m.d.comb += step.eq(1)
-        # One counter for both, as that is smaller.
+        # One counter for both passes, as that is smaller.
         with m.If(self._clear):
             m.d.sync += self._place.eq(0)
         with m.Elif(step):
@@ -116,9 +117,9 @@ class Survivors:
 
     def follow(self, m: Module, *, fetch: Value, group: Value, word: Value | None = None,
                flag: Value | None = None) -> Value:
-        """Go through the stages of Emit, which move when they are told to.
+        """Carry list keys through the stages of Emit; each stage moves with its argument.
 
-        Gives whether it is a key of a list that is in front of the group.
+        Returns whether the item in the stage before the group is a list key.
         """
         old, place = self.hit_old, self._hit_place
         if word is not None:
@@ -147,14 +148,15 @@ class Survivors:
 
     def next_key(self, m: Module, *, valid: Value, last: Value, index: Value, own: Any,
                  advance: Signal, done: Signal, o: Any) -> None:
-        """Let a key pass: to a list, or out, or neither.
+        """Pass a key on: to a list, to the output, or to neither.
 
         Parameters
         ----------
         valid, last, index, own
-            There is a key; it is the last one; its number, distance and mark, if it is the block's.
+            Whether there is a key; whether it is the last one; for a key of the block itself, its
+            number, and its distance and mark.
         advance, done
-            To be driven: the key moves; the block's last one has passed.
+            Driven here: whether the key moves; whether the block's last key passes.
         o
             Stream of selected keys.
         """
