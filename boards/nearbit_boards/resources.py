@@ -1,5 +1,6 @@
 """Resources that a design needs: estimated from its memories, or counted in its netlist."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 from nearbit_boards.board import BoardError, Device
 from nearbit_hw.ram import UNINITIALIZED
-from nearbit_model.config import SCALE_BITS, Config
+from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config
 
 
 __all__ = ["Memory", "Used", "check_memories", "count_cells", "dsps", "expected", "memories"]
@@ -122,11 +123,12 @@ def check_memories(found: Iterable[Memory], device: Device, part: str, what: str
 
 
 def dsps(config: Config, device: Device) -> int:
-    """Count the multipliers that a configuration implies; those of rescoring are not included.
+    """Count the multipliers that a configuration implies.
 
     One for each value lane, one for the weights, and those of the reciprocal. With a single value
-    port, the first value lane's multiplier scales the weights. On an iCE40 UltraPlus, what does not
-    fit its eight is built from logic. Devices without multipliers have none.
+    port, the first value lane's multiplier scales the weights. Rescoring has one for each of its
+    lanes, and two products that scale its scores. On an iCE40 UltraPlus, what does not fit its
+    eight is built from logic. Devices without multipliers have none.
     """
     if not device.dsps:
         return 0
@@ -135,14 +137,24 @@ def dsps(config: Config, device: Device) -> int:
         products[0] = config.weight_bits + 1, max(config.value_bits, SCALE_BITS)
     else:
         products.append((config.weight_bits, SCALE_BITS))
+    if config.rescore is not None:
+        products += [(config.rescore.element_bits,) * 2] * config.rescore.lanes
+        products += [((2 * config.score_max).bit_length(), MULTIPLIER_BITS // 2)] * 2
     if config.normalizer == "reciprocal":
         products += config.reciprocal_times.products(config.value_bits)
     return sum(_tiles(*product, device) for product in products)
 
 
+# Width of a multiplier's operands, and of the narrowest product that Yosys does not build in logic.
+_WIDTHS = {"ice40": (16, 11), "ecp5": (18, 0)}
+
+
 def _tiles(first: int, second: int, device: Device) -> int:
-    size = 16 if device.family == "ice40" else 18
-    return -(-(first - (device.family == "ice40" and first == 17)) // size) * -(-second // size)
+    """Count the multipliers of a product. A bit by itself is multiplied in logic."""
+    size, narrowest = _WIDTHS[device.family]
+    if first + second < narrowest:
+        return 0
+    return math.prod(width // size + (width % size > 1) for width in (first, second))
 
 
 _CELLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {

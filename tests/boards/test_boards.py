@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from nearbit_boards.build import BuildError, _check_used, _read_report, build, d
 from nearbit_boards.flash import flash_command
 from nearbit_boards.pll import Ecp5Pll, Ice40Pll, PllError, find_pll
 from nearbit_boards.resources import Memory, Used
-from nearbit_boards.tools import ToolError
+from nearbit_boards.tools import ToolError, find_tool
 from nearbit_boards.top import BoardTop
+from nearbit_hw.core import Core
 from nearbit_hw.verilog import generate
-from nearbit_model.config import Config
+from nearbit_model.config import Config, Rescore
 from nearbit_model.config import Memory as CacheMemory
+from nearbit_sim.netlist import SYNTHESIS
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +130,30 @@ def test_lost_memory():
         _check_used(used, [*found, found[0]], board)
     with pytest.raises(BuildError, match=r"^the design needs 7681 LUTs and iCE40HX8K has 7680; "):
         _check_used(Used(luts=7681, ffs=0, brams=3, sprams=0, dsps=0), found, board)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rescore"), [
+    ("ulx3s-12f", Rescore(head_dim=8, lanes=4)),
+    ("ulx3s-12f", Rescore(head_dim=16, lanes=2, element_bits=12)),
+    ("icebreaker", Rescore(head_dim=4, lanes=1, element_bits=4)), # too narrow for a multiplier
+    ("icebreaker", Rescore(head_dim=4, lanes=2)),
+])
+def test_multipliers_of_rescoring(tmp_path, name, rescore):
+    """As many as synthesis makes, or no such configuration could be built."""
+    board = find_board(name)
+    is_small = board.part == "iCE40UP5K"
+    config = TINY.replace(cell=board.device.family, rescore=rescore)
+    if not is_small:
+        config = config.replace(value_lanes=4, normalizer="reciprocal", divider_cycles=1)
+    (tmp_path / "core.v").write_text(generate(Core(config), "dut"))
+    synthesis = SYNTHESIS["up5k" if is_small else board.device.family]
+    (tmp_path / "core.ys").write_text(
+        f"read_verilog core.v\n{synthesis} -top dut\nwrite_json core.json\n")
+    subprocess.run([*find_tool("yosys").command, "-q", "core.ys"], cwd=tmp_path, check=True)
+    netlist = json.loads((tmp_path / "core.json").read_text())
+    used = resources.count_cells(netlist, "dut", board.device)
+    assert used.dsps == resources.dsps(config, board.device)
 
 
 # ---- Commands.
