@@ -96,7 +96,7 @@ verilator:
 
 .PHONY: demo
 demo: compiler ## a real attention head of a language model through the generated hardware
-	@echo "The first run compiles the tools and the accelerator: two to three minutes."
+	@echo "The first run compiles the accelerator: half a minute, or minutes where Yosys is WebAssembly."
 	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
 
 .PHONY: verilog
