@@ -98,7 +98,7 @@ def run(commands: Iterable[str], directory: str | os.PathLike[str] | None = None
     YosysError
         If Yosys reports an error or crashes.
     """
-    # It would let C write each piece of a word by itself, and read each letter.
+    # Python hands it on to C, whose streams would then make a system call for each letter.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     result = subprocess.run(
         [*command(), "-q", "-"], input="\n".join(commands) + "\n", cwd=directory, env=environment,
