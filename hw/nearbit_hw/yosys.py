@@ -72,7 +72,7 @@ def release() -> str:
 
 
 def share() -> Path:
-    """Find the folder of what Yosys brings: models of cells, CXXRTL's headers."""
+    """Find the folder of what Yosys brings: models of cells."""
     found = importlib.util.find_spec(_package())
     assert found is not None
     assert found.origin is not None
