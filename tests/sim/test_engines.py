@@ -378,8 +378,20 @@ def test_no_verilator(monkeypatch):
         run_popcount()
 
 
+@pytest.mark.usefixtures("no_package")
+def test_broken_verilator(monkeypatch, tmp_path):
+    program = tmp_path / "verilator"
+    program.write_text("#!/bin/sh\necho '%Error: out of order' >&2\nexit 3\n")
+    program.chmod(0o755)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: (
+        str(program) if name == "verilator" else which(name)))
+    with pytest.raises(SimulationError, match=r"^Verilator cannot be run: out of order$"):
+        run_popcount()
+
+
 @pytest.mark.skipif(shutil.which("verilator") is None, reason="needs the system's Verilator")
-@pytest.mark.usefixtures("no_package", "own_cache")
+@pytest.mark.usefixtures("no_package")
 def test_verilator_of_the_system():
     """Where PyPI has none: Debian's is years older."""
     assert verilator.version().startswith("Verilator ")
