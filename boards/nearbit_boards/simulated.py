@@ -45,7 +45,7 @@ class _Session:
 
     def __init__(self, engine: _Engine) -> None:
         self._library = engine.library
-        self._handle = self._library.nearbit_create(1, None)
+        self._handle = self._library.nearbit_create(None)
 
     def advance(self, cycles: int, words: Any = (), *, wait: bool = False) -> Any:
         """Push words, one per row, for at most some cycles, and return those that come out.

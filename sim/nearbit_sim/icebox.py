@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nearbit_sim.cache import cached, key_of, load_library
-from nearbit_sim.compiled import compile_library, compiler
+from nearbit_sim.cxx import compile_library, compiler
 from nearbit_sim.engine import SimulationError
 
 

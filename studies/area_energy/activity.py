@@ -21,7 +21,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 from numpy.typing import NDArray
 
-from nearbit_sim.compiled import compiler
+from nearbit_sim.cxx import compiler
 from studies.area_energy.liberty import Pin
 from studies.area_energy.synthesis import TOP, Design, Memory, block_name
 

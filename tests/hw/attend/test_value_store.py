@@ -6,10 +6,10 @@ from collections import Counter
 import cocotb
 import pytest
 
+from nearbit_hw import yosys
 from nearbit_hw.attend.value_store import ValueStore
 from nearbit_hw.verilog import generate
 from nearbit_sim.bench import run_bench
-from nearbit_sim.netlist import run_script
 from nearbit_sim.stream import MATRIX, Bench
 
 
@@ -183,8 +183,8 @@ def test_memories(command, tmp_path):
     verilog = generate(ValueStore(capacity=2048, value_dim=32, value_lanes=4, value_bits=8,
                                   single_port=True), "dut")
     (tmp_path / "dut.v").write_text(verilog, encoding="utf-8")
-    run_script(["read_verilog dut.v", f"{command} -top dut", "check -assert",
-                "write_json dut.json"], tmp_path)
+    yosys.run(["read_verilog dut.v", f"{command} -top dut", "check -assert",
+               "write_json dut.json"], tmp_path)
     netlist = json.loads((tmp_path / "dut.json").read_text(encoding="utf-8"))["modules"]["dut"]
     kinds = Counter(cell["type"] for cell in netlist["cells"].values())
     memories = {kind: count for kind, count in kinds.items() if "RAM" in kind or kind == "DP16KD"}

@@ -9,10 +9,11 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nearbit_hw import yosys
 from nearbit_hw.score.cells.chains import cut
 from nearbit_hw.score.popcount import XorPopcount, operand_skew
-from nearbit_hw.verilog import YosysError, generate
-from nearbit_sim.netlist import models, run_script
+from nearbit_hw.verilog import generate
+from nearbit_sim.netlist import models
 
 
 @cache
@@ -28,7 +29,7 @@ def prove(gold, gate, target, latency, directory):
     (directory / "models.v").write_text(models(gate, target), encoding="utf-8")
     sat = ("sat -verify -prove trigger 0 -set in_rst 0 -set in_o__ready 1 "
            f"-seq {latency + 1} -prove-skip {latency} miter")
-    run_script([
+    yosys.run([
         "read_verilog gold.v gate.v", "read_verilog -D ICE40_HX models.v", "hierarchy",
         "proc", "flatten gate", "miter -equiv -flatten gold gate miter", "hierarchy -top miter",
         "opt -full", sat,
@@ -85,7 +86,7 @@ def test_proof_can_fail(target, old, new, tmp_path):
     gate = generate(XorPopcount(8, target=target), "gate")
     assert old in gate
     latency = XorPopcount(8).latency
-    with pytest.raises(YosysError, match="proof did fail"):
+    with pytest.raises(yosys.YosysError, match="proof did fail"):
         prove(generic(8), gate.replace(old, new, 1), target, latency, tmp_path)
 
 
@@ -141,7 +142,7 @@ def gates(width, target, directory, *, skewed=False):
     (directory / "top.v").write_text(verilog, encoding="utf-8")
     (directory / "models.v").write_text(
         "" if target == "generic" else models(verilog, target), encoding="utf-8")
-    run_script([
+    yosys.run([
         "read_verilog top.v", "read_verilog -D ICE40_HX models.v", "hierarchy -top top", "proc",
         "flatten", "opt -full", "techmap", "opt", "dffunmap", "simplemap", "opt -nosdff",
         "write_json top.json"], directory)

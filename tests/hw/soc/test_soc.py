@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.soc.input_stream import InputStream
 from nearbit_hw.soc.register_file import RegisterFile
@@ -10,7 +11,7 @@ from nearbit_hw.soc.registers import register_map
 from nearbit_hw.soc.result_stream import ResultStream
 from nearbit_hw.soc.soc_core import SocCore
 from nearbit_hw.soc.table_registers import TableRegisters
-from nearbit_hw.verilog import generate, run_yosys
+from nearbit_hw.verilog import generate
 from nearbit_model.config import PRESETS, Config, Memory, Rescore
 from nearbit_model.memory import MemoryLayout
 from nearbit_sim.bench import run_bench
@@ -133,9 +134,8 @@ def test_no_path_from_ready(rescore, memory, bus):
         # Only the stream in looks at anything else, and that is registers.
         inputs = ["s_axi_awvalid", "s_axi_wvalid", "s_axi_arvalid", "s_axis_tvalid"]
         checks += [f"select -assert-none i:{name} %coe* o:* %i" for name in inputs]
-    run_yosys("\n".join(["read_verilog <<verilog", verilog, "verilog", "hierarchy -top top",
-                         "proc", "flatten", "memory_dff", "memory_collect", "memory_map",
-                         "opt_clean", *checks]))
+    yosys.run(["read_verilog <<verilog", verilog, "verilog", "hierarchy -top top", "proc",
+               "flatten", "memory_dff", "memory_collect", "memory_map", "opt_clean", *checks])
 
 
 def test_widths_that_do_not_fit():
