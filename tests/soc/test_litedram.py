@@ -90,6 +90,9 @@ def test_documents():
         assert case["heads"] == litedram.HEADS
         assert case["config"]["memory"]["row_ports"] == row_ports
         assert case["share"] >= litedram.BOUNDS.get((dram, row_ports), 0)
+    last = results["cases"][-1]
+    assert (f"{last['bytes']:,} bytes in {last['cycles']:,} cycles are {100 * last['share']:.1f} % "
+            f"of the peak of {last['what']}\n") in (EXAMPLE / "README.md").read_text()
     snippet, = re.findall(r"<!-- litex -->\n```python\n(.*?)```",
                           (ROOT / "docs" / "soc-memory.md").read_text(), re.DOTALL)
     imports, _, function = snippet.partition("\n\n\n")
