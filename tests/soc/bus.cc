@@ -13,6 +13,10 @@ template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::value<Bits> &
 template<size_t Bits> const cxxrtl::value<Bits> &now(const cxxrtl::wire<Bits> &x) { return x.curr; }
 template<class Any> uint32_t word(const Any &x) { return now(x).data[0]; }
 
+template<class Any> uint64_t long_word(const Any &x) {
+    return word(x) | (now(x).chunks > 1 ? uint64_t(now(x).data[1]) << 32 : 0);
+}
+
 template<size_t Bits>
 void set(cxxrtl::value<Bits> &to, uint64_t value) {
     to = cxxrtl::value<Bits>{};
@@ -44,12 +48,29 @@ struct Reader {
     bool offered = false;
 };
 
+// The same behind a write port: a burst is written when all of it has come.
+struct Writer {
+    struct Word {
+        std::vector<uint8_t> bytes;
+        uint64_t strobe;
+    };
+    struct Answer {
+        uint64_t due;
+        uint32_t response;
+    };
+    std::deque<Reader::Burst> bursts;
+    std::deque<Word> words;
+    std::deque<Answer> answers;
+    bool offered = false;
+};
+
 struct Bus {
-    const uint8_t *memory = nullptr;
+    uint8_t *memory = nullptr;
     uint64_t memory_address = 0, memory_bytes = 0;
     uint64_t fault = ~uint64_t(0); // address of a beat that is answered with an error
     bool silent = false;
     Reader readers[NEARBIT_READ_PORTS + 1];
+    Writer writer;
     cxxrtl_design::p_nearbit__axi top;
     uint64_t cycle = 0, random = 0;
     uint32_t pause = 0; // of 256
@@ -103,11 +124,52 @@ struct Bus {
                 reader.bursts.pop_front();
         }
         if (asked) {
-            uint64_t from = word(address);
-            if (now(address).chunks > 1)
-                from |= uint64_t(now(address).data[1]) << 32;
-            reader.bursts.push_back({from, cycle + 1 + (random >> 33) % 16, word(length) + 1,
-                                     word(id)});
+            reader.bursts.push_back({long_word(address), cycle + 1 + (random >> 33) % 16,
+                                     word(length) + 1, word(id)});
+        }
+    }
+
+    template<class Ready, class Valid, class Response>
+    void answer(Ready &address_ready, Ready &beat_ready, Valid &valid, Response &response) {
+        set(address_ready, !silent && writer.bursts.size() < 4 && chance());
+        set(beat_ready, !silent && chance());
+        if (!writer.offered && !silent && !writer.answers.empty()
+            && writer.answers.front().due <= cycle && chance()) {
+            writer.offered = true;
+            set(response, writer.answers.front().response);
+        }
+        set(valid, writer.offered);
+    }
+
+    template<class Address, class Length, class Data, class Strobe>
+    void write(bool asked, bool given, bool taken, const Address &address, const Length &length,
+               const Data &data, const Strobe &strobe) {
+        if (taken) {
+            writer.answers.pop_front();
+            writer.offered = false;
+        }
+        if (asked)
+            writer.bursts.push_back({long_word(address), 0, word(length) + 1, 0});
+        if (given) {
+            Writer::Word found{{}, long_word(strobe)};
+            append(found.bytes, now(data));
+            writer.words.push_back(found);
+        }
+        while (!writer.bursts.empty() && writer.words.size() >= writer.bursts.front().beats) {
+            auto burst = writer.bursts.front();
+            writer.bursts.pop_front();
+            uint32_t response = 0;
+            for (; burst.beats; burst.beats--) {
+                const auto &found = writer.words.front();
+                if (burst.address == fault)
+                    response = 2;
+                for (size_t i = 0; i < found.bytes.size(); i++)
+                    if (found.strobe >> i & 1 && burst.address + i - memory_address < memory_bytes)
+                        memory[burst.address + i - memory_address] = found.bytes[i];
+                burst.address += found.bytes.size();
+                writer.words.pop_front();
+            }
+            writer.answers.push_back({cycle + 1 + (random >> 33) % 16, response});
         }
     }
 
@@ -146,6 +208,8 @@ struct Bus {
           word(top.pins##rvalid) && word(top.pins##rready), top.pins##rdata.bits / 8, \
           top.pins##araddr, top.pins##arlen, top.pins##arid)
 #if NEARBIT_READ_PORTS > 0
+        answer(top.p_m__axi__append__awready, top.p_m__axi__append__wready,
+               top.p_m__axi__append__bvalid, top.p_m__axi__append__bresp);
         OFFER(0, p_m__axi__codes__);
 #endif
 #if NEARBIT_READ_PORTS > 1
@@ -158,6 +222,11 @@ struct Bus {
         top.step();
 
 #if NEARBIT_READ_PORTS > 0
+#define MOVES(channel) (word(top.p_m__axi__append__##channel##valid) \
+                        && word(top.p_m__axi__append__##channel##ready))
+        write(MOVES(aw), MOVES(w), MOVES(b), top.p_m__axi__append__awaddr,
+              top.p_m__axi__append__awlen, top.p_m__axi__append__wdata,
+              top.p_m__axi__append__wstrb);
         SERVE(0, p_m__axi__codes__);
 #endif
 #if NEARBIT_READ_PORTS > 1
@@ -261,8 +330,8 @@ void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
     }
 }
 
-// The memory behind the read ports, and what of it cannot be read.
-void bus_memory(Bus *bus, const uint8_t *bytes, uint64_t address, uint64_t length) {
+// The memory behind the ports, and what of it cannot be read or written.
+void bus_memory(Bus *bus, uint8_t *bytes, uint64_t address, uint64_t length) {
     bus->memory = bytes;
     bus->memory_address = address;
     bus->memory_bytes = length;
