@@ -1,11 +1,12 @@
 """Random programs for a core with a memory that fails at random, and what must come of them.
 
-Three kinds. In *whole* programs the memory answers all it is asked, with errors at some addresses:
-each answer is known. In *silent* ones it is silent for a while, or for ever, and in *impatient* ones
-the core gives it up too early: a query then is answered right, or with the error of codes or rows.
-What is asked when a silence is over must be answered as in whole programs.
+There are three kinds. In *whole* programs the memory answers all it is asked, with errors at some
+addresses, so each answer is known. In *silent* ones it is silent for a while or for ever, and in
+*impatient* ones the core gives it up too early: a query then is answered right, or with the error
+of codes or rows. What is asked after a silence must be answered as in whole programs.
 """
 
+import copy
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -120,10 +121,7 @@ class RandomProgram:
         self.config, self.plan, self.unit = config, cache.plan, config.rescore
         self.memory, self.layout = config.memory, cache.plan.layout
         self.kind = rng.choices(["whole", "silent", "impatient"], [12, 7, 1])[0]
-        self.tokens = Tokens.__new__(Tokens)
-        for name in ("codes", "values", "scales", "keys"):
-            known = getattr(cache.tokens, name)
-            setattr(self.tokens, name, None if known is None else known.copy())
+        self.tokens = copy.deepcopy(cache.tokens)
         self.undefined: set[tuple[int, int]] = set()
         self.program = Program(core_ports(config))
         size = len(cache.octets)

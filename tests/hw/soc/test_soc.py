@@ -95,8 +95,8 @@ CACHED = {
 def test_cached(case):
     """A core whose cache lies in memory, with other people's memories behind its buses."""
     config, data_bits, bus = CACHED[case]
-    bench("cached.py", config, data_bits, bus, "queries|registers|commands|unset|faults|silence|append",
-          steps=12)
+    bench("cached.py", config, data_bits, bus,
+          "queries|registers|commands|unset|faults|silence|append", steps=12)
 
 
 def test_cached_after_reset():
