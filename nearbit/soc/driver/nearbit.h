@@ -270,7 +270,7 @@ enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_
 
 /* The same, but the accelerator writes the token to memory: neither the processor's view of it nor
  * a flush is needed. The heads are those of the numbers, as they were set. When this returns
- * NEARBIT_OK, queries see the token; if not, they do not, and it can be appended again. What the
+ * NEARBIT_OK, queries see the token; else it can be sent again, to the same place. What the
  * processor's cache holds of these bytes is old. */
 enum nearbit_status nearbit_send_token(struct nearbit *device, const uint32_t *heads,
                                        uint32_t number, struct nearbit_sequence *sequence,
