@@ -1,7 +1,5 @@
 """Tokens that a SoC core appends to its memory, and when queries may see them."""
 
-from typing import Any
-
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out

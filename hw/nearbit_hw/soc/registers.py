@@ -585,8 +585,8 @@ def _command(config: Config) -> list[Register]:
              (Flag.RESCORE, "Weight by dot-product scores; the queries' elements follow."),
              (Flag.SHARED, "Make one selection for all queries."),
              *([] if memory is None else [
-                 (Flag.RAISE, "Of APPEND: raise the sequence's number of tokens with each token "
-                              "that is in memory.")])]
+                 (Flag.RAISE, ("Of APPEND: raise the sequence's number of tokens with each token "
+                               "that is in memory."))])]
 
     def register(name: str, bits: int, description: str) -> Register:
         return Register(name=name, address=Address[name], access="rw", description=description,
