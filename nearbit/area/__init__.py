@@ -8,6 +8,7 @@
 
 from nearbit.area.fitted import (
     BLOCKS,
+    MEMORY_UNITS,
     QUANTITIES,
     TARGETS,
     AreaError,
@@ -17,6 +18,7 @@ from nearbit.area.fitted import (
     apply,
     belongs,
     check,
+    count_all,
     drivers,
     estimate,
     features,
@@ -27,6 +29,6 @@ from nearbit.area.fitted import (
 )
 
 
-__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "apply",
-           "belongs", "check", "drivers", "estimate", "features", "model", "parts", "show",
-           "validate"]
+__all__ = ["BLOCKS", "MEMORY_UNITS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check",
+           "Estimate", "apply", "belongs", "check", "count_all", "drivers", "estimate", "features",
+           "model", "parts", "show", "validate"]

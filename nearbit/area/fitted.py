@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from nearbit.area.synthesis import Resources
 
 
-__all__ = ["BLOCKS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check", "Estimate", "apply",
-           "belongs", "check", "drivers", "estimate", "features", "model", "parts", "show",
-           "validate"]
+__all__ = ["BLOCKS", "MEMORY_UNITS", "QUANTITIES", "TARGETS", "AreaError", "Block", "Check",
+           "Estimate", "apply", "belongs", "check", "count_all", "drivers", "estimate", "features",
+           "model", "parts", "show", "validate"]
 
 
 TARGETS = ("ecp5", "ice40", "up5k", "xc7")
@@ -385,6 +385,16 @@ BLOCKS: dict[str, Block] = {
 ``rest`` is all that is in no other: checks of commands, queues, the order of queries."""
 
 
+MEMORY_UNITS: dict[str, tuple[str, ...]] = {
+    "codes": ("code_fetcher", "code_gate", "code_outcomes", "read_merge"),
+    "rows": ("row_fetcher", "row_gather", "row_outcomes", "value_buffer", "value_reader",
+             "key_buffer", "key_reader", "gathered", "selected_*"),
+    "tables": ("places", "command_place"),
+    "appender": ("appender",),
+}
+"""Blocks of a core whose cache lies in a memory, in place of its stores: names of submodules."""
+
+
 # Shapes that a block of memory can have: width and words.
 _SHAPES = {
     "ecp5": ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)),
@@ -450,7 +460,10 @@ def parts(config: Config) -> list[str]:
     without = {"divider", "reciprocal"} - {config.normalizer}
     if config.rescore is None:
         without.add("rescorer")
-    return [name for name in BLOCKS if name not in without]
+    if config.memory is not None:
+        without.add("key_store")
+    found = [name for name in BLOCKS if name not in without]
+    return found if config.memory is None else [*found[:-1], *MEMORY_UNITS, found[-1]]
 
 
 @dataclass(frozen=True)
@@ -469,12 +482,15 @@ class Estimate:
     beyond
         For each block that is outside the sweep, in which parameters: the name, the value, and
         the least and the most of the sweep.
+    is_counted
+        Whether the resources are those of a synthesis of this very configuration.
     """
 
     target: str
     blocks: "dict[str, Resources]"
     error: dict[str, tuple[float, float]]
     beyond: dict[str, list[tuple[str, int, int, int]]]
+    is_counted: bool = False
 
     @property
     def total(self) -> "Resources":
@@ -500,6 +516,7 @@ class Estimate:
         """Everything, as JSON can hold it."""
         return {
             "target": self.target,
+            "counted": self.is_counted,
             "blocks": {name: resources.to_dict() for name, resources in self.blocks.items()},
             "total": self.total.to_dict(),
             "error_percent": {name: {"mean": mean, "max": most}
@@ -534,9 +551,6 @@ def validate(config: Config, target: str) -> None:
     """Raise :class:`AreaError` if nothing is known of a target, or of a cell on it."""
     if target not in TARGETS:
         raise AreaError(f"--target must be one of {', '.join(TARGETS)}, not {target!r}")
-    if config.memory is not None:
-        raise AreaError("the logic that reads a cache in memory was not fitted; leave [memory] out "
-                        "to estimate all other blocks and the block RAM of one head")
     if config.selection == "histograms" and target in ("ice40", "up5k"):
         raise AreaError(f"the selection 'histograms' needs block RAM with two full ports, which "
                         f"{target} does not have; take 'serial' or 'counters'")
@@ -555,9 +569,12 @@ def estimate(config: Config, target: str) -> Estimate:
     ------
     AreaError
         If nothing is known of the target, of the cell that the configuration forces, or of the
-        selection's logic.
+        selection's logic; or if the configuration has a memory and is none of those of which a
+        synthesis is known.
     """
     validate(config, target)
+    if config.memory is not None:
+        return _known(config, target)
     if config.selection_block:
         raise AreaError("the logic of a selection with selection_block was not fitted; "
                         "set it to 0 to estimate all other blocks")
@@ -577,6 +594,30 @@ def estimate(config: Config, target: str) -> Estimate:
         if outside:
             beyond[name] = outside
     return Estimate(target, blocks, error, beyond)
+
+
+def _known(config: Config, target: str) -> Estimate:
+    """Look up the synthesis of a configuration with a memory."""
+    from nearbit.area.synthesis import Resources
+
+    known = model()["memory"]
+    for entry in known:
+        if entry["target"] == target and Config.from_dict(entry["config"]) == config:
+            return _counted(target, {name: Resources(**found)
+                                     for name, found in entry["blocks"].items()})
+    names = [entry["preset"] for entry in known if entry["target"] == target]
+    raise AreaError(f"of cores that read a cache in memory there is no model, and on {target} "
+                    f"{'only ' + ', '.join(names) if names else 'none'} has been synthesized; "
+                    f"--check synthesizes this one (minutes)")
+
+
+def count_all(config: Config, target: str) -> Estimate:
+    """Synthesize a configuration, as :func:`check`, in place of an estimate."""
+    return _counted(target, check(config, target).blocks)
+
+
+def _counted(target: str, blocks: "dict[str, Resources]") -> Estimate:
+    return Estimate(target, blocks, dict.fromkeys(blocks, (0.0, 0.0)), {}, is_counted=True)
 
 
 def apply(coefficients: Mapping[str, Mapping[str, float]], config: Config, block: str,
@@ -626,8 +667,9 @@ class Check:
 
 def belongs(unit: str, block: str) -> bool:
     """Whether a submodule of the core is of a block."""
+    units = MEMORY_UNITS[block] if block in MEMORY_UNITS else BLOCKS[block].units
     return any(unit.startswith(name[:-1]) if name.endswith("*") else unit == name
-               for name in BLOCKS[block].units)
+               for name in units)
 
 
 def check(config: Config, target: str) -> Check:
@@ -643,7 +685,7 @@ def check(config: Config, target: str) -> Check:
     start = time.perf_counter()
     text = verilog(Core(config), target, "core")
     names = [name for name in units(text, "core")
-             if any(belongs(name, block) for block in BLOCKS)]
+             if any(belongs(name, block) for block in parts(config))]
     try:
         found = synthesize(text, target, top="core", keep=[f"core.{name}" for name in names])
         found["cell"] = synthesize(cell_verilog(config, target), target)["top"]
@@ -669,7 +711,9 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
     device = DEVICES[found.target]
     console.print(f"{name} on {device.name}\n", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    heads = ["", device.unit, "flip-flops", "block RAMs", "multipliers", "mean error"]
+    heads = ["", device.unit, "flip-flops", "block RAMs", "multipliers"]
+    if not found.is_counted:
+        heads.append("mean error")
     if checked is not None:
         heads += ["synthesized", "difference"]
     for head in heads:
@@ -678,7 +722,7 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
     def row(title: str, resources: "Resources", error: float,
             real: "Resources | None") -> Sequence[str]:
         cells = [title, *(f"{round(value):,}" for value in vars(resources).values()),
-                 f"{error:.1f} %"]
+                 *([] if found.is_counted else [f"{error:.1f} %"])]
         if real is not None:
             cells += [f"{round(real.luteq):,}", difference(resources.luteq, real.luteq)]
         return cells
@@ -690,7 +734,9 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
     table.add_row(*row("total, without cell", found.total, found.total_error,
                        None if checked is None else checked.total))
     console.print(table)
-    notes = ["", ("Estimated by a linear model of each block. The error is that of points which "
+    notes = ["", ("Counted in a synthesis of this configuration by Yosys, each block in its place "
+                  "in the core: nothing is estimated." if found.is_counted else
+                  "Estimated by a linear model of each block. The error is that of points which "
                   "the model had not seen; the total's adds up.")]
     if found.warning():
         notes.append(found.warning())

@@ -28,16 +28,22 @@ def area(
 ) -> None:
     """Estimate logic, flip-flops, block RAMs and multipliers of each block on a device.
 
-    The default preset is 'reference'. The exit status is 2 if the input is wrong.
+    The default preset is 'reference'. Of configurations with a memory, --check counts; without it,
+    only presets are known. The exit status is 2 if the input is wrong.
     """
     from nearbit import area as report
 
     accelerator, shown, name = given_or_default(preset, config)
-    found = report.estimate(accelerator, target)
     checked = None
-    if is_checked:
+    if is_checked and accelerator.memory is not None:
+        # There is no model to be compared with it.
         with progress("synthesizing (minutes)"):
-            checked = report.check(accelerator, target)
+            found = report.count_all(accelerator, target)
+    else:
+        found = report.estimate(accelerator, target)
+        if is_checked:
+            with progress("synthesizing (minutes)"):
+                checked = report.check(accelerator, target)
     if as_json:
         print(json.dumps({
             "preset": name, "config": accelerator.to_dict(), **found.to_dict(),

@@ -345,7 +345,10 @@ def _areas(config: Config) -> list[dict[str, Any]]:
     from nearbit.area import TARGETS, AreaError, estimate
     from nearbit.area.synthesis import DEVICES
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if config.memory is not None:
+        # Of most configurations nothing is known.
+        return rows
     for target in TARGETS:
         try:
             found = estimate(config, target)

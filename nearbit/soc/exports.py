@@ -17,7 +17,6 @@ from nearbit_hw.soc.registers import (
     Packet,
     Register,
     RegisterMap,
-    SocError,
 )
 from nearbit_model.config import Config
 from nearbit_model.memory import Field as RowField
@@ -339,7 +338,7 @@ def _quote(text: str) -> str:
 
 def systemrdl(registers: RegisterMap, name: str = "nearbit") -> str:
     """Write the registers as SystemRDL 2.0: an address map with the core's name."""
-    errors = " ".join(f"{each.name} = {each.value};" for each in SocError)
+    errors = " ".join(f"{each.name} = {each.value};" for each in registers.errors)
     commands = " ".join(f"{each.name} = {each.value};" for each in Command)
     lines = [f"// {LICENSE}", "", f"enum {name}_error {{ {errors} }};",
              f"enum {name}_command {{ {commands} }};", "",

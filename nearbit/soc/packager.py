@@ -31,14 +31,15 @@ def attributes_of(ports: Sequence[str], memory: Memory) -> dict[str, dict[str, s
         Attributes by name, for those ports that have any; Wishbone's have none, as Vivado knows no
         such interface.
     """
-    managers = sorted({port.removesuffix("_araddr") for port in ports
-                       if port.startswith("m_axi_") and port.endswith("_araddr")})
+    managers = {port.removesuffix(ending): mode for port in sorted(ports)
+                for ending, mode in (("_araddr", "READ_ONLY"), ("_awaddr", "WRITE_ONLY"))
+                if port.startswith("m_axi_") and port.endswith(ending)}
     buses = [*(["s_axi"] if "s_axi_araddr" in ports else []), *_STREAMS, *managers]
     parameters = {
         "s_axi": "PROTOCOL AXI4LITE",
-        **dict.fromkeys(managers, f"PROTOCOL AXI4, READ_WRITE_MODE READ_ONLY, "
-                                  f"SUPPORTS_NARROW_BURST 0, DATA_WIDTH {memory.bus_bits}, "
-                                  f"ADDR_WIDTH {memory.address_bits}"),
+        **{manager: f"PROTOCOL AXI4, READ_WRITE_MODE {mode}, SUPPORTS_NARROW_BURST 0, "
+                    f"DATA_WIDTH {memory.bus_bits}, ADDR_WIDTH {memory.address_bits}"
+           for manager, mode in managers.items()},
     }
     found = {
         "aclk": {_INFO: "xilinx.com:signal:clock:1.0 aclk CLK",

@@ -18,7 +18,7 @@ from nearbit_hw.attend.value_accumulator import ValueAccumulator
 from nearbit_hw.attend.value_store import ValueStore
 from nearbit_hw.select.histogram_top_n import HistogramTopN
 from nearbit_hw.verilog import generate
-from nearbit_model.config import PRESETS, Config, Memory, Rescore
+from nearbit_model.config import MEMORY_PRESETS, PRESETS, Config, Memory, Rescore
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,15 +278,55 @@ def test_blocks_are_not_fitted(run, tmp_path):
                            "set it to 0 to estimate all other blocks\n")
 
 
-def test_memory_is_not_fitted(run, tmp_path):
+CACHED = PRESETS["tiny"].replace(memory=Memory(heads=2, page_tokens=32),
+                                 rescore=Rescore(head_dim=4, lanes=2))
+
+
+def test_memory_has_no_model(run, tmp_path):
     path = tmp_path / "memory.toml"
-    path.write_text(PRESETS["tiny"].replace(memory=Memory(
-        heads=2, page_tokens=32)).to_toml(), encoding="utf-8")
-    outcome = run("area", "--config", path)
-    assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err == (
-        "nearbit: the logic that reads a cache in memory was not fitted; leave [memory] out to "
-        "estimate all other blocks and the block RAM of one head\n")
+    path.write_text(CACHED.to_toml(), encoding="utf-8")
+    known = [entry["preset"] for entry in area.model()["memory"] if entry["target"] == "ecp5"]
+    for target, synthesized in (("ecp5", f"only {', '.join(known)}"), ("xc7", "none")):
+        outcome = run("area", "--config", path, "--target", target)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err == (
+            f"nearbit: of cores that read a cache in memory there is no model, and on {target} "
+            f"{synthesized} has been synthesized; --check synthesizes this one (minutes)\n")
+
+
+@pytest.mark.parametrize("index", range(len(area.model()["memory"])))
+def test_known_memories(run, results, index):
+    """Presets are those of the committed syntheses, with all blocks that they have."""
+    entry = area.model()["memory"][index]
+    preset, config = entry["preset"], MEMORY_PRESETS[entry["preset"]]
+    assert Config.from_dict(entry["config"]) == config
+    assert {**entry, "seconds": results["memory"][index]["seconds"]} == results["memory"][index]
+    outcome = run("area", "--preset", preset, "--target", entry["target"], "--json")
+    assert outcome.status == 0
+    found = json.loads(outcome.out)
+    assert found["counted"]
+    assert set(found["blocks"]) == set(area.parts(config))
+    assert found["blocks"] == entry["blocks"]
+    assert "nothing is estimated" in run("area", "--preset", preset, "--target",
+                                         entry["target"]).out
+
+
+def test_check_of_a_memory(run, tmp_path, monkeypatch):
+    """What is synthesized is all there is, and each unit belongs to a block."""
+    def synthesized(text, target, *, top="top", keep=(), **_):
+        return {top: Counter({"LUT4": 1}), **{name: Counter({"LUT4": 2}) for name in keep}}
+
+    monkeypatch.setattr("nearbit.area.synthesis.synthesize", synthesized)
+    path = tmp_path / "memory.toml"
+    path.write_text(CACHED.to_toml(), encoding="utf-8")
+    outcome = run("area", "--config", path, "--check", "--json")
+    assert outcome.status == 0
+    found = json.loads(outcome.out)
+    assert found["counted"]
+    assert "synthesized" not in found
+    assert {name: block["luteq"] for name, block in found["blocks"].items()} == {
+        "cell": 1, "score_array": 2, "top_n": 4, "softmax": 2, "values": 2, "reciprocal": 2,
+        "rescorer": 2, "codes": 6, "rows": 20, "tables": 4, "appender": 2, "rest": 1}
 
 
 def test_count():

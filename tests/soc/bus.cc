@@ -46,12 +46,29 @@ struct Reader {
     bool offered = false;
 };
 
+// The same behind a write port: a burst is written when all of it has come.
+struct Writer {
+    struct Word {
+        std::vector<uint8_t> bytes;
+        uint64_t strobe;
+    };
+    struct Answer {
+        uint64_t due;
+        uint32_t response;
+    };
+    std::deque<Reader::Burst> bursts;
+    std::deque<Word> words;
+    std::deque<Answer> answers;
+    bool offered = false;
+};
+
 struct Bus {
-    const uint8_t *memory = nullptr;
+    uint8_t *memory = nullptr;
     uint64_t memory_address = 0, memory_bytes = 0;
     uint64_t fault = ~uint64_t(0); // address of a beat that is answered with an error
     bool silent = false;
     Reader readers[NEARBIT_READ_PORTS + 1];
+    Writer writer;
     VerilatedContext context;
     Design top{&context, ""};
     uint64_t cycle = 0, random = 0;
@@ -107,6 +124,50 @@ struct Bus {
         }
     }
 
+    template<class Ready, class Valid, class Response>
+    void answer(Ready &address_ready, Ready &beat_ready, Valid &valid, Response &response) {
+        set(address_ready, !silent && writer.bursts.size() < 4 && chance());
+        set(beat_ready, !silent && chance());
+        if (!writer.offered && !silent && !writer.answers.empty()
+            && writer.answers.front().due <= cycle && chance()) {
+            writer.offered = true;
+            set(response, writer.answers.front().response);
+        }
+        set(valid, writer.offered);
+    }
+
+    template<class Address, class Length, class Data, class Strobe>
+    void write(bool asked, bool given, bool taken, const Address &address, const Length &length,
+               const Data &data, const Strobe &strobe) {
+        if (taken) {
+            writer.answers.pop_front();
+            writer.offered = false;
+        }
+        if (asked)
+            writer.bursts.push_back({long_word(address), 0, word(length) + 1, 0});
+        if (given) {
+            Writer::Word found{{}, long_word(strobe)};
+            append(found.bytes, data);
+            writer.words.push_back(found);
+        }
+        while (!writer.bursts.empty() && writer.words.size() >= writer.bursts.front().beats) {
+            auto burst = writer.bursts.front();
+            writer.bursts.pop_front();
+            uint32_t response = 0;
+            for (; burst.beats; burst.beats--) {
+                const auto &found = writer.words.front();
+                if (burst.address == fault)
+                    response = 2;
+                for (size_t i = 0; i < found.bytes.size(); i++)
+                    if (found.strobe >> i & 1 && burst.address + i - memory_address < memory_bytes)
+                        memory[burst.address + i - memory_address] = found.bytes[i];
+                burst.address += found.bytes.size();
+                writer.words.pop_front();
+            }
+            writer.answers.push_back({cycle + 1 + (random >> 33) % 16, response});
+        }
+    }
+
     void tick() {
         // What is valid stays so until it is taken.
         set(top.s_axi_awaddr, address);
@@ -137,6 +198,8 @@ struct Bus {
           word(top.pins##rvalid) && word(top.pins##rready), sizeof top.pins##rdata, \
           top.pins##araddr, top.pins##arlen, top.pins##arid)
 #if NEARBIT_READ_PORTS > 0
+        answer(top.m_axi_append_awready, top.m_axi_append_wready,
+               top.m_axi_append_bvalid, top.m_axi_append_bresp);
         OFFER(0, m_axi_codes_);
 #endif
 #if NEARBIT_READ_PORTS > 1
@@ -149,6 +212,11 @@ struct Bus {
         top.eval();
 
 #if NEARBIT_READ_PORTS > 0
+#define MOVES(channel) (word(top.m_axi_append_##channel##valid) \
+                        && word(top.m_axi_append_##channel##ready))
+        write(MOVES(aw), MOVES(w), MOVES(b), top.m_axi_append_awaddr,
+              top.m_axi_append_awlen, top.m_axi_append_wdata,
+              top.m_axi_append_wstrb);
         SERVE(0, m_axi_codes_);
 #endif
 #if NEARBIT_READ_PORTS > 1
@@ -254,8 +322,8 @@ PUBLIC void bus_offer(Bus *bus, const uint8_t *bytes, size_t length, int last) {
     }
 }
 
-// The memory behind the read ports, and what of it cannot be read.
-PUBLIC void bus_memory(Bus *bus, const uint8_t *bytes, uint64_t address, uint64_t length) {
+// The memory behind the ports, and what of it cannot be read or written.
+PUBLIC void bus_memory(Bus *bus, uint8_t *bytes, uint64_t address, uint64_t length) {
     bus->memory = bytes;
     bus->memory_address = address;
     bus->memory_bytes = length;

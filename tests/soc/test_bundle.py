@@ -183,7 +183,8 @@ def test_memory(tmp_path, interface):
     assert paths == sorted(bundle.names(interface, memory=True))
     assert "driver/nearbit_memory.h" in paths
     text = (tmp_path / "README.md").read_text()
-    for name in ("m_axi_codes_araddr", "m_axi_rows0_rready", "m_axi_rows1_rdata"):
+    for name in ("m_axi_codes_araddr", "m_axi_rows0_rready", "m_axi_rows1_rdata",
+                 "m_axi_append_wstrb"):
         assert f"| `{name}` |" in text
     # They depend on the memory, and on what nobody has fitted.
     assert "## Cycles" not in text
@@ -209,8 +210,8 @@ def test_interfaces_of_ports(tmp_path):
     """Attributes name the interface of each port, the clock of each bus, and the polarity."""
     bundle.write(tmp_path, MEMORY, "axi")
     found = port_attributes((tmp_path / "nearbit_axi.v").read_text(), "nearbit_axi")
-    buses = ["s_axi", "s_axis", "m_axis_result", "m_axis_trace", "m_axi_codes", "m_axi_rows0",
-             "m_axi_rows1"]
+    buses = ["s_axi", "s_axis", "m_axis_result", "m_axis_trace", "m_axi_append", "m_axi_codes",
+             "m_axi_rows0", "m_axi_rows1"]
     for port, attributes in found.items():
         info = attributes["X_INTERFACE_INFO"]
         bus = max((bus for bus in buses if port.startswith(f"{bus}_")), key=len, default=None)
@@ -224,7 +225,8 @@ def test_interfaces_of_ports(tmp_path):
     for bus in buses[4:]:
         said, = (attributes["X_INTERFACE_PARAMETER"] for port, attributes in found.items()
                  if port.startswith(f"{bus}_") and "X_INTERFACE_PARAMETER" in attributes)
-        assert "PROTOCOL AXI4, READ_WRITE_MODE READ_ONLY" in said
+        mode = "WRITE_ONLY" if bus == "m_axi_append" else "READ_ONLY"
+        assert f"PROTOCOL AXI4, READ_WRITE_MODE {mode}" in said
         assert "DATA_WIDTH 32, ADDR_WIDTH 32" in said
 
 

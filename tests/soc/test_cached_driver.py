@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nearbit_hw.soc.registers import Fault
+from nearbit_hw.soc.registers import CacheSocError, Fault
 from nearbit_model.config import Config, Memory, Rescore
 from nearbit_model.golden import Result as Answer
 from nearbit_model.golden import attend, attend_one
@@ -111,15 +111,17 @@ class CachedBoard(Board):
         found.flat[:2] = -(1 << bits - 1), (1 << bits - 1) - 1
         return found
 
-    def append(self, sequence: Sequence, heads: list[int]) -> str:
-        """Append a random token."""
+    def append(self, sequence: Sequence, heads: list[int], *, sends: bool = False) -> str:
+        """Append a random token; with ``sends`` the accelerator writes it."""
         config, count, unit = self.given, len(heads), self.given.rescore
         codes = self.rng.integers(0, 1 << config.key_bits, count, np.uint64)
         values = self.signed(config.value_bits, count, config.value_dim)
         scales = self.rng.integers(0, 1 << 16, count, np.uint16)
         keys = None if unit is None else self.signed(unit.element_bits, count, unit.head_dim)
         number = sequence.tokens
-        status = self.call("append", (Head * count)(*map(self.head, heads)), count,
+        places = (ctypes.c_uint32 * count)(*heads) if sends else \
+            (Head * count)(*map(self.head, heads))
+        status = self.call("send_token" if sends else "append", places, count,
                            ctypes.byref(sequence), code_bytes(codes[:, None], config.key_bits),
                            keys, values, scales)
         if status == "OK":
@@ -129,12 +131,14 @@ class CachedBoard(Board):
                     [] if keys is None else keys[index])
         return status
 
-    def extend(self, sequence: Sequence, tokens: int, free: list[int]) -> None:
+    def extend(self, sequence: Sequence, tokens: int, free: list[int], *,
+               sends: bool = False) -> None:
         """Append random tokens to all heads, with pages from a list."""
         for _ in range(tokens):
             if sequence.tokens == sequence.listed * self.given.memory.page_tokens:
                 assert self.call("grow", ctypes.byref(sequence), free.pop()) == "OK"
-            assert self.append(sequence, list(range(self.given.memory.heads))) == "OK"
+            assert self.append(sequence, list(range(self.given.memory.heads)),
+                               sends=sends) == "OK"
 
     def ask(self, head: int, sequence: Sequence, counts: list[int], *, first: int = 0, n: int = 4,
             rescore: bool = False, shared: bool = False, trace: bool = True
@@ -328,6 +332,74 @@ def test_faults(cached):
     device.library.bus_silence(device.bus, 0)
     device.library.bus_run(device.bus, 2000)
     assert device.ask(0, sequence, [7])[0] == [0]
+    assert device.bus_errors() == 0
+
+
+@pytest.mark.parametrize("pause", [0, 120])
+@pytest.mark.parametrize("config", [PLAIN, HASH], ids=["plain", "hash"])
+def test_sent_tokens(cached, config, pause):
+    """What the accelerator writes is what the driver would have, and queries see it."""
+    device = cached(config, pause=pause)
+    device.start()
+    image = MemoryImage(device.plan, device.there.copy())
+    sequence, free = device.sequence(1), list(range(config.memory.pages))
+    device.port.memory = None
+    for _ in range(3):
+        device.extend(sequence, 5, free, sends=True)
+        for head in range(config.memory.heads):
+            counts = [sequence.tokens] * config.queries
+            assert device.ask(head, sequence, counts, n=7)[0] == [0] * config.queries
+    pages = sequence.pages[:sequence.listed]
+    for token in range(sequence.tokens):
+        for head in range(config.memory.heads):
+            code, values, scale, key = device.tokens[head, device.place(sequence, token)]
+            image.write(head, pages, token, codes_from_ints([code], config.key_bits),
+                        values[None], np.array([scale]),
+                        None if config.rescore is None else key[None])
+    assert device.there.tobytes() == image.octets.tobytes()
+    assert not device.flushed
+    assert device.bus_errors() == 0
+
+
+def test_token_that_fails(cached):
+    """It is not seen, and can be sent again."""
+    device = cached(PLAIN)
+    device.start()
+    sequence = device.sequence(0)
+    device.extend(sequence, 3, [3], sends=True)
+    assert device.call("set_timeout", 500) == "OK"
+    place = device.place(sequence, 3)
+
+    def fails(heads: list[int]) -> None:
+        assert device.append(sequence, heads, sends=True) == "REFUSED"
+        assert sequence.tokens == 3
+        assert device.error().code == CacheSocError.APPEND
+        assert b"append" in device.library.nearbit_error_text(CacheSocError.APPEND)
+        # Whoever does not look at the error is told again.
+        assert device.append(sequence, heads, sends=True) == "REFUSED"
+        assert device.call("clear") == "OK"
+        assert device.ask(0, sequence, [4])[0] == [QueryError.RANGE.value]
+        assert device.call("clear") == "OK"
+
+    for address in (device.plan.code_address(1, place) & ~3, device.plan.row_address(1, place)):
+        device.library.bus_fault(device.bus, ctypes.c_uint64(address))
+        fails([0, 1])
+        device.library.bus_fault(device.bus, ctypes.c_uint64((1 << 64) - 1))
+    device.library.bus_silence(device.bus, 1)
+    fails([0])
+    device.library.bus_silence(device.bus, 0)
+    device.library.bus_run(device.bus, 2000)
+    assert device.call("clear_head", 1) == "OK"
+    fails([1])
+    assert device.call("set_head", 1, ctypes.byref(device.head(1))) == "OK"
+    assert device.append(sequence, [0, 1, 2], sends=True) == "OK"
+    assert device.ask(1, sequence, [4])[0] == [0]
+    # What has no place, or is nobody's.
+    assert device.append(sequence, [], sends=True) == "ARGUMENT"
+    assert device.append(sequence, [3], sends=True) == "ARGUMENT"
+    device.extend(sequence, 4, [], sends=True)
+    assert device.append(sequence, [0], sends=True) == "ARGUMENT"
+    assert sequence.tokens == 8
     assert device.bus_errors() == 0
 
 

@@ -1,4 +1,4 @@
-"""The stream into a SoC core: packets of loads and batches, cut to what the core takes."""
+"""The stream into a SoC core: packets of loads, batches and tokens, cut to what the core takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.core import core_members
+from nearbit_hw.layouts import code_layout
+from nearbit_hw.memory.cache import RowFields
 from nearbit_hw.soc.registers import Command, RegisterMap
 from nearbit_model.config import SCALE_BITS
 
@@ -25,11 +27,12 @@ __all__ = ["LOADED", "InputStream", "beat_layout"]
 # not go this way: it is kept beside for the elements that follow.
 #
 # A unit at the beginning of a token or batch is its `head`: the scale before elements of values,
-# the codes before the rescore queries.
+# the codes before the rescore queries, the code before the row of a token to be appended.
 #
 # What a core with rescoring has got of a batch's rescore elements cannot be taken back. If the
 # packet ends among them, the rest is padded with what there is, and the batch is sent with no keys
 # to select; so its queries are answered with an error, and the core is ready for the next batch.
+# A token whose row is not complete is padded, too, and not counted.
 
 LOADED = ("i_key", "i_value", "i_exp_table", "i_rescore_key", "i_rescore_query")
 """The core's streams, beside that of commands, whose payloads come by packets."""
@@ -57,8 +60,8 @@ class InputStream(wiring.Component):
     taken from the cycle after its acceptance on; with the rescoring unit, a batch is offered
     one cycle after its last unit was taken, and the next batch's codes are taken meanwhile.
 
-    :py:`i.ready` depends on no other stream's :py:`ready` but those of loads and rescore queries,
-    which depend on registers of the core. A unit that is offered stays until it is taken, whatever
+    :py:`i.ready` depends on no other stream's :py:`ready` but those of loads, rescore queries and
+    tokens, which depend on registers. A unit that is offered stays until it is taken, whatever
     is cleared.
 
     Parameters
@@ -74,8 +77,10 @@ class InputStream(wiring.Component):
 :py:`Out(stream.Signature(...))`
         To the core's streams of these names, as far as it has them. Of :py:`o_command`, only the
         codes are driven, and :py:`n` if it must be 0: :py:`void`.
+    o_append : :py:`Out(stream.Signature(code_layout(...)))`, o_row : :py:`Out(...)`
+        With a memory: tokens to be appended, and beats of their rows.
     void : :py:`Out(1)`
-        The batch that is offered was not complete.
+        The batch that is offered, or the token whose row is, was not complete.
     start : :py:`In(1)`
         An operation starts, for one cycle, with
     command : :py:`In(3)`
@@ -103,6 +108,8 @@ class InputStream(wiring.Component):
     o_rescore_key: stream.Interface
     o_rescore_query: stream.Interface
     o_command: stream.Interface
+    o_append: stream.Interface
+    o_row: stream.Interface
     void: Signal
     start: Signal
     command: Signal
@@ -128,6 +135,10 @@ class InputStream(wiring.Component):
             **{"o" + name[1:]: member.flip() for name, member in core_members(config).items()
                if name in LOADED},
             "o_command": Out(stream.Signature(data.ArrayLayout(config.key_bits, config.queries))),
+            **({} if config.memory is None else {
+                "o_append": Out(stream.Signature(
+                    code_layout(capacity=config.capacity, key_bits=config.key_bits))),
+                "o_row": Out(stream.Signature(config.memory.bus_bits))}),
             "void": Out(1),
             "start": In(1),
             "command": In(3),
@@ -169,12 +180,18 @@ class InputStream(wiring.Component):
                 beats[Command.LOAD_RESCORE_KEYS] = rescore_beats
                 core_beats[Command.LOAD_RESCORE_KEYS] = unit.beats
             core_beats[Command.QUERY] = config.queries * unit.beats
+        row_beats = 0 # of a beat of a row
+        if config.memory is not None:
+            row_beats = -(-config.memory.bus_bits // bits)
+            beats[Command.APPEND] = code_beats
+            core_beats[Command.APPEND] = RowFields.of(config).beats
 
         def is_command(command: Command) -> Value:
             return self.command == command
 
         # ---- The place in the packet.
-        beat = Signal(range(max(*beats.values(), rescore_beats)))
+        longest = max(*beats.values(), rescore_beats, row_beats)
+        beat = Signal(range(longest))
         core_beat = Signal(range(max(core_beats.values(), default=1)))
         head = Signal(init=1)      # the token's or batch's first unit is being taken
         place = _Place(beat, core_beat, head)
@@ -182,10 +199,11 @@ class InputStream(wiring.Component):
         has_rest = Signal()        # units follow it
         last_beat, last_core_beat = Signal(), Signal()
         item_end = Signal()         # the beat is the last of its token or batch
+        # The first unit of a token is another one than the rest of it.
+        mixed = is_command(Command.LOAD_VALUES if loads else Command.APPEND)
         m.d.comb += [
-            is_head.eq(head & (is_command(Command.LOAD_VALUES) | is_command(Command.QUERY))),
-            has_rest.eq(is_command(Command.LOAD_VALUES)
-                        | (self.rescore & (unit is not None))),
+            is_head.eq(head & (mixed | is_command(Command.QUERY))),
+            has_rest.eq(mixed | (self.rescore & (unit is not None))),
             item_end.eq(last_beat & Mux(is_head, ~has_rest, last_core_beat)),
         ]
         with m.Switch(self.command):
@@ -199,6 +217,9 @@ class InputStream(wiring.Component):
                     if command == Command.QUERY and unit is not None:
                         with m.If(~is_head):
                             m.d.comb += last_beat.eq(beat == rescore_beats - 1)
+                    if command == Command.APPEND:
+                        with m.If(~is_head):
+                            m.d.comb += last_beat.eq(beat == row_beats - 1)
 
         # ---- Taking beats.
         take = Signal()    # a beat goes on: one of the stream, or padding
@@ -219,7 +240,7 @@ class InputStream(wiring.Component):
 
         # ---- Handing units over.
         full = Signal()
-        collected = Signal(max(*beats.values(), rescore_beats) * bits, reset_less=True)
+        collected = Signal(longest * bits, reset_less=True)
         held_token = Signal(len(self.token), reset_less=True)
         held_core_beat = Signal(len(core_beat), reset_less=True)
         scale = Signal(SCALE_BITS, reset_less=True)
@@ -252,15 +273,20 @@ class InputStream(wiring.Component):
         hand(self.o_exp_table, is_command(Command.LOAD_EXP_TABLE), 1, "weight", distance=held_token,
              exp_table=self.exp_table)
         codes = collected[-beats[Command.QUERY] * bits:]
+        held_head, held_end = Signal(), Signal()
+        if unit is not None or not loads:
+            with m.If(take & last_beat):
+                m.d.sync += [held_head.eq(is_head), held_end.eq(item_end)]
+        if not loads:
+            is_append = is_command(Command.APPEND)
+            hand(self.o_append, is_append & held_head, code_beats, "code", token=held_token)
+            hand(self.o_row, is_append & ~held_head, row_beats)
         if unit is None:
             m.d.comb += self.o_command.valid.eq(full & is_command(Command.QUERY))
         else:
             if loads:
                 hand(self.o_rescore_key, is_command(Command.LOAD_RESCORE_KEYS), rescore_beats,
                      "elements", token=held_token, beat=held_core_beat)
-            held_head, held_end = Signal(), Signal()
-            with m.If(take & last_beat):
-                m.d.sync += [held_head.eq(is_head), held_end.eq(item_end)]
             hand(self.o_rescore_query, is_command(Command.QUERY) & ~held_head, rescore_beats)
             kept = Signal(len(codes), reset_less=True)
             m.d.comb += self.o_command.valid.eq(waiting)
@@ -294,7 +320,10 @@ class InputStream(wiring.Component):
         waiting
             A batch is offered to the core.
         """
-        pads = self._description.config.rescore is not None
+        config = self._description.config
+        padded = [command for command, is_there in (
+            (Command.QUERY, config.rescore is not None),
+            (Command.APPEND, config.memory is not None)) if is_there]
         touched = Signal() # some of the packet has come
         stop = self.clear | self.abandon
         with m.FSM():
@@ -328,15 +357,16 @@ class InputStream(wiring.Component):
                 m.d.comb += active.eq(1)
                 m.next = "Idle"
                 m.d.sync += [place.beat.eq(0), place.head.eq(1), place.core_beat.eq(0)]
-                if pads:
-                    with m.If((self.command == Command.QUERY) & ~place.head):
+                if padded:
+                    with m.If(Cat(self.command == command for command in padded).any()
+                              & ~place.head):
                         m.d.sync += [place.beat.eq(place.beat), place.head.eq(0),
                                      place.core_beat.eq(place.core_beat)]
                         m.next = "End"
                         with m.If(~waiting): # a batch before it is not void
                             m.d.sync += void.eq(1)
                             m.next = "Pad"
-            if pads:
+            if padded:
                 with m.State("Pad"):
                     m.d.comb += [active.eq(1), take.eq(room)]
                     with m.If(take & item_end):

@@ -14,6 +14,7 @@ from nearbit_hw.soc.counters import Counters
 from nearbit_hw.soc.registers import (
     WINDOW_BYTES,
     Address,
+    CacheSocError,
     Command,
     Control,
     Interrupt,
@@ -92,6 +93,8 @@ class RegisterFile(wiring.Component):
         A query of a batch is answered with an error, for one cycle:
     failure : :py:`In(query_error_bits + 6)`
         the core's code, and above it the query.
+    unwritten : :py:`In(1)`
+        With a memory: a token was not appended, for one cycle.
     start : :py:`Out(1)`
         An operation starts, for one cycle:
     command : :py:`Out(3)`
@@ -118,6 +121,7 @@ class RegisterFile(wiring.Component):
     late: Signal
     failed: Signal
     failure: Signal
+    unwritten: Signal
     start: Signal
     command: Signal
     clear: Signal
@@ -153,8 +157,9 @@ class RegisterFile(wiring.Component):
             "final": Out(1),
             "irq": Out(1),
             **({} if self._tables is None else {
-                name: self._tables.signature.members[name]
-                for name in ("o_head", "o_page", "o_tokens", "timeout", "faults")}),
+                "unwritten": In(1),
+                **{name: self._tables.signature.members[name]
+                   for name in ("o_head", "o_page", "o_tokens", "timeout", "faults")}}),
         })
         # Those that keep their values through reset do so like the RAM that they are read from.
         self.fields: dict[str, Signal] = {
@@ -260,7 +265,7 @@ class RegisterFile(wiring.Component):
         m.d.comb += [counters.events.eq(self.events), counters.clear.eq(clear_counters)]
         live: dict[str, Value] = {
             "STATUS": Cat(self.busy, self.active, code != SocError.NONE, self.dropping),
-            "ERROR": Cat(code, C(0, 13), detail),
+            "ERROR": Cat(code, C(0, 16 - len(code)), detail),
             "IRQ_ENABLE": enable,
             "IRQ_STATUS": status,
             "TOKEN": token,
@@ -320,15 +325,21 @@ class RegisterFile(wiring.Component):
         """
         bus: Any = self.bus
         word = bus.address[2:]
-        code, detail = Signal(SocError), Signal(12)
+        has_memory = self._tables is not None
+        code, detail = Signal(self._description.errors), Signal(12)
         refused = bus.valid & bus.write & mapped & (refusal != SocError.NONE)
         error = self.early | self.late | self.failed | refused
+        if has_memory:
+            error |= self.unwritten
         # As long as there is no error, the detail is 0.
         with m.If(code == SocError.NONE):
             with m.If(self.early | self.late):
                 m.d.sync += code.eq(Mux(self.early, SocError.EARLY, SocError.LATE))
             with m.Elif(self.failed):
                 m.d.sync += [code.eq(SocError.QUERY), detail.eq(self.failure)]
+            if has_memory:
+                with m.Elif(self.unwritten):
+                    m.d.sync += code.eq(CacheSocError.APPEND)
             with m.Elif(refused):
                 m.d.sync += [code.eq(refusal), detail.eq(Cat(C(0, 2), word))]
         with m.If(self.clear | self.abandon):

@@ -17,8 +17,9 @@ from nearbit_model.config import MULTIPLIER_BITS, SCALE_BITS, Config, Memory
 
 __all__ = [
     "ACCESSES", "COUNTERS", "DATA_BITS", "IDENTITY", "BATCHES_MAX", "MEMORY_REVISION", "REVISION",
-    "WINDOW_BYTES", "Address", "Command", "Control", "Fault", "Field", "Flag", "Interrupt",
-    "Packet", "Register", "RegisterMap", "SocError", "Status", "Unit", "commands", "register_map",
+    "WINDOW_BYTES", "Address", "CacheSocError", "Command", "Control", "Fault", "Field", "Flag",
+    "Interrupt", "Packet", "Register", "RegisterMap", "SocError", "Status", "Unit", "commands",
+    "register_map",
 ]
 
 
@@ -28,7 +29,7 @@ IDENTITY = 0x4e454152
 REVISION = 1
 """Revision of this interface; incremented with every change visible to software."""
 
-MEMORY_REVISION = 2
+MEMORY_REVISION = 3
 """The same of a core whose keys and values lie in a memory."""
 
 BATCHES_MAX = 255
@@ -122,6 +123,7 @@ class Command(IntEnum):
     LOAD_EXP_TABLE = 3
     LOAD_RESCORE_KEYS = 4
     QUERY = 5
+    APPEND = 6
 
 
 class SocError(IntEnum):
@@ -143,6 +145,21 @@ class SocError(IntEnum):
     LATE = 6
     #: The core answered a query of a batch with an error.
     QUERY = 7
+
+
+class CacheSocError(IntEnum):
+    """The same of a core whose keys and values lie in a memory."""
+
+    NONE = SocError.NONE
+    BUSY = SocError.BUSY
+    READ_ONLY = SocError.READ_ONLY
+    COMMAND = SocError.COMMAND
+    FIELD = SocError.FIELD
+    EARLY = SocError.EARLY
+    LATE = SocError.LATE
+    QUERY = SocError.QUERY
+    #: A token could not be appended.
+    APPEND = 8
 
 
 class Control(IntEnum):
@@ -183,6 +200,8 @@ class Flag(IntEnum):
     TRACE = 0
     RESCORE = 1
     SHARED = 2
+    #: With a memory.
+    RAISE = 3
 
 
 COUNTERS = (
@@ -365,6 +384,11 @@ class RegisterMap:
         return 3 if self.config.memory is None else 4
 
     @property
+    def errors(self) -> type[SocError] | type[CacheSocError]:
+        """Codes of ERROR."""
+        return SocError if self.config.memory is None else CacheSocError
+
+    @property
     def window_bytes(self) -> int:
         """Bytes of the address space that the registers take."""
         return WINDOW_BYTES
@@ -485,7 +509,12 @@ def _memory_constants(config: Config, memory: Memory, register: Callable[..., Re
     ]
 
 
-def _control(error_bits: int) -> list[Register]:
+_WRITING = ", or APPEND is writing its tokens"
+
+
+def _control(config: Config) -> list[Register]:
+    error_bits, errors = (3, SocError) if config.memory is None else (4, CacheSocError)
+
     def flag(number: IntEnum, access: str, description: str) -> Field:
         return Field(name=number.name, lowest=number.value, bits=1, access=access,
                      description=description)
@@ -511,8 +540,10 @@ def _control(error_bits: int) -> list[Register]:
             name="STATUS", address=Address.STATUS, access="ro",
             description="Current state.",
             fields=(
-                flag(Status.BUSY, "ro", "An operation is receiving its packet; no other can be "
-                                        "started, and the command fields cannot be written."),
+                flag(Status.BUSY, "ro", "An operation is receiving its packet"
+                                        f"{'' if config.memory is None else _WRITING}; no other "
+                                        "can be started, and the command fields cannot be "
+                                        "written."),
                 flag(Status.ACTIVE, "ro", "Batches are in flight, or answers wait for their "
                                           "streams."),
                 flag(Status.ERROR, "ro", "ERROR is not 0."),
@@ -522,14 +553,16 @@ def _control(error_bits: int) -> list[Register]:
             description="The first error since CONTROL.CLEAR; it stops only the operation that "
                         "caused it.",
             fields=(
-                Field(name="CODE", lowest=0, bits=3, access="ro", description="Error code.",
-                      enumeration=tuple((code.name, code.value) for code in SocError)),
+                Field(name="CODE", lowest=0, bits=error_bits, access="ro",
+                      description="Error code.",
+                      enumeration=tuple((code.name, code.value) for code in errors)),
                 Field(name="DETAIL", lowest=16, bits=12, access="ro",
                       description="BUSY, READ_ONLY, COMMAND, FIELD: address of the register. "
                                   f"QUERY: the core's error code in the low {error_bits} bits, "
-                                  "the query above. EARLY, LATE: 0; TOKEN and NUMBER show how far "
-                                  "the "
-                                  "operation got."))),
+                                  "the query above. "
+                                  f"{'' if config.memory is None else 'APPEND: 0. '}"
+                                  "EARLY, LATE: 0; TOKEN and NUMBER show how far the operation "
+                                  "got."))),
         Register(name="IRQ_ENABLE", address=Address.IRQ_ENABLE, access="rw",
                  description="Selects the bits of IRQ_STATUS that assert irq.",
                  fields=interrupts("rw", "Enable DONE.", "Enable ERROR.")),
@@ -546,11 +579,14 @@ def _command(config: Config) -> list[Register]:
     capacity = config.capacity
     entries = config.key_bits + 1
     unit, memory = config.rescore, config.memory
-    tokens_bits = _bits(max(capacity, entries) if memory is None else entries)
+    tokens_bits = _bits(max(capacity, entries))
     number_bits = max(BATCHES_MAX.bit_length(), tokens_bits)
     flags = [(Flag.TRACE, "Send traces in addition to results."),
              (Flag.RESCORE, "Weight by dot-product scores; the queries' elements follow."),
-             (Flag.SHARED, "Make one selection for all queries.")]
+             (Flag.SHARED, "Make one selection for all queries."),
+             *([] if memory is None else [
+                 (Flag.RAISE, ("Of APPEND: raise the sequence's number of tokens with each token "
+                               "that is in memory."))])]
 
     def register(name: str, bits: int, description: str) -> Register:
         return Register(name=name, address=Address[name], access="rw", description=description,
@@ -568,8 +604,10 @@ def _command(config: Config) -> list[Register]:
                     "tokens are received: after an error, it is the token that is incomplete."),
                    "Number of tokens, of weights (LOAD_EXP_TABLE) or of batches")
     else:
-        counted = ("First distance of LOAD_EXP_TABLE. Counts up as weights are received.",
-                   "Number of weights (LOAD_EXP_TABLE) or of batches")
+        counted = (("First token of APPEND, or first distance of LOAD_EXP_TABLE. Counts up as "
+                    "tokens are received: after an error of the packet, it is the token that is "
+                    "incomplete."),
+                   "Number of tokens (APPEND), of weights (LOAD_EXP_TABLE) or of batches")
     registers = [
         register("TOKEN", tokens_bits, counted[0]),
         register("NUMBER", number_bits,
@@ -581,7 +619,8 @@ def _command(config: Config) -> list[Register]:
         register("RECENT", _bits(capacity), "Number of keys at the end of the range that are "
                                             "always selected."),
         Register(name="FLAGS", address=Address.FLAGS, access="rw", kept=True,
-                 description="Options of a batch.",
+                 description="Options of a batch." if memory is None else
+                             "Options of a batch, or of APPEND.",
                  fields=tuple(Field(name=flag.name, lowest=flag.value, bits=1, access="rw",
                                     description=says) for flag, says in flags)),
         register("EXP_TABLE", _bits(config.exp_tables - 1), "Exp table written by LOAD_EXP_TABLE."),
@@ -593,8 +632,10 @@ def _command(config: Config) -> list[Register]:
                                enumeration=tuple((command.name, command.value) for command in
                                                  Command)),)),
         *([] if memory is None else [
-            register("HEAD", _bits(memory.heads - 1), "Key head that the queries see."),
-            register("SEQUENCE", _bits(memory.sequences - 1), "Sequence that they see."),
+            register("HEAD", _bits(memory.heads - 1),
+                     "Key head that the queries see, or that APPEND is for."),
+            register("SEQUENCE", _bits(memory.sequences - 1),
+                     "Sequence that they see, or that APPEND is for."),
         ]),
     ]
     for query in range(config.queries):
@@ -681,7 +722,9 @@ def commands(config: Config) -> tuple[Command, ...]:
     absent: set[Command] = set()
     if config.rescore is None:
         absent.add(Command.LOAD_RESCORE_KEYS)
-    if config.memory is not None:
+    if config.memory is None:
+        absent.add(Command.APPEND)
+    else:
         absent |= {Command.LOAD_KEYS, Command.LOAD_VALUES, Command.LOAD_RESCORE_KEYS}
     return tuple(command for command in Command if command not in absent)
 
@@ -722,6 +765,14 @@ def _packets(config: Config, data_bits: int, result_bits: int, trace_bits: int) 
                        "FLAGS.RESCORE, "
                        "then the elements of all queries, one query after another.",
         one("code", config.key_bits, config.queries), *rescore))
+    if config.memory is not None:
+        sizes = cache_map(config)
+        packets.append(load(
+            Command.APPEND, "The code of a token, then its row as it lies in memory, one beat of "
+                            "the bus after another.",
+            one("code", config.key_bits),
+            Unit(name="bytes of the row", elements=sizes.data_bytes, element_bits=8, signed=False,
+                 count=RowFields.of(config).beats)))
     known = {command.name for command in commands(config)}
     packets = [packet for packet in packets if packet.name in known]
     packets.append(Packet(
@@ -788,7 +839,7 @@ def register_map(config: Config, data_bits: int = 64, version: tuple[int, int, i
     return RegisterMap(
         config=config, data_bits=data_bits, version=version,
         registers=(*_constants(config, data_bits, version, result_bits, trace_bits),
-                   *_control(3 if config.memory is None else 4), *_command(config),
+                   *_control(config), *_command(config),
                    *([] if config.memory is None else _tables(config, config.memory)),
                    *_counters()),
         packets=tuple(_packets(config, data_bits, result_bits, trace_bits)),

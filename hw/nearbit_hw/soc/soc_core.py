@@ -8,21 +8,31 @@ from amaranth.lib.wiring import In, Out
 
 from nearbit_hw.core import Core
 from nearbit_hw.layouts import CacheError, Error
-from nearbit_hw.memory.axi import connect_read_pins, read_pins
+from nearbit_hw.memory.axi import (
+    connect_read_pins,
+    connect_write_pins,
+    read_pins,
+    write_pins,
+)
+from nearbit_hw.soc.appending import Appending
 from nearbit_hw.soc.axi_lite import AxiLite
 from nearbit_hw.soc.input_stream import LOADED, InputStream
 from nearbit_hw.soc.register_file import ADDRESS_BITS, RegisterFile
 from nearbit_hw.soc.registers import Fault, Flag, RegisterMap, register_map
 from nearbit_hw.soc.result_stream import ResultStream
 from nearbit_hw.soc.wishbone import Wishbone
+from nearbit_hw.stream_fifo import StreamFifo, queue
 from nearbit_model.config import Config
 
 
-__all__ = ["BUSES", "SocCore", "memory_buses"]
+__all__ = ["APPEND_BUS", "BUSES", "SocCore", "memory_buses"]
 
 
 BUSES = ("axi", "wishbone")
 """Buses that the registers can be on."""
+
+APPEND_BUS = "m_axi_append"
+"""Prefix of the pins of the bus on which tokens are written to a memory."""
 
 
 _AXI = {
@@ -61,7 +71,7 @@ _WISHBONE = {
 
 
 def memory_buses(config: Config) -> dict[str, dict[str, int]]:
-    """Give prefixes of the pins of the buses to a memory, that of codes first, and their sizes.
+    """Give prefixes of the pins of the buses that read a memory, codes first, and their sizes.
 
     The sizes are parameters of :func:`nearbit_hw.memory.axi.read_pins`. Empty without a memory.
     """
@@ -127,6 +137,8 @@ class SocCore(wiring.Component):
     m_axi_codes_..., m_axi_rows0_... : AXI4
         The read channels of the buses to the memory, if the configuration has one:
         :func:`memory_buses`.
+    m_axi_append_... : AXI4
+        The write channels of the one for tokens that the core appends, the same.
     """
 
     aclk: Signal
@@ -156,6 +168,9 @@ class SocCore(wiring.Component):
             **axis("m_axis_trace", Out, self._registers.trace_bits),
             **{name: pin for prefix, sizes in self._reads.items()
                for name, pin in read_pins(prefix, **sizes).items()},
+            **({} if config.memory is None else write_pins(
+                APPEND_BUS, address_bits=config.memory.address_bits,
+                data_bits=config.memory.bus_bits)),
         })
 
     @property
@@ -203,6 +218,9 @@ class SocCore(wiring.Component):
         m.submodules.input_stream = inputs = InputStream(self._registers)
         m.submodules.result_stream = results = ResultStream(self._registers)
         fields = registers.fields
+        appending = None
+        if config.memory is not None:
+            m.submodules.appending = appending = Appending(config)
 
         # ---- Registers.
         if self._bus == "axi":
@@ -233,7 +251,7 @@ class SocCore(wiring.Component):
             registers.advance.eq(inputs.advance),
             registers.early.eq(inputs.early),
             registers.late.eq(inputs.late),
-            registers.busy.eq(inputs.busy),
+            registers.busy.eq(inputs.busy if appending is None else inputs.busy | appending.busy),
             registers.dropping.eq(inputs.dropping),
         ]
 
@@ -249,8 +267,8 @@ class SocCore(wiring.Component):
             command.rescore.eq(flags[Flag.RESCORE]),
             command.shared.eq(flags[Flag.SHARED]),
         ]
-        if config.memory is not None:
-            self._connect_memory(m, core, registers, command)
+        if appending is not None:
+            self._connect_memory(m, core, registers, inputs, appending, command)
         for index in range(config.queries):
             query = command.queries[index]
             m.d.comb += [
@@ -294,27 +312,47 @@ class SocCore(wiring.Component):
                 result.error == errors[fault.name] for fault in Fault), 0))
         return m
 
-    def _connect_memory(self, m: Module, core: Core, registers: RegisterFile, command: Any) -> None:
-        """Give the core its tables, and the buses their pins."""
+    def _connect_memory(self, m: Module, core: Core, registers: RegisterFile, inputs: InputStream,
+                        appending: Appending, command: Any) -> None:
+        """Give the core its tables and tokens, and the buses their pins."""
         inner: Any = core
-        for name in ("head", "page", "tokens"):
+        for name in ("head", "page"):
             wiring.connect(m, getattr(registers, f"o_{name}"), getattr(core, f"i_{name}"))
+        wiring.connect(m, inputs.o_append, appending.i)
+        wiring.connect(m, appending.o, inner.i_append)
+        # That the bus has room is not to be seen on the stream within a cycle.
+        m.submodules.rows = rows = StreamFifo(
+            data.StructLayout({"data": len(inner.i_row.payload)}), depth=2)
+        queue(m, rows.o, inner.i_row)
+        # What is appended goes before what is set.
+        raised = appending.o_tokens
         m.d.comb += [
+            rows.i.p.data.eq(inputs.o_row.payload),
+            rows.i.valid.eq(inputs.o_row.valid),
+            inputs.o_row.ready.eq(rows.i.ready),
+            inner.i_tokens.valid.eq(raised.valid | registers.o_tokens.valid),
+            inner.i_tokens.payload.eq(
+                Mux(raised.valid, raised.payload, registers.o_tokens.payload)),
+            raised.ready.eq(inner.i_tokens.ready),
+            registers.o_tokens.ready.eq(inner.i_tokens.ready & ~raised.valid),
+            appending.start.eq(registers.start),
+            appending.head.eq(registers.fields["HEAD"]),
+            appending.sequence.eq(registers.fields["SEQUENCE"]),
+            appending.raises.eq(registers.fields["FLAGS"][Flag.RAISE]),
+            appending.void.eq(inputs.void),
+            appending.i_end.valid.eq(inner.o_append.valid),
+            appending.i_end.payload.eq(inner.o_append.payload),
+            inner.o_append.ready.eq(1),
+            registers.unwritten.eq(appending.failed),
             inner.timeout.eq(registers.timeout),
             command.head.eq(registers.fields["HEAD"]),
             command.sequence.eq(registers.fields["SEQUENCE"]),
-            # Whoever has the tokens writes them to memory.
-            inner.i_append.valid.eq(0),
-            inner.i_row.valid.eq(0),
-            inner.o_append.ready.eq(1),
-            inner.axi_append.aw.ready.eq(1),
-            inner.axi_append.w.ready.eq(1),
-            inner.axi_append.b.valid.eq(0),
         ]
-        codes, *rows = self._reads
+        connect_write_pins(m, inner.axi_append, self, APPEND_BUS)
+        codes, *others = self._reads
         connect_read_pins(m, inner.axi_codes, self, codes)
-        if rows:
-            for prefix, port in zip(rows, inner.axi_rows, strict=True):
+        if others:
+            for prefix, port in zip(others, inner.axi_rows, strict=True):
                 connect_read_pins(m, port, self, prefix)
 
     def _trace(self, m: Module, core: Core) -> Value:

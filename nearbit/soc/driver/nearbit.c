@@ -146,9 +146,20 @@ size_t nearbit_code_bytes(const struct nearbit *device)
     return (device->config.key_bits + 7) / 8;
 }
 
+/* A token to be appended: its code, then its row, one beat of the memory's bus after another. */
+static size_t token_bytes(const struct nearbit *device)
+{
+    const struct nearbit_config *config = &device->config;
+    if (!config->has_memory)
+        return 0;
+    return whole_beats(device, config->key_bits)
+        + config->row_bytes / (config->bus_bits / 8) * whole_beats(device, config->bus_bits);
+}
+
 size_t nearbit_room(const struct nearbit *device)
 {
     const size_t sizes[] = {
+        token_bytes(device),
         value_bytes(device),
         (device->config.key_bits + 1) * beat_bytes(device),
         batch_bytes(device, device->config.has_rescore),
@@ -163,10 +174,12 @@ size_t nearbit_room(const struct nearbit *device)
 
 /* --- Operations ------------------------------------------------------------------------------ */
 
+#define ERROR_CODE 15u /* of ERROR; 3 bits in accelerators without a memory */
+
 /* The error of a query is in the query's answer, too, and hinders nothing. */
 static enum nearbit_status refusal(const struct nearbit *device)
 {
-    const uint32_t code = FIELD(read32(device, NEARBIT_REG_ERROR), ERROR_CODE);
+    const uint32_t code = read32(device, NEARBIT_REG_ERROR) & ERROR_CODE;
     return code && code != NEARBIT_REG_ERROR_CODE_QUERY ? NEARBIT_REFUSED : NEARBIT_OK;
 }
 
@@ -478,6 +491,7 @@ enum nearbit_status nearbit_query(struct nearbit *device, const struct nearbit_b
 /* --- Keys and values in memory ------------------------------------------------------------------ */
 
 #define IS_SET 0x80000000u /* of TABLE_HEAD and TABLE_PAGE */
+#define RAISE 8u           /* of FLAGS */
 
 /* Whether some bytes from an address on have addresses of a number of bits. */
 static int is_within(uint64_t address, uint64_t bytes, uint32_t bits)
@@ -614,6 +628,18 @@ static void put_field(struct writer *writer, const uint8_t *row, uint32_t offset
     end_beat(writer, row, 1);
 }
 
+static void put_row(const struct nearbit_config *config, uint8_t *row, const int16_t *key,
+                    const int16_t *values, uint16_t scale)
+{
+    struct writer writer = {row, 0, 0};
+    if (config->has_rescore)
+        put_field(&writer, row, 0, key, config->head_dim, config->element_bits);
+    put_field(&writer, row, config->row_values, values, config->value_dim, config->value_bits);
+    put_field(&writer, row, config->row_scale, NULL, 0, 0);
+    put(&writer, scale, 16);
+    end_beat(&writer, row, config->row_bytes);
+}
+
 enum nearbit_status nearbit_write_token(struct nearbit *device, const struct nearbit_head *place,
                                         const struct nearbit_sequence *sequence, uint32_t token,
                                         const uint8_t *code, const int16_t *key,
@@ -637,13 +663,7 @@ enum nearbit_status nearbit_write_token(struct nearbit *device, const struct nea
     struct writer writer = {code_bytes, 0, 0};
     put_code(&writer, code, config->key_bits);
     end_beat(&writer, code_bytes, config->code_bytes);
-    writer.at = row;
-    if (config->has_rescore)
-        put_field(&writer, row, 0, key, config->head_dim, config->element_bits);
-    put_field(&writer, row, config->row_values, values, config->value_dim, config->value_bits);
-    put_field(&writer, row, config->row_scale, NULL, 0, 0);
-    put(&writer, scale, 16);
-    end_beat(&writer, row, config->row_bytes);
+    put_row(config, row, key, values, scale);
     if (port->flush(port->context, code_bytes, config->code_bytes)
         || port->flush(port->context, row, config->row_bytes))
         return NEARBIT_TRANSPORT;
@@ -671,6 +691,58 @@ enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_
     return nearbit_set_tokens(device, sequence, sequence->tokens + 1);
 }
 
+/* Give each beat of a row, which are one after another, whole beats of the stream. */
+static void spread_row(const struct nearbit *device, uint8_t *row)
+{
+    const size_t beat = device->config.bus_bits / 8;
+    const size_t room = whole_beats(device, device->config.bus_bits);
+    for (size_t index = device->config.row_bytes / beat; room > beat && index--;) {
+        for (size_t i = beat; i--;)
+            row[index * room + i] = row[index * beat + i];
+        for (size_t i = beat; i < room; i++)
+            row[index * room + i] = 0;
+    }
+}
+
+enum nearbit_status nearbit_send_token(struct nearbit *device, const uint32_t *heads,
+                                       uint32_t number, struct nearbit_sequence *sequence,
+                                       const uint8_t *codes, const int16_t *keys,
+                                       const int16_t *values, const uint16_t *scales)
+{
+    const struct nearbit_config *config = &device->config;
+    uint8_t *const buffer = device->port->buffer;
+    if (!is_sequence(device, sequence) || number == 0 || (config->has_rescore && !keys)
+        || sequence->tokens >= (uint64_t)sequence->listed * config->page_tokens)
+        return NEARBIT_ARGUMENT;
+    for (uint32_t i = 0; i < number; i++)
+        if (heads[i] >= config->heads)
+            return NEARBIT_ARGUMENT;
+    for (uint32_t i = 0; i < number; i++) {
+        enum nearbit_status status = begin(device);
+        if (status != NEARBIT_OK)
+            return status;
+        struct writer writer = {buffer, 0, 0};
+        put_code(&writer, codes, config->key_bits);
+        end_beat(&writer, buffer, beat_bytes(device));
+        put_row(config, writer.at, keys, values, scales[i]);
+        spread_row(device, writer.at);
+        writer.at = buffer + token_bytes(device);
+        write32(device, NEARBIT_REG_HEAD, heads[i]);
+        write32(device, NEARBIT_REG_SEQUENCE, sequence->number);
+        write32(device, NEARBIT_REG_TOKEN, sequence->tokens);
+        /* All heads have the token when the last one has it. */
+        write32(device, NEARBIT_REG_FLAGS, i == number - 1 ? RAISE : 0);
+        status = transfer(device, NEARBIT_REG_COMMAND_APPEND, 1, &writer);
+        if (status != NEARBIT_OK)
+            return status;
+        codes += nearbit_code_bytes(device);
+        keys = keys ? keys + config->head_dim : NULL;
+        values += config->value_dim;
+    }
+    sequence->tokens++;
+    return NEARBIT_OK;
+}
+
 enum nearbit_status nearbit_set_timeout(struct nearbit *device, uint32_t cycles)
 {
     const struct nearbit_config *config = &device->config;
@@ -695,7 +767,7 @@ void nearbit_clear_faults(struct nearbit *device, uint32_t bits)
 
 #define IDENTITY 0x4e454152u /* "NEAR" */
 #define REVISION 1u
-#define MEMORY_REVISION 2u
+#define MEMORY_REVISION 3u
 
 static void read_memory_config(struct nearbit *device)
 {
@@ -791,7 +863,7 @@ struct nearbit_error nearbit_error(const struct nearbit *device)
 {
     const uint32_t word = read32(device, NEARBIT_REG_ERROR);
     const uint32_t detail = FIELD(word, ERROR_DETAIL);
-    struct nearbit_error error = {FIELD(word, ERROR_CODE), 0, 0, 0};
+    struct nearbit_error error = {word & ERROR_CODE, 0, 0, 0};
     if (error.code == NEARBIT_REG_ERROR_CODE_QUERY) {
         const unsigned bits = device->config.has_memory ? 4 : 3;
         error.query = detail >> bits;
@@ -884,6 +956,7 @@ const char *nearbit_error_text(uint32_t code)
         "the packet ended before the operation did",
         "the packet did not end with the operation",
         "a query of a batch was answered with an error",
+        "a token could not be appended: its head or page is not set, or the memory failed",
     };
     return code < COUNT(texts) ? texts[code] : "unknown error";
 }

@@ -61,7 +61,8 @@ struct nearbit_port {
     /* How often the status is read before an operation counts as stuck. */
     uint32_t polls;
 
-    /* Of an accelerator whose keys and values lie in memory; only nearbit_append() needs them.
+    /* Of an accelerator whose keys and values lie in memory; only nearbit_append() and
+     * nearbit_write_token() need them.
      * Where the processor sees that memory, the address on the accelerator's buses of the first of
      * these bytes, and how many there are. */
     uint8_t *memory;
@@ -266,6 +267,15 @@ enum nearbit_status nearbit_append(struct nearbit *device, const struct nearbit_
                                    uint32_t number, struct nearbit_sequence *sequence,
                                    const uint8_t *codes, const int16_t *keys,
                                    const int16_t *values, const uint16_t *scales);
+
+/* The same, but the accelerator writes the token to memory: neither the processor's view of it nor
+ * a flush is needed. The heads are those of the numbers, as they were set. When this returns
+ * NEARBIT_OK, queries see the token; else it can be sent again, to the same place. What the
+ * processor's cache holds of these bytes is old. */
+enum nearbit_status nearbit_send_token(struct nearbit *device, const uint32_t *heads,
+                                       uint32_t number, struct nearbit_sequence *sequence,
+                                       const uint8_t *codes, const int16_t *keys,
+                                       const int16_t *values, const uint16_t *scales);
 
 /* Cycles after which a memory that does not answer is given up; 0 is the longest time. */
 enum nearbit_status nearbit_set_timeout(struct nearbit *device, uint32_t cycles);

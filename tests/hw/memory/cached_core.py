@@ -267,6 +267,21 @@ class Driver:
                 **({"score": int(scores[place])} if self.unit else {}),
                 "weight": int(golden.weights[place]), "last": int(place == order[-1])})
 
+    def append_somewhere(self):
+        """Append a token that nobody asks for, if there is room for one."""
+        bench, config, rng = self.bench, self.config, self.rng
+        free = [(head, sequence, token) for head in range(config.memory.heads)
+                for sequence in self.pages for token in range(config.capacity)
+                if (head, self.place(sequence, token)) not in self.tokens]
+        if not free:
+            return
+        head, sequence, token = rng.choice(free)
+        bench.source("i_append").send({"head": head, "sequence": sequence, "token": token,
+                                       "code": self.code(), "raises": 0})
+        bench.source("i_row").send(*(rng.getrandbits(config.memory.bus_bits)
+                                     for _ in range(self.plan.layout.row_beats)))
+        bench.sink("o_append").expect({"failed": 0})
+
     async def finish(self):
         """All is answered, and nothing is left on the buses."""
         await self.bench.finish()
@@ -468,14 +483,21 @@ async def heads_and_pages_that_are_not_set(dut):
 
 @cocotb.test()
 async def reset_in_the_middle(dut):
+    """Of bursts that are read and written, of which a memory owes some that is silent."""
     driver = Driver(dut)
-    bench = driver.bench
+    bench, rng = driver.bench, driver.rng
     await driver.start()
-    for cycles in (1, 30, 70, 200):
+    for cycles in (1, 30, 70, 200, rng.randrange(300)):
+        silent = rng.randrange(2)
+        for memory in (*driver.reads.values(), driver.writes):
+            memory.silent = silent
         for _ in range(4):
             driver.command()
+        driver.append_somewhere()
         await bench.step(cycles)
         # Memory and core are reset together; tables are empty then, what is in memory stays.
+        for memory in (*driver.reads.values(), driver.writes):
+            memory.silent = False
         driver.pages.clear()
         await driver.start()
         for _ in range(3):

@@ -5,7 +5,14 @@ import random
 import cocotb
 from cached_host import CachedHost
 
-from nearbit_hw.soc.registers import Address, Command, Fault, SocError
+from nearbit_hw.soc.registers import (
+    Address,
+    CacheSocError,
+    Command,
+    Control,
+    Fault,
+    SocError,
+)
 from nearbit_model.structure import Error
 
 
@@ -97,8 +104,13 @@ async def registers(dut):
 async def commands(dut):
     """Keys and values cannot be loaded."""
     host = await started(dut, "commands")
-    for command in (Command.LOAD_KEYS, Command.LOAD_VALUES, Command.LOAD_RESCORE_KEYS, 6, 7, 0):
+    for command in (Command.LOAD_KEYS, Command.LOAD_VALUES, Command.LOAD_RESCORE_KEYS, 7, 0):
         await host.start(command, 0, 1, okay=False)
+        host.error = SocError.COMMAND
+        assert await host.errors() == Address.COMMAND
+    capacity = host.config.capacity
+    for token, number in ((capacity, 1), (capacity - 1, 2), (0, 0)):
+        await host.start(Command.APPEND, token, number, okay=False)
         host.error = SocError.COMMAND
         assert await host.errors() == Address.COMMAND
     await host.query(host.random_batch())
@@ -194,6 +206,104 @@ async def silence(dut):
         await host.query(whole(host))
         await host.settle()
     await host.write(Address.MEMORY_FAULT, 7)
+
+
+async def shortened(dut, seed):
+    """A host, and a sequence with pages of its own that has few tokens in them."""
+    host = await started(dut, seed)
+    config, memory = host.config, host.config.memory
+    sequence = memory.sequences - 1
+    listed = config.capacity // memory.page_tokens
+    count = listed // 2 * memory.page_tokens + 1 if sequence == 1 else 1
+    for head in range(memory.heads):
+        for token in range(count):
+            if (head, host.place(sequence, token)) not in host.tokens:
+                host.store(head, sequence, token)
+    await host.set_tokens(sequence, count)
+    return host, sequence
+
+
+async def sees(host, sequence, count):
+    """Queries see so many tokens of a sequence, and no more."""
+    host.counts[sequence] = count
+    for fails, keys in ((None, count), (Error.RANGE, count + 1)):
+        if keys <= host.config.capacity:
+            await host.query(whole(host, sequence=sequence, first=count - 1, n=1, queries=[
+                {"count": keys - count + 1, "exp_table": 0, "multiplier": 1}
+                for _ in range(host.config.queries)]), fails=fails)
+            await host.settle()
+    if count < host.config.capacity:
+        await error_of_query(host, Error.RANGE)
+
+
+@cocotb.test()
+async def appended(dut):
+    """Tokens that the core writes are in memory, and seen by queries, when the operation ends."""
+    host, sequence = await shortened(dut, "appended")
+    rng, memory = host.rng, host.config.memory
+    count = host.counts[sequence]
+    for number in (1, 4, rng.randint(2, 3)):
+        host.pause(rng)
+        host.pause_memory(rng)
+        for head in range(memory.heads):
+            last = head == memory.heads - 1
+            await host.append(head, sequence, number, raises=last)
+            await sees(host, sequence, count + number * last)
+            host.counts[sequence] = count
+        count += number
+        host.counts[sequence] = count
+        await host.query(host.random_batch(sequence=sequence), 2)
+        await host.settle()
+    assert await host.read(Address.MEMORY_FAULT) == 0
+
+
+@cocotb.test()
+async def appended_in_part(dut):
+    """A token whose row does not come whole is not seen, and the next one is."""
+    host, sequence = await shortened(dut, "in part")
+    count = host.counts[sequence]
+    token_beats = len(host.append_beats(bytes(host.plan.layout.row_bytes), 0))
+    code_beats = len(host.beats([0], host.config.key_bits))
+    for cut, rest in ((1, None), (code_beats, Control.CLEAR), (code_beats + 1, Control.ABANDON),
+                      (token_beats - 1, None), (token_beats, Control.CLEAR),
+                      (token_beats + code_beats, Control.ABANDON)):
+        host.pause_memory(host.rng)
+        host.error = SocError.EARLY if rest is None else SocError.NONE
+        written = await host.append(0, sequence, 2, raises=True, cut=cut, rest=rest)
+        await host.errors()
+        await sees(host, sequence, count + written)
+        await host.set_tokens(sequence, count)
+        await host.append(0, sequence, 1, raises=True)
+        await sees(host, sequence, count + 1)
+        await host.set_tokens(sequence, count)
+
+
+@cocotb.test()
+async def append_fails(dut):
+    """A token that cannot be written is an error, and is not seen."""
+    host, sequence = await shortened(dut, "append fails")
+    count, plan = host.counts[sequence], host.plan
+    size = host.config.memory.bus_bits // 8
+    await host.write(Address.MEMORY_TIMEOUT, 200)
+    place = host.place(sequence, count)
+    for address in (plan.code_address(0, place), plan.row_address(0, place), None, "silent"):
+        if address is None:
+            await host.clear_head(0)
+        elif address == "silent":
+            host.writes.b_channel.pause = True
+        else:
+            host.memory.faults.add(address // size * size)
+        host.error = CacheSocError.APPEND
+        # A token after one that failed would be the first one that is missing.
+        await host.append(0, sequence, 2, raises=True)
+        await host.errors()
+        host.memory.faults.clear()
+        host.writes.b_channel.pause = False
+        await host.set_head(0)
+        await sees(host, sequence, count)
+        await host.append(0, sequence, 1, raises=True)
+        await sees(host, sequence, count + 1)
+        await host.set_tokens(sequence, count)
 
 
 @cocotb.test()

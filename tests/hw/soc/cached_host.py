@@ -4,11 +4,17 @@ import logging
 
 import numpy as np
 from cocotb.triggers import with_timeout
-from cocotbext.axi import AxiReadBus, AxiSlaveRead, AxiStreamFrame
+from cocotbext.axi import (
+    AxiReadBus,
+    AxiSlaveRead,
+    AxiSlaveWrite,
+    AxiStreamFrame,
+    AxiWriteBus,
+)
 from host import Host, pauses
 
-from nearbit_hw.soc.registers import Address, Command
-from nearbit_hw.soc.soc_core import memory_buses
+from nearbit_hw.soc.registers import Address, Command, Control, SocError
+from nearbit_hw.soc.soc_core import APPEND_BUS, memory_buses
 from nearbit_model.golden import Result, attend, attend_one
 from nearbit_model.memory import MemoryImage, plan_memory
 from nearbit_model.quantize import RescoreOperands, Values, codes_from_ints
@@ -16,10 +22,11 @@ from nearbit_model.structure import Error
 
 
 class Memory:
-    """What other people's subordinates read: bytes, of which some cannot be read."""
+    """What other people's subordinates access: bytes, of which some cannot be."""
 
-    def __init__(self, contents):
+    def __init__(self, contents, beat_bytes):
         self.contents = contents
+        self.beat_bytes = beat_bytes
         self.faults = set()
         """Addresses of beats."""
 
@@ -27,6 +34,12 @@ class Memory:
         if address in self.faults:
             raise ValueError(address)
         return bytes(self.contents[address:address + length])
+
+    async def write(self, address, data):
+        # At most a beat.
+        if address // self.beat_bytes * self.beat_bytes in self.faults:
+            raise ValueError(address)
+        self.contents[address:address + len(data)] = data
 
 
 class CachedHost(Host):
@@ -39,16 +52,20 @@ class CachedHost(Host):
         self.contents = bytearray(rng.randbytes(self.plan.end + 4096))
         self.image = MemoryImage(self.plan, np.frombuffer(self.contents, np.uint8)[
             self.plan.origin:][:self.plan.size])
-        self.memory = Memory(self.contents)
+        self.memory = Memory(self.contents, self.plan.layout.beat_bytes)
         self.slaves = {}
-        for prefix in memory_buses(config):
-            for channel in ("ar", "r"):
+        for prefix, channels, kind, bus in (
+                *((prefix, ("ar", "r"), AxiSlaveRead, AxiReadBus)
+                  for prefix in memory_buses(config)),
+                (APPEND_BUS, ("aw", "w", "b"), AxiSlaveWrite, AxiWriteBus)):
+            for channel in channels:
                 logging.getLogger(f"cocotb.{dut._name}.{prefix}.{channel}").setLevel(
                     logging.WARNING)
-            self.slaves[prefix] = slave = AxiSlaveRead(
-                AxiReadBus.from_prefix(dut, prefix), dut.aclk, dut.aresetn, self.memory,
+            self.slaves[prefix] = slave = kind(
+                bus.from_prefix(dut, prefix), dut.aclk, dut.aresetn, self.memory,
                 reset_active_level=False)
             slave.log.setLevel(logging.ERROR)
+        self.writes = self.slaves.pop(APPEND_BUS)
         self.heads, self.pages, self.counts, self.tokens = set(), {}, {}, {}
         self.asked = []
 
@@ -58,13 +75,15 @@ class CachedHost(Host):
         self.asked = []
 
     def pause_memory(self, rng, patterns=("never", "rarely", "half", "mostly")):
-        for slave in self.slaves.values():
-            for channel in (slave.ar_channel, slave.r_channel):
-                channel.clear_pause_generator()
-                channel.pause = False
-                generator = pauses(rng.choice(patterns), rng)
-                if generator is not None:
-                    channel.set_pause_generator(generator)
+        channels = [channel for slave in self.slaves.values()
+                    for channel in (slave.ar_channel, slave.r_channel)]
+        channels += [self.writes.aw_channel, self.writes.w_channel, self.writes.b_channel]
+        for channel in channels:
+            channel.clear_pause_generator()
+            channel.pause = False
+            generator = pauses(rng.choice(patterns), rng)
+            if generator is not None:
+                channel.set_pause_generator(generator)
 
     # ---- Tables.
     async def set_head(self, number, *, okay=True):
@@ -102,16 +121,75 @@ class CachedHost(Host):
         limit = 1 << bits - 1
         return [self.rng.randrange(-limit, limit) for _ in range(size)]
 
+    def token(self):
+        """A random token: code, values, scale, rescore key."""
+        config, rng, unit = self.config, self.rng, self.unit
+        return (rng.getrandbits(config.key_bits), self.some(config.value_dim, config.value_bits),
+                rng.randrange(1 << 16), self.some(unit.head_dim, unit.element_bits) if unit else [])
+
     def store(self, head, sequence, token):
         """Write a random token to memory, as a processor does."""
-        config, rng, unit = self.config, self.rng, self.unit
-        code = rng.getrandbits(config.key_bits)
-        values, scale = self.some(config.value_dim, config.value_bits), rng.randrange(1 << 16)
-        key = self.some(unit.head_dim, unit.element_bits) if unit else []
+        config, unit = self.config, self.unit
+        code, values, scale, key = self.token()
         self.image.write(head, self.pages[sequence], token,
                          codes_from_ints([code], config.key_bits), np.array([values]),
                          np.array([scale]), np.array([key]) if unit else None)
         self.tokens[head, self.place(sequence, token)] = code, values, scale, key
+
+    def bytes_of(self, head, sequence, number, token):
+        """Addresses of a token's code and row, and their bytes."""
+        layout, place = self.plan.layout, self.place(sequence, number)
+        code, values, scale, key = token
+        return ((self.plan.code_address(head, place), layout.pack_codes(
+                    codes_from_ints([code], self.config.key_bits))[0].tobytes()),
+                (self.plan.row_address(head, place), layout.pack_rows(
+                    [values], [scale], [key] if self.unit else None)[0].tobytes()))
+
+    def append_beats(self, row, code):
+        """A token's beats in a packet."""
+        size = self.plan.layout.beat_bytes
+        return [*self.beats([code], self.config.key_bits),
+                *(beat for at in range(0, len(row), size) for beat in self.beats(
+                    [int.from_bytes(row[at:at + size], "little")], 8 * size))]
+
+    async def append(self, head, sequence, count, *, raises, cut=None, rest=None):
+        """Have the core write random tokens; of the packet only beats up to `cut` are sent.
+
+        With `rest` the operation is then ended by this bit of CONTROL. The memory must be what it
+        was but for the tokens; what is cut off is undefined.
+        """
+        first = self.counts[sequence]
+        expected, packet, ends = bytearray(self.contents), [], []
+        tokens = [self.token() for _ in range(count)]
+        parts = [self.bytes_of(head, sequence, first + number, token)
+                 for number, token in enumerate(tokens)]
+        for token, (_, (_, row)) in zip(tokens, parts, strict=True):
+            packet += self.append_beats(row, token[0])
+            ends.append(len(packet))
+        for name, value in (("HEAD", head), ("SEQUENCE", sequence), ("FLAGS", raises << 3)):
+            await self.field(name, value)
+        await self.start(Command.APPEND, first, count)
+        if rest is None:
+            self.send(packet[:cut])
+        else:
+            await self.raw(packet[:cut])
+            await self.write(Address.CONTROL, 1 << rest)
+            if rest == Control.CLEAR:
+                await self.raw(packet[cut:], last=True)
+        await self.idle()
+        whole = count if cut is None else sum(end <= cut for end in ends)
+        for number, (token, located) in enumerate(zip(tokens, parts, strict=True)):
+            for address, octets in located:
+                at = slice(address, address + len(octets))
+                if number < whole:
+                    expected[at] = octets
+                else:
+                    expected[at] = self.contents[at]
+            if number < whole:
+                self.tokens[head, self.place(sequence, first + number)] = token
+        if self.error == SocError.NONE or cut is not None:
+            assert self.contents == expected
+        return whole
 
     def known(self, head, sequence, count):
         return [list(part) for part in zip(*(

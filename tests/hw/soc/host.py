@@ -78,6 +78,8 @@ CHANNELS = {
     "s_axis_": ("tvalid", "tready", ("tdata", "tlast")),
     "m_axis_result_": ("tvalid", "tready", ("tdata", "tlast")),
     "m_axis_trace_": ("tvalid", "tready", ("tdata", "tlast")),
+    "m_axi_append_aw": ("valid", "ready", ("addr", "len")),
+    "m_axi_append_w": ("valid", "ready", ("data", "strb", "last")),
 }
 
 
@@ -93,7 +95,8 @@ class Monitor:
             prefix: (getattr(dut, prefix + valid), getattr(dut, prefix + ready),
                      [getattr(dut, prefix + part) for part in payload])
             for prefix, (valid, ready, payload) in CHANNELS.items()
-            if prefix.startswith(("s_axis", "m_axis")) or not streams_only}
+            if hasattr(dut, prefix + valid) and not (
+                streams_only and prefix.startswith("s_axi_"))}
         self.held = dict.fromkeys(self.channels)
         self.task = cocotb.start_soon(self._watch())
 
@@ -268,7 +271,8 @@ class Host:
     async def errors(self):
         """Compare ERROR with what it must be, and clear it."""
         value = await self.read(Address.ERROR)
-        assert value & 0xffff == self.error, f"{SocError(value & 7).name}, not {self.error.name}"
+        assert value & 0xffff == self.error, (
+            f"{self.map.errors(value & 15).name}, not {self.error.name}")
         assert (await self.read(Address.STATUS)) >> 2 & 1 == (self.error != SocError.NONE)
         if self.error != SocError.NONE:
             assert (await self.read(Address.IRQ_STATUS)) & 2

@@ -96,8 +96,8 @@ CACHED = {
 def test_cached(case):
     """A core whose cache lies in memory, with other people's memories behind its buses."""
     config, data_bits, bus = CACHED[case]
-    bench("cached.py", config, data_bits, bus, "queries|registers|commands|unset|faults|silence",
-          steps=12)
+    bench("cached.py", config, data_bits, bus,
+          "queries|registers|commands|unset|faults|silence|append", steps=12)
 
 
 def test_cached_after_reset():
@@ -128,6 +128,8 @@ def test_no_path_from_ready(rescore, memory, bus):
     if config.memory is not None:
         checks += [f"select -assert-none i:m_axi_{bus}_{name} %coe* o:* %i"
                    for bus in ("codes", "rows0") for name in ("arready", "rvalid", "rdata")]
+        checks += [f"select -assert-none i:m_axi_append_{name} %coe* o:* %i"
+                   for name in ("awready", "wready", "bvalid", "bresp")]
     # To see that it would be found: there is a path to this one.
     checks.append("select -assert-any i:s_axis_tvalid %coe* w:*.take %i")
     if bus == "axi":
