@@ -14,6 +14,7 @@ from nearbit_model.memory_timing import SLVERR, MemoryTiming, TimingError
 from nearbit_model.prepare import prepare
 from nearbit_model.structure import Error
 from nearbit_model.transfers.plan import Plan
+from nearbit_model.transfers.shapes import ACCEPTED
 from nearbit_sim import simulation
 from nearbit_sim.simulation import run, simulate
 
@@ -79,11 +80,30 @@ PROBLEMS = [("tiny", "had", False), ("ports", "had", False), ("one bus", "had", 
 def test_bit_exact(name, method, shared, timing):
     problem = prepared(name, method=method, shared=shared)
     golden = attend(problem)
-    given = TIMINGS[timing]
-    hardware = run(Plan(problem, seed=given.seed), timing=given)
+    given, plan = TIMINGS[timing], Plan(problem, seed=TIMINGS[timing].seed)
+    hardware = run(plan, timing=given, log=True)
     assert hardware.difference(golden) is None
     assert not hardware.errors.any()
     assert hardware.head_cycles.sum() == hardware.cycles
+    # From response times all cycles follow, and from a constant latency these.
+    equal_cycles(plan.predict(plan.trace(hardware.outcome), selected=golden.selected), hardware)
+    if timing in ("at once", "far"):
+        equal_cycles(plan.predict(given), hardware)
+
+
+def equal_cycles(predicted, hardware):
+    """Every cycle, and what is read on each bus."""
+    timeline, outcome = predicted.timeline, hardware.outcome
+    for expected, found in zip(timeline.accepted, outcome.accepted, strict=True):
+        for stream, cycles in found.items():
+            assert getattr(expected, ACCEPTED[stream]) == cycles.tolist(), stream
+    assert timeline.results == outcome.outputs["o_result"].cycles.tolist()
+    assert timeline.trace == outcome.outputs["o_trace"].cycles.tolist()
+    assert predicted.cycles == outcome.cycles
+    for name in ("head_cycles", "query_cycles", "load_cycles"):
+        np.testing.assert_array_equal(getattr(predicted, name), getattr(hardware, name))
+    assert [(bus.bursts, bus.beats) for bus in timeline.traffic] == [
+        (bus.bursts, bus.beats) for bus in outcome.traffic if bus.is_read]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -255,9 +275,10 @@ def test_what_does_not_fit():
                                           r"one answers: give it a table \[memory\], or leave out "
                                           r"its timing$"):
         ask(TINY.replace(memory=None), timing=MemoryTiming())
-    with pytest.raises(ValueError, match=r"^programs for a core with a memory are not "
-                                         r"given to the cycle model$"):
-        Plan(prepared("tiny")).predict()
+    with pytest.raises(ValueError, match=r"^cycles are not predicted of programs that append "
+                                         r"tokens, or whose phases wait for beats; put the tokens "
+                                         r"into the memory before$"):
+        Plan(prepared("tiny"), appends=True).predict()
 
 
 def test_without_a_memory():
