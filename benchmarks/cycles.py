@@ -150,7 +150,7 @@ def many() -> dict[str, Any]:
 def run(name: str) -> dict[str, Any]:
     config, workload = WORKLOADS[name]
     predicted = measure(config, workload)
-    found = check(config, workload, predicted)
+    found = check(config, workload.phases(config, predicted.latency), predicted.timeline)
     print(f"{name}: latency {predicted.latency}, interval {predicted.interval}, "
           f"{'equal' if found.equal else 'NOT EQUAL'}")
     simulated = found.to_dict()

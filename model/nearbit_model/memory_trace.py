@@ -49,6 +49,11 @@ class BusTrace:
             if (numbers < least).any():
                 raise TraceError(f"{what} of the trace of {self.name} must be at least {least}, "
                                  f"not {numbers.min()}")
+        burst = np.repeat(np.arange(len(self.beats)), self.beats)
+        wrong = (np.diff(self.delays) <= 0) & (np.diff(burst) == 0)
+        if wrong.any():
+            raise TraceError(f"beats of burst {burst[int(wrong.argmax())]} of the trace of "
+                             f"{self.name} must come one after another")
 
 
 @dataclass(frozen=True, eq=False)

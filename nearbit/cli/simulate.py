@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nearbit.tensors import Tensors
     from nearbit_model.config import Config
     from nearbit_model.mapping import Mapping
+    from nearbit_model.memory_timing import MemoryTiming
     from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
     from nearbit_model.transfers.plan import Prediction
 
@@ -137,7 +138,6 @@ def simulate(
         accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
         shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
         pause=memory_pause, seed=memory_seed)
-    memory.check_report(timing, report_folder)
     shown = f"preset {name}" if name else str(config)
     chosen = _choose(tensors, heads, queries)
     if mapping is not None:
@@ -166,18 +166,25 @@ def simulate(
                 raise UserError(f"{file}: {error}") from None
             say_notes(file, tensors)
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
-            prediction = plan.predict() if timing is None else None
+            if page is not None:
+                memory.check_report(accelerator, timing, plan.commands)
+            prediction = None
+            if timing is None or (page is not None and timing.is_constant):
+                prediction = plan.predict(timing, selected=golden.selected)
             bar.say(BUILDING)
+            is_recorded = page is not None and prediction is None
             hardware = simulation.run(
-                plan, engine=str(engine), timing=timing, vcd=vcd_path,
+                plan, engine=str(engine), timing=timing, vcd=vcd_path, log=is_recorded,
                 progress=bar.to(None if prediction is None else prediction.cycles))
+            if is_recorded:
+                prediction = plan.predict(plan.trace(hardware.outcome), selected=golden.selected)
 
         report = compare(chosen, golden, hardware)
         if results is not None:
             _write_results(results, chosen, hardware)
         if page is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
-                        _codes(codes, mapping))
+                        _codes(codes, mapping), timing)
 
     use = hardware.memory_use
     if as_json:
@@ -221,12 +228,15 @@ def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAtt
 
 
 def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", report: "Report",
-                hardware: "HardwareAttention", prediction: "Prediction", codes: str) -> None:
+                hardware: "HardwareAttention", prediction: "Prediction", codes: str,
+                timing: "MemoryTiming | None") -> None:
     """Write the report as a page."""
     from nearbit.report.page import render
 
     with page.write() as path:
-        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes),
+        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes,
+                               timing=timing,
+                               memory="" if timing is None else memory.describe(timing)),
                         # Names of files need not be text.
                         encoding="utf-8", errors="backslashreplace", newline="\n")
 

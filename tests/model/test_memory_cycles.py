@@ -9,6 +9,7 @@ from nearbit_model.config import Config, ConfigError, Memory, Rescore
 from nearbit_model.cycles import Command, Phase, bound, load, predict
 from nearbit_model.memories import MEMORIES
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import MemoryTrace
 
 
 DECODER = Config(key_bits=64, value_dim=64, capacity=4096, lanes=1, value_lanes=16, top_n=64,
@@ -16,7 +17,7 @@ DECODER = Config(key_bits=64, value_dim=64, capacity=4096, lanes=1, value_lanes=
 FAR = MemoryTiming(latency=100)
 NEEDS = "a configuration with a memory needs the memory's timing, and no other one does"
 OTHERS = ("cycles are predicted of a memory that answers in order, with constant latency and a "
-          "beat in each cycle, without pauses or faults")
+          "beat in each cycle, without pauses or faults; of others from a trace of their answers")
 
 
 def tables(config):
@@ -104,8 +105,12 @@ def test_rows_that_cross_a_boundary_take_two_bursts():
     (DECODER, [load(DECODER, 1)], FAR,
      "tokens of a configuration with a memory are not loaded into the core"),
     (DECODER.replace(selection="counters"), [], FAR,
-     ("cycles depend on data with a memory and the selection 'counters' without rescoring; take "
-      "'histograms'")),
+     ("with a memory and the selection 'counters' without rescoring, cycles depend on data, because "
+      "each key's row is asked for when the key is found; take 'histograms'")),
+    (DECODER, [], MemoryTiming(latency=65535),
+     ("the core gives up a memory with a latency of 65535 cycles; take more memory.timeout_bits "
+      "than 16")),
+    (DECODER, [], MemoryTrace(()), "the configuration reads on 2 buses, and the trace is of 0"),
     *((DECODER, [], MemoryTiming(**given), OTHERS) for given in (
         {"latency_to": 200}, {"pace": 0.5}, {"reorder": True}, {"r_pause": 0.1},
         {"faults": {0: 2}}, {"silent_from": 7})),

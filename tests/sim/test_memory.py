@@ -3,12 +3,14 @@
 
 import dataclasses
 import functools
+import random
 
 import numpy as np
 import pytest
 
 from nearbit_model.attention import attend
-from nearbit_model.config import PRESETS, Config, Memory, Rescore
+from nearbit_model.config import PRESETS, Config, ConfigError, Memory, Rescore
+from nearbit_model.cycles import bound
 from nearbit_model.memory import LayoutError, MemoryLayout
 from nearbit_model.memory_timing import SLVERR, MemoryTiming, TimingError
 from nearbit_model.prepare import prepare
@@ -87,8 +89,14 @@ def test_bit_exact(name, method, shared, timing):
     assert hardware.head_cycles.sum() == hardware.cycles
     # From response times all cycles follow, and from a constant latency these.
     equal_cycles(plan.predict(plan.trace(hardware.outcome), selected=golden.selected), hardware)
-    if timing in ("at once", "far"):
+    if given.is_constant:
         equal_cycles(plan.predict(given), hardware)
+    # All queries see as many keys. What is bound is bound by any memory.
+    least = bound(problem.config, words=-(-int(problem.counts[0]) // problem.config.lanes),
+                  selected=golden.selected.shape[-1], timing=given, rescore=method == "hash",
+                  shared=shared)
+    use = hardware.memory_use
+    assert use.cycles >= use.commands * least.interval
 
 
 def equal_cycles(predicted, hardware):
@@ -104,6 +112,62 @@ def equal_cycles(predicted, hardware):
         np.testing.assert_array_equal(getattr(predicted, name), getattr(hardware, name))
     assert [(bus.bursts, bus.beats) for bus in timeline.traffic] == [
         (bus.bursts, bus.beats) for bus in outcome.traffic if bus.is_read]
+
+
+def random_config(rng):
+    """Any widths, selections and buses; small, and with queues that are too short."""
+    while True:
+        lanes, page = 1 << rng.randint(0, 3), 1 << rng.randint(3, 5)
+        refine, value_lanes = lanes << rng.randint(0, 2), 1 << rng.randint(0, 3)
+        capacity, one_bus = max(refine, page * rng.randint(1, 4)), rng.random() < 0.3
+        unit, top_n = None, rng.randint(1, min(capacity, 20))
+        if rng.random() < 0.5:
+            unit = Rescore(head_dim=8, lanes=1 << rng.randint(0, 3),
+                           element_bits=rng.choice([4, 8, 16]), shared=rng.random() < 0.5)
+        try:
+            return Config(
+                key_bits=8, value_dim=value_lanes * rng.randint(1, 4),
+                value_bits=rng.choice([4, 8, 16]), capacity=capacity, lanes=lanes,
+                refine_lanes=refine, value_lanes=value_lanes, top_n=top_n,
+                queries=rng.choice([1, 2, 3]), exp_tables=3, rescore=unit,
+                selection=rng.choice(["histograms", "serial", "counters"]
+                                     if unit else ["histograms", "serial"]),
+                memory=Memory(
+                    heads=2, sequences=2, page_tokens=page, one_bus=one_bus,
+                    bus_bits=rng.choice([32, 64, 128]),
+                    row_ports=1 if one_bus or top_n < 4 else rng.choice([1, 2, 4]),
+                    burst_bytes=1 << rng.randint(4, 8), queue_beats=1 << rng.randint(1, 8),
+                    outstanding=rng.choice([1, 2, 3, 64]), row_id_bits=rng.randint(1, 4)))
+        except ConfigError:
+            continue
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_random_cores(seed):
+    """All cycles follow from the response times of any memory, in both engines."""
+    rng = random.Random(seed)
+    config, heads = random_config(rng), rng.randint(1, 2)
+    method = "had" if config.rescore is None else "hash"
+    tensors = np.random.default_rng(seed)
+    q, k, v = (tensors.standard_normal((count, rows, dim)) for count, rows, dim in (
+        (heads * config.queries, rng.randint(1, 9), 8), (heads, config.capacity, 8),
+        (heads, config.capacity, config.value_dim)))
+    problem = prepare(q, k, v, config, n=rng.randint(1, config.top_n), method=method, causal=True,
+                      shared=config.rescore is not None and config.rescore.shared
+                      and rng.random() < 0.5, qpos=np.sort(tensors.integers(
+                          0, config.capacity, q.shape[1])))
+    plan = Plan(problem, seed=seed)
+    for reorder, engine in ((False, "compiled"), (True, "compiled"), (True, "icarus")):
+        latency = rng.choice([1, 10, 50])
+        timing = MemoryTiming(
+            latency=latency, latency_to=latency * rng.choice([1, 3, 20]), reorder=reorder,
+            pace=rng.choice([1.0, 0.6]), shared_pace=rng.random() < 0.3,
+            outstanding=rng.choice([1, 3, 64]), seed=rng.getrandbits(30),
+            **{f"{channel}_pause": rng.choice([0, 0.3, 0.8]) for channel in ("ar", "r")})
+        hardware = run(plan, timing=timing, engine=engine, log=True)
+        assert hardware.difference(attend(problem)) is None, (config, timing)
+        equal_cycles(plan.predict(plan.trace(hardware.outcome)), hardware)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -320,7 +320,7 @@ class _Gather:
         if not again:
             selection.left.extend(each)
         selection.passed = each[-1]
-        stages = {"rows": Interval(begun, self._rows.available[-1])}
+        stages = {} if again else {"rows": Interval(begun, self._rows.available[-1])}
         if self._rescores:
             stages["rescore"] = Interval(first, left)
         return left, stages

@@ -22,7 +22,7 @@ from nearbit_model.memory_trace import MemoryTrace
 from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, Error
 
 
-__all__ = ["predict"]
+__all__ = ["latency_limit", "predict"]
 
 
 class _Core:
@@ -215,6 +215,11 @@ def predict(config: Config, phases: Sequence[Phase], *,
             return dataclasses.replace(timeline, traffic=cache.traffic)
 
 
+def latency_limit(timeout_bits: int) -> int:
+    """Give the least latency of a memory, in cycles, that a core takes for silence."""
+    return (1 << timeout_bits) - 1
+
+
 def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | MemoryTrace | None
            ) -> None:
     """Refuse what is not predicted."""
@@ -231,19 +236,19 @@ def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | Memor
     if memory is None or config.memory is None:
         return
     if config.selection == "counters" and config.rescore is None:
-        raise ValueError("cycles depend on data with a memory and the selection 'counters' without "
-                         "rescoring; take 'histograms'")
+        raise ValueError("with a memory and the selection 'counters' without rescoring, cycles "
+                         "depend on data, because each key's row is asked for when the key is "
+                         "found; take 'histograms'")
     if isinstance(memory, MemoryTrace):
         buses = 1 if config.memory.one_bus else 1 + config.memory.row_ports
         if len(memory.buses) != buses:
             raise ValueError(f"the configuration reads on {buses} buses, and the trace is of "
                              f"{len(memory.buses)}")
         return
-    if memory.latency + 1 >= 1 << config.memory.timeout_bits:
+    if memory.latency >= latency_limit(config.memory.timeout_bits):
         raise ValueError(f"the core gives up a memory with a latency of {memory.latency} cycles; "
                          f"take more memory.timeout_bits than {config.memory.timeout_bits}")
-    if (memory.is_drawn or memory.pace != 1 or memory.shared_pace or memory.faults
-            or memory.silent_at or memory.silent_from is not None):
+    if not memory.is_constant:
         raise ValueError("cycles are predicted of a memory that answers in order, with constant "
                          "latency and a beat in each cycle, without pauses or faults; of others "
                          "from a trace of their answers")

@@ -130,6 +130,11 @@ class Plan:
         return self._prepared
 
     @property
+    def commands(self) -> int:
+        """Commands of the program."""
+        return sum(map(len, self._heads)) // self._config.queries
+
+    @property
     def patience(self) -> int:
         """Cycles without any transfer that no command takes."""
         config = self._config
