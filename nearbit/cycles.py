@@ -33,6 +33,9 @@ which may be in halves or thirds of a cycle."""
 _PLOT_ANSWERS = 8
 """Answers in a plot."""
 
+_TAIL = 12
+"""Commands that end faster with a memory, as no codes are read ahead of others."""
+
 _MOST_QUERIES = 1_000_000
 
 _UNFIT_FORMATS = {"pgf", "raw", "rgba"}
@@ -264,7 +267,7 @@ class Check:
         As that of :class:`Cycles`.
     interval
         Cycles from one command to the next in the second half of the queries; None if there are
-        too few.
+        too few. With a memory, the last commands do not count.
     cycles
         All, loading included.
     equal
@@ -343,7 +346,7 @@ def check(config: Config, phases: Sequence[Phase], timeline: Timeline, *,
     ends = beats.cycles[beats.payloads["last"] == 1][config.queries - 1::config.queries].tolist()
     loaded = max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
     offered = loaded + 1 + phases[1].delay
-    commands = ends[1:]
+    commands = ends[1:len(ends) - (0 if timing is None else _TAIL)]
     # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
     half = len(commands) // 2
     half = half // 6 * 6 or half

@@ -18,11 +18,10 @@ __all__ = ["DramTimes", "MemoryCycles", "dram_times", "measure", "notes", "phase
            "timing_of"]
 
 
-_COMMANDS = 24
-"""Commands after which the start is forgotten; half of them are measured."""
-
-_ONE_BUS_COMMANDS = 12
-"""The same where codes and rows share a bus: each command then takes the model several passes."""
+# Commands that are predicted, and the two between whose ends the interval is measured: the start is
+# forgotten by then, and codes of commands behind are still read ahead.
+_COMMANDS = (36, 11, 23)
+_ONE_BUS_COMMANDS = (24, 5, 11) # each takes the model several passes over all of them
 
 # What would help, by the limiting stage; those of the core are as without a memory.
 _RELIEF = {
@@ -178,12 +177,11 @@ def measure(config: Config, workload: Workload, timing: MemoryTiming) -> MemoryC
                   rescore=config.rescore is not None)
     memory = config.memory
     assert memory is not None
-    count = _ONE_BUS_COMMANDS if memory.one_bus else _COMMANDS
+    count, begin, end = _ONE_BUS_COMMANDS if memory.one_bus else _COMMANDS
     one = predict(config, workload.first_phases(config, 1), memory=timing).answers
     many = predict(config, workload.first_phases(config, count), memory=timing)
     ends = [answer.end for answer in many.answers[config.queries - 1::config.queries]]
-    half = count // 2
-    interval = Fraction(ends[-1] - ends[-1 - half], half)
+    interval = Fraction(ends[end] - ends[begin], end - begin)
     stages = dict(least.stages)
     if interval > least.interval:
         stages["waits"] = interval
@@ -221,9 +219,9 @@ def dram_times(config: Config, found: MemoryCycles, name: str, clock: float | No
 def notes(found: MemoryCycles) -> list[str]:
     """Say in two lines what a command takes, above a plot."""
     read = found.reads
-    return [f"Per command: {float(found.interval):,.1f} cycles, "
-            f"{read.code_bytes + read.row_bytes:,} bytes ({read.code_bytes:,} of codes, "
-            f"{read.row_bytes:,} of rows)",
+    return [(f"Per command: {float(found.interval):,.1f} cycles, "
+             f"{read.code_bytes + read.row_bytes:,} bytes ({read.code_bytes:,} of codes, "
+             f"{read.row_bytes:,} of rows)"),
             f"{found.busy}; what limits: {', '.join(found.limits)}"]
 
 

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from nearbit_model.transfers.attention import MemoryUse
 
 
-__all__ = ["MOST_ON_ONE_BUS", "check_report", "describe", "figures", "parameters", "show", "timing_of"]
+__all__ = ["MOST_ON_ONE_BUS", "check_report", "describe", "figures", "parameters", "show",
+           "timing_of"]
 
 
 MOST_ON_ONE_BUS = 64
-"""Commands whose cycles are predicted where codes and rows share a bus, at most: the time that takes
-grows with the square of their number."""
+"""Commands of which a page is made where codes and rows share a bus, at most: the time to predict
+them grows with the square of their number."""
 
 _CHANNELS = ("ar", "r", "aw", "w", "b")
 

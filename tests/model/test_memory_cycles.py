@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from nearbit_model.config import Config, ConfigError, Memory, Rescore
-from nearbit_model.cycles import Command, Phase, bound, load, predict
+from nearbit_model.cycles import Command, Error, Phase, bound, load, predict
 from nearbit_model.memories import MEMORIES
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.memory_trace import MemoryTrace
@@ -89,6 +89,16 @@ def test_latency_grows_with_that_of_the_memory():
     assert ends[1] - ends[0] == 200
 
 
+def test_beyond_the_tables():
+    """A head or a sequence that is in no table has no token; another is only not set."""
+    for command, error in (({"head": 90}, Error.RANGE), ({"sequence": 1}, Error.RANGE),
+                           ({"head": 1}, Error.NOT_SET), ({}, Error.OK)):
+        timeline = predict(DECODER, [
+            Phase(heads=[0], pages=1, tokens=[(0, 64)], exp_tables=[(0, 0, 1)]),
+            Phase(commands=[Command(counts=(64,), n=4, **command)])], memory=FAR)
+        assert timeline.answers[0].error == error
+
+
 def test_rows_that_cross_a_boundary_take_two_bursts():
     command = Command(counts=(64,), n=4)
     split = Command(counts=(64,), n=4, bursts=((1, 0, 2, 0),))
@@ -105,8 +115,8 @@ def test_rows_that_cross_a_boundary_take_two_bursts():
     (DECODER, [load(DECODER, 1)], FAR,
      "tokens of a configuration with a memory are not loaded into the core"),
     (DECODER.replace(selection="counters"), [], FAR,
-     ("with a memory and the selection 'counters' without rescoring, cycles depend on data, because "
-      "each key's row is asked for when the key is found; take 'histograms'")),
+     ("with a memory and the selection 'counters' without rescoring, cycles depend on data, "
+      "because each key's row is asked for when the key is found; take 'histograms'")),
     (DECODER, [], MemoryTiming(latency=65535),
      ("the core gives up a memory with a latency of 65535 cycles; take more memory.timeout_bits "
       "than 16")),

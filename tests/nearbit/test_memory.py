@@ -130,7 +130,8 @@ def test_report(run, write, config, tmp_path, options):
     text = " ".join((tmp_path / "report.html").read_text().split())
     assert "<strong>Cycle-exact.</strong>" in text
     assert ("from the recorded response times of the memory" in text) == (len(options) > 2)
-    assert "and reads 308.0 bytes of codes and rows, or 205.3 per query; means of 4 commands" in text
+    assert ("and reads 308.0 bytes of codes and rows, or 205.3 per query; means of 4 commands"
+            in text)
     least = bound(CONFIG, words=5, selected=16, timing=MemoryTiming(
         latency=40 if len(options) == 2 else 100, pace=1 if len(options) == 2 else 0.7))
     assert (f"What limits is <code>{least.limit}</code>: by formula, it alone takes "

@@ -112,6 +112,7 @@ class _CachedLoads(Loads):
         """Begin as after reset."""
         super().__init__(config)
         self.heads_ready, self.pages_ready = _table_depths(config, memory)
+        self._head_count = memory.heads
         self._heads: set[int] = set()
         self._tokens = [0] * memory.sequences
         self._has_rescore = config.rescore is not None
@@ -138,7 +139,9 @@ class _CachedLoads(Loads):
 
     def error(self, command: Command, query: int, top_n: int) -> Error:
         """Check a query of a command against what was in the tables when it was looked up."""
-        self._keys = self._values = self._rescore = self._tokens[command.sequence]
+        in_tables = command.head < self._head_count and command.sequence < len(self._tokens)
+        tokens = self._tokens[command.sequence] if in_tables else 0
+        self._keys = self._values = self._rescore = tokens
         error = super().error(command, query, top_n)
         if error == Error.OK and command.head not in self._heads:
             return Error.NOT_SET
