@@ -88,7 +88,7 @@ SMALL = Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_l
 
 @pytest.mark.parametrize("changes", [
     {}, *(pytest.param(each, marks=pytest.mark.slow) for each in (
-        {"selection_block": 64, "capacity": 128, "top_n": 4},
+        {"lanes": 2, "refine_lanes": 8, "top_n": 6, "capacity": 256, "selection_block": 128},
         {"memory": dataclasses.replace(SMALL.memory, one_bus=True)},
         {"memory": dataclasses.replace(SMALL.memory, row_ports=2),
          "rescore": Rescore(head_dim=8, lanes=4, element_bits=8)}))])
