@@ -295,8 +295,8 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 
 def memories() -> list[str]:
     """The table of the memories that the commands know by name."""
-    rows = ["| `--memory` | | peak | codes | rows of 64 bytes, 1 / 2 / 4 ports | of 128 bytes | "
-            "source |", "|---|---|--:|--:|--:|--:|---|"]
+    rows = [("| `--memory` | | peak | codes | rows of 64 bytes, 1 / 2 / 4 ports | of 128 bytes | "
+             "source |"), "|---|---|--:|--:|--:|--:|---|"]
     for name, memory in MEMORIES.items():
         gathers = (" / ".join(f"{100 * memory.gather(size, ports):.3g}" for ports in (1, 2, 4))
                    for size in (64, 128))
