@@ -17,7 +17,7 @@ from nearbit_model.memory_trace import TraceError
 from nearbit_model.prepare import prepare
 from nearbit_model.structure import Error
 from nearbit_model.transfers.plan import Plan
-from nearbit_model.transfers.shapes import ACCEPTED
+from nearbit_model.transfers.shapes import ACCEPTED, shapes
 from nearbit_sim import simulation
 from nearbit_sim.simulation import run, simulate
 
@@ -351,6 +351,11 @@ def test_what_does_not_fit():
                                          r"tokens, or whose phases wait for beats; put the tokens "
                                          r"into the memory before$"):
         Plan(prepared("tiny"), appends=True).predict()
+    program = Plan(prepared("tiny")).program
+    program.add({"i_page": {"sequence": [0], "index": [0], "set": [0], "page": [0]}})
+    with pytest.raises(ValueError, match=r"^cycles are not predicted of programs that remove heads "
+                                         r"or pages$"):
+        shapes(program)
 
 
 def test_without_a_memory():
