@@ -10,7 +10,7 @@ import typer
 from nearbit import indices
 from nearbit.cli import memory
 from nearbit.cli.accelerators import given, smallest
-from nearbit.cli.console import BUILDING, console, count, progress, say_notes
+from nearbit.cli.console import BUILDING, Bar, console, count, progress, say_notes
 from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
     ConfigOption,
@@ -35,10 +35,12 @@ from nearbit.files import OutputFile, output_folder
 if TYPE_CHECKING:
     from nearbit.report import Report
     from nearbit.tensors import Tensors
+    from nearbit_model.attention import Attention
     from nearbit_model.config import Config
     from nearbit_model.mapping import Mapping
+    from nearbit_model.memory_timing import MemoryTiming
     from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
-    from nearbit_model.transfers.plan import Prediction
+    from nearbit_model.transfers.plan import Plan, Prediction
 
 
 __all__ = ["simulate"]
@@ -121,7 +123,6 @@ def simulate(
     from nearbit_model.attention import attend
     from nearbit_model.prepare import prepare
     from nearbit_model.transfers import Plan
-    from nearbit_sim import simulation
 
     check_selection(n, sink, recent)
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
@@ -137,7 +138,6 @@ def simulate(
         accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
         shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
         pause=memory_pause, seed=memory_seed)
-    memory.check_report(timing, report_folder)
     shown = f"preset {name}" if name else str(config)
     chosen = _choose(tensors, heads, queries)
     if mapping is not None:
@@ -166,18 +166,15 @@ def simulate(
                 raise UserError(f"{file}: {error}") from None
             say_notes(file, tensors)
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
-            prediction = plan.predict() if timing is None else None
-            bar.say(BUILDING)
-            hardware = simulation.run(
-                plan, engine=str(engine), timing=timing, vcd=vcd_path,
-                progress=bar.to(None if prediction is None else prediction.cycles))
+            hardware, prediction = _run(plan, golden, timing, engine, vcd_path, bar,
+                                        is_compared=page is not None)
 
         report = compare(chosen, golden, hardware)
         if results is not None:
             _write_results(results, chosen, hardware)
         if page is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
-                        _codes(codes, mapping))
+                        _codes(codes, mapping), timing)
 
     use = hardware.memory_use
     if as_json:
@@ -198,6 +195,27 @@ def simulate(
             console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
     if not report.total.bit_exact:
         raise typer.Exit(NOT_BIT_EXACT)
+
+
+def _run(plan: "Plan", golden: "Attention", timing: "MemoryTiming | None", engine: Engine,
+         vcd: Path | None, bar: Bar, *, is_compared: bool
+         ) -> "tuple[HardwareAttention, Prediction | None]":
+    """Simulate, and predict the cycles if there is no memory or they are compared."""
+    from nearbit_sim import simulation
+
+    if is_compared:
+        memory.check_report(plan.config, timing, plan.commands)
+    prediction = None
+    if timing is None or (is_compared and timing.is_constant):
+        prediction = plan.predict(timing, selected=golden.selected)
+    bar.say(BUILDING)
+    is_recorded = is_compared and prediction is None
+    hardware = simulation.run(
+        plan, engine=str(engine), timing=timing, vcd=vcd, log=is_recorded,
+        progress=bar.to(None if prediction is None else prediction.cycles))
+    if is_recorded:
+        prediction = plan.predict(plan.trace(hardware.outcome), selected=golden.selected)
+    return hardware, prediction
 
 
 def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tensors":
@@ -221,12 +239,15 @@ def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAtt
 
 
 def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", report: "Report",
-                hardware: "HardwareAttention", prediction: "Prediction", codes: str) -> None:
+                hardware: "HardwareAttention", prediction: "Prediction", codes: str,
+                timing: "MemoryTiming | None") -> None:
     """Write the report as a page."""
     from nearbit.report.page import render
 
     with page.write() as path:
-        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes),
+        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes,
+                               timing=timing,
+                               memory="" if timing is None else memory.describe(timing)),
                         # Names of files need not be text.
                         encoding="utf-8", errors="backslashreplace", newline="\n")
 
