@@ -1,6 +1,9 @@
 """From float tensors to a prepared problem, the common input of golden model and hardware."""
 
-from dataclasses import dataclass
+# Help shows `ArrayLike`, not all that it stands for.
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,9 @@ class Prepared:
         Operands of rescoring; None with method "had".
     shared
         Whether the heads of a group share a selection.
+    tensors
+        The q, k and v that it was made of, with a key head for each set of codes; None if it was
+        made of integers.
     """
 
     config: Config
@@ -78,6 +84,8 @@ class Prepared:
     recent: int
     rescore: RescoreOperands | None = None
     shared: bool = False
+    tensors: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = field(
+        default=None, repr=False)
 
     @property
     def method(self) -> str:
@@ -120,7 +128,7 @@ class Prepared:
                                 rotated=self.values.rotated)
 
 
-def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
+def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *, n: int | None = None,
             sink: int = 0, recent: int = 0, causal: bool = False,
             qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
             rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
@@ -131,14 +139,15 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     ----------
     q
         Queries, real numbers [heads, queries, head_dim]; head_dim is the configuration's
-        ``key_bits``, or with method "hash" its ``rescore.head_dim``.
+        ``key_bits``, or with method "hash" its ``rescore.head_dim``. Like k and v, it may have
+        another axis of 1 before, a batch, which answers do not have.
     k
         Keys, real numbers [kv_heads, tokens, head_dim]; kv_heads divides heads, tokens is at most
         ``capacity``.
     v
         Values, real numbers [kv_heads, tokens, value_dim].
     config
-        The accelerator.
+        The accelerator, or the name of a preset.
     n
         Nearest keys to select, at least 1. None is :data:`DEFAULT_N`, or what ``top_n`` leaves
         beside ``sink`` and ``recent`` if that is less.
@@ -174,7 +183,11 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     ------
     TensorError
         Inputs that do not fit; the sentence names the array, its shape, and the remedy.
+    ConfigError
+        A name that no preset has.
     """
+    if isinstance(config, str):
+        config = Config.preset(config)
     q_array, k_array, v_array = _tensor("q", q), _tensor("k", k), _tensor("v", v)
     heads, queries, head_dim = q_array.shape
     kv_heads, tokens, _ = k_array.shape
@@ -232,7 +245,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
         config, q_codes, k_codes,
         quantize.values(v_array, config.value_bits, rotated=rotate), scale,
         quantize.exp_table(scale, config.key_bits, config.weight_bits),
-        counts, 0, nearest, sink, recent, operands, shared)
+        counts, 0, nearest, sink, recent, operands, shared, (q_array, k_array, v_array))
 
 
 def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
@@ -240,6 +253,8 @@ def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
         array = quantize.real_array(x, name)
     except ValueError as error:
         raise TensorError(str(error)) from None
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
     if array.ndim != 3:
         raise TensorError(f"{name} must have three axes {_AXES[name]}, not shape {array.shape}")
     if 0 in array.shape:
