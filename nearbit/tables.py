@@ -9,6 +9,10 @@ __all__ = ["print_table"]
 
 def print_table(table: Table, console: Console) -> None:
     """Print a table as wide as it is: a terminal that is narrower wraps its lines."""
-    wide = console.options.update(width=10_000)
-    console.print(table, width=max(console.width, console.measure(table, options=wide).maximum),
-                  crop=False, no_wrap=True)
+    width = console.width
+    natural = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.width = max(width, natural)
+    try:
+        console.print(table)
+    finally:
+        console.width = width

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearbit.cli.accelerators import given_or_default
-from nearbit.cli.console import BUILDING, console, progress
+from nearbit.cli.console import building, console, progress
 from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
     PresetOption,
+    SetOption,
 )
 from nearbit.files import OutputFile
 
 
 if TYPE_CHECKING:
-    from nearbit.cycles import Workload
+    from nearbit.workloads import Workload
     from nearbit_model.config import Config
     from nearbit_model.memory_timing import MemoryTiming
 
@@ -31,6 +32,7 @@ def cycles(
         "--keys", metavar="L", help="Keys that each query sees.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     queries: Annotated[int, typer.Option(
         metavar="M", help="Queries to simulate with --check.")] = 64,
     n: Annotated[int | None, typer.Option(
@@ -61,11 +63,11 @@ def cycles(
     The default preset is 'reference'. The exit status is 1 if --check finds a cycle that differs
     from the prediction, 2 if the input is wrong.
     """
-    from nearbit import cycles as report
+    from nearbit import workloads as report
     from nearbit import memory_cycles
     from nearbit_model.prepare import DEFAULT_N
 
-    accelerator, shown, name = given_or_default(preset, config)
+    accelerator, shown, name = given_or_default(preset, config, settings)
     if n is None:
         n = min(DEFAULT_N, max(1, accelerator.top_n - max(0, sink) - max(0, recent)))
     workload = report.Workload(keys=keys, queries=queries, n=n, sink=sink, recent=recent)
@@ -83,7 +85,8 @@ def cycles(
     predicted = report.measure(accelerator, workload)
     found = None
     if is_checked:
-        with progress(BUILDING) as bar:
+        with progress("preparing the hardware") as bar, \
+                building(bar, accelerator, shown, "compiled"):
             found = report.check(accelerator, workload, predicted,
                                  progress=bar.to(predicted.timeline.cycles))
     if drawing is not None:

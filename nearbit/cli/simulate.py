@@ -1,6 +1,7 @@
 """The command `simulate`: attention tensors through the hardware."""
 
 import json
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,10 +10,12 @@ import typer
 
 from nearbit import indices
 from nearbit.cli import memory
-from nearbit.cli.accelerators import given, smallest
-from nearbit.cli.console import BUILDING, console, count, progress, say_notes
+from nearbit.cli.accelerators import configured, given, smallest
+from nearbit.cli.console import building, console, count, progress, say_notes
 from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
+    DEFAULT_ALWAYS,
+    DEFAULT_HEAVY,
     ConfigOption,
     Engine,
     HeadsOption,
@@ -27,7 +30,9 @@ from nearbit.cli.options import (
     Method,
     PresetOption,
     QueriesOption,
+    SetOption,
     check_selection,
+    selection,
 )
 from nearbit.files import OutputFile, output_folder
 
@@ -35,17 +40,15 @@ from nearbit.files import OutputFile, output_folder
 if TYPE_CHECKING:
     from nearbit.report import Report
     from nearbit.tensors import Tensors
+    from nearbit_model.attention import Attention
     from nearbit_model.config import Config
     from nearbit_model.mapping import Mapping
-    from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
-    from nearbit_model.transfers.plan import Prediction
+    from nearbit_model.memory_timing import MemoryTiming
+    from nearbit_model.transfers.attention import HardwareAttention
+    from nearbit_model.transfers.plan import Plan, Prediction
 
 
 __all__ = ["simulate"]
-
-
-DEFAULT_HEAVY = 0.03125
-DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
 
 
 def simulate(
@@ -54,8 +57,11 @@ def simulate(
         "optional: qpos, causal, logit_scale. Or a .safetensors file."))],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     engine: Annotated[Engine, typer.Option(
-        help="The design compiled to C++, or Icarus Verilog with cocotb (slow).",
+        help=(
+            "compiled: the design as C++. icarus: Icarus Verilog with cocotb (slow). golden: no "
+            "hardware; answers and cycles are those of the models, which the hardware equals."),
         )] = Engine.COMPILED,
     heads: HeadsOption = None,
     queries: QueriesOption = None,
@@ -111,34 +117,34 @@ def simulate(
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Run attention tensors through the hardware; compare with golden model and exact attention.
+    """Show answers and cycles by the models, then prove both on the simulated hardware.
 
-    Without --preset and --config, the smallest preset that fits is used. The exit status is 0 if
-    every bit equals the golden model's, 1 if any bit differs, 2 if the input is wrong.
+    The table is that of the golden model and the cycle model, and is there in seconds. Then the
+    hardware is built and run, and every bit and the cycles are compared. Without --preset and
+    --config, the smallest preset that fits is used. The exit status is 0 if all is equal, 1 if
+    anything differs, 2 if the input is wrong.
     """
-    from nearbit.report import compare
+    from nearbit.report import compare, show_proof
     from nearbit.tensors import Tensors
     from nearbit_model.attention import attend
     from nearbit_model.prepare import prepare
     from nearbit_model.transfers import Plan
-    from nearbit_sim import simulation
 
+    _check_engine(engine, {"--vcd": vcd is not None, "--report": report_folder is not None})
     check_selection(n, sink, recent)
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
-    accelerator, name = given(preset, config)
+    named = given(preset, config, settings)
     tensors = Tensors.load(file)
-    n, sink, recent = _selection(method, tensors.tokens, n, heavy, sink, recent,
-                                 is_dense=is_dense)
-    mapping = None if method == Method.HAD else _mapping(codes, tensors, accelerator)
-    if accelerator is None:
-        accelerator, name = smallest(file, tensors, n, sink, recent, mapping, shared=shared)
+    n, sink, recent = selection(method, tensors.tokens, n, heavy, sink, recent, is_dense=is_dense)
+    mapping = None if method == Method.HAD else _mapping(codes, tensors, named and named.config)
+    accelerator, shown, name = named or configured(
+        smallest(file, tensors, n, sink, recent, mapping, shared=shared), settings)
     timing = memory.timing_of(
         accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
         shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
         pause=memory_pause, seed=memory_seed)
     memory.check_report(timing, report_folder)
-    shown = f"preset {name}" if name else str(config)
     chosen = _choose(tensors, heads, queries)
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
@@ -153,9 +159,7 @@ def simulate(
         results = None if out is None else OutputFile(out, inputs, [page])
         waveforms = None if vcd is None else OutputFile(vcd, inputs, [page, results])
 
-        with ExitStack() as stack:
-            vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
-            bar = stack.enter_context(progress("computing the golden model"))
+        with progress("computing the golden model"):
             try:
                 prepared = prepare(
                     chosen.q, chosen.k, chosen.v, accelerator, n=n, sink=sink, recent=recent,
@@ -164,40 +168,69 @@ def simulate(
                 golden = attend(prepared)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
-            say_notes(file, tensors)
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
             prediction = plan.predict() if timing is None else None
-            bar.say(BUILDING)
-            hardware = simulation.run(
-                plan, engine=str(engine), timing=timing, vcd=vcd_path,
-                progress=bar.to(None if prediction is None else prediction.cycles))
-
-        report = compare(chosen, golden, hardware)
+            report = compare(chosen, golden, prediction=prediction)
+        say_notes(file, tensors)
+        if not as_json:
+            conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, "
+                          f"sink {sink}, recent {recent}"
+                          f"{'' if timing is None else f'; {memory.describe(timing)}'}")
+            _show(file, chosen, accelerator, conditions, report)
+        hardware = None
+        if engine != Engine.GOLDEN:
+            hardware = _simulate(plan, str(engine), timing, shown, waveforms, prediction)
+            report = compare(chosen, golden, hardware)
         if results is not None:
-            _write_results(results, chosen, hardware)
-        if page is not None and prediction is not None:
+            _write_results(results, chosen, hardware or golden)
+        if page is not None and hardware is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
                         _codes(codes, mapping))
 
-    use = hardware.memory_use
+    predicted = None if prediction is None else prediction.cycles
+    use = None if hardware is None else hardware.memory_use
     if as_json:
         print(json.dumps({
             "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
             "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
             "n": prepared.n, "sink": sink, "recent": recent, "causal": chosen.causal,
-            "rotate": rotate, "build_seconds": hardware.build_seconds,
+            "rotate": rotate, "cycles_predicted": predicted,
+            "build_seconds": None if hardware is None else hardware.build_seconds,
             **({} if use is None or timing is None else {"memory": memory.figures(timing, use)}),
             **report.to_dict()},
             indent=2, allow_nan=False))
+    elif hardware is None:
+        _say_unproven(prediction is not None)
     else:
-        conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, sink "
-                      f"{sink}, recent {recent}; {engine} engine"
-                      f"{'' if timing is None else f'; {memory.describe(timing)}'}")
-        _show(file, chosen, accelerator, conditions, report, use)
+        show_proof(report, console(), engine=str(engine), predicted=predicted)
+        if use is not None:
+            memory.show(use, console())
         if page is not None:
             console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
-    if not report.total.bit_exact:
+    if hardware is not None and not report.equals(predicted):
         raise typer.Exit(NOT_BIT_EXACT)
+
+
+def _check_engine(engine: Engine, given: dict[str, bool]) -> None:
+    """Refuse options that need hardware without it."""
+    for option, is_given in given.items():
+        if is_given and engine == Engine.GOLDEN:
+            raise UserError(f"{option} needs hardware; leave out --engine golden")
+
+
+def _simulate(plan: "Plan", engine: str, timing: "MemoryTiming | None", shown: str,
+              waveforms: OutputFile | None, prediction: "Prediction | None"
+              ) -> "HardwareAttention":
+    """Build the hardware and run it."""
+    from nearbit_sim import simulation
+
+    with ExitStack() as stack:
+        vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
+        bar = stack.enter_context(progress("preparing the hardware"))
+        stack.enter_context(building(bar, plan.config, shown, engine))
+        return simulation.run(
+            plan, engine=engine, timing=timing, vcd=vcd_path,
+            progress=bar.to(None if prediction is None else prediction.cycles))
 
 
 def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tensors":
@@ -207,15 +240,16 @@ def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tens
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
 
 
-def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAttention") -> None:
-    """Write what the hardware answered, as arrays."""
+def _write_results(output: OutputFile, chosen: "Tensors",
+                   answer: "HardwareAttention | Attention") -> None:
+    """Write what was answered, as arrays."""
     import numpy as np
 
     arrays: dict[str, Any] = {
-        name: getattr(hardware, name)
+        name: getattr(answer, name)
         for name in ("output", "output_int", "selected", "origins", "distances", "scores",
                      "weights")
-        if getattr(hardware, name) is not None}
+        if getattr(answer, name) is not None}
     with output.write() as path, path.open("wb") as stream:
         np.savez_compressed(stream, **arrays, heads=chosen.heads, queries=chosen.queries)
 
@@ -232,8 +266,8 @@ def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", rep
 
 
 def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
-          report: "Report", use: "MemoryUse | None") -> None:
-    """Print the table, below what it is of."""
+          report: "Report") -> None:
+    """Print the models' table, below what it is of."""
     from nearbit.report import show
 
     terminal = console()
@@ -245,8 +279,19 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
         f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}\n",
         highlight=False, soft_wrap=True, markup=False)
     show(report, terminal)
-    if use is not None:
-        memory.show(use, terminal)
+    if report.total.cycles is None:
+        terminal.print("Cycles: not predicted with a memory; the simulation counts them.",
+                       highlight=False, soft_wrap=True)
+    # Seen before the hardware is built, also through a pipe.
+    sys.stdout.flush()
+
+
+def _say_unproven(is_predicted: bool) -> None:
+    """End the output of a run without hardware."""
+    cycles = ", and the cycles the cycle model's" if is_predicted else ""
+    console().print(f"Nothing was simulated: the answers are the golden model's{cycles}. Without "
+                    f"--engine golden, the hardware is run and compared.",
+                    highlight=False, soft_wrap=True)
 
 
 def _describe(method: Method, mapping: "Mapping | None", *, shared: bool) -> str:
@@ -269,28 +314,6 @@ def _check_method(method: Method, given: dict[str, bool]) -> None:
     for option, is_given in given.items():
         if is_given and method != Method.HASH:
             raise UserError(f"{option} needs --method hash")
-
-
-def _selection(method: Method, tokens: int, n: int | None, heavy: float | None, sink: int | None,
-               recent: int | None, *, is_dense: bool) -> tuple[int | None, int, int]:
-    """How many keys to select by distance, and always: as asked, or the method's defaults."""
-    from nearbit_model.mapping import heavy_budget
-
-    if is_dense:
-        for option, value in (("--n", n), ("--heavy", heavy), ("--sink", sink),
-                              ("--recent", recent)):
-            if value is not None:
-                raise UserError(f"--dense and {option} exclude each other; give one of them")
-        return tokens, 0, 0
-    if n is not None and heavy is not None:
-        raise UserError("--n and --heavy exclude each other; give one of them")
-    always = DEFAULT_ALWAYS if method == Method.HASH else 0
-    if method == Method.HASH and n is None:
-        share = DEFAULT_HEAVY if heavy is None else heavy
-        if not 0 < share <= 1:
-            raise UserError(f"--heavy must be greater than 0 and at most 1, not {share:g}")
-        n = heavy_budget(tokens, share)
-    return n, always if sink is None else sink, always if recent is None else recent
 
 
 def _mapping(codes: str | None, tensors: "Tensors", accelerator: "Config | None") -> "Mapping":

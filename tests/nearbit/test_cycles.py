@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nearbit import cycles
+from nearbit import workloads as cycles
 from nearbit.cli import console as display
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Phase, load, predict

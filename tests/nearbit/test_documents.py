@@ -60,17 +60,6 @@ def test_readme_example(capsys):
     assert re.fullmatch(r"\d+ cycles for 20 queries\n", capsys.readouterr().out)
 
 
-def test_configuration():
-    """The example of a configuration has every field, with its default."""
-    text, rescore = blocks("docs/simulate.md", "toml")
-    config = Config.from_toml(text)
-    assert config.to_toml() == text
-    assert config == Config(key_bits=64, value_dim=64, capacity=2048)
-    both = f"{text}\n{rescore}"
-    assert Config.from_toml(both).to_toml() == both
-    assert Config.from_toml(both) == config.replace(rescore=Rescore(head_dim=64, lanes=64))
-
-
 def streams(config: Config) -> dict[str, tuple[str, list[str]]]:
     """Direction and fields of a core's streams, with a query's fields in place of the queries."""
     core = nearbit.Core(config)
@@ -115,7 +104,7 @@ def test_json_fields(run, write):
     figures = json.loads(run("simulate", write(), "--json").out)
     per_part = first_column("docs/simulate.md", "under\n`heads`, for each head:")
     settings = {"file", "method", "codes", "shared", "engine", "preset", "config", "n", "sink",
-                "recent", "causal", "rotate", "build_seconds"}
+                "recent", "causal", "rotate", "cycles_predicted", "build_seconds"}
     text = (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
     told = re.search(r"prints one object instead\. It has (.*?), then the following", text,
                      re.DOTALL)
@@ -130,7 +119,7 @@ def test_results(run, write, tmp_path):
     out = tmp_path / "out.npz"
     assert run("simulate", write(), "--out", out).status == 0
     with np.load(out) as result:
-        assert first_column("docs/simulate.md", "writes the hardware's answers:") == {
+        assert first_column("docs/simulate.md", "`--out FILE.npz` writes") == {
             *result.files, "scores"}
 
 
