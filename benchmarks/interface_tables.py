@@ -3,8 +3,8 @@
     python benchmarks/interface_tables.py [--check]
 
 Writes docs/soc-registers.md, docs/soc-memory-registers.md, in docs/configuration.md the fields, and
-in docs/host-link.md the fields of the identity and its bytes in the example. With --check nothing is written: it fails if a document
-would change.
+in docs/host-link.md the fields of the identity and its bytes in the example. With --check nothing
+is written: it fails if a document would change.
 """
 
 import re

@@ -68,8 +68,8 @@ class Attention:
         return compare(self.prepared, self.output, self.selected, self.distances)
 
 
-def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *, n: int | None = None,
-              sink: int = 0, recent: int = 0, causal: bool = False,
+def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
+              n: int | None = None, sink: int = 0, recent: int = 0, causal: bool = False,
               qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
               rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
               shared: bool = False) -> Attention:

@@ -55,7 +55,8 @@ def fit(head_dim: int, value_dim: int, tokens: int, top_n: int, *, key_bits: int
     lanes = min(_power_of_two(-(-capacity // cycles)), _MOST_LANES)
     return Config(
         key_bits=head_dim if key_bits is None else key_bits, value_dim=value_dim,
-        capacity=capacity, queries=max(1, shared), top_n=selected, lanes=lanes, refine_lanes=min(2 * lanes, capacity),
+        capacity=capacity, queries=max(1, shared), top_n=selected, lanes=lanes,
+        refine_lanes=min(2 * lanes, capacity),
         value_lanes=_elements(value_dim, selected, cycles),
         rescore=Rescore(head_dim=head_dim, lanes=_elements(head_dim, selected, cycles),
                         element_bits=_ELEMENT_BITS, shared=bool(shared)) if rescore else None)

@@ -307,15 +307,15 @@ def _check_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Confi
 
 def _check_room(v_shape: tuple[int, ...], config: Config, most: int, remedy: str) -> None:
     value_dim, tokens = v_shape[2], v_shape[1]
-    for what, value, field, room, fits in (
+    for what, value, name, room, fits in (
             (f"value_dim of v, shape {v_shape},", value_dim, "value_dim", config.value_dim,
              value_dim == config.value_dim),
             (f"tokens of k and v, shape {v_shape},", tokens, "capacity", config.capacity,
              tokens <= config.capacity),
             ("n + sink + recent", most, "top_n", config.top_n, most <= config.top_n)):
         if not fits:
-            relation = "equal" if field == "value_dim" else "be at most"
-            raise TensorError(f"{what} must {relation} the configuration's {field} ({room}), "
+            relation = "equal" if name == "value_dim" else "be at most"
+            raise TensorError(f"{what} must {relation} the configuration's {name} ({room}), "
                               f"not {value}; {remedy}")
 
 

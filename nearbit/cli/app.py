@@ -38,8 +38,8 @@ app = typer.Typer(name="nearbit", invoke_without_command=True, add_completion=Fa
                   pretty_exceptions_enable=False,
                   help="Nearbit: an open attention accelerator for long contexts.")
 
-for _command in (simulate, config, verilog, cycles, area, presets, boards, build, flash, run, capture,
-                 distill, evaluate, generate, learn_codes):
+for _command in (simulate, config, verilog, cycles, area, presets, boards, build, flash, run,
+                 capture, distill, evaluate, generate, learn_codes):
     app.command()(_command)
 
 

@@ -51,8 +51,8 @@ def config(
 ) -> None:
     """Write a configuration with a comment on every field, to start from.
 
-    It is that of a preset or a board, by default 'reference', or fitted to tensors. Simulate, cycles,
-    area, verilog, build and run take it with --config. The exit status is 2 if the input is wrong.
+    It is that of a preset or a board, by default 'reference', or fitted to tensors. The commands
+    that have --config take it. The exit status is 2 if the input is wrong.
     """
     from nearbit.configs import commented
 

@@ -63,8 +63,8 @@ def cycles(
     The default preset is 'reference'. The exit status is 1 if --check finds a cycle that differs
     from the prediction, 2 if the input is wrong.
     """
-    from nearbit import workloads as report
     from nearbit import memory_cycles
+    from nearbit import workloads as report
     from nearbit_model.prepare import DEFAULT_N
 
     accelerator, shown, name = given_or_default(preset, config, settings)

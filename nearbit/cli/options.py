@@ -10,13 +10,13 @@ from nearbit.cli.errors import UserError
 
 
 __all__ = [
-    "DEFAULT_ALWAYS", "DEFAULT_HEAVY", "BaudOption", "BoardOption", "Cell", "ClockOption", "CodesOption", "ConfigOption", "Device",
-    "Engine", "HeadsOption", "Interface", "JsonOption", "Loss", "MappingKind",
-    "MemoryLatencyOption", "MemoryLatencyToOption", "MemoryOutstandingOption", "MemoryPaceOption",
-    "MemoryPauseOption", "MemoryReorderOption", "MemorySeedOption", "MemorySharedPaceOption",
-    "Method", "ModelMethod", "ModelOption", "PresetOption", "QueriesOption", "SetOption", "Stages",
-    "Surrogate", "Target", "TextOption", "TextsOption", "TokensOption", "check_selection",
-    "selection",
+    "DEFAULT_ALWAYS", "DEFAULT_HEAVY", "BaudOption", "BoardOption", "Cell", "ClockOption",
+    "CodesOption", "ConfigOption", "Device", "Engine", "HeadsOption", "Interface", "JsonOption",
+    "Loss", "MappingKind", "MemoryLatencyOption", "MemoryLatencyToOption",
+    "MemoryOutstandingOption", "MemoryPaceOption", "MemoryPauseOption", "MemoryReorderOption",
+    "MemorySeedOption", "MemorySharedPaceOption", "Method", "ModelMethod", "ModelOption",
+    "PresetOption", "QueriesOption", "SetOption", "Stages", "Surrogate", "Target", "TextOption",
+    "TextsOption", "TokensOption", "check_selection", "selection",
 ]
 
 

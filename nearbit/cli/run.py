@@ -102,7 +102,8 @@ def run(
             transport: Transport = SerialTransport(str(port), rate)
         else:
             if is_simulated:
-                stack.enter_context(building(bar, chosen.config, f"board {chosen.name}", "compiled"))
+                stack.enter_context(
+                    building(bar, chosen.config, f"board {chosen.name}", "compiled"))
             transport = _simulated(chosen, bitstream, is_virtual, bar.say)
         device = stack.enter_context(Device.open(transport, config=wanted))
         accelerator = device.config

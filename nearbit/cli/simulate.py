@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nearbit_model.config import Config
     from nearbit_model.mapping import Mapping
     from nearbit_model.memory_timing import MemoryTiming
-    from nearbit_model.transfers.attention import HardwareAttention
+    from nearbit_model.transfers.attention import HardwareAttention, MemoryUse
     from nearbit_model.transfers.plan import Plan, Prediction
 
 
@@ -124,7 +124,7 @@ def simulate(
     --config, the smallest preset that fits is used. The exit status is 0 if all is equal, 1 if
     anything differs, 2 if the input is wrong.
     """
-    from nearbit.report import compare, show_proof
+    from nearbit.report import compare
     from nearbit.tensors import Tensors
     from nearbit_model.attention import attend
     from nearbit_model.prepare import prepare
@@ -173,10 +173,8 @@ def simulate(
             report = compare(chosen, golden, prediction=prediction)
         say_notes(file, tensors)
         if not as_json:
-            conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, "
-                          f"sink {sink}, recent {recent}"
-                          f"{'' if timing is None else f'; {memory.describe(timing)}'}")
-            _show(file, chosen, accelerator, conditions, report)
+            _show(file, chosen, accelerator, f"{_describe(method, mapping, shared=shared)}{shown}: n "
+                  f"{prepared.n}, sink {sink}, recent {recent}", timing, report)
         hardware = None
         if engine != Engine.GOLDEN:
             hardware = _simulate(plan, str(engine), timing, shown, waveforms, prediction)
@@ -199,14 +197,8 @@ def simulate(
             **({} if use is None or timing is None else {"memory": memory.figures(timing, use)}),
             **report.to_dict()},
             indent=2, allow_nan=False))
-    elif hardware is None:
-        _say_unproven(prediction is not None)
     else:
-        show_proof(report, console(), engine=str(engine), predicted=predicted)
-        if use is not None:
-            memory.show(use, console())
-        if page is not None:
-            console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
+        _conclude(engine, report, predicted, use, page)
     if hardware is not None and not report.equals(predicted):
         raise typer.Exit(NOT_BIT_EXACT)
 
@@ -266,7 +258,7 @@ def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", rep
 
 
 def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
-          report: "Report") -> None:
+          timing: "MemoryTiming | None", report: "Report") -> None:
     """Print the models' table, below what it is of."""
     from nearbit.report import show
 
@@ -276,7 +268,8 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
     terminal.print(
         f"{file}: {count(len(chosen.q), 'head')}{groups}, "
         f"{count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "
-        f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}\n",
+        f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}"
+        f"{'' if timing is None else f'; {memory.describe(timing)}'}\n",
         highlight=False, soft_wrap=True, markup=False)
     show(report, terminal)
     if report.total.cycles is None:
@@ -286,12 +279,23 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
     sys.stdout.flush()
 
 
-def _say_unproven(is_predicted: bool) -> None:
-    """End the output of a run without hardware."""
-    cycles = ", and the cycles the cycle model's" if is_predicted else ""
-    console().print(f"Nothing was simulated: the answers are the golden model's{cycles}. Without "
-                    f"--engine golden, the hardware is run and compared.",
-                    highlight=False, soft_wrap=True)
+def _conclude(engine: Engine, report: "Report", predicted: int | None, use: "MemoryUse | None",
+              page: OutputFile | None) -> None:
+    """Print what the hardware proves, or that there was none."""
+    from nearbit.report import show_proof
+
+    terminal = console()
+    if engine == Engine.GOLDEN:
+        cycles = "" if predicted is None else ", and the cycles the cycle model's"
+        terminal.print(f"Nothing was simulated: the answers are the golden model's{cycles}. "
+                       f"Without --engine golden, the hardware is run and compared.",
+                       highlight=False, soft_wrap=True)
+        return
+    show_proof(report, terminal, engine=str(engine), predicted=predicted)
+    if use is not None:
+        memory.show(use, terminal)
+    if page is not None:
+        terminal.print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _describe(method: Method, mapping: "Mapping | None", *, shared: bool) -> str:

@@ -30,6 +30,7 @@ from nearbit_sim.cache import cached, key_of
 from nearbit_sim.compiled import CompiledEngine
 from nearbit_sim.engine import Engine, SimulationError
 from nearbit_sim.icarus import IcarusEngine
+from nearbit_sim.notebook import notebook_progress
 
 
 __all__ = ["ENGINES", "core_engine", "run", "simulate"]
@@ -68,7 +69,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
     vcd
         File to write waveforms to.
     progress
-        Called now and then with the cycle, the transfers so far, and all transfers.
+        Called now and then with the cycle, the transfers so far, and all transfers. None: a line in
+        the output of a notebook, and nothing elsewhere.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
         if vcd is not None:
             raise SimulationError("a VCD file needs hardware; the engine 'golden' has none")
         return _by_models(plan, trace=trace)
+    if progress is None:
+        progress = notebook_progress(None if config.memory is not None else plan.predict().cycles)
     return run(plan, engine=engine, timing=timing, vcd=vcd, progress=progress)
 
 

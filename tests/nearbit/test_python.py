@@ -3,6 +3,9 @@
 import inspect
 import json
 import pydoc
+import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from safetensors.numpy import save_file
 import nearbit
 from nearbit_model import reference
 from nearbit_model.config import Config, ConfigError, Rescore
+from nearbit_model.errors import NearbitError
 from nearbit_model.mapping import Mapping
 
 
@@ -83,7 +87,40 @@ def test_load_safetensors(tmp_path, tensors):
     assert answer.prepared.counts.tolist() == [18, 19, 20]
 
 
-@pytest.mark.parametrize("name", ["attention", "simulate", "load"])
+def test_progress_in_a_notebook(monkeypatch, tensors):
+    """A line of the output is updated, up to the last cycle; a shell on a terminal has none."""
+    shown = []
+    handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+
+    def display(data, raw, display_id):
+        assert raw
+        assert display_id
+        shown.append(data["text/plain"])
+        return handle
+
+    shell = SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    nearbit.simulate(**tensors(), config="tiny")
+    assert shown == []
+    shell.kernel = object()
+    cycles = nearbit.simulate(**tensors(), config="tiny").cycles
+    assert shown[0] == "building the hardware (minutes, once)"
+    assert re.fullmatch(rf"simulating: cycle [\d,]+ of {cycles:,}", shown[-1])
+
+
+def test_cycles():
+    found = nearbit.cycles(1024)
+    assert (found.latency, found.interval) == (294, 65)
+    assert nearbit.cycles(1024, Config.preset("reference")) == found
+    assert nearbit.cycles(64, "tiny", n=4, sink=2).timeline.cycles > 0
+    with pytest.raises(NearbitError, match=r"^the preset tiny holds 64 keys \(capacity\), not 65"):
+        nearbit.cycles(65, "tiny")
+    with pytest.raises(NearbitError, match=r"^the preset memory64 has a memory, on whose latency "):
+        nearbit.cycles(65, "memory64")
+
+
+@pytest.mark.parametrize("name", ["attention", "cycles", "load", "simulate"])
 def test_help_is_readable(name):
     """Help shows names of types, not what they stand for."""
     signature = str(inspect.signature(getattr(nearbit, name)))

@@ -92,8 +92,8 @@ def test_smallest_integers(write):
 def test_what_is_not_used(write):
     loaded = Tensors.load(write(mask=1, is_causal=True, qpos=[0, 1, 2], layer=[0], head=[0]))
     assert loaded.notes == (
-        "qpos is not used without causal: every query sees all keys; if each sees those up to its "
-        "position, add causal = true",
+        ("qpos is not used without causal: every query sees all keys; if each sees those up to its "
+         "position, add causal = true"),
         "not used: mask, is_causal (if it is causal, rename it)")
     for causal in (False, True):
         assert Tensors.load(write(qpos=[0, 1, 2], causal=causal)).notes == ()
@@ -374,12 +374,14 @@ def test_cut_or_damaged_anywhere(tmp_path, tensors, compressed):
 def test_order_of_axes(write, tensors):
     """More heads than tokens are questioned, as note or with the error."""
     advice = "if its axes are [tokens, heads, head_dim], swap the first two of q, k and v"
-    turned = {name: array.transpose(1, 0, 2) for name, array in tensors(heads=3, queries=20).items()}
-    loaded = Tensors.load(write(**turned))
+    def turned(queries):
+        return {name: array.transpose(1, 0, 2)
+                for name, array in tensors(heads=3, queries=queries).items()}
+
+    loaded = Tensors.load(write(**turned(20)))
     assert loaded.notes == (f"k is read as 20 heads of 3 tokens; {advice}",)
-    turned = {name: array.transpose(1, 0, 2) for name, array in tensors(heads=3, queries=9).items()}
     with pytest.raises(TensorError) as caught:
-        Tensors.check(**turned)
+        Tensors.check(**turned(9))
     assert str(caught.value) == ("q has 9 heads, which do not split evenly among the 20 heads of k "
                                  f"and v; {advice}")
     assert Tensors.load(write(sizes={"heads": 2, "tokens": 2})).notes == ()
