@@ -86,6 +86,7 @@ def run(
     check_selection(n, sink, recent)
     if board is None and is_virtual:
         board = "ice40-hx8k-b-evn"
+    board = None if board is None else board.lower()
     if board is None and is_simulated:
         raise UserError("--simulated needs --board; 'nearbit boards' lists the boards")
     # A board at a port has its bitstream: nothing of it is built here.

@@ -173,8 +173,8 @@ def simulate(
             report = compare(chosen, golden, prediction=prediction)
         say_notes(file, tensors)
         if not as_json:
-            _show(file, chosen, accelerator, f"{_describe(method, mapping, shared=shared)}{shown}: n "
-                  f"{prepared.n}, sink {sink}, recent {recent}", timing, report)
+            _show(file, chosen, accelerator, f"{_describe(method, mapping, shared=shared)}{shown}: "
+                  f"n {prepared.n}, sink {sink}, recent {recent}", timing, report)
         hardware = None
         if engine != Engine.GOLDEN:
             hardware = _simulate(plan, str(engine), timing, shown, waveforms, prediction)

@@ -56,7 +56,8 @@ def test_file(refused, tmp_path, write):
     ("--n 0", "--n must be at least 1, not 0"),
     ("--sink -1", "--sink must be at least 0, not -1"),
     ("--recent -2", "--recent must be at least 0, not -2"),
-    ("--engine fast", "Invalid value for '--engine': 'fast' is not one of 'compiled', 'icarus'."),
+    ("--engine fast", ("Invalid value for '--engine': 'fast' is not one of 'compiled', 'icarus', "
+                       "'golden'.")),
     ("--heads 2", "--heads: there is no 2, they are 0 to 1"),
     ("--queries x", "--queries: 'x' is neither a number nor a range such as 0-3 or 0:64:8"),
     ("--preset big", ("unknown preset 'big'; the presets are tiny, head32, reference, icebreaker, "
@@ -158,7 +159,8 @@ def test_failure_in_the_middle_leaves_nothing(monkeypatch, run, write, tmp_path)
 
     monkeypatch.setattr(simulation, "run", simulate)
     path = write()
-    outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd")
+    outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd",
+                  "--json")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "nearbit: interrupted\n")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -488,7 +490,7 @@ def _place(write, tmp_path, monkeypatch):
     # Names that nothing has.
     ("simulate h.npz --method ''", "Invalid value for '--method': '' is not one of 'had', 'hash'."),
     ("simulate h.npz --engine ''", ("Invalid value for '--engine': '' "
-     "is not one of 'compiled', 'icarus'.")),
+     "is not one of 'compiled', 'icarus', 'golden'.")),
     ("simulate h.npz --preset ''", f"unknown preset ''; {PRESETS}"),
     ("simulate h.npz --method hash --codes loop", "--codes must be sign, hadamard, random or a "),
     (f"simulate h.npz --method hash --codes {LONG}", f"{LONG}: File name too long"),
