@@ -26,9 +26,10 @@ def fit(head_dim: int, value_dim: int, tokens: int, top_n: int, *, key_bits: int
     value_dim
         Elements of a value vector, 1 to 1,024.
     tokens
-        Keys to hold, at least 1. The capacity is the next power of two.
+        Keys to hold, at least 1.
     top_n
-        Keys to select (n + sink + recent), at least 1; no more than the capacity are.
+        Keys to select (n + sink + recent), at least 1. The capacity is the next power of two of
+        whichever is more: a command may ask for more keys than there are.
     key_bits
         Bits of a code; None is ``head_dim``.
     rescore
@@ -49,16 +50,15 @@ def fit(head_dim: int, value_dim: int, tokens: int, top_n: int, *, key_bits: int
     >>> fit(64, 64, tokens=1000, top_n=32) == Config.preset("reference")
     True
     """
-    capacity = _power_of_two(tokens)
-    selected = min(top_n, capacity)
-    cycles = max(value_dim, selected)
+    capacity = _power_of_two(max(tokens, top_n))
+    cycles = max(value_dim, top_n)
     lanes = min(_power_of_two(-(-capacity // cycles)), _MOST_LANES)
     return Config(
         key_bits=head_dim if key_bits is None else key_bits, value_dim=value_dim,
-        capacity=capacity, queries=max(1, shared), top_n=selected, lanes=lanes,
+        capacity=capacity, queries=max(1, shared), top_n=top_n, lanes=lanes,
         refine_lanes=min(2 * lanes, capacity),
-        value_lanes=_elements(value_dim, selected, cycles),
-        rescore=Rescore(head_dim=head_dim, lanes=_elements(head_dim, selected, cycles),
+        value_lanes=_elements(value_dim, top_n, cycles),
+        rescore=Rescore(head_dim=head_dim, lanes=_elements(head_dim, top_n, cycles),
                         element_bits=_ELEMENT_BITS, shared=bool(shared)) if rescore else None)
 
 

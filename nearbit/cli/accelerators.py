@@ -69,7 +69,9 @@ def _preset_of(name: str) -> Given:
 
         if board in BOARDS or board != known:
             return Given(find_board(board).config, f"board {board}", board)
-        return Given(Config.preset(name), f"preset {name}", name)
+        raise UserError(f"unknown preset {name!r}; the presets are "
+                        f"{', '.join([*PRESETS, *MEMORY_PRESETS])}, and 'nearbit boards' lists "
+                        f"the boards")
     return Given(Config.preset(known), f"preset {known}", known)
 
 

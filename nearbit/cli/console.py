@@ -68,10 +68,17 @@ def building(bar: "Bar", config: "Config", name: str, engine: str) -> Iterator[N
 
 
 def _about(config: "Config", engine: str) -> str:
-    """Say how long a build takes, roughly; nothing of Icarus Verilog, which compiles in seconds."""
+    """Say how long a build takes, roughly; nothing of Icarus Verilog, which compiles in seconds,
+    and of what nobody has measured.
+    """
+    from nearbit_model.errors import NearbitError
+
     if engine != "compiled":
         return ""
-    minutes = round(seconds_to_build(config) / 60)
+    try:
+        minutes = round(seconds_to_build(config) / 60)
+    except NearbitError:
+        return ""
     return f" (about {'a minute' if minutes < 2 else f'{minutes} minutes'})"
 
 

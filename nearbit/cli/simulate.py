@@ -169,7 +169,7 @@ def simulate(
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
-            prediction = plan.predict() if timing is None else None
+            prediction = _predict(plan, timing)
             report = compare(chosen, golden, prediction=prediction)
         say_notes(file, tensors)
         if not as_json:
@@ -208,6 +208,11 @@ def _check_engine(engine: Engine, given: dict[str, bool]) -> None:
     for option, is_given in given.items():
         if is_given and engine == Engine.GOLDEN:
             raise UserError(f"{option} needs hardware; leave out --engine golden")
+
+
+def _predict(plan: "Plan", timing: "MemoryTiming | None") -> "Prediction | None":
+    """Ask the cycle model; None where it predicts nothing."""
+    return plan.predict() if timing is None else None
 
 
 def _simulate(plan: "Plan", engine: str, timing: "MemoryTiming | None", shown: str,

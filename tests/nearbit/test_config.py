@@ -46,10 +46,11 @@ def test_command(run, tmp_path):
         f"nearbit: cannot write {path}: it is an input\n")
 
 
+@pytest.mark.parametrize("tokens", [20, 300])
 @pytest.mark.parametrize("method", ["had", "hash"])
-def test_fits_any_head(run, write, tmp_path, method):
+def test_fits_any_head(run, write, tmp_path, method, tokens):
     """What no preset fits, `config --fit` does, as the refusal says."""
-    path = write(sizes={"heads": 2, "queries": 3, "tokens": 300, "dim": 96, "value_dim": 80})
+    path = write(sizes={"heads": 2, "queries": 3, "tokens": tokens, "dim": 96, "value_dim": 80})
     options = ["--engine", "golden", "--json", *(["--method", method] if method == "hash" else [])]
     refused = run("simulate", path, *options)
     assert refused.status == 2
@@ -59,7 +60,7 @@ def test_fits_any_head(run, write, tmp_path, method):
     command = offered.replace("mine.toml", str(toml)).split()[1:]
     assert run(*command).status == 0
     figures = json.loads(run("simulate", path, "--config", toml, *options).out)
-    assert figures["keys_read"] == (256 + 9 if method == "hash" else 32) / 300
+    assert figures["keys_read"] == min(256 + 9 if method == "hash" else 32, tokens) / tokens
 
 
 @pytest.mark.parametrize(("sizes", "options"), [
@@ -72,8 +73,8 @@ def test_fit(sizes, options):
     config = fit(*sizes, **options)
     assert config.key_bits == options.get("key_bits", head_dim)
     assert config.value_dim == value_dim
-    assert tokens <= config.capacity < 2 * tokens
-    assert config.top_n == min(top_n, config.capacity)
+    assert max(tokens, top_n) <= config.capacity < 2 * max(tokens, top_n)
+    assert config.top_n == top_n
     assert (config.rescore is not None) is options.get("rescore", False)
     # No stage takes longer than listing the keys or the output elements, up to the widest.
     cycles = max(value_dim, config.top_n)
