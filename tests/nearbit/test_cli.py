@@ -91,18 +91,21 @@ def test_build_is_announced(monkeypatch, capsys, tmp_path):
     """Without a terminal, one line says what is built and about how long, if it is built."""
     monkeypatch.setenv("NEARBIT_CACHE_DIR", str(tmp_path))
 
+    def make(path):
+        path.write_bytes(b"x")
+
     def build(engine, *names):
         with (console.progress("preparing") as bar,
               console.building(bar, Config.preset("reference"), "preset reference", engine)):
             for name in names:
-                cached(name, ".so", lambda path: path.write_bytes(b"x"))
+                cached(name, ".so", make)
         return capsys.readouterr().err
 
     line = build("compiled", "a", "b")
     assert line == "nearbit: building the hardware of preset reference (about a minute), once\n"
     assert build("compiled", "a", "b") == ""
     assert build("icarus", "c") == "nearbit: building the hardware of preset reference, once\n"
-    cached("d", ".so", lambda path: path.write_bytes(b"x"))
+    cached("d", ".so", make)
     assert capsys.readouterr().err == ""
 
 

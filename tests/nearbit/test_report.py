@@ -73,8 +73,7 @@ def test_golden(monkeypatch, run, write, tmp_path):
         "model's. Without --engine golden, the hardware is run and compared.\n")
     assert "exact:" not in outcome.out
     with np.load(path) as given, np.load(tmp_path / "out.npz") as out:
-        tensors = [given[name] for name in "qkv"]
-        hardware = nearbit.simulate(*tensors, Config.preset("tiny"), engine="golden")
+        hardware = nearbit.simulate(given["q"], given["k"], given["v"], "tiny", engine="golden")
         for name in ("output", "output_int", "selected", "origins", "distances", "weights"):
             assert np.array_equal(out[name], getattr(hardware, name)), name
     figures = json.loads(run("simulate", path, "--engine", "golden", "--json").out)

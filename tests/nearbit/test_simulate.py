@@ -93,7 +93,7 @@ def test_no_rotate(run, write, tmp_path):
     {"heads": 2, "queries": 5, "tokens": 33},
     {"heads": 6, "kv_heads": 2, "queries": 3, "tokens": 17},
     {"heads": 3, "kv_heads": 1, "queries": 3, "tokens": 64},
-    {"heads": 2, "queries": 3, "tokens": 1},
+    {"heads": 2, "kv_heads": 1, "queries": 3, "tokens": 1},
 ])
 def test_bit_exact(run, write, sizes, causal, options):
     rng = np.random.default_rng(0)
