@@ -7,7 +7,8 @@ model and every cycle with the cycle model: minutes on one core. Predicts the la
 interval of the workloads below, simulates them with the compiled engine (minutes of compiling, the
 first time), and compares every cycle. Also counts the cycles of a quick-select with 16
 comparators, SpAtten's way to the same selection. Writes benchmarks/results/cycles.json and, from
-it, the tables in docs/cycles.md and README.md; nothing, if anything differs.
+it, the tables in docs/cycles.md and README.md; nothing, if anything differs. The table of memories
+is made of those that the commands know by name.
 """
 
 import json
@@ -32,6 +33,7 @@ import numpy as np
 from nearbit.workloads import Workload, check, differences, measure
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore
+from nearbit_model.memories import MEMORIES
 from nearbit_model.transfers import Plan
 from nearbit_sim import simulation
 from nearbit_sim.compiled import compiler
@@ -40,7 +42,7 @@ from nearbit_sim.compiled import compiler
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cycles.json"
 DOCUMENTS = {ROOT / "docs" / "cycles.md": (
-    "quoted", "stages", "long", "context", "timing", "many", "gqa"),
+    "quoted", "stages", "long", "context", "timing", "many", "gqa", "memories"),
              ROOT / "README.md": ("quoted", "context")}
 """Tables of each document, between markers of these names."""
 
@@ -150,7 +152,7 @@ def many() -> dict[str, Any]:
 def run(name: str) -> dict[str, Any]:
     config, workload = WORKLOADS[name]
     predicted = measure(config, workload)
-    found = check(config, workload, predicted)
+    found = check(config, workload.phases(config, predicted.latency), predicted.timeline)
     print(f"{name}: latency {predicted.latency}, interval {predicted.interval}, "
           f"{'equal' if found.equal else 'NOT EQUAL'}")
     simulated = found.to_dict()
@@ -288,7 +290,20 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             ", ".join(f"`{limit}`" for limit in found["limits"])))
     return {"quoted": "\n".join(quoted), "stages": "\n".join(shares), "gqa": "\n".join(gqa),
             "long": "\n".join(long), "context": sentence, "timing": "\n".join(timing),
-            "many": "\n".join(many)}
+            "many": "\n".join(many), "memories": "\n".join(memories())}
+
+
+def memories() -> list[str]:
+    """The table of the memories that the commands know by name."""
+    rows = [("| `--memory` | | peak | codes | rows of 64 bytes, 1 / 2 / 4 ports | of 128 bytes | "
+             "source |"), "|---|---|--:|--:|--:|--:|---|"]
+    for name, memory in MEMORIES.items():
+        gathers = (" / ".join(f"{100 * memory.gather(size, ports):.3g}" for ports in (1, 2, 4))
+                   for size in (64, 128))
+        rows.append(f"| `{name}` | {memory.title} | {memory.peak / 1e9:g} GB/s | "
+                    f"{100 * memory.linear:.3g} % | {' % | '.join(gathers)} % | "
+                    f"{memory.source or 'assumed'} |")
+    return rows
 
 
 def write_tables(results: dict[str, Any]) -> None:

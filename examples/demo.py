@@ -68,7 +68,7 @@ def hardware(asked: dict[str, Any], cycles: int) -> dict[str, Any]:
     with progress("preparing the hardware") as bar, building(bar, CONFIG, "the accelerator",
                                                              "compiled"):
         answer = nearbit.simulate(**asked, progress=bar.to(cycles))
-        checked = check(CONFIG, QUOTED, predicted)
+        checked = check(CONFIG, QUOTED.phases(CONFIG, predicted.latency), predicted.timeline)
     golden = nearbit.attention(**asked)
     return {"bit_exact": answer.difference(golden) is None,
             "cycle_exact": answer.cycles == cycles and checked.equal,

@@ -9,16 +9,19 @@ from rich.table import Table
 
 from nearbit.workloads import Workload, WorkloadError, relief_of
 from nearbit_model.config import Config, Memory
-from nearbit_model.cycles import Phase, Reads, bound, predict
+from nearbit_model.cycles import Phase, Reads, Timeline, bound, latency_limit, predict
 from nearbit_model.memories import MEMORIES, NamedMemory
 from nearbit_model.memory_timing import MemoryTiming, TimingError
 
 
-__all__ = ["DramTimes", "MemoryCycles", "dram_times", "measure", "show", "timing_of"]
+__all__ = ["DramTimes", "MemoryCycles", "dram_times", "measure", "notes", "phases_of", "show",
+           "timing_of"]
 
 
-_COMMANDS = 24
-"""Commands after which the start is forgotten; half of them are measured."""
+# Commands that are predicted, and the two between whose ends the interval is measured: the start is
+# forgotten by then, and codes of commands behind are still read ahead.
+_COMMANDS = (36, 11, 23)
+_ONE_BUS_COMMANDS = (24, 5, 11) # each takes the model several passes over all of them
 
 # What would help, by the limiting stage; those of the core are as without a memory.
 _RELIEF = {
@@ -32,6 +35,8 @@ _RELIEF = {
                    "way",
     "row IDs": "more memory.row_id_bits, or more memory.row_ports: more rows are on their way",
     "row sets": "a smaller n, or a memory with a shorter latency: rows of two selections are held",
+    "bus": "buses for codes and rows of their own (memory.one_bus = false), or a wider "
+           "memory.bus_bits",
     "waits": "a memory with a shorter latency, or more lanes: blocks wait for each other",
 }
 
@@ -117,6 +122,14 @@ class MemoryCycles:
     reads: Reads
     shares: tuple[float, ...]
 
+    @property
+    def busy(self) -> str:
+        """The shares in words."""
+        codes, *rows = (f"{share:.0%}" for share in self.shares)
+        if not rows:
+            return f"The bus of codes and rows is busy {codes} of the time"
+        return f"Buses busy: codes {codes}, rows {', '.join(rows)}"
+
     def to_dict(self, config: Config, memory: Memory) -> dict[str, Any]:
         """As JSON can hold it."""
         size = self.reads.code_bytes + self.reads.row_bytes
@@ -139,15 +152,21 @@ def timing_of(config: Config, name: str, latency: int | None, memory: str | None
                 raise WorkloadError(f"{option} needs a configuration with a table [memory], which "
                                     f"{name} has not")
         return None
-    if config.memory.one_bus:
-        raise WorkloadError(f"{name} reads codes and rows on one bus (memory.one_bus), of which "
-                            f"this command gives no cycles; set memory.one_bus = false")
+    if config.selection == "counters" and config.rescore is None:
+        raise WorkloadError(f"{name} selects by counters (selection) without rescoring: with a "
+                            f"memory, its cycles depend on the data, because each key's row is "
+                            f"asked for when the key is found; set selection = 'histograms'")
     if memory is not None and memory not in MEMORIES:
         raise WorkloadError(f"--memory must be one of {', '.join(MEMORIES)}, not {memory}")
     try:
-        return MemoryTiming(latency=100 if latency is None else latency)
+        timing = MemoryTiming(latency=100 if latency is None else latency)
     except TimingError as error:
         raise WorkloadError(f"--memory-{error}") from None
+    bits = config.memory.timeout_bits
+    if timing.latency >= latency_limit(bits):
+        raise WorkloadError(f"--memory-latency must be less than {latency_limit(bits)}, after "
+                            f"which {name} gives a memory up (memory.timeout_bits), not {latency}")
+    return timing
 
 
 def measure(config: Config, workload: Workload, timing: MemoryTiming) -> MemoryCycles:
@@ -158,18 +177,11 @@ def measure(config: Config, workload: Workload, timing: MemoryTiming) -> MemoryC
                   rescore=config.rescore is not None)
     memory = config.memory
     assert memory is not None
-    cleared = 0 if config.selection == "counters" else max(
-        config.histogram_times(query).clear_cycles for query in range(config.queries))
-    tables = Phase(heads=[0], pages=config.capacity // memory.page_tokens,
-                   tokens=[(0, workload.keys)],
-                   exp_tables=[(0, distance, 1) for distance in range(config.key_bits + 1)])
-    one = predict(config, [tables, workload.ask(config, 1, full=True, delay=cleared)],
-                  memory=timing).answers
-    many = predict(config, [tables, workload.ask(config, _COMMANDS, full=True, delay=cleared)],
-                   memory=timing)
+    count, begin, end = _ONE_BUS_COMMANDS if memory.one_bus else _COMMANDS
+    one = predict(config, workload.first_phases(config, 1), memory=timing).answers
+    many = predict(config, workload.first_phases(config, count), memory=timing)
     ends = [answer.end for answer in many.answers[config.queries - 1::config.queries]]
-    half = _COMMANDS // 2
-    interval = Fraction(ends[-1] - ends[-1 - half], half)
+    interval = Fraction(ends[end] - ends[begin], end - begin)
     stages = dict(least.stages)
     if interval > least.interval:
         stages["waits"] = interval
@@ -177,7 +189,14 @@ def measure(config: Config, workload: Workload, timing: MemoryTiming) -> MemoryC
     return MemoryCycles(
         latency=one[-1].end - one[0].offered + 1, interval=interval, stages=stages, limits=limits,
         relief=tuple(_relief(config, memory, stage) for stage in limits), reads=least.reads,
-        shares=tuple(float(traffic.beats / _COMMANDS / interval) for traffic in many.traffic))
+        shares=tuple(float(traffic.beats / count / interval) for traffic in many.traffic))
+
+
+def phases_of(config: Config, workload: Workload, timing: MemoryTiming, latency: int
+              ) -> tuple[list[Phase], Timeline]:
+    """Give the phases of :meth:`Workload.phases`, and what happens when."""
+    phases = workload.phases(config, latency)
+    return phases, predict(config, phases, memory=timing)
 
 
 def _relief(config: Config, memory: Memory, stage: str) -> str:
@@ -195,6 +214,15 @@ def dram_times(config: Config, found: MemoryCycles, name: str, clock: float | No
         found.reads.row_beats * found.reads.beat_bytes, config.memory.row_ports)
     core = None if clock is None else float(found.interval) / clock * 1e-6
     return DramTimes(name, codes, rows, core)
+
+
+def notes(found: MemoryCycles) -> list[str]:
+    """Say in two lines what a command takes, above a plot."""
+    read = found.reads
+    return [(f"Per command: {float(found.interval):,.1f} cycles, "
+             f"{read.code_bytes + read.row_bytes:,} bytes ({read.code_bytes:,} of codes, "
+             f"{read.row_bytes:,} of rows)"),
+            f"{found.busy}; what limits: {', '.join(found.limits)}"]
 
 
 def show(config: Config, name: str, workload: Workload, timing: MemoryTiming,
@@ -219,12 +247,11 @@ def show(config: Config, name: str, workload: Workload, timing: MemoryTiming,
     console.print()
     console.print(table)
     size = read.code_bytes + read.row_bytes
-    busy = ", ".join(f"{share:.0%}" for share in found.shares[1:])
     lines = [
         (f"Read per command: {size:,} bytes, {read.code_bytes:,} of codes and {read.row_bytes:,} "
          f"of rows; per query {size / config.queries:,.0f}; per token of {memory.heads:,} heads "
          f"{size * memory.heads:,}."),
-        f"Buses busy: codes {found.shares[0]:.0%}, rows {busy}.",
+        f"{found.busy}.",
         "What would lower the interval" + (", all of it at once" if found.relief[1:] else "") + ":"
         + "".join(f"\n  {stage}: {relief}"
                   for stage, relief in zip(found.limits, found.relief, strict=True))]

@@ -12,17 +12,21 @@ from rich.table import Table
 
 from nearbit.tables import print_table
 from nearbit_model.config import MULTIPLIER_BITS, Config, fitting_preset
-from nearbit_model.cycles import Answer, Command, Phase, Timeline, load, predict, steady
+from nearbit_model.cycles import Command, Phase, Timeline, load, predict, steady
 from nearbit_model.errors import NearbitError
+from nearbit_model.memory import HeadPlace, MemoryLayout, MemoryPlan
+from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.prepare import DEFAULT_N
+from nearbit_model.transfers.shapes import ACCEPTED
 
 
 if TYPE_CHECKING:
-    from nearbit_model.transfers.program import Outcome, Progress
+    from nearbit_model.transfers.program import Outcome, Program, Progress
 
 
 __all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "check_clock",
-           "cycles", "differences", "measure", "plot", "plot_format", "relief_of", "show"]
+           "cycles", "differences", "measure", "plot", "plot_format", "relief_of", "show",
+           "show_check"]
 
 
 _STEADY_COMMANDS = 240
@@ -31,6 +35,9 @@ which may be in halves or thirds of a cycle."""
 
 _PLOT_ANSWERS = 8
 """Answers in a plot."""
+
+_TAIL = 12
+"""Commands that end faster with a memory, as no codes are read ahead of others."""
 
 _MOST_QUERIES = 1_000_000
 
@@ -120,6 +127,14 @@ class Workload:
         if selected > config.top_n:
             raise WorkloadError(f"{name} selects at most {config.top_n} keys (top_n), not "
                                 f"n + sink + recent = {selected}; {remedy}")
+        if config.memory is not None and self.pages(config) > config.memory_pages:
+            raise WorkloadError(f"{self.keys} keys take {self.pages(config)} pages, and {name} has "
+                                f"{config.memory_pages} (memory.pages)")
+
+    def pages(self, config: Config) -> int:
+        """Pages that the keys take in a memory."""
+        assert config.memory is not None
+        return -(-self.keys // config.memory.page_tokens)
 
     def commands(self, config: Config, count: int, *, full: bool = False) -> list[Command]:
         """Commands for some queries, or for that many commands; the last may have unused ones."""
@@ -139,13 +154,20 @@ class Workload:
         return Phase(commands=commands, rescore_queries=len(commands) * config.queries * beats,
                      delay=delay)
 
-    def phases(self, config: Config, latency: int) -> list[Phase]:
-        """Load, ask one command of an idle core, then all queries back to back."""
+    def first_phases(self, config: Config, count: int) -> list[Phase]:
+        """Load, or set the tables of a memory; then ask commands, without a pause, of an idle core.
+        """
         # An idle core has cleared its histograms.
         cleared = 0 if config.selection == "counters" else max(
             config.histogram_times(query).clear_cycles for query in range(config.queries))
-        return [load(config, self.keys), self.ask(config, 1, full=True, delay=cleared),
-                self.ask(config, self.queries, delay=latency)]
+        loads = load(config, self.keys) if config.memory is None else Phase(
+            heads=[0], pages=self.pages(config), tokens=[(0, self.keys)],
+            exp_tables=[(0, distance, 1) for distance in range(config.key_bits + 1)])
+        return [loads, self.ask(config, count, full=True, delay=cleared)]
+
+    def phases(self, config: Config, latency: int) -> list[Phase]:
+        """Load, ask one command of an idle core, then all queries back to back."""
+        return [*self.first_phases(config, 1), self.ask(config, self.queries, delay=latency)]
 
 
 @dataclass(frozen=True)
@@ -177,11 +199,6 @@ class Cycles:
     limits: tuple[str, ...]
     relief: tuple[str, ...]
     timeline: Timeline
-
-    @property
-    def burst(self) -> list[Answer]:
-        """Answers to the queries that are asked back to back."""
-        return [answer for answer in self.timeline.answers if answer.command > 0]
 
     def at_clock(self, mhz: float) -> dict[str, float]:
         """Times of latency and interval at a clock in MHz, and queries in a second."""
@@ -296,7 +313,7 @@ class Check:
         As that of :class:`Cycles`.
     interval
         Cycles from one command to the next in the second half of the queries; None if there are
-        too few.
+        too few. With a memory, the last commands do not count.
     cycles
         All, loading included.
     equal
@@ -329,11 +346,9 @@ def check_clock(mhz: float) -> None:
 def differences(predicted: Timeline, found: "Outcome") -> list[str]:
     """Name the streams of a core that a simulation has at other cycles than the prediction.
 
-    With a trace, if the simulation has one; outputs first, then the inputs of each phase.
+    With a trace, if the simulation has one; outputs first, then the inputs of each phase, then the
+    buses on which it reads another number of bursts or beats.
     """
-    names = {"i_key": "keys", "i_value": "values", "i_exp_table": "exp_tables",
-             "i_command": "commands",
-             "i_rescore_key": "rescore_keys", "i_rescore_query": "rescore_queries"}
     different = [name for name, cycles in (("o_result", predicted.results),
                                            ("o_trace", predicted.trace))
                  if found.outputs[name].cycles.tolist() != cycles]
@@ -343,32 +358,41 @@ def differences(predicted: Timeline, found: "Outcome") -> list[str]:
         f"{name} of phase {phase}"
         for phase, (expected, accepted) in enumerate(
             zip(predicted.accepted, found.accepted, strict=False))
-        for name, field in names.items()
+        for name, field in ACCEPTED.items()
         if accepted.get(name, np.empty(0)).tolist() != getattr(expected, field)]
-    return different
+    read = [bus for bus in found.traffic if bus.is_read]
+    if len(read) != len(predicted.traffic):
+        different.append("buses")
+    return different + [bus.name for bus, expected in zip(read, predicted.traffic, strict=False)
+                        if (bus.bursts, bus.beats) != (expected.bursts, expected.beats)]
 
 
-def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str = "compiled",
+def check(config: Config, phases: Sequence[Phase], timeline: Timeline, *,
+          timing: MemoryTiming | None = None, engine: str = "compiled",
           progress: "Progress | None" = None) -> Check:
-    """Simulate a workload with random keys and compare it with its prediction."""
+    """Simulate the phases of a workload with random keys and compare them with their prediction.
+
+    With a memory, rows do not cross 4 KiB; :class:`WorkloadError` if no stride can see to that.
+    """
     from nearbit_model.transfers.program import Program
     from nearbit_sim.simulation import core_engine
 
     hardware = core_engine(config, engine)
     program = Program(hardware.ports)
     rng = np.random.default_rng(_SEED)
-    phases = workload.phases(config, predicted.latency)
     for phase in phases:
-        program.add(_inputs(config, phase, rng), delay=phase.delay)
-    timeline = predicted.timeline
+        program.add({**_tables(config, phase, program, rng), **_inputs(config, phase, rng)},
+                    delay=phase.delay)
     program.expect({"o_result": len(timeline.results)})
-    outcome = hardware.run(program, patience=100 * predicted.latency, progress=progress)
+    first = timeline.answers[0]
+    outcome = hardware.run(program, patience=100 * (first.end - first.offered), progress=progress,
+                           timing=timing)
 
     beats = outcome.outputs["o_result"]
     ends = beats.cycles[beats.payloads["last"] == 1][config.queries - 1::config.queries].tolist()
     loaded = max(int(cycles[-1]) for cycles in outcome.accepted[0].values())
     offered = loaded + 1 + phases[1].delay
-    commands = ends[1:]
+    commands = ends[1:len(ends) - (0 if timing is None else _TAIL)]
     # A multiple of 6 commands, as an interval may be in halves or thirds of a cycle.
     half = len(commands) // 2
     half = half // 6 * 6 or half
@@ -377,6 +401,31 @@ def check(config: Config, workload: Workload, predicted: Cycles, *, engine: str 
         interval=_number(Fraction(commands[-1] - commands[-1 - half], half)) if half else None,
         cycles=outcome.cycles, equal=not differences(timeline, outcome), seconds=outcome.seconds,
         build_seconds=outcome.build_seconds)
+
+
+def _tables(config: Config, phase: Phase, program: "Program", rng: np.random.Generator
+            ) -> dict[str, Any]:
+    """Fill the memory of a program with noise, if a phase sets its tables, and set these."""
+    if not phase.heads:
+        return {}
+    layout = MemoryLayout.of(config)
+    # Rows whose stride divides 4 KiB do not cross such a boundary.
+    stride = 1 << (layout.least_stride - 1).bit_length()
+    if stride > layout.most_stride:
+        raise WorkloadError(
+            f"--check lets no row cross 4 KiB, for which the stride must be {stride} bytes, and is "
+            f"at most {layout.most_stride}; take more memory.stride_bits than "
+            f"{layout.memory.stride_bits}")
+    codes = config.memory_pages * layout.memory.page_tokens * layout.code_bytes
+    plan = MemoryPlan(layout, (HeadPlace(codes=0, rows=-(-codes // stride) * stride,
+                                         stride=stride),))
+    # Scattered, but not over more memory than is needed.
+    pages = rng.permutation(min(config.memory_pages, 2 * phase.pages))[:phase.pages]
+    end = plan.row_address(0, (int(pages.max()) + 1) * layout.memory.page_tokens)
+    program.memory = np.frombuffer(rng.bytes(end), np.uint8)
+    sequences, tokens = np.array(phase.tokens).T
+    return {"i_head": plan.head_entries(), "i_page": plan.page_entries(0, pages.tolist()),
+            "i_tokens": {"sequence": sequences, "tokens": tokens}}
 
 
 def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str, Any]:
@@ -406,6 +455,7 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
         inputs["i_value"] = {
             "token": tokens, "beat": beats, "scale": tokens * 0 + 0xffff,
             "elements": elements(len(tokens), config.value_lanes, config.value_bits)}
+    if phase.exp_tables:
         exp_tables, distances, weights = np.array(phase.exp_tables).T
         inputs["i_exp_table"] = {"exp_table": exp_tables, "distance": distances, "weight": weights}
     if phase.commands:
@@ -416,11 +466,22 @@ def _inputs(config: Config, phase: Phase, rng: np.random.Generator) -> dict[str,
         scales = {} if unit is None else {
             "multiplier": rng.integers(0, 1 << MULTIPLIER_BITS, size=counts.shape)}
         inputs["i_command"] = {
-            **{name: every(name) for name in ("first", "n", "sink", "recent")},
+            **{name: every(name) for name in (
+                "first", "n", "sink", "recent",
+                *(("head", "sequence") if config.memory is not None else ()))},
             **{name: every(name).astype(int) for name in ("trace", "rescore", "shared")},
             "queries": {"code": codes(*counts.shape), "count": counts, "exp_table": counts * 0,
                         **scales}}
     return inputs
+
+
+def show_check(found: Check, console: Console) -> None:
+    """Print what a simulation says."""
+    interval = "" if found.interval is None else f", interval {found.interval:g}"
+    console.print(
+        f"\nSimulated: latency {found.latency:,}{interval}; all {found.cycles:,} cycles "
+        + ("as predicted, to the cycle." if found.equal else "NOT as predicted."),
+        markup=False, highlight=False, soft_wrap=True)
 
 
 def show(config: Config, name: str, workload: Workload, predicted: Cycles, found: Check | None,
@@ -463,11 +524,7 @@ def show(config: Config, name: str, workload: Workload, predicted: Cycles, found
     for stage, relief in zip(predicted.limits, predicted.relief, strict=True):
         console.print(f"  {stage}: {relief}", markup=False, highlight=False, soft_wrap=True)
     if found is not None:
-        interval = "" if found.interval is None else f", interval {found.interval:g}"
-        console.print(
-            f"\nSimulated: latency {found.latency:,}{interval}; all {found.cycles:,} cycles "
-            + ("as predicted, to the cycle." if found.equal else "NOT as predicted."),
-            markup=False, highlight=False, soft_wrap=True)
+        show_check(found, console)
     console.print(f"\nElsewhere, for {_QUOTED}:", markup=False, highlight=False)
     for peer in PEERS:
         latency = "" if peer.latency is None else f", latency {peer.latency}"
@@ -505,10 +562,11 @@ def plot_format(path: Path) -> str:
     return ending
 
 
-def plot(path: Path, ending: str, predicted: Cycles) -> None:
-    """Draw the first queries' way through the stages."""
-    from nearbit.report.figures import save, timeline
+def plot(path: Path, ending: str, timeline: Timeline, notes: Sequence[str] = ()) -> None:
+    """Draw the first queries' way through the stages, below some lines of text."""
+    from nearbit.report import figures
 
-    answers = [answer for answer in predicted.burst if answer.stages][:_PLOT_ANSWERS]
-    figure = timeline(answers, [str(index) for index in range(len(answers))])
-    save(figure, path, ending)
+    answers = [answer for answer in timeline.answers
+               if answer.command > 0 and answer.stages][:_PLOT_ANSWERS]
+    figure = figures.timeline(answers, [str(index) for index in range(len(answers))], notes)
+    figures.save(figure, path, ending)

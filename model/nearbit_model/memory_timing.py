@@ -166,6 +166,12 @@ class MemoryTiming:
         return (self.latest != self.latency or self.reorder
                 or any((self.ar_pause, self.r_pause, self.aw_pause, self.w_pause, self.b_pause)))
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it answers in order, with one latency, a beat in each cycle, and no faults."""
+        return not (self.is_drawn or self.pace != 1 or self.shared_pace or self.faults
+                    or self.silent_at or self.silent_from is not None)
+
     def is_silent(self, cycle: int) -> bool:
         """Whether the whole memory is silent in a cycle."""
         return (self.silent_from is not None and cycle >= self.silent_from

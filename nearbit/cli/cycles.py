@@ -8,7 +8,7 @@ import typer
 
 from nearbit.cli.accelerators import given_or_default
 from nearbit.cli.console import building, console, progress
-from nearbit.cli.errors import NOT_BIT_EXACT, UserError
+from nearbit.cli.errors import NOT_BIT_EXACT
 from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
@@ -19,8 +19,9 @@ from nearbit.files import OutputFile
 
 
 if TYPE_CHECKING:
-    from nearbit.workloads import Workload
+    from nearbit.workloads import Check, Workload
     from nearbit_model.config import Config
+    from nearbit_model.cycles import Phase, Timeline
     from nearbit_model.memory_timing import MemoryTiming
 
 
@@ -75,23 +76,21 @@ def cycles(
     if clock is not None:
         report.check_clock(clock)
     timing = memory_cycles.timing_of(accelerator, shown, memory_latency, memory)
-    if timing is not None:
-        _from_memory(accelerator, shown, name, workload, timing, memory, clock,
-                     is_checked=is_checked, is_plotted=plot is not None, as_json=as_json)
-        return
     ending = "" if plot is None else report.plot_format(plot)
     drawing = None if plot is None else OutputFile(plot, keep=[config] if config else [])
+    if timing is not None:
+        _from_memory(accelerator, shown, name, workload, timing, memory, clock,
+                     is_checked=is_checked, drawing=drawing, ending=ending, as_json=as_json)
+        return
 
     predicted = report.measure(accelerator, workload)
     found = None
     if is_checked:
-        with progress("preparing the hardware") as bar, \
-                building(bar, accelerator, shown, "compiled"):
-            found = report.check(accelerator, workload, predicted,
-                                 progress=bar.to(predicted.timeline.cycles))
+        found = _check(accelerator, shown, workload.phases(accelerator, predicted.latency),
+                       predicted.timeline)
     if drawing is not None:
         with drawing.write() as path:
-            report.plot(path, ending, predicted)
+            report.plot(path, ending, predicted.timeline)
     if as_json:
         print(json.dumps({
             "preset": name, "config": accelerator.to_dict(), "keys": keys, "queries": queries,
@@ -102,30 +101,62 @@ def cycles(
     else:
         terminal = console()
         report.show(accelerator, shown, workload, predicted, found, terminal, clock)
-        if plot is not None:
-            terminal.print(f"\nPlot: {plot}", soft_wrap=True, highlight=False, markup=False)
+        _tell_of(drawing)
+    _end(found)
+
+
+def _check(config: "Config", shown: str, phases: "list[Phase]", timeline: "Timeline",
+           timing: "MemoryTiming | None" = None) -> "Check":
+    """Simulate, with a progress bar."""
+    from nearbit.workloads import check
+
+    with progress("preparing the hardware") as bar, building(bar, config, shown, "compiled"):
+        return check(config, phases, timeline, timing=timing, progress=bar.to(timeline.cycles))
+
+
+def _tell_of(drawing: OutputFile | None) -> None:
+    """Say where the plot is."""
+    if drawing is not None:
+        console().print(f"\nPlot: {drawing.path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _end(found: "Check | None") -> None:
+    """Exit with the status of what was found."""
     if found is not None and not found.equal:
         raise typer.Exit(NOT_BIT_EXACT)
 
 
 def _from_memory(config: "Config", shown: str, name: str | None, workload: "Workload",
                  timing: "MemoryTiming", memory: str | None, clock: float | None, *,
-                 is_checked: bool, is_plotted: bool, as_json: bool) -> None:
+                 is_checked: bool, drawing: OutputFile | None, ending: str, as_json: bool) -> None:
     """Do the same for a configuration with a memory."""
     from nearbit import memory_cycles
+    from nearbit import workloads as report
 
-    for option, is_given in (("--check", is_checked), ("--plot", is_plotted)):
-        if is_given:
-            raise UserError(f"{option} needs a configuration without a memory")
-    found = memory_cycles.measure(config, workload, timing)
-    dram = None if memory is None else memory_cycles.dram_times(config, found, memory, clock)
-    if not as_json:
-        memory_cycles.show(config, shown, workload, timing, found, dram, console())
-        return
-    assert config.memory is not None
-    print(json.dumps({
-        "preset": name, "config": config.to_dict(), "keys": workload.keys, "n": workload.n,
-        "sink": workload.sink, "recent": workload.recent, "memory_latency": timing.latency,
-        **found.to_dict(config, config.memory),
-        **({} if dram is None else {"memory": dram.to_dict(config, config.memory)}),
-    }, indent=2, allow_nan=False))
+    predicted = memory_cycles.measure(config, workload, timing)
+    dram = None if memory is None else memory_cycles.dram_times(config, predicted, memory, clock)
+    found = None
+    if is_checked or drawing is not None:
+        phases, timeline = memory_cycles.phases_of(config, workload, timing, predicted.latency)
+        if is_checked:
+            found = _check(config, shown, phases, timeline, timing)
+        if drawing is not None:
+            with drawing.write() as path:
+                report.plot(path, ending, timeline, memory_cycles.notes(predicted))
+    if as_json:
+        assert config.memory is not None
+        print(json.dumps({
+            "preset": name, "config": config.to_dict(), "keys": workload.keys,
+            "queries": workload.queries, "n": workload.n, "sink": workload.sink,
+            "recent": workload.recent, "memory_latency": timing.latency,
+            **predicted.to_dict(config, config.memory),
+            **({} if dram is None else {"memory": dram.to_dict(config, config.memory)}),
+            **({} if found is None else {"simulated": found.to_dict(), "equal": found.equal}),
+        }, indent=2, allow_nan=False))
+    else:
+        terminal = console()
+        memory_cycles.show(config, shown, workload, timing, predicted, dram, terminal)
+        if found is not None:
+            report.show_check(found, terminal)
+        _tell_of(drawing)
+    _end(found)

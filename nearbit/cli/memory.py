@@ -1,6 +1,5 @@
 """When the memory of a simulation answers, as options say, and what was read from it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,8 +13,13 @@ if TYPE_CHECKING:
     from nearbit_model.transfers.attention import MemoryUse
 
 
-__all__ = ["check_report", "describe", "figures", "parameters", "show", "timing_of"]
+__all__ = ["MOST_ON_ONE_BUS", "check_report", "describe", "figures", "parameters", "show",
+           "timing_of"]
 
+
+MOST_ON_ONE_BUS = 64
+"""Commands of which a page is made where codes and rows share a bus, at most: the time to predict
+them grows with the square of their number."""
 
 _CHANNELS = ("ar", "r", "aw", "w", "b")
 
@@ -49,11 +53,24 @@ def timing_of(config: "Config", **options: Any) -> "MemoryTiming | None":
         raise UserError(f"{_option(name)} {rest}") from None
 
 
-def check_report(timing: "MemoryTiming | None", folder: Path | None) -> None:
-    """Refuse a page of a simulation with a memory."""
-    if timing is not None and folder is not None:
-        raise UserError("--report needs a configuration without a memory: what is sent to a core "
-                        "with one is not given to the cycle model, with which the page compares")
+def check_report(config: "Config", timing: "MemoryTiming | None", commands: int) -> None:
+    """Refuse a page for which the cycle model would take minutes, or that it knows nothing of."""
+    from nearbit_model.cycles import latency_limit
+
+    if config.memory is None or timing is None:
+        return
+    limit = latency_limit(config.memory.timeout_bits)
+    if timing.latest >= limit:
+        raise UserError(f"--report needs memory latencies of less than {limit} cycles, after which "
+                        f"the core gives a memory up (memory.timeout_bits), not {timing.latest}")
+    if config.selection == "counters" and config.rescore is None:
+        raise UserError("--report compares with the cycle model, and cycles depend on data with a "
+                        "memory and the selection 'counters' without rescoring; take a "
+                        "configuration with selection = 'histograms'")
+    if config.memory.one_bus and commands > MOST_ON_ONE_BUS:
+        raise UserError(f"--report of codes and rows on one bus (memory.one_bus) takes at most "
+                        f"{MOST_ON_ONE_BUS} commands, not {commands}; choose fewer with --heads or "
+                        f"--queries")
 
 
 def _option(name: str) -> str:

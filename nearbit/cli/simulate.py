@@ -144,7 +144,6 @@ def simulate(
         accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
         shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
         pause=memory_pause, seed=memory_seed)
-    memory.check_report(timing, report_folder)
     chosen = _choose(tensors, heads, queries)
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
@@ -169,7 +168,7 @@ def simulate(
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
-            prediction = _predict(plan, timing)
+            prediction = _predict(plan, golden, timing, is_compared=page is not None)
             report = compare(chosen, golden, prediction=prediction)
         say_notes(file, tensors)
         if not as_json:
@@ -177,13 +176,14 @@ def simulate(
                   f"n {prepared.n}, sink {sink}, recent {recent}", timing, report)
         hardware = None
         if engine != Engine.GOLDEN:
-            hardware = _simulate(plan, str(engine), timing, shown, waveforms, prediction)
+            hardware, prediction = _simulate(plan, golden, str(engine), timing, shown, waveforms,
+                                             prediction, is_compared=page is not None)
             report = compare(chosen, golden, hardware)
         if results is not None:
             _write_results(results, chosen, hardware or golden)
         if page is not None and hardware is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
-                        _codes(codes, mapping))
+                        _codes(codes, mapping), timing)
 
     predicted = None if prediction is None else prediction.cycles
     use = None if hardware is None else hardware.memory_use
@@ -210,24 +210,37 @@ def _check_engine(engine: Engine, given: dict[str, bool]) -> None:
             raise UserError(f"{option} needs hardware; leave out --engine golden")
 
 
-def _predict(plan: "Plan", timing: "MemoryTiming | None") -> "Prediction | None":
-    """Ask the cycle model; None where it predicts nothing."""
-    return plan.predict() if timing is None else None
+def _predict(plan: "Plan", golden: "Attention", timing: "MemoryTiming | None", *,
+             is_compared: bool) -> "Prediction | None":
+    """Ask the cycle model; None where it predicts nothing, or not without a recorded run."""
+    if timing is None:
+        return plan.predict()
+    try:
+        memory.check_report(plan.config, timing, plan.commands)
+    except UserError:
+        if is_compared:
+            raise
+        return None
+    return plan.predict(timing, selected=golden.selected) if timing.is_constant else None
 
 
-def _simulate(plan: "Plan", engine: str, timing: "MemoryTiming | None", shown: str,
-              waveforms: OutputFile | None, prediction: "Prediction | None"
-              ) -> "HardwareAttention":
-    """Build the hardware and run it."""
+def _simulate(plan: "Plan", golden: "Attention", engine: str, timing: "MemoryTiming | None",
+              shown: str, waveforms: OutputFile | None, prediction: "Prediction | None", *,
+              is_compared: bool) -> "tuple[HardwareAttention, Prediction | None]":
+    """Build the hardware and run it; predict from what it recorded if that is needed."""
     from nearbit_sim import simulation
 
+    is_recorded = is_compared and prediction is None
     with ExitStack() as stack:
         vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
         bar = stack.enter_context(progress("preparing the hardware"))
         stack.enter_context(building(bar, plan.config, shown, engine))
-        return simulation.run(
-            plan, engine=engine, timing=timing, vcd=vcd_path,
+        hardware = simulation.run(
+            plan, engine=engine, timing=timing, vcd=vcd_path, log=is_recorded,
             progress=bar.to(None if prediction is None else prediction.cycles))
+        if is_recorded:
+            prediction = plan.predict(plan.trace(hardware.outcome), selected=golden.selected)
+    return hardware, prediction
 
 
 def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tensors":
@@ -252,12 +265,15 @@ def _write_results(output: OutputFile, chosen: "Tensors",
 
 
 def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", report: "Report",
-                hardware: "HardwareAttention", prediction: "Prediction", codes: str) -> None:
+                hardware: "HardwareAttention", prediction: "Prediction", codes: str,
+                timing: "MemoryTiming | None") -> None:
     """Write the report as a page."""
     from nearbit.report.page import render
 
     with page.write() as path:
-        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes),
+        path.write_text(render(str(file), shown, chosen, report, hardware, prediction, codes,
+                               timing=timing,
+                               memory="" if timing is None else memory.describe(timing)),
                         # Names of files need not be text.
                         encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -278,7 +294,7 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
         highlight=False, soft_wrap=True, markup=False)
     show(report, terminal)
     if report.total.cycles is None:
-        terminal.print("Cycles: not predicted with a memory; the simulation counts them.",
+        terminal.print("Cycles: not predicted for this memory; the simulation counts them.",
                        highlight=False, soft_wrap=True)
     # Seen before the hardware is built, also through a pipe.
     sys.stdout.flush()

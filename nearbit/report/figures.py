@@ -36,13 +36,13 @@ _QUERIES = ((_BLUE, "white"), (_ORANGE, "white"), ("#009e73", "white"), (_SKY, "
             ("#cc79a7", "black"), ("#e69f00", "black"))
 """Colours of consecutive queries, and of text on them."""
 
-_STAGES = {"score": "score all keys", "refine": "find the N nearest",
+_STAGES = {"codes": "read codes", "score": "score all keys", "refine": "find the N nearest",
            "merge": "find how near they are", "scan": "find them", "emit": "list them",
-           "rescore": "score them exactly", "weigh": "find weights",
+           "rows": "read rows", "rescore": "score them exactly", "weigh": "find weights",
            "accumulate": "add up values", "normalize": "divide, give out"}
 """What the stages do, in their order."""
 
-_EACH_QUERY = ("score", "refine", "merge", "scan", "emit")
+_EACH_QUERY = ("codes", "score", "refine", "merge", "scan", "emit")
 """Stages that each query of a command has for itself; the others are shared."""
 
 _FAINTEST = 1e-3
@@ -162,7 +162,8 @@ def _number(axes: "Axes", numbers: Sequence[int]) -> None:
     axes.set_xticks(range(0, len(numbers), step), [str(number) for number in numbers[::step]])
 
 
-def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
+def timeline(answers: Sequence[Answer], names: Sequence[str], notes: Sequence[str] = ()
+             ) -> Figure:
     """Plot which stage works on which query at which cycle.
 
     Parameters
@@ -172,12 +173,16 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
         which the first one's command is offered.
     names
         What to write into the bars of each answer: short.
+    notes
+        Lines of text above the plot.
     """
     shown = [(answer, name) for answer, name in zip(answers, names, strict=True)
              if answer.error == Error.OK]
     with style():
-        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        figure = Figure(figsize=(10, 3.2 + 0.2 * len(notes)), layout="constrained")
         axes = figure.subplots()
+        if notes:
+            axes.set_title("\n".join(notes))
         start = min((answer.offered for answer, _ in shown), default=0)
         span = max((answer.end + 1 for answer, _ in shown), default=1) - start
         queries = max((answer.query for answer, _ in shown), default=0) + 1
@@ -187,7 +192,9 @@ def timeline(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
         for number, (answer, name) in reversed(list(enumerate(shown))):
             colour, ink = _QUERIES[number % len(_QUERIES)]
             for place, stage in enumerate(stages):
-                work = answer.stages[stage]
+                work = answer.stages.get(stage)
+                if work is None:
+                    continue
                 lanes = queries if stage in _EACH_QUERY else 1
                 lane = answer.query if lanes > 1 else 0
                 end = work.start + len(work)

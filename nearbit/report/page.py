@@ -14,7 +14,9 @@ import nearbit
 from nearbit.report import Report
 from nearbit.report.explain import MAP_QUERIES, HeadExplanation, QueryExplanation, explain
 from nearbit.report.figures import draw_heads, draw_maps, draw_timeline
+from nearbit.report.memory import memory_report
 from nearbit.tensors import Tensors
+from nearbit_model.memory_timing import MemoryTiming
 
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class _Section:
 
 
 def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "HardwareAttention",
-           prediction: "Prediction", codes: str = "") -> str:
+           prediction: "Prediction", codes: str = "", *, timing: MemoryTiming | None = None,
+           memory: str = "") -> str:
     """Make the page; the same inputs give the same text.
 
     Parameters
@@ -62,6 +65,8 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
         What came of it, and the cycles that the cycle model predicts.
     codes
         Where the codes come from, unless they are signs of queries and keys.
+    timing, memory
+        When the memory answered, and the same in words, of a configuration with one.
     """
     explained = explain(tensors, hardware)
     covered = [head.covered for head in explained]
@@ -77,7 +82,8 @@ def render(file: str, source: str, tensors: Tensors, report: Report, hardware: "
     template = environment.from_string(
         (resources.files("nearbit.report") / _TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
-        file=file, conditions=_conditions(file, source, tensors, hardware, codes),
+        file=file, conditions=_conditions(file, source, tensors, hardware, codes, memory),
+        memory=memory_report(hardware, prediction, timing),
         toml=hardware.prepared.config.to_toml(), total=report.total, heads=report.heads,
         wrong=[head for head in report.heads if not head.bit_exact],
         cycles_equal=np.array_equal(prediction.timeline.results, results.cycles),
@@ -134,8 +140,8 @@ def _left_out(tensors: Tensors, explained: Sequence[HeadExplanation],
     return notes
 
 
-def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAttention", codes: str
-                ) -> list[tuple[str, str]]:
+def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAttention", codes: str,
+                memory: str) -> list[tuple[str, str]]:
     prepared = hardware.prepared
     config = prepared.config
     unit = None if prepared.rescore is None else config.rescore
@@ -171,7 +177,7 @@ def _conditions(file: str, source: str, tensors: Tensors, hardware: "HardwareAtt
                          f"{config.queries} {'query' if config.queries == 1 else 'queries'}"
                          f"{products} and adds up {config.value_lanes} value elements; room for "
                          f"{config.capacity:,} keys")),
-        ("Simulation", f"{hardware.engine} engine"),
+        ("Simulation", f"{hardware.engine} engine" + (f", {memory}" if memory else "")),
         ("Versions", versions),
     ]
 

@@ -20,7 +20,15 @@ from nearbit_hw.verilog import generate
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.buses import Bus, split_buses
 from nearbit_model.transfers.payload import Port
-from nearbit_model.transfers.program import Beats, Cycles, Outcome, Program, Progress, Traffic
+from nearbit_model.transfers.program import (
+    TRAFFIC_LOG,
+    Beats,
+    Cycles,
+    Outcome,
+    Program,
+    Progress,
+    Traffic,
+)
 from nearbit_sim.engine import SimulationError, WaveformError
 from nearbit_sim.payload import level_words, levels, ports
 
@@ -194,10 +202,9 @@ def _numbers(widths: dict[str, int], values: dict[str, int]) -> dict[str, int]:
 
 def _traffic(bus: Bus, arrays: Any) -> Traffic:
     """Read what was transferred on a bus."""
-    bursts, beats = arrays[f"traffic_{bus.name}"].tolist()
-    return Traffic(bus.name, bus.is_read, bus.beat_bytes, bursts, beats,
-                   *(arrays[f"{part}_{bus.name}"]
-                     for part in ("addresses", "lengths", "asked", "moved")))
+    bursts, beats, failed = arrays[f"traffic_{bus.name}"].tolist()
+    return Traffic(bus.name, bus.is_read, bus.beat_bytes, bursts, beats, failed,
+                   **{part: arrays[f"{part}_of_{bus.name}"] for part in TRAFFIC_LOG})
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nearbit_model.memory_timing import DECERR, MemoryTiming
+from nearbit_model.memory_timing import DECERR, SLVERR, MemoryTiming
 from nearbit_model.transfers.buses import Bus
 from nearbit_model.transfers.program import Traffic
 
@@ -110,10 +110,15 @@ class _Bus:
                         for address, response in sorted(timing.faults.items(), reverse=True)}
         self._silent = {address // bus.beat_bytes for address in timing.silent_at}
         self._held: dict[str, _Offered] = {}
+        self._since = 0 # when the address that is shown was first presented
+        self._failed = 0
         self._addresses: list[int] = []
         self._lengths: list[int] = []
+        self._numbers: list[int] = []
+        self._shown: list[int] = []
         self._asked: list[int] = []
         self._beats: list[int] = []
+        self._beat_numbers: list[int] = []
 
     def _broken(self, cycle: int, what: str) -> BrokenRule:
         return BrokenRule(f"the hardware breaks a rule of AXI4 on {self.bus.name} in cycle "
@@ -128,6 +133,12 @@ class _Bus:
             raise self._broken(cycle, f"the payload of {channel} changes before a transfer")
         self._held[channel] = None if ready else offered
 
+    def _check_address(self, cycle: int, channel: str, offered: _Offered, *, ready: bool) -> None:
+        """See the same of the channel of addresses."""
+        if self._held.get(channel) is None:
+            self._since = cycle
+        self._check_held(cycle, channel, offered, ready=ready)
+
     def _take_address(self, cycle: int, payload: dict[str, int]) -> _Burst:
         address, beats, size = payload["addr"], payload["len"] + 1, self.bus.beat_bytes
         if address % size:
@@ -137,6 +148,8 @@ class _Bus:
             raise self._broken(cycle, f"{beats} beats from {address:#x} on cross 4 KiB")
         self._addresses.append(address)
         self._lengths.append(beats)
+        self._numbers.append(payload["id"])
+        self._shown.append(self._since)
         self._asked.append(cycle)
         return _Burst(payload["id"], address, beats)
 
@@ -164,8 +177,9 @@ class _Bus:
             return np.array(list(numbers) if log else [], dtype=np.uint64).astype(np.int64)
 
         return Traffic(self.bus.name, self.bus.is_read, self.bus.beat_bytes, len(self._asked),
-                       len(self._beats), array(self._addresses), array(self._lengths),
-                       array(self._asked), array(self._beats))
+                       len(self._beats), self._failed, *map(array, (
+                           self._addresses, self._lengths, self._numbers, self._shown, self._asked,
+                           self._beats, self._beat_numbers)))
 
 
 class _Read(_Bus):
@@ -227,14 +241,17 @@ class _Read(_Bus):
             self.offered = not self._draws.pauses(self._r_pause)
 
     def sample(self, cycle: int, address: _Offered, *, ready: bool) -> None:
-        self._check_held(cycle, "ar", address, ready=self.ready)
+        self._check_address(cycle, "ar", address, ready=self.ready)
         if address is not None and self.ready:
             burst = self._take_address(cycle, address)
             burst.due = cycle + self._latency()
             self._bursts.append(burst)
         if self.offered and ready:
-            self.beat, self.offered = None, False
+            assert self.beat is not None
             self._beats.append(cycle)
+            self._beat_numbers.append(self.beat["id"])
+            self._failed += self.beat["resp"] in (SLVERR, DECERR)
+            self.beat, self.offered = None, False
 
 
 class _Write(_Bus):
@@ -274,9 +291,11 @@ class _Write(_Bus):
             self.offered = not self._draws.pauses(self._b_pause)
 
     def sample(self, cycle: int, address: _Offered, beat: _Offered, *, ready: bool) -> None:
-        self._check_held(cycle, "aw", address, ready=self.address_ready)
+        self._check_address(cycle, "aw", address, ready=self.address_ready)
         self._check_held(cycle, "w", beat, ready=self.beat_ready)
         if self.offered and ready:
+            assert self.answer is not None
+            self._failed += self.answer["resp"] in (SLVERR, DECERR)
             self.answer, self.offered = None, False
         if address is not None and self.address_ready:
             self._bursts.append(self._take_address(cycle, address))

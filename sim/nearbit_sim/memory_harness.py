@@ -50,9 +50,9 @@ struct Timing {
 };
 
 struct Report {
-    int64_t bursts, beats;
+    int64_t bursts, beats, failed;
     const uint64_t *addresses;
-    const int64_t *lengths, *asked, *cycles;
+    const int64_t *lengths, *numbers, *shown, *asked, *cycles, *beat_numbers;
 };
 
 // Bits of the payloads: where fields begin, and how wide they are.
@@ -123,8 +123,8 @@ struct BusBase {
     std::unordered_map<uint64_t, int> faults;
     std::unordered_set<uint64_t> silent;
     std::vector<uint64_t> addresses;
-    std::vector<int64_t> lengths, asked, cycles;
-    int64_t bursts_asked = 0, beats_moved = 0, last = 0;
+    std::vector<int64_t> lengths, numbers, shown, asked, cycles, beat_numbers;
+    int64_t bursts_asked = 0, beats_moved = 0, failed = 0, since = 0, last = 0;
 
     void begin_run(const Timing *given, std::string *message, Credit *shared, uint64_t state) {
         timing = given;
@@ -166,7 +166,16 @@ struct BusBase {
             memcpy(held.words, words, count * sizeof *words);
     }
 
+    // Of the channel of addresses; `since` is when what it shows was first presented.
+    void check_address(Held &held, int64_t cycle, const char *channel, bool valid,
+                       const uint64_t *words, size_t count, bool ready) {
+        if (!held.offered)
+            since = cycle;
+        check(held, cycle, channel, valid, words, count, ready);
+    }
+
     Burst take_address(int64_t cycle, const uint64_t *words) {
+        uint64_t number = get(words, shape.id, shape.id_bits);
         uint64_t address = get(words, shape.address, shape.address_bits);
         int64_t beats = int64_t(get(words, shape.length, 8)) + 1;
         if (address % shape.bytes)
@@ -180,9 +189,11 @@ struct BusBase {
         if (timing->log) {
             addresses.push_back(address);
             lengths.push_back(beats);
+            numbers.push_back(int64_t(number));
+            shown.push_back(since);
             asked.push_back(cycle);
         }
-        return {get(words, shape.id, shape.id_bits), address, beats, 0};
+        return {number, address, beats, 0};
     }
 
     void moved(int64_t cycle) {
@@ -292,7 +303,7 @@ struct ReadBus : BusBase {
     }
 
     void sample(int64_t cycle, bool valid, const uint64_t *words, size_t count, bool r_ready) {
-        check(held, cycle, "ar", valid, words, count, ready);
+        check_address(held, cycle, "ar", valid, words, count, ready);
         if (valid && ready) {
             Burst burst = take_address(cycle, words);
             burst.due = cycle + latency();
@@ -301,6 +312,9 @@ struct ReadBus : BusBase {
         if (offered && r_ready) {
             has_beat = offered = false;
             moved(cycle);
+            failed += get(beat, shape.r_resp, 2) > 1;
+            if (timing->log)
+                beat_numbers.push_back(int64_t(get(beat, shape.r_id, shape.id_bits)));
         }
     }
 };
@@ -347,10 +361,12 @@ struct WriteBus : BusBase {
 
     void sample(int64_t cycle, bool aw_valid, const uint64_t *aw, size_t aw_count, bool w_valid,
                 const uint64_t *w, size_t w_count, bool b_ready) {
-        check(held_address, cycle, "aw", aw_valid, aw, aw_count, address_ready);
+        check_address(held_address, cycle, "aw", aw_valid, aw, aw_count, address_ready);
         check(held_beat, cycle, "w", w_valid, w, w_count, beat_ready);
-        if (offered && b_ready)
+        if (offered && b_ready) {
             has_answer = offered = false;
+            failed += get(answer, shape.b_resp, 2) > 1;
+        }
         if (aw_valid && address_ready) {
             bursts.push_back(take_address(cycle, aw));
             unanswered++;
@@ -462,8 +478,9 @@ int64_t nearbit_last(Simulation *sim) {
 
 void nearbit_report(Simulation *sim, int index, Report *report) {
     const BusBase &bus = *sim->memory.buses[index];
-    *report = {bus.bursts_asked, bus.beats_moved, bus.addresses.data(), bus.lengths.data(),
-               bus.asked.data(), bus.cycles.data()};
+    *report = {bus.bursts_asked, bus.beats_moved, bus.failed, bus.addresses.data(),
+               bus.lengths.data(), bus.numbers.data(), bus.shown.data(), bus.asked.data(),
+               bus.cycles.data(), bus.beat_numbers.data()};
 }
 
 }
@@ -483,10 +500,10 @@ class _Timing(ctypes.Structure):
 
 
 class _Report(ctypes.Structure):
-    _fields_ = (("bursts", ctypes.c_int64), ("beats", ctypes.c_int64),
+    _fields_ = (*((name, ctypes.c_int64) for name in ("bursts", "beats", "failed")),
                 ("addresses", ctypes.POINTER(ctypes.c_uint64)),
-                *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("lengths", "asked",
-                                                                      "cycles")))
+                *((name, ctypes.POINTER(ctypes.c_int64)) for name in (
+                    "lengths", "numbers", "shown", "asked", "cycles", "beat_numbers")))
 
 
 class CompiledMemory:
@@ -564,8 +581,11 @@ class CompiledMemory:
             return np.ctypeslib.as_array(pointer, (count,)).astype(np.int64)
 
         return Traffic(bus.name, bus.is_read, bus.beat_bytes, report.bursts, report.beats,
-                       array(report.addresses, report.bursts), array(report.lengths, report.bursts),
-                       array(report.asked, report.bursts), array(report.cycles, report.beats))
+                       report.failed,
+                       **{name: array(getattr(report, name), report.bursts) for name in (
+                           "addresses", "lengths", "numbers", "shown", "asked")},
+                       cycles=array(report.cycles, report.beats),
+                       beat_numbers=array(report.beat_numbers, report.beats if bus.is_read else 0))
 
 
 def bus_glue(buses: list[Bus], signals: Iterable[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from cocotb.triggers import Timer
 from nearbit_model.memory_timing import MemoryTiming
 from nearbit_model.transfers.buses import Bus
 from nearbit_model.transfers.payload import Port, Words
+from nearbit_model.transfers.program import TRAFFIC_LOG
 from nearbit_sim.memory import SimulatedMemory
 
 
@@ -268,9 +269,8 @@ async def replay(dut: Any) -> None:
     answer["memory"] = run.contents
     for traffic in run.memory.traffic(log=run.log):
         name = traffic.name
-        answer |= {f"traffic_{name}": np.array([traffic.bursts, traffic.beats]),
-                   f"addresses_{name}": traffic.addresses, f"lengths_{name}": traffic.lengths,
-                   f"asked_{name}": traffic.asked, f"moved_{name}": traffic.cycles}
+        answer |= {f"traffic_{name}": np.array([traffic.bursts, traffic.beats, traffic.failed]),
+                   **{f"{part}_of_{name}": getattr(traffic, part) for part in TRAFFIC_LOG}}
     # Under its name only when it is complete.
     np.savez(directory / "part.npz", **answer)
     (directory / "part.npz").rename(directory / "answer.npz")

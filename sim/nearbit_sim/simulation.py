@@ -86,7 +86,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
         More key heads or tokens than the configuration's memory has, or too few addresses.
     SimulationError
         A compiler or simulator is missing, a file cannot be written, or the hardware hangs; or the
-        engine is "golden", and a VCD file is asked for or the configuration has a memory.
+        engine is "golden", and a VCD file is asked for or the memory's cycles are not predicted.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
@@ -100,7 +100,7 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
     if engine == "golden":
         if vcd is not None:
             raise SimulationError("a VCD file needs hardware; the engine 'golden' has none")
-        return _by_models(plan, trace=trace)
+        return _by_models(plan, timing, trace=trace)
     if progress is None:
         progress = notebook_progress(None if config.memory is not None else plan.predict().cycles)
     return run(plan, engine=engine, timing=timing, vcd=vcd, progress=progress)
@@ -121,12 +121,14 @@ def run(plan: Plan, *, engine: str = "compiled", timing: MemoryTiming | None = N
                                   log=log))
 
 
-def _by_models(plan: Plan, *, trace: bool) -> HardwareAttention:
+def _by_models(plan: Plan, timing: MemoryTiming | None, *, trace: bool) -> HardwareAttention:
     """Give what the hardware would answer, by the golden model and the cycle model."""
-    if plan.config.memory is not None:
-        raise SimulationError("the cycles of a core with a memory are not predicted; "
-                              "nearbit.attention gives the answers alone")
-    golden, predicted = attend(plan.prepared), plan.predict()
+    golden = attend(plan.prepared)
+    try:
+        predicted = plan.predict(timing, selected=golden.selected)
+    except ValueError as error:
+        raise SimulationError(f"the cycles are not predicted: {error}; nearbit.attention gives the "
+                              f"answers alone") from None
     traced = slice(None if trace else 0)
     return HardwareAttention(
         output=golden.output, output_int=golden.output_int,

@@ -6,9 +6,10 @@ from fractions import Fraction
 import pytest
 
 from nearbit_model.config import Config, ConfigError, Memory, Rescore
-from nearbit_model.cycles import Command, Phase, bound, load, predict
+from nearbit_model.cycles import Command, Error, Phase, bound, load, predict
 from nearbit_model.memories import MEMORIES
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import MemoryTrace
 
 
 DECODER = Config(key_bits=64, value_dim=64, capacity=4096, lanes=1, value_lanes=16, top_n=64,
@@ -16,7 +17,7 @@ DECODER = Config(key_bits=64, value_dim=64, capacity=4096, lanes=1, value_lanes=
 FAR = MemoryTiming(latency=100)
 NEEDS = "a configuration with a memory needs the memory's timing, and no other one does"
 OTHERS = ("cycles are predicted of a memory that answers in order, with constant latency and a "
-          "beat in each cycle, without pauses or faults")
+          "beat in each cycle, without pauses or faults; of others from a trace of their answers")
 
 
 def tables(config):
@@ -88,6 +89,16 @@ def test_latency_grows_with_that_of_the_memory():
     assert ends[1] - ends[0] == 200
 
 
+def test_beyond_the_tables():
+    """A head or a sequence that is in no table has no token; another is only not set."""
+    for command, error in (({"head": 90}, Error.RANGE), ({"sequence": 1}, Error.RANGE),
+                           ({"head": 1}, Error.NOT_SET), ({}, Error.OK)):
+        timeline = predict(DECODER, [
+            Phase(heads=[0], pages=1, tokens=[(0, 64)], exp_tables=[(0, 0, 1)]),
+            Phase(commands=[Command(counts=(64,), n=4, **command)])], memory=FAR)
+        assert timeline.answers[0].error == error
+
+
 def test_rows_that_cross_a_boundary_take_two_bursts():
     command = Command(counts=(64,), n=4)
     split = Command(counts=(64,), n=4, bursts=((1, 0, 2, 0),))
@@ -104,8 +115,12 @@ def test_rows_that_cross_a_boundary_take_two_bursts():
     (DECODER, [load(DECODER, 1)], FAR,
      "tokens of a configuration with a memory are not loaded into the core"),
     (DECODER.replace(selection="counters"), [], FAR,
-     ("cycles depend on data with a memory and the selection 'counters' without rescoring; take "
-      "'histograms'")),
+     ("with a memory and the selection 'counters' without rescoring, cycles depend on data, "
+      "because each key's row is asked for when the key is found; take 'histograms'")),
+    (DECODER, [], MemoryTiming(latency=65535),
+     ("the core gives up a memory with a latency of 65535 cycles; take more memory.timeout_bits "
+      "than 16")),
+    (DECODER, [], MemoryTrace(()), "the configuration reads on 2 buses, and the trace is of 0"),
     *((DECODER, [], MemoryTiming(**given), OTHERS) for given in (
         {"latency_to": 200}, {"pace": 0.5}, {"reorder": True}, {"r_pause": 0.1},
         {"faults": {0: 2}}, {"silent_from": 7})),

@@ -126,7 +126,7 @@ def test_every_stream_is_compared():
             outputs={"o_result": SimpleNamespace(cycles=np.array(timeline.results)),
                      "o_trace": SimpleNamespace(cycles=np.array(timeline.trace))},
             accepted=[{name: np.array(getattr(phase, field)) for name, field in names.items()
-                       if getattr(phase, field)} for phase in timeline.accepted])
+                       if getattr(phase, field)} for phase in timeline.accepted], traffic=[])
 
     assert cycles.differences(timeline, transfers(timeline)) == []
     for name in ("o_result", "o_trace"):
@@ -183,7 +183,8 @@ def test_wide_codes():
     config = Config(key_bits=100, value_dim=2, capacity=4, lanes=1, value_lanes=2, top_n=2)
     workload = cycles.Workload(keys=4, queries=3, n=2)
     predicted = cycles.measure(config, workload)
-    found = cycles.check(config, workload, predicted, engine="icarus")
+    found = cycles.check(config, workload.phases(config, predicted.latency), predicted.timeline,
+                         engine="icarus")
     assert found.equal
     assert found.latency == predicted.latency
 

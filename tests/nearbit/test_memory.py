@@ -4,9 +4,13 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
+import nearbit
 from nearbit_model.config import Config, Memory
+from nearbit_model.cycles import bound
+from nearbit_model.memory_timing import MemoryTiming
 
 
 CONFIG = Config(key_bits=8, value_dim=8, capacity=64, queries=2, lanes=4, value_lanes=4, top_n=16,
@@ -69,6 +73,27 @@ def test_figures(run, write, config):
         "b_pause": 0.2, "seed": 5}
 
 
+def test_models(run, write, config):
+    """Cycles from a memory with constant latency are there without hardware, which takes them."""
+    path = write()
+    options = ("--config", config, "--memory-latency", 30, "--json")
+    golden, hardware = (json.loads(run("simulate", path, *options, *more).out)
+                        for more in (("--engine", "golden"), ()))
+    assert golden["bit_exact"] is None
+    assert golden["cycles"] == golden["cycles_predicted"] == hardware["cycles_predicted"]
+    for mine, theirs in zip(golden["heads"], hardware["heads"], strict=True):
+        assert (mine["cycles"], mine["load_cycles"]) == (theirs["cycles"], theirs["load_cycles"])
+    with np.load(path) as tensors:
+        answer = nearbit.simulate(*(tensors[name] for name in "qkv"), CONFIG, engine="golden",
+                                  timing=MemoryTiming(latency=30))
+    assert answer.cycles == hardware["cycles"]
+    # A memory that pauses is only simulated.
+    drawn = run("simulate", path, *options[:-1], "--memory-pause", 0.1, "--engine", "golden")
+    assert "Cycles: not predicted for this memory; " in drawn.out
+    assert drawn.out.endswith("Nothing was simulated: the answers are the golden model's. Without "
+                              "--engine golden, the hardware is run and compared.\n")
+
+
 def test_table(run, write, config):
     outcome = run("simulate", write(), "--config", config, "--memory-latency", 30,
                   "--memory-pause", 0.1, "--memory-pace", 0.5)
@@ -117,11 +142,48 @@ def test_values(refused, config, options, says):
     assert refused("--config", config, *options) == says
 
 
-def test_report(refused, config, tmp_path):
+@pytest.mark.parametrize("options", [
+    ["--memory-latency", "40"],
+    ["--memory-latency-to", "150", "--memory-pace", "0.7", "--memory-reorder", "--memory-pause",
+     "0.1"]])
+def test_report(run, write, config, tmp_path, options):
+    """The page compares all cycles, also of a memory whose latency is not constant."""
+    outcome = run("simulate", write(), "--config", config, "--report", tmp_path, *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    text = " ".join((tmp_path / "report.html").read_text().split())
+    assert "<strong>Cycle-exact.</strong>" in text
+    assert ("from the recorded response times of the memory" in text) == (len(options) > 2)
+    assert ("and reads 308.0 bytes of codes and rows, or 205.3 per query; means of 4 commands"
+            in text)
+    least = bound(CONFIG, words=5, selected=16, timing=MemoryTiming(
+        latency=40 if len(options) == 2 else 100, pace=1 if len(options) == 2 else 0.7))
+    assert (f"What limits is <code>{least.limit}</code>: by formula, it alone takes "
+            f"{float(least.interval):,.1f} of these cycles" in text)
+    for bus, bursts, beats, size in (("axi_codes", 8, 20, 80), ("axi_rows__0", 96, 288, "1,152")):
+        assert (f'<th scope="row">{bus}</th><td>{bursts}</td><td>{beats}</td> <td>{size}</td>'
+                in text)
+    assert "axi_append" not in text
+    assert ">read codes</text>" in text
+    assert ">read rows</text>" in text
+
+
+@pytest.mark.parametrize(("changes", "options", "says"), [
+    ({"selection": "counters"}, [],
+     ("--report compares with the cycle model, and cycles depend on data with a memory and the "
+      "selection 'counters' without rescoring; take a configuration with selection = "
+      "'histograms'")),
+    ({"memory": dataclasses.replace(CONFIG.memory, one_bus=True)}, [],
+     ("--report of codes and rows on one bus (memory.one_bus) takes at most 3 commands, not 4; "
+      "choose fewer with --heads or --queries")),
+    ({}, ["--memory-latency", "65535"],
+     ("--report needs memory latencies of less than 65535 cycles, after which the core gives a "
+      "memory up (memory.timeout_bits), not 65535")),
+])
+def test_report_refused(refused, config, tmp_path, monkeypatch, changes, options, says):
+    monkeypatch.setattr("nearbit.cli.memory.MOST_ON_ONE_BUS", 3)
+    config.write_text(CONFIG.replace(**changes).to_toml())
     folder = tmp_path / "page"
-    assert refused("--config", config, "--report", folder) == (
-        "--report needs a configuration without a memory: what is sent to a core with one is not "
-        "given to the cycle model, with which the page compares")
+    assert refused("--config", config, "--report", folder, *options) == says
     assert not folder.exists()
 
 

@@ -19,7 +19,7 @@ def simulated(monkeypatch):
     """Replace the hardware by the golden model, spoilt as the test says."""
     spoilt = {}
 
-    def simulate(plan, *, engine, vcd, progress, timing):
+    def simulate(plan, *, engine, vcd, progress, timing, log):
         golden, predicted = attend(plan.prepared), plan.predict()
         answers = {name: getattr(golden, name).copy() for name in
                    ("output", "output_int", "selected", "distances", "weights")}

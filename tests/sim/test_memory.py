@@ -3,17 +3,20 @@
 
 import dataclasses
 import functools
+import random
 
 import numpy as np
 import pytest
 
 from nearbit_model.attention import attend
-from nearbit_model.config import PRESETS, Config, Memory, Rescore
+from nearbit_model.config import PRESETS, Config, ConfigError, Memory, Rescore
+from nearbit_model.cycles import bound
 from nearbit_model.memory import LayoutError, MemoryLayout
 from nearbit_model.memory_timing import SLVERR, MemoryTiming, TimingError
 from nearbit_model.prepare import prepare
 from nearbit_model.structure import Error
 from nearbit_model.transfers.plan import Plan
+from nearbit_model.transfers.shapes import ACCEPTED
 from nearbit_sim import simulation
 from nearbit_sim.simulation import run, simulate
 
@@ -79,11 +82,92 @@ PROBLEMS = [("tiny", "had", False), ("ports", "had", False), ("one bus", "had", 
 def test_bit_exact(name, method, shared, timing):
     problem = prepared(name, method=method, shared=shared)
     golden = attend(problem)
-    given = TIMINGS[timing]
-    hardware = run(Plan(problem, seed=given.seed), timing=given)
+    given, plan = TIMINGS[timing], Plan(problem, seed=TIMINGS[timing].seed)
+    hardware = run(plan, timing=given, log=True)
     assert hardware.difference(golden) is None
     assert not hardware.errors.any()
     assert hardware.head_cycles.sum() == hardware.cycles
+    # From response times all cycles follow, and from a constant latency these.
+    equal_cycles(plan.predict(plan.trace(hardware.outcome), selected=golden.selected), hardware)
+    if given.is_constant:
+        equal_cycles(plan.predict(given), hardware)
+    # All queries see as many keys. What is bound is bound by any memory.
+    least = bound(problem.config, words=-(-int(problem.counts[0]) // problem.config.lanes),
+                  selected=golden.selected.shape[-1], timing=given, rescore=method == "hash",
+                  shared=shared)
+    use = hardware.memory_use
+    assert use.cycles >= use.commands * least.interval
+
+
+def equal_cycles(predicted, hardware):
+    """Every cycle, and what is read on each bus."""
+    timeline, outcome = predicted.timeline, hardware.outcome
+    for expected, found in zip(timeline.accepted, outcome.accepted, strict=True):
+        for stream, cycles in found.items():
+            assert getattr(expected, ACCEPTED[stream]) == cycles.tolist(), stream
+    assert timeline.results == outcome.outputs["o_result"].cycles.tolist()
+    assert timeline.trace == outcome.outputs["o_trace"].cycles.tolist()
+    assert predicted.cycles == outcome.cycles
+    for name in ("head_cycles", "query_cycles", "load_cycles"):
+        np.testing.assert_array_equal(getattr(predicted, name), getattr(hardware, name))
+    assert [(bus.bursts, bus.beats) for bus in timeline.traffic] == [
+        (bus.bursts, bus.beats) for bus in outcome.traffic if bus.is_read]
+
+
+def random_config(rng):
+    """Any widths, selections and buses; small, and with queues that are too short."""
+    while True:
+        lanes, page = 1 << rng.randint(0, 3), 1 << rng.randint(3, 5)
+        refine, value_lanes = lanes << rng.randint(0, 2), 1 << rng.randint(0, 3)
+        capacity, one_bus = max(refine, page * rng.randint(1, 4)), rng.random() < 0.3
+        unit, top_n = None, rng.randint(1, min(capacity, 20))
+        if rng.random() < 0.5:
+            unit = Rescore(head_dim=8, lanes=1 << rng.randint(0, 3),
+                           element_bits=rng.choice([4, 8, 16]), shared=rng.random() < 0.5)
+        try:
+            return Config(
+                key_bits=8, value_dim=value_lanes * rng.randint(1, 4),
+                value_bits=rng.choice([4, 8, 16]), capacity=capacity, lanes=lanes,
+                refine_lanes=refine, value_lanes=value_lanes, top_n=top_n,
+                queries=rng.choice([1, 2, 3]), exp_tables=3, rescore=unit,
+                selection=rng.choice(["histograms", "serial", "counters"]
+                                     if unit else ["histograms", "serial"]),
+                memory=Memory(
+                    heads=2, sequences=2, page_tokens=page, one_bus=one_bus,
+                    bus_bits=rng.choice([32, 64, 128]),
+                    row_ports=1 if one_bus or top_n < 4 else rng.choice([1, 2, 4]),
+                    burst_bytes=1 << rng.randint(4, 8), queue_beats=1 << rng.randint(1, 8),
+                    outstanding=rng.choice([1, 2, 3, 64]), row_id_bits=rng.randint(1, 4)))
+        except ConfigError:
+            continue
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_random_cores(seed):
+    """All cycles follow from the response times of any memory, in both engines."""
+    rng = random.Random(seed)
+    config, heads = random_config(rng), rng.randint(1, 2)
+    method = "had" if config.rescore is None else "hash"
+    tensors = np.random.default_rng(seed)
+    q, k, v = (tensors.standard_normal((count, rows, dim)) for count, rows, dim in (
+        (heads * config.queries, rng.randint(1, 9), 8), (heads, config.capacity, 8),
+        (heads, config.capacity, config.value_dim)))
+    problem = prepare(q, k, v, config, n=rng.randint(1, config.top_n), method=method, causal=True,
+                      shared=config.rescore is not None and config.rescore.shared
+                      and rng.random() < 0.5, qpos=np.sort(tensors.integers(
+                          0, config.capacity, q.shape[1])))
+    plan = Plan(problem, seed=seed)
+    for reorder, engine in ((False, "compiled"), (True, "compiled"), (True, "icarus")):
+        latency = rng.choice([1, 10, 50])
+        timing = MemoryTiming(
+            latency=latency, latency_to=latency * rng.choice([1, 3, 20]), reorder=reorder,
+            pace=rng.choice([1.0, 0.6]), shared_pace=rng.random() < 0.3,
+            outstanding=rng.choice([1, 3, 64]), seed=rng.getrandbits(30),
+            **{f"{channel}_pause": rng.choice([0, 0.3, 0.8]) for channel in ("ar", "r")})
+        hardware = run(plan, timing=timing, engine=engine, log=True)
+        assert hardware.difference(attend(problem)) is None, (config, timing)
+        equal_cycles(plan.predict(plan.trace(hardware.outcome)), hardware)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -255,9 +339,10 @@ def test_what_does_not_fit():
                                           r"one answers: give it a table \[memory\], or leave out "
                                           r"its timing$"):
         ask(TINY.replace(memory=None), timing=MemoryTiming())
-    with pytest.raises(ValueError, match=r"^programs for a core with a memory are not "
-                                         r"given to the cycle model$"):
-        Plan(prepared("tiny")).predict()
+    with pytest.raises(ValueError, match=r"^cycles are not predicted of programs that append "
+                                         r"tokens, or whose phases wait for beats; put the tokens "
+                                         r"into the memory before$"):
+        Plan(prepared("tiny"), appends=True).predict()
 
 
 def test_without_a_memory():

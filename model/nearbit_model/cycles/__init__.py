@@ -36,7 +36,7 @@ beats come faster than the normalizer takes them.
 """
 
 from nearbit_model.cycles.bandwidth import Bound, Reads, bound, reads
-from nearbit_model.cycles.core import predict
+from nearbit_model.cycles.core import latency_limit, predict
 from nearbit_model.cycles.formula import Steady, steady
 from nearbit_model.cycles.shapes import (
     Accepted,
@@ -52,5 +52,5 @@ from nearbit_model.structure import Error, tree_latency
 
 
 __all__ = ["Accepted", "Answer", "Bound", "Command", "Error", "Interval", "Phase", "Reads",
-           "Steady", "Timeline", "Traffic", "bound", "load", "predict", "reads", "steady",
-           "tree_latency"]
+           "Steady", "Timeline", "Traffic", "bound", "latency_limit", "load", "predict",
+           "reads", "steady", "tree_latency"]

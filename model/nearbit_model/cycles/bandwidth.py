@@ -60,7 +60,7 @@ class Bound:
         :class:`~nearbit_model.cycles.Steady`, and
 
         - ``codes``, ``rows``: beats on their buses, the cycles between bursts included; or ``bus``,
-          if they share one;
+          if they share one; and ``memory``, all beats at the pace that buses share;
         - ``look-ups``: the tokens of rows, one in two cycles;
         - ``code queue``, ``code bursts``, ``row IDs``: the time for which a command's beats, bursts
           or rows are on their way, by how many may be; more with a longer latency of the memory;
@@ -111,7 +111,8 @@ def bound(config: Config, *, words: int, selected: int, timing: MemoryTiming,
     selected
         Keys that each query selects; with blocks, none of them for being recent.
     timing
-        When the memory answers: with constant latency, in order, a beat a cycle.
+        When the memory answers. What is drawn only makes it slower: latencies, their order and
+        pauses count as if there were none above the least.
     rescore, shared
         Whether keys are scored exactly, and whether the queries share a selection.
     """
@@ -119,13 +120,16 @@ def bound(config: Config, *, words: int, selected: int, timing: MemoryTiming,
     latency, row_beats = timing.latency, asked.row_beats
     stages = dict(steady(config, words=words, selected=selected, rescore=rescore).stages)
     # A burst of codes is looked up, added up and presented in three cycles, a row presented in two.
-    codes = max(sum(asked.bursts), 3 * len(asked.bursts) + 1)
-    rows = asked.port_rows * max(row_beats, 2)
+    pace = Fraction(*timing.beats_of_cycles)
+    each = min(pace, Fraction(1)) # beats a cycle of a bus
+    beats = sum(asked.bursts) + asked.rows * row_beats
     if memory.one_bus:
-        stages["bus"] = Fraction(max(sum(asked.bursts) + asked.rows * row_beats,
-                                     2 * (len(asked.bursts) + asked.rows)))
+        stages["bus"] = max(beats / each, Fraction(2 * (len(asked.bursts) + asked.rows)))
     else:
-        stages |= {"codes": Fraction(codes), "rows": Fraction(rows)}
+        stages |= {"codes": max(sum(asked.bursts) / each, Fraction(3 * len(asked.bursts) + 1)),
+                   "rows": asked.port_rows * max(row_beats / each, Fraction(2))}
+    if timing.shared_pace:
+        stages["memory"] = beats / pace
     stages["look-ups"] = Fraction(2 * asked.rows)
     # From the cycle of a burst's load to that in which its beats leave the queue.
     stages["code queue"] = Fraction(sum(

@@ -12,16 +12,18 @@ from nearbit_model.cycles.memory import (
     RowFetcher,
     SharedBus,
     SharedPort,
+    TracedBus,
 )
 from nearbit_model.cycles.pipeline import NEVER, Pipeline
 from nearbit_model.cycles.replay import Replay, Rescorer
 from nearbit_model.cycles.selection import Selection
 from nearbit_model.cycles.shapes import Command, Interval, Traffic
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import MemoryTrace
 from nearbit_model.structure import RESCORER_DEPTH, Error, rescorer_latency
 
 
-__all__ = ["MemoryCache", "Passing", "ResidentCache", "tables_ready"]
+__all__ = ["MemoryCache", "Passing", "ResidentCache", "begin_bus", "tables_ready"]
 
 
 _QUEUE_LATENCY = 2
@@ -110,6 +112,7 @@ class _CachedLoads(Loads):
         """Begin as after reset."""
         super().__init__(config)
         self.heads_ready, self.pages_ready = _table_depths(config, memory)
+        self._head_count = memory.heads
         self._heads: set[int] = set()
         self._tokens = [0] * memory.sequences
         self._has_rescore = config.rescore is not None
@@ -136,7 +139,9 @@ class _CachedLoads(Loads):
 
     def error(self, command: Command, query: int, top_n: int) -> Error:
         """Check a query of a command against what was in the tables when it was looked up."""
-        self._keys = self._values = self._rescore = self._tokens[command.sequence]
+        in_tables = command.head < self._head_count and command.sequence < len(self._tokens)
+        tokens = self._tokens[command.sequence] if in_tables else 0
+        self._keys = self._values = self._rescore = tokens
         error = super().error(command, query, top_n)
         if error == Error.OK and command.head not in self._heads:
             return Error.NOT_SET
@@ -318,26 +323,33 @@ class _Gather:
         if not again:
             selection.left.extend(each)
         selection.passed = each[-1]
-        stages = {"rows": Interval(begun, self._rows.available[-1])}
+        stages = {} if again else {"rows": Interval(begun, self._rows.available[-1])}
         if self._rescores:
             stages["rescore"] = Interval(first, left)
         return left, stages
 
 
+def begin_bus(memory: MemoryTiming | MemoryTrace, number: int) -> ReadBus | TracedBus:
+    """Begin a bus by its number: that of codes, then those of rows."""
+    if isinstance(memory, MemoryTrace):
+        return TracedBus(memory.buses[number])
+    return ReadBus(memory)
+
+
 class MemoryCache:
     """The cache of all heads in a memory."""
 
-    def __init__(self, config: Config, timing: MemoryTiming, grants: Grants,
+    def __init__(self, config: Config, timing: MemoryTiming | MemoryTrace, grants: Grants,
                  shared: SharedBus | None) -> None:
         """Begin as after reset."""
         memory = config.memory
         assert memory is not None
         self._grants = grants
         self.loads = _CachedLoads(config, memory)
-        self._buses: list[ReadBus | SharedBus]
-        ports: list[ReadBus | SharedPort]
+        self._buses: list[ReadBus | TracedBus | SharedBus]
+        ports: list[ReadBus | TracedBus | SharedPort]
         if shared is None:
-            own = [ReadBus(timing) for _ in range(1 + memory.row_ports)]
+            own = [begin_bus(timing, number) for number in range(1 + memory.row_ports)]
             self._buses, ports = [*own], [*own]
         else:
             self._buses, ports = [shared], [SharedPort(shared, manager) for manager in range(2)]
@@ -385,6 +397,11 @@ class MemoryCache:
         """Say whose selection comes next, and whether the one behind it has the same rows."""
         self.replay.keeps = keeps
         self.selected.bursts = command.bursts[query] if command.bursts else ()
+
+    def check(self) -> None:
+        """Raise :class:`TraceError` if the program reads what a trace is not of."""
+        for bus in self._buses:
+            bus.check()
 
     @property
     def traffic(self) -> tuple[Traffic, ...]:

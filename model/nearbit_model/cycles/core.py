@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from nearbit_model.config import Config
-from nearbit_model.cycles.cache import MemoryCache, ResidentCache, tables_ready
+from nearbit_model.cycles.cache import MemoryCache, ResidentCache, begin_bus, tables_ready
 from nearbit_model.cycles.memory import Grants, SharedBus
 from nearbit_model.cycles.pipeline import FOREVER, NEVER
 from nearbit_model.cycles.selection import HistogramTopN, Selection, TopN
@@ -18,10 +18,11 @@ from nearbit_model.cycles.shapes import (
     Timeline,
 )
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import MemoryTrace
 from nearbit_model.structure import COMMANDS_IN_FLIGHT, RESULTS_IN_FLIGHT, Error
 
 
-__all__ = ["predict"]
+__all__ = ["latency_limit", "predict"]
 
 
 class _Core:
@@ -168,7 +169,7 @@ class _Core:
 
 
 def predict(config: Config, phases: Sequence[Phase], *,
-            memory: MemoryTiming | None = None) -> Timeline:
+            memory: MemoryTiming | MemoryTrace | None = None) -> Timeline:
     """Predict when the core of a configuration takes its inputs and gives its results.
 
     Cycle 0 is the first after reset. In a phase, all sequences are offered at full rate in
@@ -183,13 +184,24 @@ def predict(config: Config, phases: Sequence[Phase], *,
         What is pushed.
     memory
         When the memory answers, if the configuration has one: with constant latency, in order, one
-        beat a cycle. :class:`ValueError` says what else is not predicted.
+        beat a cycle; or at recorded times, such as
+        :func:`nearbit_model.transfers.memory_trace` takes from a simulation.
+
+    Raises
+    ------
+    TraceError
+        A trace of other bursts than the program reads.
+    ValueError
+        What else is not predicted.
     """
     _check(config, phases, memory)
     if memory is None:
         return _run(config, phases, ResidentCache(config))
     grants = Grants(tables_ready(config))
-    shared = SharedBus(memory) if config.memory is not None and config.memory.one_bus else None
+    shared = None
+    if config.memory is not None and config.memory.one_bus:
+        shared = SharedBus(lambda: begin_bus(memory, 0),
+                           memory.latency if isinstance(memory, MemoryTiming) else 1)
     while True:
         grants.begin()
         if shared is not None:
@@ -199,10 +211,17 @@ def predict(config: Config, phases: Sequence[Phase], *,
         # Both are to be settled anew.
         settled = [grants.settle(), shared is None or shared.settle()]
         if all(settled):
+            cache.check()
             return dataclasses.replace(timeline, traffic=cache.traffic)
 
 
-def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | None) -> None:
+def latency_limit(timeout_bits: int) -> int:
+    """Give the least latency of a memory, in cycles, that a core takes for silence."""
+    return (1 << timeout_bits) - 1
+
+
+def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | MemoryTrace | None
+           ) -> None:
     """Refuse what is not predicted."""
     if (config.memory is None) != (memory is None):
         raise ValueError("a configuration with a memory needs the memory's timing, and no other "
@@ -217,12 +236,22 @@ def _check(config: Config, phases: Sequence[Phase], memory: MemoryTiming | None)
     if memory is None or config.memory is None:
         return
     if config.selection == "counters" and config.rescore is None:
-        raise ValueError("cycles depend on data with a memory and the selection 'counters' without "
-                         "rescoring; take 'histograms'")
-    if (memory.is_drawn or memory.pace != 1 or memory.shared_pace or memory.faults
-            or memory.silent_at or memory.silent_from is not None):
+        raise ValueError("with a memory and the selection 'counters' without rescoring, cycles "
+                         "depend on data, because each key's row is asked for when the key is "
+                         "found; take 'histograms'")
+    if isinstance(memory, MemoryTrace):
+        buses = 1 if config.memory.one_bus else 1 + config.memory.row_ports
+        if len(memory.buses) != buses:
+            raise ValueError(f"the configuration reads on {buses} buses, and the trace is of "
+                             f"{len(memory.buses)}")
+        return
+    if memory.latency >= latency_limit(config.memory.timeout_bits):
+        raise ValueError(f"the core gives up a memory with a latency of {memory.latency} cycles; "
+                         f"take more memory.timeout_bits than {config.memory.timeout_bits}")
+    if not memory.is_constant:
         raise ValueError("cycles are predicted of a memory that answers in order, with constant "
-                         "latency and a beat in each cycle, without pauses or faults")
+                         "latency and a beat in each cycle, without pauses or faults; of others "
+                         "from a trace of their answers")
 
 
 def _run(config: Config, phases: Sequence[Phase], cache: ResidentCache | MemoryCache) -> Timeline:

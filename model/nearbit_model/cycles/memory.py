@@ -1,17 +1,21 @@
 """What is read from a memory: when it is looked up, asked for, and there."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
 
 from nearbit_model.config import Config, Memory
 from nearbit_model.cycles.pipeline import NEVER
 from nearbit_model.cycles.shapes import Traffic
 from nearbit_model.memory import MemoryLayout
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import BusTrace, TraceError
 
 
 __all__ = ["CODES", "COMMANDS", "ROWS", "CodeFetcher", "Grants", "ReadBus", "RowFetcher",
-           "SharedBus", "SharedPort"]
+           "SharedBus", "SharedPort", "TracedBus"]
 
 
 COMMANDS, CODES, ROWS = range(3)
@@ -94,24 +98,74 @@ class ReadBus:
         self._bursts += 1
         return taken, list(range(first, first + beats))
 
+    def check(self) -> None:
+        """Of such a memory nothing can be known that does not fit."""
+
     @property
     def traffic(self) -> Traffic:
         """What was read."""
         return Traffic(self._bursts, self._beats)
 
 
+class TracedBus:
+    """The read channels of an AXI4 bus to a memory whose response times are known."""
+
+    def __init__(self, trace: BusTrace) -> None:
+        """Begin with the first burst."""
+        self._trace = trace
+        self._ends = np.cumsum(trace.beats).tolist()
+        self._read: list[int] = [] # beats of each burst
+
+    def read(self, cycle: int, beats: int) -> tuple[int, list[int]]:
+        """Present a burst's address from a cycle on; gives when it is taken, and its beats.
+
+        What the trace does not have is answered at once, and refused in the end.
+        """
+        number = len(self._read)
+        self._read.append(beats)
+        if number >= len(self._ends) or self._trace.beats[number] != beats:
+            return cycle, list(range(cycle + 1, cycle + 1 + beats))
+        taken = cycle + int(self._trace.waits[number])
+        end = self._ends[number]
+        return taken, [taken + delay for delay in self._trace.delays[end - beats:end].tolist()]
+
+    def check(self) -> None:
+        """Raise :class:`TraceError` if what was read is not what the trace is of."""
+        known = self._trace.beats.tolist()
+        if self._read != known:
+            same = next((number for number, (read, beats) in enumerate(
+                zip(self._read, known, strict=False)) if read != beats),
+                min(len(self._read), len(known)))
+            raise TraceError(f"the trace of {self._trace.name} is of other bursts than the program "
+                             f"reads: they differ from burst {same} on, of {len(known)} in the "
+                             f"trace and {len(self._read)} of the program")
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was read."""
+        return Traffic(len(self._read), sum(self._read))
+
+
 class SharedBus:
     """ReadMerge, and the bus behind it: bursts of codes and rows, in turns.
 
     When bursts are taken and answered is assumed and found out as by :class:`Grants`.
+
+    Parameters
+    ----------
+    begin
+        Makes a new bus.
+    latency
+        Cycles until a first beat, to assume at first.
     """
 
-    def __init__(self, timing: MemoryTiming) -> None:
+    def __init__(self, begin: Callable[[], ReadBus | TracedBus], latency: int) -> None:
         """Begin with no burst in the way of another."""
-        self._timing = timing
-        # For each burst of each manager, cycles until it is taken, and until its first beat.
-        self._waits: list[list[tuple[int, int]]] = [[], []]
-        self._assumed: list[list[tuple[int, int]]] = []
+        self._begin, self._latency = begin, latency
+        self._bus = begin()
+        # For each burst of each manager, cycles until it is taken, and until each of its beats.
+        self._waits: list[list[tuple[int, list[int]]]] = [[], []]
+        self._assumed: list[list[tuple[int, list[int]]]] = []
         self._asked: list[list[tuple[int, int]]] = []
 
     def begin(self) -> None:
@@ -122,16 +176,16 @@ class SharedBus:
         """Present a burst's address from a cycle on; gives when it is taken, and its beats."""
         number = len(self._asked[manager])
         waits = self._waits[manager]
-        wait = waits[number] if number < len(waits) else (0, self._timing.latency + 1)
+        wait = waits[number] if number < len(waits) else (
+            0, list(range(self._latency + 1, self._latency + 1 + beats)))
         self._asked[manager].append((cycle, beats))
         self._assumed[manager].append(wait)
-        first = cycle + wait[1]
-        return cycle + wait[0], list(range(first, first + beats))
+        return cycle + wait[0], [cycle + delay for delay in wait[1]]
 
     def settle(self) -> bool:
         """Take turns; gives whether all waits were as assumed."""
-        found: list[list[tuple[int, int]]] = [[], []]
-        bus = ReadBus(self._timing)
+        found: list[list[tuple[int, list[int]]]] = [[], []]
+        self._bus = bus = self._begin()
         last, free = 0, 0
         taken = [NEVER, NEVER]
         while True:
@@ -145,7 +199,7 @@ class SharedBus:
             last = managers[0] if len(managers) == 1 else 1 - last
             asked, beats = self._asked[last][len(found[last])]
             address, cycles = bus.read(cycle + 1, beats)
-            found[last].append((cycle - asked, cycles[0] - asked))
+            found[last].append((cycle - asked, [beat - asked for beat in cycles]))
             taken[last], free = cycle, address + 1
         self._waits = found
         return found == self._assumed
@@ -153,8 +207,11 @@ class SharedBus:
     @property
     def traffic(self) -> Traffic:
         """What was read."""
-        beats = [beats for asked in self._asked for _, beats in asked]
-        return Traffic(len(beats), sum(beats))
+        return self._bus.traffic
+
+    def check(self) -> None:
+        """Raise :class:`TraceError` if what was read is not what a trace is of."""
+        self._bus.check()
 
 
 class SharedPort:
@@ -169,11 +226,14 @@ class SharedPort:
         return self._bus.read(self._manager, cycle, beats)
 
 
+Bus: TypeAlias = ReadBus | TracedBus | SharedPort
+
+
 class CodeFetcher:
     """CodeFetcher and CodeGate: bursts of codes, and the words that come of them."""
 
     def __init__(self, config: Config, memory: Memory, grants: Grants,
-                 bus: ReadBus | SharedPort) -> None:
+                 bus: Bus) -> None:
         """Begin as after reset."""
         code_bits = 1 << (config.key_bits - 1).bit_length()
         chunk = max(memory.bus_bits, config.lanes * code_bits)
@@ -267,7 +327,7 @@ class CodeFetcher:
 class _RowPort:
     """RowPort: bursts of rows on a bus of their own."""
 
-    def __init__(self, memory: Memory, bus: ReadBus | SharedPort) -> None:
+    def __init__(self, memory: Memory, bus: Bus) -> None:
         """Begin as after reset."""
         ids = 1 << memory.row_id_bits
         self._bus = bus
@@ -291,7 +351,7 @@ class RowFetcher:
     """RowGather, RowFetcher and RowBuffer: which rows can be read when."""
 
     def __init__(self, config: Config, memory: Memory, grants: Grants,
-                 buses: Sequence[ReadBus | SharedPort]) -> None:
+                 buses: Sequence[Bus]) -> None:
         """Begin as after reset."""
         self._beats = MemoryLayout.of(config).row_beats
         self._grants = grants

@@ -181,7 +181,8 @@ class Answer:
         When each stage worked on it: ``score``, ``refine``, ``emit``, ``rescore`` (if the core has
         rescoring), ``weigh``, ``accumulate``, ``normalize``. With a memory, also ``codes``, from
         the address of the first burst to the last beat, and ``rows``, from the first key until the
-        last row can be read. Empty for an error.
+        last row can be read, of each selection that is not shared with a query before. Empty for an
+        error.
     """
 
     command: int

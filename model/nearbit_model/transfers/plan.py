@@ -1,5 +1,6 @@
 """From a prepared problem to transfers on the core's streams, and from their beats to an answer."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearbit_model import cycles as cycle_model
+from nearbit_model.attention import attend
 from nearbit_model.config import Config
+from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.memory_trace import MemoryTrace
 from nearbit_model.prepare import Prepared
 from nearbit_model.structure import Error
 from nearbit_model.transfers.attention import HardwareAttention
+from nearbit_model.transfers.crossing import RowBursts
 from nearbit_model.transfers.placement import Placement, place
 from nearbit_model.transfers.program import Cycles, Outcome, Program
-from nearbit_model.transfers.shapes import shapes
+from nearbit_model.transfers.shapes import ACCEPTED, shapes
 from nearbit_model.transfers.streams import core_ports
+from nearbit_model.transfers.traces import memory_trace
 
 
 __all__ = ["Plan", "Prediction", "token_loads", "exp_table_loads"]
@@ -122,6 +128,11 @@ class Plan:
     def prepared(self) -> Prepared:
         """The problem."""
         return self._prepared
+
+    @property
+    def commands(self) -> int:
+        """Commands of the program."""
+        return sum(map(len, self._heads)) // self._config.queries
 
     @property
     def patience(self) -> int:
@@ -260,22 +271,69 @@ class Plan:
             query_cycles=query_cycles, load_cycles=load_cycles, prepared=prepared,
             outcome=outcome, scores=scores)
 
-    def predict(self) -> Prediction:
+    def predict(self, memory: MemoryTiming | MemoryTrace | None = None, *,
+                selected: NDArray[np.int64] | None = None) -> Prediction:
         """Ask the cycle model, and count its cycles as those of the hardware.
 
-        :class:`ValueError` for a core with a memory, whose tables it is not told of.
+        Parameters
+        ----------
+        memory
+            When the memory answers, of a core with one: as of
+            :func:`nearbit_model.cycles.predict`. None is a :class:`MemoryTiming` by default.
+        selected
+            The keys that each query selects, int64 [heads, queries, m], -1 where there is none, as
+            of :attr:`nearbit_model.attention.Attention.selected`; None computes them if cycles
+            depend on them, as rows cross 4 KiB.
+
+        Raises
+        ------
+        ValueError
+            What is not predicted: tokens that the core appends, or as of
+            :func:`nearbit_model.cycles.predict`.
         """
+        phases = shapes(self.program)
         if self._placement is not None:
-            raise ValueError("programs for a core with a memory are not given to the cycle model")
-        timeline = cycle_model.predict(self._config, shapes(self.program))
+            memory = MemoryTiming() if memory is None else memory
+            phases = self._with_bursts(phases, self._placement, selected)
+        timeline = cycle_model.predict(self._config, phases, memory=memory)
         heads, queries = np.concatenate(self._heads), np.concatenate(self._queries)
-        accepted = [{name: np.array(transfers, np.int64) for name, transfers in (
-            ("i_key", phase.keys), ("i_value", phase.values), ("i_exp_table", phase.exp_tables),
-            ("i_rescore_key", phase.rescore_keys), ("i_rescore_query", phase.rescore_queries),
-            ("i_command", phase.commands)) if transfers} for phase in timeline.accepted]
+        accepted = [{name: np.array(transfers, np.int64) for name, field in ACCEPTED.items()
+                     if (transfers := getattr(phase, field))} for phase in timeline.accepted]
         ended = np.array([answer.end for answer in timeline.answers], np.int64)
         return Prediction(timeline.cycles, *self._count_cycles(
             accepted, ended, heads, timeline.cycles), timeline, heads, queries)
+
+    def trace(self, outcome: Outcome) -> MemoryTrace:
+        """Take the memory's response times from a run with a log, for :meth:`predict`.
+
+        :class:`TraceError` as of :func:`.memory_trace`.
+        """
+        return memory_trace(self._config, outcome.traffic,
+                            timeout=self.program.levels.get("timeout", 0))
+
+    def _with_bursts(self, phases: list[cycle_model.Phase], placement: Placement,
+                     selected: NDArray[np.int64] | None) -> list[cycle_model.Phase]:
+        """Say of each command which rows are read in two bursts."""
+        rows = RowBursts(self._config, placement.tables)
+        if rows.none_cross:
+            return phases
+        if selected is None:
+            selected = attend(self._prepared).selected
+        filled = []
+        answered = iter(zip(np.concatenate(self._heads).tolist(),
+                            np.concatenate(self._queries).tolist(), strict=True))
+        for phase in phases:
+            commands = []
+            for command in phase.commands:
+                bursts = []
+                for _ in command.counts:
+                    head, query = next(answered)
+                    chosen = selected[head, query] if head >= 0 else selected[0, 0, :0]
+                    bursts.append(rows.first(command.head, command.sequence,
+                                             np.sort(chosen[chosen >= 0])[::-1]))
+                commands.append(dataclasses.replace(command, bursts=tuple(bursts)))
+            filled.append(dataclasses.replace(phase, commands=commands))
+        return filled
 
     def _read_trace(self, outcome: Outcome, heads: NDArray[np.int64], queries: NDArray[np.int64]
                     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64],

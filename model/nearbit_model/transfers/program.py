@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from nearbit_model.transfers.payload import Port, Words
 
 
-__all__ = ["Beats", "Cycles", "Outcome", "Phase", "Program", "Progress", "Traffic"]
+__all__ = ["TRAFFIC_LOG", "Beats", "Cycles", "Outcome", "Phase", "Program", "Progress",
+           "Traffic"]
 
 
 Cycles: TypeAlias = NDArray[np.int64]
@@ -163,10 +164,17 @@ class Traffic:
         Addresses that were transferred.
     beats
         Beats that were transferred: as many cycles of the bus were used.
-    addresses, lengths, asked
-        Address, beats and cycle of each burst, int64; empty unless a log was asked for.
+    failed
+        Those of them that are read, or answers to bursts that are written, that are an error.
+    addresses, lengths, numbers
+        Address, beats and ID of each burst, int64; empty unless a log was asked for.
+    shown, asked
+        The first cycle in which each burst's address was presented, and that in which it was
+        transferred, int64; the same.
     cycles
         Cycle of each beat, int64; the same.
+    beat_numbers
+        ID of each beat that is read, int64; the same.
     """
 
     name: str
@@ -174,15 +182,28 @@ class Traffic:
     beat_bytes: int
     bursts: int
     beats: int
+    failed: int
     addresses: NDArray[np.int64] = field(repr=False)
     lengths: NDArray[np.int64] = field(repr=False)
+    numbers: NDArray[np.int64] = field(repr=False)
+    shown: Cycles = field(repr=False)
     asked: Cycles = field(repr=False)
     cycles: Cycles = field(repr=False)
+    beat_numbers: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether each burst and beat is recorded."""
+        return len(self.asked) == self.bursts and len(self.cycles) == self.beats
 
     @property
     def bytes(self) -> int:
         """Bytes of all beats, also of those whose bytes were not all used."""
         return self.beats * self.beat_bytes
+
+
+TRAFFIC_LOG = ("addresses", "lengths", "numbers", "shown", "asked", "cycles", "beat_numbers")
+"""Fields of :class:`Traffic` that are a log."""
 
 
 @dataclass(frozen=True)
