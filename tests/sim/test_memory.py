@@ -13,10 +13,11 @@ from nearbit_model.config import PRESETS, Config, ConfigError, Memory, Rescore
 from nearbit_model.cycles import bound
 from nearbit_model.memory import LayoutError, MemoryLayout
 from nearbit_model.memory_timing import SLVERR, MemoryTiming, TimingError
+from nearbit_model.memory_trace import TraceError
 from nearbit_model.prepare import prepare
 from nearbit_model.structure import Error
 from nearbit_model.transfers.plan import Plan
-from nearbit_model.transfers.shapes import ACCEPTED
+from nearbit_model.transfers.shapes import ACCEPTED, shapes
 from nearbit_sim import simulation
 from nearbit_sim.simulation import run, simulate
 
@@ -277,7 +278,8 @@ def test_faults():
     plan = Plan(prepared("ports"))
     golden = attend(plan.prepared)
     token = int(golden.selected[1, 2, 5])
-    hardware = run(plan, timing=MemoryTiming(latency=9, faults={row_of(plan, 0, token): SLVERR}))
+    hardware = run(plan, timing=MemoryTiming(latency=9, faults={row_of(plan, 0, token): SLVERR}),
+                   log=True)
     expected = np.zeros_like(hardware.errors)
     expected[:2] = (golden.selected[:2] == token).any(axis=2) * Error.ROWS
     np.testing.assert_array_equal(hardware.errors, expected)
@@ -286,6 +288,8 @@ def test_faults():
     np.testing.assert_array_equal(hardware.output_int[good], golden.output_int[good])
     # What was selected is known all the same.
     np.testing.assert_array_equal(hardware.selected, golden.selected)
+    with pytest.raises(TraceError, match=r"^\d+ beats of axi_rows__\d were an error, "):
+        plan.trace(hardware.outcome)
 
 
 def test_silence():
@@ -295,7 +299,11 @@ def test_silence():
     plan.program.levels = {"timeout": 200}
     usual = run(plan, timing=MemoryTiming(latency=9))
     begin = usual.cycles // 2
-    hardware = run(plan, timing=MemoryTiming(latency=9, silent_from=begin, silent_to=begin + 900))
+    hardware = run(plan, timing=MemoryTiming(latency=9, silent_from=begin, silent_to=begin + 900),
+                   log=True)
+    with pytest.raises(TraceError, match=r" was silent for (8|9)\d\d cycles, and the core gives a "
+                                         r"memory up after 200 \(timeout\); "):
+        plan.trace(hardware.outcome)
     assert set(np.unique(hardware.errors)) <= {0, Error.CODES, Error.ROWS}
     assert 0 < (hardware.errors != 0).sum() < hardware.errors.size
     assert not hardware.errors[-1, -1]
@@ -343,6 +351,11 @@ def test_what_does_not_fit():
                                          r"tokens, or whose phases wait for beats; put the tokens "
                                          r"into the memory before$"):
         Plan(prepared("tiny"), appends=True).predict()
+    program = Plan(prepared("tiny")).program
+    program.add({"i_page": {"sequence": [0], "index": [0], "set": [0], "page": [0]}})
+    with pytest.raises(ValueError, match=r"^cycles are not predicted of programs that remove heads "
+                                         r"or pages$"):
+        shapes(program)
 
 
 def test_without_a_memory():
