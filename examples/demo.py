@@ -14,8 +14,10 @@ from typing import Any
 
 import nearbit
 from nearbit.cli.console import building, progress
+from nearbit.cli.errors import BAD_INPUT, INTERRUPTED
 from nearbit.workloads import PEERS, Workload, check, measure
 from nearbit_model.config import Config, Rescore
+from nearbit_model.errors import NearbitError
 from nearbit_model.mapping import Mapping
 from nearbit_model.reference import Measures
 
@@ -145,5 +147,17 @@ def main(arguments: Sequence[str]) -> int:
     return int(not (proven["bit_exact"] and proven["cycle_exact"]))
 
 
+def run() -> int:
+    """Run it as a command: what goes wrong is one sentence."""
+    try:
+        return main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sentence, status = "interrupted", INTERRUPTED
+    except NearbitError as error:
+        sentence, status = str(error), BAD_INPUT
+    print("demo:", sentence, file=sys.stderr)
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())
