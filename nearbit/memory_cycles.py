@@ -162,10 +162,10 @@ def timing_of(config: Config, name: str, latency: int | None, memory: str | None
         timing = MemoryTiming(latency=100 if latency is None else latency)
     except TimingError as error:
         raise WorkloadError(f"--memory-{error}") from None
-    bits = config.memory.timeout_bits
-    if timing.latency >= latency_limit(bits):
-        raise WorkloadError(f"--memory-latency must be less than {latency_limit(bits)}, after "
-                            f"which {name} gives a memory up (memory.timeout_bits), not {latency}")
+    limit = latency_limit(config.memory.timeout_bits)
+    if timing.latency >= limit:
+        raise WorkloadError(f"--memory-latency must be less than {limit}, after which {name} gives "
+                            f"a memory up (memory.timeout_bits), not {timing.latency}")
     return timing
 
 

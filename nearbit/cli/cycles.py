@@ -133,16 +133,17 @@ def _from_memory(config: "Config", shown: str, name: str | None, workload: "Work
     from nearbit import memory_cycles
     from nearbit import workloads as report
 
-    predicted = memory_cycles.measure(config, workload, timing)
+    found = whole = None
+    with progress("predicting"):
+        predicted = memory_cycles.measure(config, workload, timing)
+        if is_checked or drawing is not None:
+            whole = memory_cycles.phases_of(config, workload, timing, predicted.latency)
+    if whole is not None and is_checked:
+        found = _check(config, shown, *whole, timing)
+    if whole is not None and drawing is not None:
+        with drawing.write() as path:
+            report.plot(path, ending, whole[1], memory_cycles.notes(predicted))
     dram = None if memory is None else memory_cycles.dram_times(config, predicted, memory, clock)
-    found = None
-    if is_checked or drawing is not None:
-        phases, timeline = memory_cycles.phases_of(config, workload, timing, predicted.latency)
-        if is_checked:
-            found = _check(config, shown, phases, timeline, timing)
-        if drawing is not None:
-            with drawing.write() as path:
-                report.plot(path, ending, timeline, memory_cycles.notes(predicted))
     if as_json:
         assert config.memory is not None
         print(json.dumps({

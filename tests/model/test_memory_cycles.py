@@ -73,6 +73,19 @@ def test_bound():
     assert reached >= 15
 
 
+def test_bound_of_a_slow_memory():
+    """A bus gives beats at its pace, and all buses at the one that they share."""
+    slow, shared, one_bus = (
+        bound(config, words=4096, selected=64, timing=timing).stages for config, timing in (
+            (DECODER, MemoryTiming(pace=0.5)), (DECODER, MemoryTiming(pace=1.5, shared_pace=True)),
+            (DECODER.replace(memory=Memory(heads=90, one_bus=True)), MemoryTiming(pace=0.5))))
+    codes, rows = 4096, 64 * 9
+    assert (slow["codes"], slow["rows"]) == (2 * codes, 2 * rows)
+    assert (shared["codes"], shared["rows"]) == (codes, rows)
+    assert shared["memory"] == (codes + rows) * Fraction(2, 3)
+    assert one_bus["bus"] == 2 * (codes + rows)
+
+
 def test_long_commands_take_a_beat_a_cycle():
     """Neither latency nor bursts nor other commands come between words."""
     timeline = predict(DECODER, [tables(DECODER), Phase(
