@@ -24,8 +24,9 @@ __all__ = ["BUILDING", "Bar", "building", "console", "count", "progress", "say_n
 
 BUILDING = "building the hardware (minutes, once)"
 
-# Seconds in which a core becomes a library: for any, and for each LUT of it (2 cores).
-_SECONDS, _SECONDS_PER_LUT = 60, 0.0012
+# Seconds in which a core becomes a library, for any and for each LUT of it: measured with the
+# presets tiny, reference and gqa3 (13, 35 and 124 s; x86_64).
+_SECONDS, _SECONDS_PER_LUT = 8, 0.0042
 
 
 def console(is_error: bool = False) -> "Console":
@@ -76,10 +77,11 @@ def _about(config: "Config", engine: str) -> str:
     if engine != "compiled":
         return ""
     try:
-        minutes = round(seconds_to_build(config) / 60)
+        seconds = seconds_to_build(config)
     except NearbitError:
         return ""
-    return f" (about {'a minute' if minutes < 2 else f'{minutes} minutes'})"
+    return f" (about {10 * round(seconds / 10)} s)" if seconds < 100 else \
+        f" (about {round(seconds / 60)} minutes)"
 
 
 def seconds_to_build(config: "Config") -> float:
