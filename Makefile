@@ -97,9 +97,8 @@ verilator:
 # --- Use --------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: compiler ## a real attention head of a language model through the generated hardware
-	@echo "The first run compiles the accelerator, which takes half a minute."
-	$(BIN)/nearbit simulate tests/data/smollm2-argparse-512.npz
+demo: compiler ## heads of a language model: what they lose, and the generated hardware's proof
+	@$(BIN)/python examples/demo.py
 
 .PHONY: verilog
 verilog: .venv/.installed ## Verilog of a preset in build/PRESET (make verilog PRESET=reference)

@@ -30,7 +30,7 @@ from unittest import mock
 
 import numpy as np
 
-from nearbit.cycles import Workload, check, differences, measure
+from nearbit.workloads import Workload, check, differences, measure
 from nearbit_hw import yosys
 from nearbit_model.attention import attention
 from nearbit_model.config import Config, Rescore

@@ -1,7 +1,7 @@
 """What `make demo` prints: measured into results/demo.json, and from there into the README.
 
-Cycles, recall and errors are the same on every machine (tests/nearbit/test_documents.py compares
-them with a run); the wall times are those of the machine that is named beside them.
+All but the wall time is the same on every machine (tests/nearbit/test_documents.py compares it with
+a run); the wall time is that of the machine that is named beside it.
 """
 
 import json
@@ -16,13 +16,14 @@ from nearbit_hw import yosys
 
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = "tests/data/smollm2-argparse-512.npz"
+DEMO = "examples/demo.py"
 RESULT = Path(__file__).parent / "results" / "demo.json"
 BEGIN, END = "<!-- demo -->\n", "<!-- /demo -->\n"
 
 
-def nearbit(*arguments: str) -> str:
-    return subprocess.run([sys.executable, "-m", "nearbit", *arguments], cwd=ROOT, check=True,
+def demo(*arguments: str) -> str:
+    """Run the demonstration, and return what it prints."""
+    return subprocess.run([sys.executable, DEMO, *arguments], cwd=ROOT, check=True,
                           stdout=subprocess.PIPE, encoding="utf-8").stdout
 
 
@@ -34,15 +35,16 @@ def block(result: dict) -> str:
 
 
 def main() -> None:
-    nearbit("simulate", FILE) # Compiles, so that the wall times are of a second run.
+    """Measure, and write the file and the README."""
+    demo() # Compiles, so that the wall times are of a second run.
     result = {
-        "command": f"nearbit simulate {FILE}",
+        "command": f"python {DEMO}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), **{
             name: metadata.version(name) for name in ("amaranth", "numpy")},
             "yosys": yosys.version()},
-        "output": nearbit("simulate", FILE).rstrip("\n").split("\n"),
-        "figures": json.loads(nearbit("simulate", FILE, "--json")),
+        "output": demo().rstrip("\n").split("\n"),
+        "figures": json.loads(demo("--json")),
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     readme = ROOT / "README.md"

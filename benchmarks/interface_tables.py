@@ -1,10 +1,10 @@
-"""The tables of the host link and of the registers that follow from the configuration's fields.
+"""The tables of the configuration's fields, and of host link and registers that follow from them.
 
     python benchmarks/interface_tables.py [--check]
 
-Writes docs/soc-registers.md, docs/soc-memory-registers.md, and in docs/host-link.md the fields of
-the identity and its bytes in the example. With --check nothing is written: it fails if a document
-would change.
+Writes docs/soc-registers.md, docs/soc-memory-registers.md, in docs/configuration.md the fields, and
+in docs/host-link.md the fields of the identity and its bytes in the example. With --check nothing
+is written: it fails if a document would change.
 """
 
 import re
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nearbit import configs
 from nearbit.soc import bundle, exports
 from nearbit_boards.protocol import (
     IDENTITY,
@@ -83,6 +84,16 @@ def host_link(text: str) -> str:
     return text
 
 
+def configuration(text: str) -> str:
+    """Replace what is made in docs/configuration.md."""
+    begin, end = "<!-- fields: benchmarks/interface_tables.py -->\n", "<!-- /fields -->\n"
+    head, _, rest = text.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ValueError("docs/configuration.md must have a place for the fields")
+    return head + begin + configs.table() + end + tail
+
+
 def memory_config() -> Config:
     """Give the configuration of the page about an accelerator with a memory."""
     text = (DOCS / MEMORY).read_text(encoding="utf-8")
@@ -94,10 +105,12 @@ def main(arguments: Sequence[str]) -> int:
     """Write the documents, or compare them with what is there."""
     registers = register_map(Config.preset(REGISTERS), version=bundle.version())
     link = DOCS / "host-link.md"
+    fields = DOCS / "configuration.md"
     cached = register_map(memory_config(), version=bundle.version())
     texts = {DOCS / "soc-registers.md": exports.markdown(registers),
              DOCS / "soc-memory-registers.md": exports.markdown(cached),
-             link: host_link(link.read_text(encoding="utf-8"))}
+             link: host_link(link.read_text(encoding="utf-8")),
+             fields: configuration(fields.read_text(encoding="utf-8"))}
     wrong = [path for path, text in texts.items()
              if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in wrong:

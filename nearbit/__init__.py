@@ -10,6 +10,8 @@ golden model bit for bit.
 :class:`Config`      An accelerator: its widths and sizes, from a preset, TOML or Python.
 :func:`attention`    Attention as the golden model computes it, on NumPy arrays.
 :func:`simulate`     The same on the generated hardware, simulated cycle by cycle.
+:func:`cycles`       The cycles of a workload, predicted by the cycle model.
+:func:`load`         Attention tensors of an .npz or .safetensors file.
 :class:`Core`        The hardware: an Amaranth component with streams.
 ===================  ==========================================================================
 
@@ -21,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from nearbit.tensors import load
+    from nearbit.workloads import cycles
     from nearbit_hw.core import Core
     from nearbit_model.attention import attention
     from nearbit_model.config import Config
     from nearbit_sim import simulate
 
 
-__all__ = ["Config", "Core", "attention", "simulate", "__version__"]
+__all__ = ["Config", "Core", "attention", "cycles", "load", "simulate", "__version__"]
 
 
 __version__ = "0.1.0"
@@ -36,6 +40,8 @@ _MODULES = {
     "Config": "nearbit_model.config",
     "Core": "nearbit_hw.core",
     "attention": "nearbit_model.attention",
+    "cycles": "nearbit.workloads",
+    "load": "nearbit.tensors",
     "simulate": "nearbit_sim",
 }
 

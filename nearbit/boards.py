@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nearbit.tables import print_table
 from nearbit_boards.board import Board, BoardError, can_light, reference_clock
 from nearbit_boards.boards import BOARDS, find_board
 
@@ -101,24 +102,31 @@ def board_list() -> list[dict[str, Any]]:
 
 
 def show_boards(console: Console) -> None:
-    """Print the boards and their presets."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("board", style="bold")
-    table.add_column("device")
-    for head in ("keys", "bits", "values", "lanes", "top N", "MHz", "LUTs", "block RAMs", "DSPs"):
-        table.add_column(head, justify="right")
-    table.add_column("programmer")
+    """Print the boards with their presets, and below with their devices."""
+    presets = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    devices = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    presets.add_column("board", style="bold")
+    for head in ("keys", "bits", "values", "lanes", "top N", "MHz"):
+        presets.add_column(head, justify="right")
+    devices.add_column("board", style="bold")
+    devices.add_column("device")
+    for head in ("LUTs", "block RAMs", "DSPs"):
+        devices.add_column(head, justify="right")
+    devices.add_column("programmer")
     for board in BOARDS.values():
         config, device = board.config, board.device
-        table.add_row(
-            board.name, board.part, f"{config.capacity:,}", str(config.key_bits),
+        presets.add_row(
+            board.name, f"{config.capacity:,}", str(config.key_bits),
             f"{config.value_dim} x {config.value_bits} bits", str(config.lanes),
-            str(config.top_n), f"{board.clock / 1e6:g}", f"{device.luts:,}",
+            str(config.top_n), f"{board.clock / 1e6:g}")
+        devices.add_row(
+            board.name, board.part, f"{device.luts:,}",
             f"{device.brams}{f' + {device.sprams} SPRAM' if device.sprams else ''}",
             str(device.dsps), "" if board.programmer is None else board.programmer.command)
-    console.print(table)
-    console.print("\nkeys to top N are each board's preset, the rest is what its device has.",
-                  highlight=False)
+    console.print("What each board's preset has:\n", highlight=False)
+    print_table(presets, console)
+    console.print("\nWhat its device has:\n", highlight=False)
+    print_table(devices, console)
 
 
 def show_build(result: "Build", console: Console) -> None:
@@ -136,7 +144,7 @@ def show_build(result: "Build", console: Console) -> None:
             table.add_row(title, f"{used:,}", f"{there - used:,}", f"{100 * used / there:.0f} %")
         if title in ("logic cells", "LUT4"):
             table.add_row("flip-flops", f"{result.ffs:,}", "", "")
-    console.print(table)
+    print_table(table, console)
     said = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
     clocks = (f"Fmax {result.fmax_mhz:.1f} MHz, clock {result.target_mhz:g} MHz, "
               f"host link {result.baud:,} baud, seed {result.seed}.")

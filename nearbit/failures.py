@@ -29,7 +29,7 @@ def of_the_machine(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "nearbit").startswith(
             "nearbit"):
         return (f"this needs the module {error.name}, which is not installed; install Nearbit with "
-                f"all that it needs: pip install nearbit")
+                f"all that it needs; in a clone of it, type: pip install .")
     if not isinstance(error, OSError):
         return None
     said = error.strerror or str(error)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nearbit.cycles import Workload, WorkloadError, relief_of
+from nearbit.workloads import Workload, WorkloadError, relief_of
 from nearbit_model.config import Config, Memory
 from nearbit_model.cycles import Phase, Reads, Timeline, bound, latency_limit, predict
 from nearbit_model.memories import MEMORIES, NamedMemory

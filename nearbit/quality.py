@@ -29,6 +29,8 @@ def show(reports: Sequence[Any], title: str, console: "Console") -> None:
     """
     from rich.table import Table
 
+    from nearbit.tables import print_table
+
     first = reports[0].to_dict()
     if "loss" in first:
         what = f"the last {first['scored']} of {first['tokens']} tokens"
@@ -49,7 +51,7 @@ def show(reports: Sequence[Any], title: str, console: "Console") -> None:
             *("" if found[name] is None else f"{found[name]:.4f}" for name in columns),
             f"{found['keys_touched'] / found['keys_dense']:.2%}",
             f"{found['bytes_read'] / found['bytes_dense']:.2%}", f"{found['seconds']:.1f}")
-    console.print(table)
+    print_table(table, console)
 
 
 def draw(path: Path, ending: str, reports: Sequence[Any]) -> None:
@@ -106,6 +108,8 @@ def show_recall(layers: Sequence[int], nearest: Any, selected: Any, steps: Seque
     """
     from rich.table import Table
 
+    from nearbit.tables import print_table
+
     console.print("Of the 32 keys of largest q.k, on held-out text: the share among the 32 nearest "
                   "by code,\nand the share that 4 sinks, 12 recent keys and the 48 nearest others "
                   "select\n", soft_wrap=True, highlight=False, markup=False)
@@ -117,4 +121,4 @@ def show_recall(layers: Sequence[int], nearest: Any, selected: Any, steps: Seque
                                                          chosen.mean())), str(made))
     table.add_row("all", *(f"{x:.3f}" for x in (nearest.mean(), nearest.min(), nearest.max(),
                                                 selected.mean())), str(sum(steps)))
-    console.print(table)
+    print_table(table, console)

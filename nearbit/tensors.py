@@ -20,14 +20,15 @@ from nearbit_model import quantize
 from nearbit_model.prepare import TensorError
 
 
-__all__ = ["TensorError", "Tensors"]
+__all__ = ["TensorError", "Tensors", "load"]
 
 
 _REQUIRED = ("q", "k", "v")
 _OPTIONAL = ("qpos", "causal", "logit_scale")
 
-# Where the heads come from, as `nearbit capture` writes it; nothing here depends on them.
-_ORIGIN = ("layer", "head")
+# Where the heads come from, as `nearbit capture` and tests/data have it, and exact attention, which
+# is computed here; nothing depends on them.
+_ORIGIN = ("layer", "head", "layer_head", "source", "model", "o_exact")
 
 _AXES = {
     "q": "[heads, queries, head_dim]",
@@ -133,7 +134,7 @@ class Tensors:
                               f"{kv_heads} of {tokens}; they must be equal")
         if heads % kv_heads:
             raise TensorError(f"q has {heads} heads, which do not split evenly among the "
-                              f"{kv_heads} heads of k and v")
+                              f"{kv_heads} heads of k and v{_question(k)}")
 
         positions = None
         if causal is not None and _flag("causal", causal):
@@ -142,6 +143,14 @@ class Tensors:
                    quantize.logit_scale(q, k) if logit_scale is None
                    else _logit_scale(logit_scale, heads),
                    np.arange(heads), np.arange(queries), np.arange(kv_heads))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the file says besides q, k and v, by the names that :func:`nearbit.attention` has.
+
+        Those are ``causal``, ``qpos`` and ``logit_scale``.
+        """
+        return {"causal": self.causal, "qpos": self.qpos, "logit_scale": self.logit_scale}
 
     def select(self, heads: NDArray[np.int64] | None = None,
                queries: NDArray[np.int64] | None = None) -> "Tensors":
@@ -161,6 +170,21 @@ class Tensors:
             None if self.qpos is None else self.qpos[asked],
             self.logit_scale[chosen], self.heads[chosen], self.queries[asked],
             self.kv_heads[kv_heads])
+
+
+def load(path: str | PathLike[str]) -> Tensors:
+    """Read attention tensors of an ``.npz`` or ``.safetensors`` file; see :class:`Tensors`.
+
+    :class:`TensorError` says what is wrong in the file.
+
+    Examples
+    --------
+    ::
+
+        tensors = nearbit.load("heads.safetensors")
+        answer = nearbit.attention(tensors.q, tensors.k, tensors.v, "reference", **tensors.options)
+    """
+    return Tensors.load(path)
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -287,9 +311,23 @@ def _notes(arrays: dict[str, NDArray[Any]], unused: list[str]) -> Iterator[str]:
         yield f"the integers of {_and(integers)} are taken as numbers, without a scale"
     others = [f"{name}{_hint(name, arrays)}" for name in unused if name not in _ORIGIN]
     if "qpos" in arrays and "causal" not in arrays:
-        others.append("qpos (it needs causal)")
+        yield ("qpos is not used without causal: every query sees all keys; if each sees those up "
+               "to its position, add causal = true")
+    keys = arrays["k"].reshape(arrays["k"].shape[-3:])
+    if question := _question(keys):
+        yield f"k is read as {_counts(keys)}{question}"
     if others:
         yield f"not used: {', '.join(others[:8])}{', ...' if len(others) > 8 else ''}"
+
+
+def _question(k: NDArray[Any]) -> str:
+    """Ask about the order of axes if there are more heads than tokens; else nothing."""
+    return ("" if k.shape[0] <= k.shape[1] else
+            "; if its axes are [tokens, heads, head_dim], swap the first two of q, k and v")
+
+
+def _counts(k: NDArray[Any]) -> str:
+    return f"{k.shape[0]} heads of {k.shape[1]} token{'s' * (k.shape[1] != 1)}"
 
 
 def _hint(name: str, arrays: dict[str, NDArray[Any]]) -> str:
@@ -317,6 +355,8 @@ def _missing(name: str, names: list[str]) -> str:
 
 def _numbers(name: str, array: NDArray[Any]) -> NDArray[np.floating]:
     """Check an array of q, k or v, and give it in this machine's order of bytes and elements."""
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0] # a batch of one
     if array.ndim != 3:
         raise TensorError(f"{name} must have 3 axes {_AXES[name]}, not {array.ndim} "
                           f"({_its_shape(array)})")

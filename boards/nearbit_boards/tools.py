@@ -106,8 +106,8 @@ def find_tool(name: str, chosen: Mapping[str, str] | None = None) -> Tool:
         return Tool(name, command, lines[0] if lines and said.returncode == 0 else given)
     package, function = _PACKAGES[name]
     if importlib.util.find_spec(package) is None:
-        raise BoardError(f"building needs {name}, which is not installed; type: pip install "
-                         f"'nearbit[boards]'")
+        raise BoardError(f"building needs {name}, which is not installed; in a clone of Nearbit, "
+                         f"type: pip install '.[boards]'")
     # As in nearbit_hw.yosys: the script that pip installs may not be on the path.
     program = f"import sys, {package}; sys.exit({package}.{function}(sys.argv[1:]))"
     distribution = package.replace("_", "-")

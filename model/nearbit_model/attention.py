@@ -1,17 +1,21 @@
 """Binary attention on float tensors, computed by the golden model."""
 
+# Help shows `ArrayLike`, not all that it stands for.
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearbit_model import golden
+from nearbit_model import golden, reference
 from nearbit_model.config import Config
 from nearbit_model.mapping import Mapping
 from nearbit_model.prepare import Prepared, prepare
+from nearbit_model.reference import Measures
 
 
-__all__ = ["ORIGINS", "Attention", "attend", "attention", "origins"]
+__all__ = ["ORIGINS", "Attention", "attend", "attention", "compare", "origins"]
 
 
 ORIGINS = ("rank", "sink", "recent")
@@ -59,9 +63,13 @@ class Attention:
         """Why each key was selected; see :func:`origins`."""
         return origins(self.selected, self.prepared)
 
+    def compare(self) -> Measures:
+        """Compare with exact attention: recall, errors and keys read, see :func:`compare`."""
+        return compare(self.prepared, self.output, self.selected, self.distances)
 
-def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
-              sink: int = 0, recent: int = 0, causal: bool = False,
+
+def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
+              n: int | None = None, sink: int = 0, recent: int = 0, causal: bool = False,
               qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
               rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
               shared: bool = False) -> Attention:
@@ -88,10 +96,48 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: in
     ------
     TensorError
         The tensors, or the numbers of keys, do not fit each other or the configuration.
+    ConfigError
+        No preset has this name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nearbit_model.attention import attention
+    >>> rng = np.random.default_rng(0)
+    >>> q, k, v = (rng.standard_normal((1, size, 64)) for size in (4, 320, 320))
+    >>> attention(q, k, v, "reference").compare().keys_read.tolist()
+    [0.1]
     """
     return attend(prepare(q, k, v, config, n=n, sink=sink, recent=recent, causal=causal,
                           qpos=qpos, logit_scale=logit_scale, rotate=rotate, method=method,
                           mapping=mapping, shared=shared))
+
+
+def compare(prepared: Prepared, output: NDArray[np.float32], selected: NDArray[np.int64],
+            distances: NDArray[np.int32]) -> Measures:
+    """Compare an answer with exact attention, and with the float form of its method.
+
+    Parameters
+    ----------
+    prepared
+        What was asked, of float tensors.
+    output, selected, distances
+        The answer, as in :class:`Attention`.
+
+    Raises
+    ------
+    ValueError
+        The problem was made of integers, or the answer has no trace.
+    """
+    if prepared.tensors is None:
+        raise ValueError("an answer to integers cannot be compared with attention to floats")
+    if not selected.shape[-1]:
+        raise ValueError("an answer without a trace cannot be compared: it must tell the selected "
+                         "keys")
+    return reference.measure(
+        *prepared.tensors, output=output, selected=selected, distances=distances,
+        logit_scale=prepared.logit_scale, counts=prepared.counts,
+        rescored=prepared.rescore is not None)
 
 
 def origins(selected: NDArray[np.int64], prepared: Prepared) -> NDArray[np.int8]:

@@ -1,6 +1,9 @@
 """Preparing float tensors as a problem, the common input of golden model and hardware."""
 
-from dataclasses import dataclass
+# Help shows `ArrayLike`, not all that it stands for.
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,6 +67,9 @@ class Prepared:
         Operands of rescoring; None with method "had".
     shared
         Whether the heads of a group share a selection.
+    tensors
+        The q, k and v that it was made of, with a key head for each set of codes; None if it was
+        made of integers.
     """
 
     config: Config
@@ -79,6 +85,8 @@ class Prepared:
     recent: int
     rescore: RescoreOperands | None = None
     shared: bool = False
+    tensors: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = field(
+        default=None, repr=False)
 
     @property
     def method(self) -> str:
@@ -121,7 +129,7 @@ class Prepared:
                                 rotated=self.values.rotated)
 
 
-def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int | None = None,
+def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *, n: int | None = None,
             sink: int = 0, recent: int = 0, causal: bool = False,
             qpos: ArrayLike | None = None, logit_scale: ArrayLike | None = None,
             rotate: bool = True, method: str = "had", mapping: Mapping | None = None,
@@ -132,14 +140,15 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     ----------
     q
         Queries, real numbers [heads, queries, head_dim]; head_dim is the configuration's
-        ``key_bits``, or with method "hash" its ``rescore.head_dim``.
+        ``key_bits``, or with method "hash" its ``rescore.head_dim``. Like k and v, it may have
+        another axis of 1 before, a batch, which answers do not have.
     k
         Keys, real numbers [kv_heads, tokens, head_dim]; kv_heads divides heads, tokens is at most
         ``capacity``.
     v
         Values, real numbers [kv_heads, tokens, value_dim].
     config
-        The accelerator.
+        The accelerator, or the name of a preset.
     n
         Number of nearest keys to select, at least 1. None is :data:`DEFAULT_N`, or what ``top_n``
         leaves after ``sink`` and ``recent`` if that is less.
@@ -174,7 +183,11 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
     ------
     TensorError
         The inputs do not fit; the message names the array, its shape, and the remedy.
+    ConfigError
+        No preset has this name.
     """
+    if isinstance(config, str):
+        config = Config.preset(config)
     q_array, k_array, v_array = _tensor("q", q), _tensor("k", k), _tensor("v", v)
     heads, queries, head_dim = q_array.shape
     kv_heads, tokens, _ = k_array.shape
@@ -232,7 +245,7 @@ def prepare(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config, *, n: int 
         config, q_codes, k_codes,
         quantize.values(v_array, config.value_bits, rotated=rotate), scale,
         quantize.exp_table(scale, config.key_bits, config.weight_bits),
-        counts, 0, nearest, sink, recent, operands, shared)
+        counts, 0, nearest, sink, recent, operands, shared, (q_array, k_array, v_array))
 
 
 def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
@@ -240,6 +253,8 @@ def _tensor(name: str, x: ArrayLike) -> NDArray[Any]:
         array = quantize.real_array(x, name)
     except ValueError as error:
         raise TensorError(str(error)) from None
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
     if array.ndim != 3:
         raise TensorError(f"{name} must have three axes {_AXES[name]}, not shape {array.shape}")
     if 0 in array.shape:
@@ -292,15 +307,15 @@ def _check_fit(q_shape: tuple[int, ...], v_shape: tuple[int, ...], config: Confi
 
 def _check_room(v_shape: tuple[int, ...], config: Config, most: int, remedy: str) -> None:
     value_dim, tokens = v_shape[2], v_shape[1]
-    for what, value, field, room, fits in (
+    for what, value, name, room, fits in (
             (f"value_dim of v, shape {v_shape},", value_dim, "value_dim", config.value_dim,
              value_dim == config.value_dim),
             (f"tokens of k and v, shape {v_shape},", tokens, "capacity", config.capacity,
              tokens <= config.capacity),
             ("n + sink + recent", most, "top_n", config.top_n, most <= config.top_n)):
         if not fits:
-            relation = "equal" if field == "value_dim" else "be at most"
-            raise TensorError(f"{what} must {relation} the configuration's {field} ({room}), "
+            relation = "equal" if name == "value_dim" else "be at most"
+            raise TensorError(f"{what} must {relation} the configuration's {name} ({room}), "
                               f"not {value}; {remedy}")
 
 

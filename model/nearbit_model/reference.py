@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from nearbit_model.quantize import group_size, real_array
 
 
-__all__ = ["Measures", "RelativeError", "attention", "float_form", "measure", "recall",
-           "relative_error", "restricted", "weights"]
+__all__ = ["Measures", "RelativeError", "attention", "float_form", "keys_read", "measure",
+           "recall", "relative_error", "restricted", "top", "weights"]
 
 
 # Elements of the largest temporary array: eight MiB.
@@ -183,13 +183,71 @@ def restricted(q: ArrayLike, k: ArrayLike, v: ArrayLike,
     return output
 
 
+def top(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
+        counts: ArrayLike | None = None) -> NDArray[np.int64]:
+    """Select the keys of largest q.k, for each query as many as a selection has.
+
+    What remains of the error with these is what selecting so few keys costs, however they are
+    found.
+
+    Parameters
+    ----------
+    q, k, counts
+        As for :func:`attention`.
+    selected
+        int64 [heads, queries, m], padded with -1.
+
+    Returns
+    -------
+    int64 [heads, queries, m]
+        By descending q.k, among equal ones the first; padded with -1.
+
+    Raises
+    ------
+    ValueError
+        A NaN, an infinity, no real numbers, heads that do not divide, or a count out of range.
+    """
+    queries, keys = real_array(q, "q"), real_array(k, "k")
+    most = selected.shape[2]
+    found = np.full(selected.shape, -1)
+    for head, rows, scores in _scores(queries, keys, counts):
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :most]
+        sizes = np.minimum((selected[head, rows] >= 0).sum(axis=1),
+                           np.isfinite(scores).sum(axis=1))
+        kept = np.arange(best.shape[1]) < sizes[:, None]
+        found[head, rows, :best.shape[1]] = np.where(kept, best, -1)
+    return found
+
+
+def keys_read(selected: NDArray[np.int64], tokens: int, *, counts: ArrayLike | None = None
+              ) -> NDArray[np.float64]:
+    """Share of the keys that queries see whose values are read, per head.
+
+    Parameters
+    ----------
+    selected
+        int64 [heads, queries, m], padded with -1.
+    tokens
+        Keys of a head.
+    counts
+        As for :func:`attention`.
+
+    Returns
+    -------
+    float64 [heads]
+        All keys selected over all keys seen.
+    """
+    seen = np.broadcast_to(tokens if counts is None else counts, selected.shape[:2])
+    return np.asarray((selected >= 0).sum(axis=(1, 2)) / seen.sum(axis=1))
+
+
 def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
            counts: ArrayLike | None = None) -> NDArray[np.float64]:
     """Compute the share of exact attention's top keys that a selection holds, per head.
 
     For a query that selected m keys: the share of the m keys of largest q.k that it may see which
     were selected; keys tied with the m-th count as among them. A query that selected every key it
-    sees had no choice and is left out of the mean; a head with only such queries has recall 1.
+    sees had no choice and is left out of the mean; a head with only such queries has recall NaN.
 
     Parameters
     ----------
@@ -201,7 +259,7 @@ def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
     Returns
     -------
     float64 [heads]
-        0 to 1.
+        0 to 1, or NaN.
 
     Raises
     ------
@@ -226,7 +284,7 @@ def recall(q: ArrayLike, k: ArrayLike, selected: NDArray[np.int64], *,
         hits = np.take_along_axis(scores, np.maximum(chosen, 0), axis=1) >= least
         found[head] += ((hits & (chosen >= 0)).sum(axis=1) / sizes).sum()
         asked[head] += len(sizes)
-    return np.where(asked > 0, found / np.maximum(asked, 1), 1.0)
+    return np.where(asked > 0, found / np.maximum(asked, 1), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,16 +336,23 @@ class Measures:
 
     Parameters
     ----------
+    keys_read
+        See :func:`keys_read`, float64 [heads].
     recall
         See :func:`recall`, float64 [heads].
     error_reference
         Error against :func:`attention`: the loss by the method.
+    error_top
+        Error of exact attention to the keys of :func:`top`, against :func:`attention`: about the
+        least loss of any selection of as many keys.
     error_method
         Error against :func:`float_form` or :func:`restricted`: the loss by integer arithmetic.
     """
 
+    keys_read: NDArray[np.float64]
     recall: NDArray[np.float64]
     error_reference: RelativeError
+    error_top: RelativeError
     error_method: RelativeError
 
 
@@ -313,7 +378,11 @@ def measure(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, output: ArrayLike,
     """
     form = restricted(q, k, v, selected) if rescored \
         else float_form(v, selected, distances, logit_scale)
+    exact = attention(q, k, v, counts=counts)
+    best = restricted(q, k, v, top(q, k, selected, counts=counts))
     return Measures(
-        recall(q, k, selected, counts=counts),
-        relative_error(output, attention(q, k, v, counts=counts)),
-        relative_error(output, form))
+        keys_read=keys_read(selected, real_array(k, "k").shape[1], counts=counts),
+        recall=recall(q, k, selected, counts=counts),
+        error_reference=relative_error(output, exact),
+        error_top=relative_error(best, exact),
+        error_method=relative_error(output, form))

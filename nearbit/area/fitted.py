@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nearbit.tables import print_table
 from nearbit_model.config import DECAY_BITS, MULTIPLIER_BITS, SCALE_BITS, Config
 from nearbit_model.errors import NearbitError
 from nearbit_model.structure import BANKS, SHIFT_STEP
@@ -733,7 +734,7 @@ def show(name: str, config: Config, found: Estimate, checked: Check | None,
                            None if checked is None else checked.blocks[block]))
     table.add_row(*row("total, without cell", found.total, found.total_error,
                        None if checked is None else checked.total))
-    console.print(table)
+    print_table(table, console)
     notes = ["", ("Counted in a synthesis of this configuration by Yosys, each block in its place "
                   "in the core: nothing is estimated." if found.is_counted else
                   "Estimated by a linear model of each block. The error is that of points which "

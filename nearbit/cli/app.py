@@ -14,6 +14,7 @@ from nearbit.cli.area import area
 from nearbit.cli.boards import boards
 from nearbit.cli.build import build
 from nearbit.cli.capture import capture
+from nearbit.cli.config import config
 from nearbit.cli.cycles import cycles
 from nearbit.cli.distill import distill
 from nearbit.cli.errors import BAD_INPUT, INTERRUPTED, UserError
@@ -37,8 +38,8 @@ app = typer.Typer(name="nearbit", invoke_without_command=True, add_completion=Fa
                   pretty_exceptions_enable=False,
                   help="Nearbit: an open attention accelerator for long contexts.")
 
-for _command in (simulate, verilog, cycles, area, presets, boards, build, flash, run, capture,
-                 distill, evaluate, generate, learn_codes):
+for _command in (simulate, config, verilog, cycles, area, presets, boards, build, flash, run,
+                 capture, distill, evaluate, generate, learn_codes):
     app.command()(_command)
 
 

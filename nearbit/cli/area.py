@@ -11,6 +11,7 @@ from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
     PresetOption,
+    SetOption,
     Target,
 )
 
@@ -22,6 +23,7 @@ def area(
     target: Annotated[Target, typer.Option(help="Device family.")] = Target.ECP5,
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     is_checked: Annotated[bool, typer.Option(
         "--check", help="Also synthesize (minutes), and compare.")] = False,
     as_json: JsonOption = False,
@@ -33,7 +35,7 @@ def area(
     """
     from nearbit import area as report
 
-    accelerator, shown, name = given_or_default(preset, config)
+    accelerator, shown, name = given_or_default(preset, config, settings)
     checked = None
     if is_checked and accelerator.memory is not None:
         # There is no model to be compared with it.

@@ -15,6 +15,7 @@ from nearbit.cli.options import (
     BoardOption,
     ClockOption,
     JsonOption,
+    SetOption,
 )
 from nearbit.files import OutputError, output_folder
 
@@ -31,6 +32,7 @@ def build(
     config: Annotated[Path | None, typer.Option(
         "--config", metavar="FILE.toml", help=(
             "Use this configuration instead of the board's preset."))] = None,
+    settings: SetOption = None,
     directory: Annotated[Path | None, typer.Option(
         "-o", "--output", metavar="DIR", help="Output folder (default: build/BOARD).")] = None,
     seed: Annotated[int | None, typer.Option(
@@ -55,7 +57,7 @@ def build(
     from nearbit_boards.build import BuildError, default_folder
     from nearbit_boards.build import build as build_board
 
-    chosen = board_of(board, platform, config, clock, baud)
+    chosen = board_of(board, platform, config, clock, baud, settings)
     if seed is not None and not 0 <= seed < 1 << 31:
         raise UserError(f"--seed must be from 0 to {(1 << 31) - 1}, not {seed}")
     family = chosen.device.family

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
     from nearbit.tensors import Tensors
+    from nearbit_model.config import Config
 
 
-__all__ = ["BUILDING", "Bar", "console", "count", "progress", "say_notes"]
+__all__ = ["BUILDING", "Bar", "building", "console", "count", "progress", "say_notes",
+           "seconds_to_build"]
 
 
 BUILDING = "building the hardware (minutes, once)"
+
+# Seconds in which a core becomes a library, for any and for each LUT of it: measured with the
+# presets tiny, reference and gqa3 (13, 35 and 124 s; x86_64).
+_SECONDS, _SECONDS_PER_LUT = 8, 0.0042
 
 
 def console(is_error: bool = False) -> "Console":
@@ -36,10 +42,55 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def say_notes(file: Path, tensors: "Tensors") -> None:
+def say_notes(file: Path | str, tensors: "Tensors") -> None:
     """Say what one might not expect of a tensor file, once nothing else is wrong."""
     for note in tensors.notes:
         say(f"{file}: {note}")
+
+
+@contextmanager
+def building(bar: "Bar", config: "Config", name: str, engine: str) -> Iterator[None]:
+    """Say that hardware is built and about how long it takes, if the cache does not have it.
+
+    On a terminal the bar says it, elsewhere one line on standard error.
+    """
+    from nearbit_sim.cache import announcing
+
+    has_said = False
+
+    def announce() -> None:
+        nonlocal has_said
+        if not has_said:
+            has_said = True
+            bar.announce(f"building the hardware of {name}{_about(config, engine)}, once")
+
+    with announcing(announce):
+        yield
+
+
+def _about(config: "Config", engine: str) -> str:
+    """Say how long a build takes, roughly; nothing of Icarus Verilog, which compiles in seconds,
+    and of what nobody has measured.
+    """
+    from nearbit_model.errors import NearbitError
+
+    if engine != "compiled":
+        return ""
+    try:
+        seconds = seconds_to_build(config)
+    except NearbitError:
+        return ""
+    return f" (about {10 * round(seconds / 10)} s)" if seconds < 100 else \
+        f" (about {round(seconds / 60)} minutes)"
+
+
+def seconds_to_build(config: "Config") -> float:
+    """Estimate the wall time from a configuration to its library, by the size of its logic."""
+    from nearbit import area
+
+    # What was not fitted is small beside the rest.
+    known = config.replace(cell="ecp5", memory=None, selection_block=0)
+    return _SECONDS + _SECONDS_PER_LUT * area.estimate(known, "ecp5").total.luteq
 
 
 class Bar:
@@ -53,6 +104,12 @@ class Bar:
     def say(self, doing: str) -> None:
         """Show what is done now, without an estimate."""
         self._progress.reset(self._task, total=None, description=doing)
+
+    def announce(self, doing: str) -> None:
+        """Show what takes long; where there is no terminal, as a line."""
+        self.say(doing)
+        if self._progress.disable:
+            say(doing)
 
     def to(self, cycles: int | None) -> Callable[[int, int, int], None]:
         """Give a function that shows a simulation's way to so many cycles, as engines call it.

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearbit.cli.accelerators import given_or_default
-from nearbit.cli.console import BUILDING, console, progress
+from nearbit.cli.console import building, console, progress
 from nearbit.cli.errors import NOT_BIT_EXACT
 from nearbit.cli.options import (
     ConfigOption,
     JsonOption,
     PresetOption,
+    SetOption,
 )
 from nearbit.files import OutputFile
 
 
 if TYPE_CHECKING:
-    from nearbit.cycles import Check, Workload
+    from nearbit.workloads import Check, Workload
     from nearbit_model.config import Config
     from nearbit_model.cycles import Phase, Timeline
     from nearbit_model.memory_timing import MemoryTiming
@@ -32,6 +33,7 @@ def cycles(
         "--keys", metavar="L", help="Keys that each query sees.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     queries: Annotated[int, typer.Option(
         metavar="M", help="Queries to simulate with --check.")] = 64,
     n: Annotated[int | None, typer.Option(
@@ -62,11 +64,11 @@ def cycles(
     The default preset is 'reference'. The exit status is 1 if --check finds a cycle that differs
     from the prediction, 2 if the input is wrong.
     """
-    from nearbit import cycles as report
     from nearbit import memory_cycles
+    from nearbit import workloads as report
     from nearbit_model.prepare import DEFAULT_N
 
-    accelerator, shown, name = given_or_default(preset, config)
+    accelerator, shown, name = given_or_default(preset, config, settings)
     if n is None:
         n = min(DEFAULT_N, max(1, accelerator.top_n - max(0, sink) - max(0, recent)))
     workload = report.Workload(keys=keys, queries=queries, n=n, sink=sink, recent=recent)
@@ -84,7 +86,7 @@ def cycles(
     predicted = report.measure(accelerator, workload)
     found = None
     if is_checked:
-        found = _check(accelerator, workload.phases(accelerator, predicted.latency),
+        found = _check(accelerator, shown, workload.phases(accelerator, predicted.latency),
                        predicted.timeline)
     if drawing is not None:
         with drawing.write() as path:
@@ -103,12 +105,12 @@ def cycles(
     _end(found)
 
 
-def _check(config: "Config", phases: "list[Phase]", timeline: "Timeline",
+def _check(config: "Config", shown: str, phases: "list[Phase]", timeline: "Timeline",
            timing: "MemoryTiming | None" = None) -> "Check":
     """Simulate, with a progress bar."""
-    from nearbit.cycles import check
+    from nearbit.workloads import check
 
-    with progress(BUILDING) as bar:
+    with progress("preparing the hardware") as bar, building(bar, config, shown, "compiled"):
         return check(config, phases, timeline, timing=timing, progress=bar.to(timeline.cycles))
 
 
@@ -128,8 +130,8 @@ def _from_memory(config: "Config", shown: str, name: str | None, workload: "Work
                  timing: "MemoryTiming", memory: str | None, clock: float | None, *,
                  is_checked: bool, drawing: OutputFile | None, ending: str, as_json: bool) -> None:
     """Do the same for a configuration with a memory."""
-    from nearbit import cycles as report
     from nearbit import memory_cycles
+    from nearbit import workloads as report
 
     found = whole = None
     with progress("predicting"):
@@ -137,7 +139,7 @@ def _from_memory(config: "Config", shown: str, name: str | None, workload: "Work
         if is_checked or drawing is not None:
             whole = memory_cycles.phases_of(config, workload, timing, predicted.latency)
     if whole is not None and is_checked:
-        found = _check(config, *whole, timing)
+        found = _check(config, shown, *whole, timing)
     if whole is not None and drawing is not None:
         with drawing.write() as path:
             report.plot(path, ending, whole[1], memory_cycles.notes(predicted))

@@ -1,5 +1,6 @@
 """The board that options name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,18 @@ __all__ = ["board_of", "version_numbers"]
 
 
 def board_of(name: str | None, platform: str | None, config: Path | None, clock: float | None,
-             baud: int | None) -> "Board":
+             baud: int | None, settings: Sequence[str] | None = None) -> "Board":
     """The board that options name, with what they change of it."""
-    from nearbit.boards import choose
+    from nearbit.boards import choose, find_board
+    from nearbit.configs import with_settings
     from nearbit_model.config import Config
 
-    return choose(name, platform, None if config is None else Config.load(config), clock=clock,
-                  baud=baud)
+    chosen = None if config is None else Config.load(config)
+    if settings and chosen is None and name is not None:
+        chosen = find_board(name).config
+    if settings and chosen is not None:
+        chosen = with_settings(chosen, settings)
+    return choose(name, platform, chosen, clock=clock, baud=baud)
 
 
 def version_numbers() -> tuple[int, int, int]:

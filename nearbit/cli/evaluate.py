@@ -60,7 +60,7 @@ def evaluate(
     retrieves its second. For comparison, it gives the same with as many keys of largest q.k. The
     exit status is 2 if the input is wrong.
     """
-    from nearbit import cycles as drawing
+    from nearbit import workloads as drawing
     from nearbit.quality import draw, show
 
     points = _points(curve)

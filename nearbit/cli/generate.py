@@ -100,7 +100,8 @@ def generate(
     _check_options(is_whole, method, clocks, {
         "--preset": preset, "--config": config, "--memory-width": memory_width, "--clock": clock,
         **{f"--memory-{name.replace('_', '-')}": value for name, value in timing.items()}})
-    accelerator, _ = given(preset, config)
+    named = given(preset, config)
+    accelerator = None if named is None else named.config
     if accelerator is not None and memory_width is not None:
         raise UserError("--memory-width is that of a configuration fitted to the model; leave it "
                         "out, or leave out --preset and --config")

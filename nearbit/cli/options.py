@@ -10,23 +10,29 @@ from nearbit.cli.errors import UserError
 
 
 __all__ = [
-    "BaudOption", "BoardOption", "Cell", "ClockOption", "CodesOption", "ConfigOption", "Device",
-    "Engine", "HeadsOption", "Interface", "JsonOption", "Loss", "MappingKind",
-    "MemoryLatencyOption", "MemoryLatencyToOption", "MemoryOutstandingOption", "MemoryPaceOption",
-    "MemoryPauseOption", "MemoryReorderOption", "MemorySeedOption", "MemorySharedPaceOption",
-    "Method", "ModelMethod", "ModelOption", "PresetOption", "QueriesOption", "Stages",
-    "Surrogate", "Target", "TextOption", "TextsOption", "TokensOption", "check_selection",
+    "DEFAULT_ALWAYS", "DEFAULT_HEAVY", "BaudOption", "BoardOption", "Cell", "ClockOption",
+    "CodesOption", "ConfigOption", "Device", "Engine", "HeadsOption", "Interface", "JsonOption",
+    "Loss", "MappingKind", "MemoryLatencyOption", "MemoryLatencyToOption",
+    "MemoryOutstandingOption", "MemoryPaceOption", "MemoryPauseOption", "MemoryReorderOption",
+    "MemorySeedOption", "MemorySharedPaceOption", "Method", "ModelMethod", "ModelOption",
+    "PresetOption", "QueriesOption", "SetOption", "Stages", "Surrogate", "Target", "TextOption",
+    "TextsOption", "TokensOption", "check_selection", "selection",
 ]
+
+
+DEFAULT_HEAVY = 0.03125
+DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
 
 
 # The choices are those of the packages that take them; a test compares the two, so that help needs
 # to import none of them.
 
 class Engine(StrEnum):
-    """Ways to simulate the hardware."""
+    """What answers: hardware, simulated in one of two ways, or the golden model alone."""
 
     COMPILED = "compiled"
     ICARUS = "icarus"
+    GOLDEN = "golden"
 
 
 class Method(StrEnum):
@@ -113,7 +119,11 @@ PresetOption = Annotated[str | None, typer.Option(
     "--preset", metavar="NAME", help=(
         "A preset or a board; 'nearbit presets' and 'nearbit boards' list them."))]
 ConfigOption = Annotated[Path | None, typer.Option(
-    "--config", metavar="FILE.toml", help="Your own configuration.")]
+    "--config", metavar="FILE.toml", help="Your own configuration; 'nearbit config' writes one.")]
+SetOption = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="FIELD=VALUE", help=(
+        "Change a field of the configuration, such as lanes=8 or memory.heads=4; may be given more "
+        "than once."))]
 
 HeadsOption = Annotated[str | None, typer.Option(
     "--heads", metavar="LIST", help="Heads to run: 0,2 or 0-3 or 5:10 (10 excluded).")]
@@ -181,3 +191,25 @@ def check_selection(n: int | None, sink: int | None, recent: int | None) -> None
     for option, value, least in (("--n", n, 1), ("--sink", sink, 0), ("--recent", recent, 0)):
         if value is not None and value < least:
             raise UserError(f"{option} must be at least {least}, not {value}")
+
+
+def selection(method: Method, tokens: int, n: int | None, heavy: float | None, sink: int | None,
+              recent: int | None, *, is_dense: bool) -> tuple[int | None, int, int]:
+    """How many keys to select by distance, and always: as asked, or the method's defaults."""
+    from nearbit_model.mapping import heavy_budget
+
+    if is_dense:
+        for option, value in (("--n", n), ("--heavy", heavy), ("--sink", sink),
+                              ("--recent", recent)):
+            if value is not None:
+                raise UserError(f"--dense and {option} exclude each other; give one of them")
+        return tokens, 0, 0
+    if n is not None and heavy is not None:
+        raise UserError("--n and --heavy exclude each other; give one of them")
+    always = DEFAULT_ALWAYS if method == Method.HASH else 0
+    if method == Method.HASH and n is None:
+        share = DEFAULT_HEAVY if heavy is None else heavy
+        if not 0 < share <= 1:
+            raise UserError(f"--heavy must be greater than 0 and at most 1, not {share:g}")
+        n = heavy_budget(tokens, share)
+    return n, always if sink is None else sink, always if recent is None else recent

@@ -1,6 +1,7 @@
 """The command `simulate`: attention tensors through the hardware."""
 
 import json
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,10 +10,12 @@ import typer
 
 from nearbit import indices
 from nearbit.cli import memory
-from nearbit.cli.accelerators import given, smallest
-from nearbit.cli.console import BUILDING, Bar, console, count, progress, say_notes
+from nearbit.cli.accelerators import configured, given, smallest
+from nearbit.cli.console import building, console, count, progress, say_notes
 from nearbit.cli.errors import NOT_BIT_EXACT, UserError
 from nearbit.cli.options import (
+    DEFAULT_ALWAYS,
+    DEFAULT_HEAVY,
     ConfigOption,
     Engine,
     HeadsOption,
@@ -27,7 +30,9 @@ from nearbit.cli.options import (
     Method,
     PresetOption,
     QueriesOption,
+    SetOption,
     check_selection,
+    selection,
 )
 from nearbit.files import OutputFile, output_folder
 
@@ -46,18 +51,17 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 
-DEFAULT_HEAVY = 0.03125
-DEFAULT_ALWAYS = 128 # sinks and recent keys, as published for HashAttention
-
-
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help=(
         "Float arrays q (heads, queries, head_dim) and k, v (kv heads, tokens, head_dim); "
         "optional: qpos, causal, logit_scale. Or a .safetensors file."))],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     engine: Annotated[Engine, typer.Option(
-        help="The design compiled to C++, or Icarus Verilog with cocotb (slow).",
+        help=(
+            "compiled: the design as C++. icarus: Icarus Verilog with cocotb (slow). golden: no "
+            "hardware; answers and cycles are those of the models, which the hardware equals."),
         )] = Engine.COMPILED,
     heads: HeadsOption = None,
     queries: QueriesOption = None,
@@ -113,10 +117,12 @@ def simulate(
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Run attention tensors through the hardware; compare with golden model and exact attention.
+    """Show answers and cycles by the models, then prove both on the simulated hardware.
 
-    Without --preset and --config, the smallest preset that fits is used. The exit status is 0 if
-    every bit equals the golden model's, 1 if any bit differs, 2 if the input is wrong.
+    The table is that of the golden model and the cycle model, and is there in seconds. Then the
+    hardware is built and run, and every bit and the cycles are compared. Without --preset and
+    --config, the smallest preset that fits is used. The exit status is 0 if all is equal, 1 if
+    anything differs, 2 if the input is wrong.
     """
     from nearbit.report import compare
     from nearbit.tensors import Tensors
@@ -124,21 +130,20 @@ def simulate(
     from nearbit_model.prepare import prepare
     from nearbit_model.transfers import Plan
 
+    _check_engine(engine, {"--vcd": vcd is not None, "--report": report_folder is not None})
     check_selection(n, sink, recent)
     _check_method(method, {"--codes": codes is not None, "--heavy": heavy is not None,
                            "--shared": shared})
-    accelerator, name = given(preset, config)
+    named = given(preset, config, settings)
     tensors = Tensors.load(file)
-    n, sink, recent = _selection(method, tensors.tokens, n, heavy, sink, recent,
-                                 is_dense=is_dense)
-    mapping = None if method == Method.HAD else _mapping(codes, tensors, accelerator)
-    if accelerator is None:
-        accelerator, name = smallest(file, tensors, n, sink, recent, mapping, shared=shared)
+    n, sink, recent = selection(method, tensors.tokens, n, heavy, sink, recent, is_dense=is_dense)
+    mapping = None if method == Method.HAD else _mapping(codes, tensors, named and named.config)
+    accelerator, shown, name = named or configured(
+        smallest(file, tensors, n, sink, recent, mapping, shared=shared), settings)
     timing = memory.timing_of(
         accelerator, latency=memory_latency, latency_to=memory_latency_to, pace=memory_pace,
         shared_pace=memory_shared_pace, outstanding=memory_outstanding, reorder=memory_reorder,
         pause=memory_pause, seed=memory_seed)
-    shown = f"preset {name}" if name else str(config)
     chosen = _choose(tensors, heads, queries)
     if mapping is not None:
         mapping = mapping.choose(chosen.heads.tolist(), chosen.kv_heads.tolist())
@@ -153,9 +158,7 @@ def simulate(
         results = None if out is None else OutputFile(out, inputs, [page])
         waveforms = None if vcd is None else OutputFile(vcd, inputs, [page, results])
 
-        with ExitStack() as stack:
-            vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
-            bar = stack.enter_context(progress("computing the golden model"))
+        with progress("computing the golden model"):
             try:
                 prepared = prepare(
                     chosen.q, chosen.k, chosen.v, accelerator, n=n, sink=sink, recent=recent,
@@ -164,57 +167,79 @@ def simulate(
                 golden = attend(prepared)
             except ValueError as error:
                 raise UserError(f"{file}: {error}") from None
-            say_notes(file, tensors)
             plan = Plan(prepared, seed=0 if timing is None else timing.seed)
-            hardware, prediction = _run(plan, golden, timing, engine, vcd_path, bar,
-                                        is_compared=page is not None)
-
-        report = compare(chosen, golden, hardware)
+            prediction = _predict(plan, golden, timing, is_compared=page is not None)
+            report = compare(chosen, golden, prediction=prediction)
+        say_notes(file, tensors)
+        if not as_json:
+            _show(file, chosen, accelerator, f"{_describe(method, mapping, shared=shared)}{shown}: "
+                  f"n {prepared.n}, sink {sink}, recent {recent}", timing, report)
+        hardware = None
+        if engine != Engine.GOLDEN:
+            hardware, prediction = _simulate(plan, golden, str(engine), timing, shown, waveforms,
+                                             prediction, is_compared=page is not None)
+            report = compare(chosen, golden, hardware)
         if results is not None:
-            _write_results(results, chosen, hardware)
-        if page is not None and prediction is not None:
+            _write_results(results, chosen, hardware or golden)
+        if page is not None and hardware is not None and prediction is not None:
             _write_page(page, file, shown, chosen, report, hardware, prediction,
                         _codes(codes, mapping), timing)
 
-    use = hardware.memory_use
+    predicted = None if prediction is None else prediction.cycles
+    use = None if hardware is None else hardware.memory_use
     if as_json:
         print(json.dumps({
             "file": str(file), "method": method, "codes": None if mapping is None else mapping.kind,
             "shared": shared, "engine": engine, "preset": name, "config": accelerator.to_dict(),
             "n": prepared.n, "sink": sink, "recent": recent, "causal": chosen.causal,
-            "rotate": rotate, "build_seconds": hardware.build_seconds,
+            "rotate": rotate, "cycles_predicted": predicted,
+            "build_seconds": None if hardware is None else hardware.build_seconds,
             **({} if use is None or timing is None else {"memory": memory.figures(timing, use)}),
             **report.to_dict()},
             indent=2, allow_nan=False))
     else:
-        conditions = (f"{_describe(method, mapping, shared=shared)}{shown}: n {prepared.n}, sink "
-                      f"{sink}, recent {recent}; {engine} engine"
-                      f"{'' if timing is None else f'; {memory.describe(timing)}'}")
-        _show(file, chosen, accelerator, conditions, report, use)
-        if page is not None:
-            console().print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
-    if not report.total.bit_exact:
+        _conclude(engine, report, predicted, use, page)
+    if hardware is not None and not report.equals(predicted):
         raise typer.Exit(NOT_BIT_EXACT)
 
 
-def _run(plan: "Plan", golden: "Attention", timing: "MemoryTiming | None", engine: Engine,
-         vcd: Path | None, bar: Bar, *, is_compared: bool
-         ) -> "tuple[HardwareAttention, Prediction | None]":
-    """Simulate, and predict the cycles if there is no memory or they are compared."""
+def _check_engine(engine: Engine, given: dict[str, bool]) -> None:
+    """Refuse options that need hardware without it."""
+    for option, is_given in given.items():
+        if is_given and engine == Engine.GOLDEN:
+            raise UserError(f"{option} needs hardware; leave out --engine golden")
+
+
+def _predict(plan: "Plan", golden: "Attention", timing: "MemoryTiming | None", *,
+             is_compared: bool) -> "Prediction | None":
+    """Ask the cycle model; None where it predicts nothing, or not without a recorded run."""
+    if timing is None:
+        return plan.predict()
+    try:
+        memory.check_report(plan.config, timing, plan.commands)
+    except UserError:
+        if is_compared:
+            raise
+        return None
+    return plan.predict(timing, selected=golden.selected) if timing.is_constant else None
+
+
+def _simulate(plan: "Plan", golden: "Attention", engine: str, timing: "MemoryTiming | None",
+              shown: str, waveforms: OutputFile | None, prediction: "Prediction | None", *,
+              is_compared: bool) -> "tuple[HardwareAttention, Prediction | None]":
+    """Build the hardware and run it; predict from what it recorded if that is needed."""
     from nearbit_sim import simulation
 
-    if is_compared:
-        memory.check_report(plan.config, timing, plan.commands)
-    prediction = None
-    if timing is None or (is_compared and timing.is_constant):
-        prediction = plan.predict(timing, selected=golden.selected)
-    bar.say(BUILDING)
     is_recorded = is_compared and prediction is None
-    hardware = simulation.run(
-        plan, engine=str(engine), timing=timing, vcd=vcd, log=is_recorded,
-        progress=bar.to(None if prediction is None else prediction.cycles))
-    if is_recorded:
-        prediction = plan.predict(plan.trace(hardware.outcome), selected=golden.selected)
+    with ExitStack() as stack:
+        vcd_path = None if waveforms is None else stack.enter_context(waveforms.write())
+        bar = stack.enter_context(progress("preparing the hardware"))
+        stack.enter_context(building(bar, plan.config, shown, engine))
+        hardware = simulation.run(
+            plan, engine=engine, timing=timing, vcd=vcd_path, log=is_recorded,
+            progress=bar.to(None if prediction is None else prediction.cycles))
+        if is_recorded:
+            prediction = plan.predict(plan.trace(hardware.outcome), selected=golden.selected)
     return hardware, prediction
 
 
@@ -225,15 +250,16 @@ def _choose(tensors: "Tensors", heads: str | None, queries: str | None) -> "Tens
         None if queries is None else indices.parse(queries, len(tensors.queries), "--queries"))
 
 
-def _write_results(output: OutputFile, chosen: "Tensors", hardware: "HardwareAttention") -> None:
-    """Write what the hardware answered, as arrays."""
+def _write_results(output: OutputFile, chosen: "Tensors",
+                   answer: "HardwareAttention | Attention") -> None:
+    """Write what was answered, as arrays."""
     import numpy as np
 
     arrays: dict[str, Any] = {
-        name: getattr(hardware, name)
+        name: getattr(answer, name)
         for name in ("output", "output_int", "selected", "origins", "distances", "scores",
                      "weights")
-        if getattr(hardware, name) is not None}
+        if getattr(answer, name) is not None}
     with output.write() as path, path.open("wb") as stream:
         np.savez_compressed(stream, **arrays, heads=chosen.heads, queries=chosen.queries)
 
@@ -253,8 +279,8 @@ def _write_page(page: OutputFile, file: Path, shown: str, chosen: "Tensors", rep
 
 
 def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
-          report: "Report", use: "MemoryUse | None") -> None:
-    """Print the table, below what it is of."""
+          timing: "MemoryTiming | None", report: "Report") -> None:
+    """Print the models' table, below what it is of."""
     from nearbit.report import show
 
     terminal = console()
@@ -263,11 +289,34 @@ def _show(file: Path, chosen: "Tensors", config: "Config", conditions: str,
     terminal.print(
         f"{file}: {count(len(chosen.q), 'head')}{groups}, "
         f"{count(len(chosen.queries), 'query', 'queries')} each, {chosen.tokens} keys of "
-        f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}\n",
+        f"{config.key_bits} bits{', causal' if chosen.causal else ''}\n{conditions}"
+        f"{'' if timing is None else f'; {memory.describe(timing)}'}\n",
         highlight=False, soft_wrap=True, markup=False)
     show(report, terminal)
+    if report.total.cycles is None:
+        terminal.print("Cycles: not predicted for this memory; the simulation counts them.",
+                       highlight=False, soft_wrap=True)
+    # Seen before the hardware is built, also through a pipe.
+    sys.stdout.flush()
+
+
+def _conclude(engine: Engine, report: "Report", predicted: int | None, use: "MemoryUse | None",
+              page: OutputFile | None) -> None:
+    """Print what the hardware proves, or that there was none."""
+    from nearbit.report import show_proof
+
+    terminal = console()
+    if engine == Engine.GOLDEN:
+        cycles = "" if predicted is None else ", and the cycles the cycle model's"
+        terminal.print(f"Nothing was simulated: the answers are the golden model's{cycles}. "
+                       f"Without --engine golden, the hardware is run and compared.",
+                       highlight=False, soft_wrap=True)
+        return
+    show_proof(report, terminal, engine=str(engine), predicted=predicted)
     if use is not None:
         memory.show(use, terminal)
+    if page is not None:
+        terminal.print(f"Report: {page.path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _describe(method: Method, mapping: "Mapping | None", *, shared: bool) -> str:
@@ -290,28 +339,6 @@ def _check_method(method: Method, given: dict[str, bool]) -> None:
     for option, is_given in given.items():
         if is_given and method != Method.HASH:
             raise UserError(f"{option} needs --method hash")
-
-
-def _selection(method: Method, tokens: int, n: int | None, heavy: float | None, sink: int | None,
-               recent: int | None, *, is_dense: bool) -> tuple[int | None, int, int]:
-    """How many keys to select by distance, and always: as asked, or the method's defaults."""
-    from nearbit_model.mapping import heavy_budget
-
-    if is_dense:
-        for option, value in (("--n", n), ("--heavy", heavy), ("--sink", sink),
-                              ("--recent", recent)):
-            if value is not None:
-                raise UserError(f"--dense and {option} exclude each other; give one of them")
-        return tokens, 0, 0
-    if n is not None and heavy is not None:
-        raise UserError("--n and --heavy exclude each other; give one of them")
-    always = DEFAULT_ALWAYS if method == Method.HASH else 0
-    if method == Method.HASH and n is None:
-        share = DEFAULT_HEAVY if heavy is None else heavy
-        if not 0 < share <= 1:
-            raise UserError(f"--heavy must be greater than 0 and at most 1, not {share:g}")
-        n = heavy_budget(tokens, share)
-    return n, always if sink is None else sink, always if recent is None else recent
 
 
 def _mapping(codes: str | None, tensors: "Tensors", accelerator: "Config | None") -> "Mapping":

@@ -7,7 +7,7 @@ import typer
 
 from nearbit.cli.accelerators import given_or_default
 from nearbit.cli.console import progress
-from nearbit.cli.options import Cell, ConfigOption, Interface, PresetOption
+from nearbit.cli.options import Cell, ConfigOption, Interface, PresetOption, SetOption
 
 
 __all__ = ["verilog"]
@@ -18,6 +18,7 @@ def verilog(
         "-o", "--output", metavar="DIR", help="Output folder; created if necessary.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
+    settings: SetOption = None,
     interface: Annotated[Interface, typer.Option(
         help=(
             "stream: the core's own streams. axi, wishbone: for a system on chip, registers on "
@@ -48,7 +49,7 @@ def verilog(
     from nearbit.soc import bundle
 
     bundle.check(str(interface), name)
-    accelerator, _, _ = given_or_default(preset, config)
+    accelerator, _, _ = given_or_default(preset, config, settings)
     if cell is not None:
         accelerator = accelerator.replace(cell=str(cell))
     with progress("generating Verilog"):

@@ -16,7 +16,9 @@ from nearbit.report.comparison import (
     compare,
     first_mismatch,
     show,
+    show_proof,
 )
 
 
-__all__ = ["HeadPart", "Mismatch", "Part", "Report", "compare", "first_mismatch", "show"]
+__all__ = ["HeadPart", "Mismatch", "Part", "Report", "compare", "first_mismatch", "show",
+           "show_proof"]

@@ -120,7 +120,8 @@ def draw_heads(heads: Sequence[HeadPart], predicted: NDArray[np.int64],
         cycles.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
         for shift, shares, title, colour in (
-                (-0.2, [head.recall for head in heads], "recall of the top N", _BLUE),
+                (-0.2, np.nan_to_num([head.recall for head in heads]), "recall of the top N",
+                 _BLUE),
                 (0.2, covered, "exact attention's weight covered", _SKY)):
             recall.bar(places + shift, shares, 0.36, color=colour, label=title)
         recall.set_title("How much of what matters was selected (more is better)")

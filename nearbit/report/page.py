@@ -202,4 +202,6 @@ def _count(number: int) -> str:
 
 
 def _percent(share: float, digits: int = 1) -> str:
+    if math.isnan(share):
+        return "none"
     return f"{100 * share:.{digits}f}%" if math.isfinite(share) else "∞"

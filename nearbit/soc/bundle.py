@@ -297,7 +297,7 @@ def _ports(verilog: str, top: str) -> Iterator[Port]:
 
 def _facts(core: _Core, registers: Any, ports: list[Port]) -> dict[str, Any]:
     """Everything that a template may name."""
-    from nearbit.cycles import Workload, measure
+    from nearbit.workloads import Workload, measure
     from nearbit_hw.soc.registers import IDENTITY
     from nearbit_hw.soc.soc_core import memory_buses
 

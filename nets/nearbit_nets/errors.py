@@ -17,5 +17,5 @@ def need_extra() -> None:
     for package in ("torch", "transformers", "tokenizers", "gguf"):
         if find_spec(package) is None:
             raise NetworkError(
-                f"real models need {package}, which is not installed; please type: "
-                f"pip install 'nearbit[models]'")
+                f"real models need {package}, which is not installed; in a clone of Nearbit, type: "
+                f"pip install '.[models]'")

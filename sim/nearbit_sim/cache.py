@@ -11,8 +11,9 @@ import os
 import secrets
 import sysconfig
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import platformdirs
@@ -20,7 +21,7 @@ import platformdirs
 from nearbit_sim.engine import SimulationError
 
 
-__all__ = ["cached", "directory", "key_of", "load_library"]
+__all__ = ["announcing", "cached", "directory", "key_of", "load_library"]
 
 
 # Files of a kind that are kept; those unused for longest go first.
@@ -30,6 +31,18 @@ _KEPT = 64
 _ABANDONED = 24 * 3600
 
 _REMEDY = "NEARBIT_CACHE_DIR can name another"
+
+_ANNOUNCE: ContextVar[Callable[[], None]] = ContextVar("_ANNOUNCE", default=lambda: None)
+
+
+@contextmanager
+def announcing(announce: Callable[[], None]) -> Iterator[None]:
+    """Call a function before each file that is made because the cache does not have it."""
+    token = _ANNOUNCE.set(announce)
+    try:
+        yield
+    finally:
+        _ANNOUNCE.reset(token)
 
 
 def directory() -> Path:
@@ -77,6 +90,7 @@ def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise _unusable(place, error) from None
     try:
+        _ANNOUNCE.get()()
         make(part)
         path = place / f"{key}-{_digest(part.read_bytes())}{suffix}"
         os.replace(part, path)

@@ -159,9 +159,27 @@ def test_run_on_a_board(problem):
     """The rate is known by the board's name; what is shown is a table."""
     with port() as name:
         said = alone(COMMAND, "run", problem, "--port", name, "--board", "icebreaker")
+        random = alone(COMMAND, "run", "--port", name, "--board", "ICEbreaker")
     assert said.returncode == 0, said.stderr
     assert f"{name} as icebreaker: n 16" in said.stdout
     assert said.stdout.count("Bit-exact: the hardware's answers to all 4 queries") == 1
+    # Without a file, tensors that fit the device.
+    assert random.returncode == 0, random.stderr
+    assert random.stdout.startswith("random tensors, seed 0: 1 head, 8 queries each, 64 keys of 8 "
+                                    f"bits\n{name} as icebreaker: n 16")
+    assert random.stdout.count("Bit-exact: the hardware's answers to all 8 queries") == 1
+
+
+def test_models_alone(problem):
+    """Answers and cycles of the models need no hardware, which is asked for after them."""
+    own = (*OWN, "nearbit_hw", "nearbit_sim")
+    golden = alone(COMMAND, "simulate", problem, "--engine", "golden", own=own)
+    assert golden.returncode == 0, golden.stderr
+    assert "\nNothing was simulated: " in golden.stdout
+    hardware = alone(COMMAND, "simulate", problem, own=own)
+    assert hardware.returncode == 2
+    assert hardware.stdout == golden.stdout.partition("Nothing was simulated: ")[0]
+    assert "this needs the module amaranth, which is not installed; " in hardware.stderr
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
@@ -173,10 +191,7 @@ def test_run_on_a_board(problem):
     (["run", "none.npz", "--port", "/dev/null", "--baud", "1000000"], "none.npz: no such file"),
     (["run", "{}", "--simulated", "--board", "icebreaker"],
      ("this needs the module amaranth, which is not installed; install Nearbit with all that it "
-      "needs: pip install nearbit")),
-    (["simulate", "{}"],
-     ("this needs the module amaranth, which is not installed; install Nearbit with all that it "
-      "needs: pip install nearbit")),
+      "needs; in a clone of it, type: pip install .")),
     (["run", "{}"], "one of --port, --virtual and --simulated must be given"),
 ])
 def test_sentences(problem, arguments, sentence):

@@ -123,7 +123,29 @@ def test_recall():
     assert (shares[:, :2] == 1).all()
     np.testing.assert_allclose(reference.recall(q, k, selected, counts=counts),
                                shares[:, 2:].mean(axis=1))
-    assert reference.recall(q[:, :2], k, selected[:, :2], counts=counts[:2]).tolist() == [1] * 4
+    assert np.isnan(reference.recall(q[:, :2], k, selected[:, :2], counts=counts[:2])).all()
+
+
+def test_top_and_keys_read():
+    q, k, v = tensors(5)
+    counts = np.array([3, 3, 12, 7, 5])
+    scores = q @ np.repeat(k, 2, axis=0).transpose(0, 2, 1)
+    selected = np.arange(4) * np.ones((4, 5, 1), np.int64)
+    selected[:, :, 3] = -1 # Three keys, and one for query 2.
+    selected[:, 2, 1:] = -1
+    best = reference.top(q, k, selected, counts=counts)
+    for head, query in np.ndindex(4, 5):
+        order = scores[head, query, :counts[query]].argsort()[::-1]
+        m = 1 if query == 2 else 3
+        assert best[head, query].tolist() == [*order[:m], *[-1] * (4 - m)]
+    assert reference.keys_read(selected, 12, counts=counts).tolist() == [13 / 30] * 4
+    measures = reference.measure(q, k, v, output=reference.restricted(q, k, v, selected),
+                                 selected=selected, distances=selected, logit_scale=np.ones(4),
+                                 counts=counts, rescored=True)
+    # All keys that queries 0 and 1 see are read; the others cannot be better than their top.
+    assert measures.error_top.queries[:, :2].max() < 1e-12
+    assert np.array_equal(measures.error_top.queries, reference.relative_error(
+        reference.restricted(q, k, v, best), reference.attention(q, k, v, counts=counts)).queries)
 
 
 def test_recall_of_the_best_and_the_worst():

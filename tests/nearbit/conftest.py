@@ -1,6 +1,7 @@
 """Small tensor files, and the command run in this process."""
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ class Outcome:
 
 @pytest.fixture
 def run(capsys):
-    """Run the command with arguments."""
+    """Run the command with arguments; what it says of a build, once for a cache, is left out."""
     def run_with(*arguments: Any) -> Outcome:
         status = cli.main([str(argument) for argument in arguments])
-        return Outcome(status, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Outcome(status, out, re.sub(r"^nearbit: building the hardware .*\n", "", err,
+                                           flags=re.MULTILINE))
 
     return run_with
 

@@ -56,12 +56,13 @@ def test_file(refused, tmp_path, write):
     ("--n 0", "--n must be at least 1, not 0"),
     ("--sink -1", "--sink must be at least 0, not -1"),
     ("--recent -2", "--recent must be at least 0, not -2"),
-    ("--engine fast", "Invalid value for '--engine': 'fast' is not one of 'compiled', 'icarus'."),
+    ("--engine fast", ("Invalid value for '--engine': 'fast' is not one of 'compiled', 'icarus', "
+                       "'golden'.")),
     ("--heads 2", "--heads: there is no 2, they are 0 to 1"),
     ("--queries x", "--queries: 'x' is neither a number nor a range such as 0-3 or 0:64:8"),
     ("--preset big", ("unknown preset 'big'; the presets are tiny, head32, reference, icebreaker, "
                       "head64, gqa3, hash64, hash64gqa3, head128, hash128, long, memory64, "
-                      "memory256, memory512")),
+                      "memory256, memory512, and 'nearbit boards' lists the boards")),
     ("--preset tiny --config x.toml", ("--preset and --config exclude each other; give one of "
                                        "them")),
     ("--config none.toml", "none.toml: No such file or directory"),
@@ -100,14 +101,17 @@ def test_no_command(refused):
       "no preset fits, so give a configuration")),
     ({"dim": 96}, "",
      ("no preset fits heads of 96 elements, value vectors of 96, 20 tokens and n + sink + recent "
-      "of 1; describe an accelerator that does in a TOML file and give it with --config")),
+      "of 1; {offer} -o mine.toml', and give it with --config mine.toml")),
     ({"dim": 8, "tokens": 65}, "--n 16",
      ("no preset fits heads of 8 elements, value vectors of 8, 65 tokens and n + sink + recent of "
-      "16; describe an accelerator that does in a TOML file and give it with --config")),
+      "16; {offer} --n 16 --sink 0 --recent 0 -o mine.toml', and give it with --config "
+      "mine.toml")),
 ])
 def test_misfit(refused, write, sizes, options, message):
     path = write(sizes=sizes)
-    assert refused("simulate", path, *options.split()) == f"{path}: {message}"
+    offer = f"write a configuration that does with 'nearbit config --fit {path}"
+    assert refused("simulate", path, *options.split()) == f"{path}: {message}".replace(
+        "{offer}", offer)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -158,7 +162,8 @@ def test_failure_in_the_middle_leaves_nothing(monkeypatch, run, write, tmp_path)
 
     monkeypatch.setattr(simulation, "run", simulate)
     path = write()
-    outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd")
+    outcome = run("simulate", path, "--out", tmp_path / "out.npz", "--vcd", tmp_path / "out.vcd",
+                  "--json")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "nearbit: interrupted\n")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -244,16 +249,16 @@ def test_hash_dense_misfit(refused, write, tmp_path):
 @pytest.mark.parametrize(("sizes", "options", "message"), [
     ({"dim": 8}, "",
      ("no preset with rescoring fits heads of 8 elements, codes of 8 bits, value vectors of 8, 20 "
-      "tokens and n + sink + recent of 257; describe an accelerator that does in a TOML file and "
-      "give it with --config")),
+      "tokens and n + sink + recent of 257; {offer} --n 1 --sink 128 --recent 128 --method hash -o "
+      "mine.toml', and give it with --config mine.toml")),
     ({"dim": 64, "heads": 2, "kv_heads": 1}, "--shared",
      ("no preset with rescoring for a shared selection fits heads of 64 elements, codes of 64 "
-      "bits, value vectors of 64, 20 tokens and n + sink + recent of 257; describe an accelerator "
-      "that does in a TOML file and give it with --config")),
+      "bits, value vectors of 64, 20 tokens and n + sink + recent of 257; {offer} --n 1 --sink 128 "
+      "--recent 128 --method hash --shared -o mine.toml', and give it with --config mine.toml")),
     ({"dim": 64, "tokens": 4097}, "",
      ("no preset with rescoring fits heads of 64 elements, codes of 64 bits, value vectors of 64, "
-      "4097 tokens and n + sink + recent of 384; describe an accelerator that does in a TOML file "
-      "and give it with --config")),
+      "4097 tokens and n + sink + recent of 384; {offer} --n 128 --sink 128 --recent 128 --method "
+      "hash -o mine.toml', and give it with --config mine.toml")),
     ({"dim": 64}, "--preset reference",
      ("method hash needs a configuration with rescoring; set rescore, with head_dim 64; the "
       "preset hash64 fits")),
@@ -263,7 +268,9 @@ def test_hash_dense_misfit(refused, write, tmp_path):
 ])
 def test_hash_presets(refused, write, sizes, options, message):
     path = write(sizes=sizes)
-    assert refused("simulate", path, "--method", "hash", *options.split()) == f"{path}: {message}"
+    offer = f"write a configuration that does with 'nearbit config --fit {path}"
+    assert refused("simulate", path, "--method", "hash", *options.split()) == (
+        f"{path}: {message}".replace("{offer}", offer))
 
 
 def test_mapping(refused, write, hash_options, learned, tmp_path):
@@ -328,7 +335,8 @@ def test_message_of_one_line(refused, tmp_path):
 
 LONG = "x" * 300
 PRESETS = ("the presets are tiny, head32, reference, icebreaker, head64, gqa3, hash64, hash64gqa3, "
-           "head128, hash128, long, memory64, memory256, memory512")
+           "head128, hash128, long, memory64, memory256, memory512, and 'nearbit boards' lists the "
+           "boards")
 START = "key_bits = 8\nvalue_dim = 8\ncapacity = "
 TEXTS = {
     "deep.toml": "a = " + "[" * 20_000,
@@ -488,7 +496,7 @@ def _place(write, tmp_path, monkeypatch):
     # Names that nothing has.
     ("simulate h.npz --method ''", "Invalid value for '--method': '' is not one of 'had', 'hash'."),
     ("simulate h.npz --engine ''", ("Invalid value for '--engine': '' "
-     "is not one of 'compiled', 'icarus'.")),
+     "is not one of 'compiled', 'icarus', 'golden'.")),
     ("simulate h.npz --preset ''", f"unknown preset ''; {PRESETS}"),
     ("simulate h.npz --method hash --codes loop", "--codes must be sign, hadamard, random or a "),
     (f"simulate h.npz --method hash --codes {LONG}", f"{LONG}: File name too long"),

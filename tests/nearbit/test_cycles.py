@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nearbit import cycles
+from nearbit import workloads as cycles
 from nearbit.cli import console as display
 from nearbit_model.config import Config, Rescore
 from nearbit_model.cycles import Phase, load, predict
@@ -279,7 +279,7 @@ def test_plot(run, tmp_path, ending):
                            ("12e6", "1.2e+07"), ("1e-320", "9.99989e-321"))],
     ("--keys 9 --preset none", None),
     ("", "Missing option '--keys'."),
-    ("--key 9", "No such option: --key (Possible options: --keys, --memory)"),
+    ("--key 9", "No such option: --key (Possible options: --keys, --memory, --set)"),
 ])
 def test_bad_input(run, options, message):
     outcome = run("cycles", *options.split())

@@ -37,7 +37,7 @@ def files_of_at_most(octets):
     ("cycles", "--plot", "o.ps"),
 ])
 def test_full(run, write, tmp_path, command, option, name):
-    arguments = ([write(sizes={"tokens": 40, "queries": 9})] if command == "simulate"
+    arguments = ([write(sizes={"tokens": 40, "queries": 9}), "--json"] if command == "simulate"
                  else ["--preset", "tiny", "--keys", 40])
     # What is built is in the cache by then.
     assert run(command, *arguments, option, tmp_path / name).status == 0
@@ -51,7 +51,7 @@ def test_full(run, write, tmp_path, command, option, name):
 
 
 @pytest.mark.parametrize(("arguments", "name"), [
-    (["simulate", "heads.npz", "--report", "made"], "report.html"),
+    (["simulate", "heads.npz", "--report", "made", "--json"], "report.html"),
     (["verilog", "--preset", "tiny", "-o", "made"], "nearbit.v"),
 ])
 def test_full_folder(run, write, tmp_path, monkeypatch, arguments, name):
@@ -139,7 +139,8 @@ def test_unexpected(monkeypatch, run, write, tmp_path, error, said):
     monkeypatch.setattr(simulation, "run", raising(error))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "reports"))
     (tmp_path / "reports").mkdir()
-    outcome = run("simulate", write(), "--out", tmp_path / "out", "--vcd", tmp_path / "vcd")
+    outcome = run("simulate", write(), "--json", "--out", tmp_path / "out", "--vcd",
+                  tmp_path / "vcd")
     kept, = (tmp_path / "reports").iterdir()
     assert outcome.err == (f"nearbit: a fault in Nearbit itself: {said}; please report it with the "
                            f"file {kept}\n")
@@ -173,8 +174,13 @@ def test_unexpected_without_room(monkeypatch, run, write, tmp_path):
 ])
 def test_a_machine_without_room(monkeypatch, run, write, error, said):
     monkeypatch.setattr(simulation, "run", raising(error))
-    outcome = run("simulate", write())
+    outcome = run("simulate", write(), "--json")
     assert (outcome.status, outcome.out, outcome.err) == (2, "", f"nearbit: {said}\n")
+    # What the models say is shown before, and no more.
+    outcome = run("simulate", write())
+    assert (outcome.status, outcome.err) == (2, f"nearbit: {said}\n")
+    assert "recall" in outcome.out
+    assert "imulated" not in outcome.out
 
 
 def shell(line):

@@ -108,14 +108,15 @@ def test_figures(problem):
     hardware, report = solve(problem)
     reader = Reader(rendered(problem, hardware, report))
     assert "Cycle-exact" in rendered(problem, hardware, report)
-    rows = {row[0]: row for row in reader.rows if len(row) == 10}
+    rows = {row[0]: row for row in reader.rows if len(row) == 12}
     for part, name in [*((head, str(head.head)) for head in report.heads),
                        (report.total, "all")]:
         row = rows[name]
         assert row[1:6] == ["exact", f"{part.cycles:,}", f"{part.cycles:,}",
                             f"{part.load_cycles:,}", f"{part.cycles_per_query:,.1f}"]
-        assert row[6] == f"{part.recall:.1%}"
-        assert row[8:] == [f"{part.error_reference:.1%} ({part.error_reference_max:.1%})",
+        assert row[6:8] == [f"{part.recall:.1%}", f"{part.keys_read:.1%}"]
+        assert row[9:] == [f"{part.error_reference:.1%} ({part.error_reference_max:.1%})",
+                           f"{part.error_top:.1%} ({part.error_top_max:.1%})",
                            f"{part.error_method:.2%} ({part.error_method_max:.2%})"]
 
 

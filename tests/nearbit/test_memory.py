@@ -4,8 +4,10 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
+import nearbit
 from nearbit_model.config import Config, Memory
 from nearbit_model.cycles import bound
 from nearbit_model.memory_timing import MemoryTiming
@@ -69,6 +71,27 @@ def test_figures(run, write, config):
         "latency": 40, "latency_to": 90, "pace": 0.5, "shared_pace": True, "outstanding": 3,
         "reorder": True, "ar_pause": 0.2, "r_pause": 0.2, "aw_pause": 0.2, "w_pause": 0.2,
         "b_pause": 0.2, "seed": 5}
+
+
+def test_models(run, write, config):
+    """Cycles from a memory with constant latency are there without hardware, which takes them."""
+    path = write()
+    options = ("--config", config, "--memory-latency", 30, "--json")
+    golden, hardware = (json.loads(run("simulate", path, *options, *more).out)
+                        for more in (("--engine", "golden"), ()))
+    assert golden["bit_exact"] is None
+    assert golden["cycles"] == golden["cycles_predicted"] == hardware["cycles_predicted"]
+    for mine, theirs in zip(golden["heads"], hardware["heads"], strict=True):
+        assert (mine["cycles"], mine["load_cycles"]) == (theirs["cycles"], theirs["load_cycles"])
+    with np.load(path) as tensors:
+        answer = nearbit.simulate(*(tensors[name] for name in "qkv"), CONFIG, engine="golden",
+                                  timing=MemoryTiming(latency=30))
+    assert answer.cycles == hardware["cycles"]
+    # A memory that pauses is only simulated.
+    drawn = run("simulate", path, *options[:-1], "--memory-pause", 0.1, "--engine", "golden")
+    assert "Cycles: not predicted for this memory; " in drawn.out
+    assert drawn.out.endswith("Nothing was simulated: the answers are the golden model's. Without "
+                              "--engine golden, the hardware is run and compared.\n")
 
 
 def test_table(run, write, config):

@@ -1,9 +1,12 @@
 import json
+import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import nearbit
 from nearbit import report
 from nearbit.tensors import Tensors
 from nearbit_model.attention import attend, attention
@@ -16,16 +19,16 @@ def simulated(monkeypatch):
     """Replace the hardware by the golden model, spoilt as the test says."""
     spoilt = {}
 
-    def simulate(plan, *, engine, vcd, progress, timing):
-        golden = attend(plan.prepared)
+    def simulate(plan, *, engine, vcd, progress, timing, log):
+        golden, predicted = attend(plan.prepared), plan.predict()
         answers = {name: getattr(golden, name).copy() for name in
                    ("output", "output_int", "selected", "distances", "weights")}
+        answers["head_cycles"] = predicted.head_cycles.copy()
         for (name, index), value in spoilt.items():
             answers[name][index] = value
-        cycles = np.arange(1, len(golden.output) + 1) * 100
-        return SimpleNamespace(**answers, head_cycles=cycles, cycles=int(cycles.sum()),
-                               head_seconds=cycles / 1000, build_seconds=1.5,
-                               load_cycles=np.full(plan.prepared.kv_heads, 10),
+        cycles = answers["head_cycles"]
+        return SimpleNamespace(**answers, cycles=int(cycles.sum()), head_seconds=cycles / 1000,
+                               build_seconds=1.5, load_cycles=predicted.load_cycles,
                                memory_use=None)
 
     monkeypatch.setattr(simulation, "run", simulate)
@@ -35,9 +38,64 @@ def simulated(monkeypatch):
 def test_equal(simulated, run, write):
     outcome = run("simulate", write())
     assert outcome.status == 0
-    assert "preset tiny: n 16, sink 0, recent 0; compiled engine" in outcome.out
+    assert "preset tiny: n 16, sink 0, recent 0\n" in outcome.out
+    cycles = re.search(r" all +(\d+) ", outcome.out)
+    assert cycles is not None
     assert outcome.out.endswith("Bit-exact: the hardware's answers to all 6 queries equal the "
-                                "golden model's.\n")
+                                f"golden model's, and its {cycles[1]} cycles the cycle model's.\n")
+
+
+def test_other_cycles(simulated, run, write):
+    """Hardware that takes other cycles than predicted fails, and both are told."""
+    predicted = json.loads(run("simulate", write(), "--json").out)["cycles_predicted"]
+    simulated["head_cycles", 1] = 7
+    outcome = run("simulate", write())
+    assert outcome.status == 1
+    assert re.search(rf"\nNot cycle-exact: the hardware took \d+ cycles, and the cycle model "
+                     rf"predicts {predicted}\.\n", outcome.out)
+    assert outcome.out.count("keys") == 3 # The table, and the hardware's own.
+    figures = json.loads(run("simulate", write(), "--json").out)
+    assert figures["heads"][1]["cycles"] == 7
+    assert figures["cycles_predicted"] == predicted
+
+
+def test_golden(monkeypatch, run, write, tmp_path):
+    """Answers and predicted cycles are there without hardware, and the last line says so."""
+    def fail(*_arguments, **_options):
+        raise AssertionError
+
+    monkeypatch.setattr(simulation, "core_engine", fail)
+    path = write(sizes={"heads": 4, "kv_heads": 2, "queries": 3, "tokens": 20})
+    outcome = run("simulate", path, "--engine", "golden", "--out", tmp_path / "out.npz")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.endswith(
+        "\nNothing was simulated: the answers are the golden model's, and the cycles the cycle "
+        "model's. Without --engine golden, the hardware is run and compared.\n")
+    assert "exact:" not in outcome.out
+    with np.load(path) as given, np.load(tmp_path / "out.npz") as out:
+        hardware = nearbit.simulate(given["q"], given["k"], given["v"], "tiny", engine="golden")
+        for name in ("output", "output_int", "selected", "origins", "distances", "weights"):
+            assert np.array_equal(out[name], getattr(hardware, name)), name
+    figures = json.loads(run("simulate", path, "--engine", "golden", "--json").out)
+    assert figures["bit_exact"] is None
+    assert figures["seconds"] is figures["build_seconds"] is None
+    assert figures["cycles"] == figures["cycles_predicted"] == hardware.cycles > 0
+    assert [head["cycles"] for head in figures["heads"]] == hardware.head_cycles.tolist()
+    for option in ("--vcd", "--report"):
+        assert run("simulate", path, "--engine", "golden", option, tmp_path / "x").err == (
+            f"nearbit: {option} needs hardware; leave out --engine golden\n")
+
+
+def test_nothing_to_choose(simulated, run, write):
+    """No recall where every query sees at most N keys."""
+    outcome = run("simulate", write(sizes={"heads": 2, "queries": 3, "tokens": 9}))
+    assert "100.0%    none " in outcome.out
+    assert "\nRecall: none, as no query sees more keys than it selects.\n" in outcome.out
+    figures = json.loads(run("simulate", write(sizes={"heads": 2, "queries": 3, "tokens": 9}),
+                             "--json").out)
+    assert figures["recall"] is None
+    assert figures["keys_read"] == 1
+    assert figures["error_top"] < 1e-6
 
 
 @pytest.mark.parametrize(("place", "value", "message"), [
@@ -54,6 +112,7 @@ def test_different(simulated, run, write, place, value, message):
     outcome = run("simulate", path)
     assert outcome.status == 1
     assert f"head 1: first difference in {message}" in outcome.out
+    assert "What the hardware itself answered:" in outcome.out
     assert outcome.out.endswith("Not bit-exact: 1 of 2 heads differ from the golden model.\n")
 
     outcome = run("simulate", path, "--json")
@@ -98,8 +157,8 @@ def test_total(write):
     path = write()
     heads = [report.HeadPart(
         head=head, queries=3, keys=20, bit_exact=True, mismatch=None, cycles=30 + head,
-        load_cycles=5, seconds=0.5, recall=0.5 * head, error_reference=0.25,
-        error_reference_max=0.5 + head,
+        load_cycles=5, seconds=0.5, keys_read=0.5, recall=0.5 if head else math.nan,
+        error_reference=0.25, error_reference_max=0.5 + head, error_top=0.125, error_top_max=0.5,
         error_method=0.01 * head, error_method_max=0.125) for head in (0, 1)]
     total = report.Report(heads).total
     assert total.queries == 6
@@ -107,7 +166,7 @@ def test_total(write):
     assert total.cycles == 61
     assert total.seconds == 1
     assert (total.cycles_per_query, total.cycles_per_second) == (51 / 6, 61)
-    assert (total.recall, total.error_reference_max, total.error_method) == (0.25, 1.5, 0.005)
+    assert (total.recall, total.error_reference_max, total.error_method) == (0.5, 1.5, 0.005)
 
 
 def test_no_answer_is_not_equal(tensors):

@@ -93,7 +93,7 @@ def test_no_rotate(run, write, tmp_path):
     {"heads": 2, "queries": 5, "tokens": 33},
     {"heads": 6, "kv_heads": 2, "queries": 3, "tokens": 17},
     {"heads": 3, "kv_heads": 1, "queries": 3, "tokens": 64},
-    {"heads": 2, "queries": 3, "tokens": 1},
+    {"heads": 2, "kv_heads": 1, "queries": 3, "tokens": 1},
 ])
 def test_bit_exact(run, write, sizes, causal, options):
     rng = np.random.default_rng(0)
@@ -160,9 +160,30 @@ def test_table(run, write):
     assert outcome.err == ""
     lines = outcome.out.splitlines()
     assert lines[0].endswith("heads.npz: 2 heads, 3 queries each, 20 keys of 8 bits")
-    assert [line.split()[:2] for line in lines if " exact " in line[:14]] == [
-        ["0", "exact"], ["1", "exact"], ["all", "exact"]]
+    assert [line.split()[0] for line in lines[3:10]] == [
+        "error", "of", "head", "0", "1", "all", "max"]
+    assert all(len(line) <= 80 for line in lines[3:10])
     assert lines[-1].startswith("Bit-exact: ")
+    assert lines[-1].endswith(" cycles the cycle model's.")
+
+
+def test_models_are_the_hardware(tensors):
+    """`engine="golden"` gives what the hardware gives: every array, cycles, loads, and no trace."""
+    arrays = tensors(heads=4, kv_heads=2, queries=5, tokens=30)
+    options = {**arrays, "config": Config.preset("tiny"), "causal": True,
+               "qpos": [29, 3, 0, 12, 20], "n": 6}
+    hardware, models = (nearbit.simulate(**options, engine=engine)
+                        for engine in ("compiled", "golden"))
+    for name in ("output", "output_int", "selected", "distances", "weights", "errors",
+                 "head_cycles", "query_cycles", "load_cycles"):
+        ours, theirs = getattr(models, name), getattr(hardware, name)
+        assert np.array_equal(ours, theirs), name
+        assert ours.dtype == theirs.dtype
+    assert models.cycles == hardware.cycles
+    assert models.engine == "golden"
+    untraced = nearbit.simulate(**options, engine="golden", trace=False)
+    assert untraced.selected.shape == (4, 5, 0)
+    assert untraced.cycles == nearbit.simulate(**options, trace=False).cycles
 
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog")

@@ -92,10 +92,14 @@ def test_smallest_integers(write):
 def test_what_is_not_used(write):
     loaded = Tensors.load(write(mask=1, is_causal=True, qpos=[0, 1, 2], layer=[0], head=[0]))
     assert loaded.notes == (
-        "not used: mask, is_causal (if it is causal, rename it), qpos (it needs causal)",)
+        ("qpos is not used without causal: every query sees all keys; if each sees those up to its "
+         "position, add causal = true"),
+        "not used: mask, is_causal (if it is causal, rename it)")
     for causal in (False, True):
         assert Tensors.load(write(qpos=[0, 1, 2], causal=causal)).notes == ()
     many = Tensors.load(write(**{f"x{index}": 1 for index in range(9)}))
+    origin = dict.fromkeys(("layer", "head", "layer_head", "source", "model", "o_exact"), 1)
+    assert Tensors.load(write(**origin)).notes == ()
     assert many.notes == ("not used: x0, x1, x2, x3, x4, x5, x6, x7, ...",)
 
 
@@ -226,8 +230,8 @@ def big(value, shape=(2, 3, 8), dtype=np.float64):
      "array q [heads, queries, head_dim] is missing; rename querys to q"),
     ({"q": np.ones((3, 8))},
      "q must have 3 axes [heads, queries, head_dim], not 2 (its shape is 3 x 8)"),
-    ({"k": np.ones((1, 2, 20, 8))},
-     "k must have 3 axes [kv heads, tokens, head_dim], not 4 (its shape is 1 x 2 x 20 x 8)"),
+    ({"k": np.ones((2, 2, 20, 8))},
+     "k must have 3 axes [kv heads, tokens, head_dim], not 4 (its shape is 2 x 2 x 20 x 8)"),
     ({"v": 1.0},
      "v must have 3 axes [kv heads, tokens, value_dim], not 0 (it is a single number)"),
     ({"q": np.ones((2, 3, 8), np.uint8)},
@@ -365,3 +369,19 @@ def test_cut_or_damaged_anywhere(tmp_path, tensors, compressed):
     assert len(messages) > 100
     assert all(message.startswith(f"{path}: ") for message in messages)
     assert not any("\n" in message for message in messages)
+
+
+def test_order_of_axes(write, tensors):
+    """More heads than tokens are questioned, as note or with the error."""
+    advice = "if its axes are [tokens, heads, head_dim], swap the first two of q, k and v"
+    def turned(queries):
+        return {name: array.transpose(1, 0, 2)
+                for name, array in tensors(heads=3, queries=queries).items()}
+
+    loaded = Tensors.load(write(**turned(20)))
+    assert loaded.notes == (f"k is read as 20 heads of 3 tokens; {advice}",)
+    with pytest.raises(TensorError) as caught:
+        Tensors.check(**turned(9))
+    assert str(caught.value) == ("q has 9 heads, which do not split evenly among the 20 heads of k "
+                                 f"and v; {advice}")
+    assert Tensors.load(write(sizes={"heads": 2, "tokens": 2})).notes == ()

@@ -100,5 +100,5 @@ def test_extra_is_named(monkeypatch, capsys, text, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["capture", "--model", "smollm2", "--text", str(text()), "-o",
                      str(tmp_path / "o.npz")]) == 2
-    assert "torch, which is not installed; please type: pip install 'nearbit[models]'" in (
-        capsys.readouterr().err)
+    assert ("torch, which is not installed; in a clone of Nearbit, type: pip install "
+            "'.[models]'") in capsys.readouterr().err

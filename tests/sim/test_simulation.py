@@ -207,7 +207,8 @@ def test_progress_and_waveforms(tmp_path):
 
 
 def test_unknown_engine():
-    with pytest.raises(ValueError, match=r"^engine must be one of compiled, icarus, not 'fast'$"):
+    with pytest.raises(ValueError, match=r"^engine must be one of compiled, icarus, golden, not "
+                                         r"'fast'$"):
         simulate(*tensors(TINY), TINY, engine="fast")
 
 

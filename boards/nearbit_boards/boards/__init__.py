@@ -15,7 +15,11 @@ BOARDS: MappingProxyType[str, Board] = MappingProxyType({board.name: board for b
 
 
 def find_board(name: str) -> Board:
-    """Look a board up by its name; :class:`BoardError` suggests others."""
-    if name not in BOARDS:
-        raise BoardError(f"unknown board {name!r}; {suggest(name, list(BOARDS))}")
-    return BOARDS[name]
+    """Look a board up by its name, in any case of letters.
+
+    :class:`BoardError` suggests others.
+    """
+    known = name.lower()
+    if known not in BOARDS:
+        raise BoardError(f"unknown board {name!r}; {suggest(known, list(BOARDS))}")
+    return BOARDS[known]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nearbit_model.attention import Attention, origins
+from nearbit_model.attention import Attention, compare, origins
 from nearbit_model.comparison import ARRAYS, differing
 from nearbit_model.prepare import Prepared
+from nearbit_model.reference import Measures
 from nearbit_model.transfers.program import Outcome, Traffic
 
 
@@ -155,6 +156,10 @@ class HardwareAttention:
                     for name, cycles in phase.items() if name == "i_command"]
         return MemoryUse(traffic, self.cycles - int(commands[0][0]),
                          sum(map(len, commands)), self.errors.size)
+
+    def compare(self) -> Measures:
+        """Compare with exact attention: see :func:`nearbit_model.attention.compare`."""
+        return compare(self.prepared, self.output, self.selected, self.distances)
 
     def difference(self, golden: Attention) -> str | None:
         """Name the first element that differs from the golden model's; None if there is none."""

@@ -10,11 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from nearbit.tables import print_table
 from nearbit_model.config import MULTIPLIER_BITS, Config, fitting_preset
 from nearbit_model.cycles import Command, Phase, Timeline, load, predict, steady
 from nearbit_model.errors import NearbitError
 from nearbit_model.memory import HeadPlace, MemoryLayout, MemoryPlan
 from nearbit_model.memory_timing import MemoryTiming
+from nearbit_model.prepare import DEFAULT_N
 from nearbit_model.transfers.shapes import ACCEPTED
 
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["PEERS", "Check", "Cycles", "Peer", "Workload", "WorkloadError", "check", "check_clock",
-           "differences", "measure", "plot", "plot_format", "relief_of", "show", "show_check"]
+           "cycles", "differences", "measure", "plot", "plot_format", "relief_of", "show",
+           "show_check"]
 
 
 _STEADY_COMMANDS = 240
@@ -218,6 +221,49 @@ class Cycles:
 
 def _number(cycles: Fraction) -> int | float:
     return int(cycles) if cycles.denominator == 1 else float(cycles)
+
+
+def cycles(keys: int, config: Config | str = "reference", *, n: int | None = None, sink: int = 0,
+           recent: int = 0, queries: int = 64) -> Cycles:
+    """Predict what queries over so many keys take, and the stage that limits them.
+
+    Nothing is built or simulated: the cycle model equals the hardware.
+
+    Parameters
+    ----------
+    keys
+        Keys that each query sees, 1 to the configuration's ``capacity``.
+    config
+        The accelerator, without a memory, or the name of a preset.
+    n, sink, recent
+        Keys to select, as for :func:`nearbit.attention`.
+    queries
+        Queries that are asked back to back, 1 to 1,000,000.
+
+    Raises
+    ------
+    WorkloadError
+        What the configuration has no room for, or a configuration with a memory.
+    ConfigError
+        A name that no preset has.
+
+    Examples
+    --------
+    >>> import nearbit
+    >>> found = nearbit.cycles(keys=1024)
+    >>> found.latency, int(found.interval), found.limits
+    (294, 65, ('merge',))
+    """
+    accelerator = Config.preset(config) if isinstance(config, str) else config
+    name = f"the preset {config}" if isinstance(config, str) else "the configuration"
+    if accelerator.memory is not None:
+        raise WorkloadError(f"{name} has a memory, on whose latency its cycles depend; ask "
+                            f"'nearbit cycles' with --memory-latency")
+    most = min(DEFAULT_N, max(1, accelerator.top_n - max(0, sink) - max(0, recent)))
+    workload = Workload(keys=keys, queries=queries, n=most if n is None else n, sink=sink,
+                        recent=recent)
+    workload.validate(accelerator, name)
+    return measure(accelerator, workload)
 
 
 def measure(config: Config, workload: Workload) -> Cycles:
@@ -472,7 +518,7 @@ def show(config: Config, name: str, workload: Workload, predicted: Cycles, found
     for cells in rows:
         table.add_row(*cells)
     console.print()
-    console.print(table)
+    print_table(table, console)
     together = "" if len(predicted.limits) == 1 else ", all of it at once"
     console.print(f"\nWhat would lower the interval{together}:", markup=False, highlight=False)
     for stage, relief in zip(predicted.limits, predicted.relief, strict=True):

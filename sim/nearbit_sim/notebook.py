@@ -1,0 +1,36 @@
+"""How far a simulation is, in a notebook."""
+
+import sys
+from importlib import import_module
+
+from nearbit_model.transfers.program import Progress
+
+
+__all__ = ["notebook_progress"]
+
+
+def notebook_progress(cycles: int | None) -> Progress | None:
+    """Show a line in a notebook's output that follows a simulation; None outside of notebooks.
+
+    Parameters
+    ----------
+    cycles
+        All cycles that will be simulated, if they are known.
+    """
+    interactive = sys.modules.get("IPython")
+    shell = None if interactive is None else interactive.get_ipython()
+    # A shell on a terminal has none.
+    if getattr(shell, "kernel", None) is None:
+        return None
+    display = import_module("IPython.display").display
+
+    def line(text: str) -> dict[str, str]:
+        return {"text/plain": text}
+
+    handle = display(line("building the hardware (minutes, once)"), raw=True, display_id=True)
+    end = "" if cycles is None else f" of {cycles:,}"
+
+    def move(cycle: int, _done: int, _total: int) -> None:
+        handle.update(line(f"simulating: cycle {cycle:,}{end}"), raw=True)
+
+    return move
