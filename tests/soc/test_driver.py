@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nearbit.soc import exports
-from nearbit_hw.soc.registers import SocError, register_map
+from nearbit_hw.soc.registers import CacheSocError, SocError, register_map
 from nearbit_hw.soc.soc_core import SocCore, memory_buses
 from nearbit_hw.verilog import generate
 from nearbit_model.attention import attention
@@ -532,7 +532,7 @@ def test_interrupt(board):
 def test_texts(board):
     """Every status and error has words of its own."""
     device = board(HEAD)
-    for name, count in (("text", len(STATUS)), ("error_text", len(SocError)),
+    for name, count in (("text", len(STATUS)), ("error_text", len(CacheSocError)),
                         ("query_text", len(QueryError))):
         texts = [getattr(device.library, f"nearbit_{name}")(code) for code in range(count + 1)]
         assert len(set(texts)) == count + 1
