@@ -138,7 +138,8 @@ def dsps(config: Config, device: Device) -> int:
     else:
         products.append((config.weight_bits, SCALE_BITS))
     if config.rescore is not None:
-        products += [(config.rescore.element_bits,) * 2] * config.rescore.lanes
+        bits = config.rescore.element_bits
+        products += [(bits, bits)] * config.rescore.lanes
         products += [((2 * config.score_max).bit_length(), MULTIPLIER_BITS // 2)] * 2
     if config.normalizer == "reciprocal":
         products += config.reciprocal_times.products(config.value_bits)
