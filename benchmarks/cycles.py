@@ -37,7 +37,7 @@ from nearbit_model.config import Config, Rescore
 from nearbit_model.memories import MEMORIES
 from nearbit_model.transfers import Plan
 from nearbit_sim import simulation
-from nearbit_sim.compiled import compiler
+from nearbit_sim.cxx import compiler
 
 
 ROOT = Path(__file__).resolve().parents[1]
