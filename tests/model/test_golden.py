@@ -730,8 +730,8 @@ def test_exact_scores_without_a_unit():
 
 def test_shared_selections_that_cannot_be():
     problem = make(25, group=2, queries=3, tokens=20, counts=20, n=4, head_dim=6, shared=True)
-    with refuses("a shared selection needs rescoring: the sum of several distances is no "
-                 "measure of a single one's weight"):
+    with refuses("a shared selection needs rescoring: a sum of several distances does not "
+                 "measure a single head's weight"):
         problem.attend(rescore=None)
     for counts in ([[20], [19]], [[20] * 3, [20, 19, 20]]):
         for refused in (problem.attend, functools.partial(
