@@ -70,7 +70,8 @@ def test_pins(accelerator, folder):
     assert sorted(item for item in connected if item[0] not in narrow) == sorted(
         (name, direction, int(bits)) for name, direction, bits in listed if name not in narrow)
     assert narrow < {name for name, _, _ in connected}
-    assert list(accelerator.managers) == ["m_axi_codes", "m_axi_rows0", "m_axi_rows1"]
+    assert list(accelerator.managers) == ["m_axi_codes", "m_axi_rows0", "m_axi_rows1",
+                                          "m_axi_append"]
 
 
 @pytest.mark.parametrize(("data_bits", "message"), [
