@@ -36,7 +36,7 @@ def compiler() -> list[str]:
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "c++"]
     raise SimulationError("the compiled engine needs a C++ compiler: install g++ or clang++, or "
-                          "the one from PyPI with: pip install 'nearbit[compiler]'")
+                          "the one from PyPI with: pip install ziglang")
 
 
 def identify(command: Sequence[str]) -> str:
@@ -54,8 +54,10 @@ def compile_files(command: Sequence[str], arguments: Sequence[str | Path],
                   folder: Path) -> None:
     """Run a compiler in a folder; :class:`SimulationError` quotes it if it fails."""
     try:
+        # Python may have found another place than TMPDIR, whose disk is full.
         result = subprocess.run([*command, *arguments], cwd=folder, capture_output=True,
-                                encoding="utf-8", errors="replace", check=False)
+                                encoding="utf-8", errors="replace", check=False,
+                                env={**os.environ, "TMPDIR": str(folder)})
     except OSError as error:
         raise SimulationError(f"the C++ compiler {command[0]} cannot be run in {folder}: "
                               f"{error.strerror or error}") from None
