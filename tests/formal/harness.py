@@ -7,7 +7,8 @@ the checks to mean anything. Assumptions are logic of the claim: a check fails, 
 reached, only in a cycle up to which all of them held.
 
 Yosys makes it an AIG, of which every check and every cover is an output. Registers and memories
-begin as Amaranth says, but for the output registers of block RAMs, which begin with anything. ABC
+begin as Amaranth says, but for the output registers of block RAMs, which begin with anything; words
+beyond a memory are anything. ABC
 is the program that pyosys's wheel has beside its library, because Yosys's own command `abc` maps
 logic and proves nothing.
 """
@@ -88,6 +89,8 @@ class Claim(Elaboratable):
         Where the claim's own logic goes.
     rst : :class:`amaranth.hdl.Signal`
         The reset.
+    outputs : :class:`dict`
+        Output streams that may be stalled, by name.
     """
 
     def __init__(self, dut: Any, *, resets: bool = True):
@@ -96,6 +99,7 @@ class Claim(Elaboratable):
         self.m.domains.sync = domain = ClockDomain("sync")
         self.clk, self.rst = domain.clk, domain.rst
         self.inputs: dict[str, Signal] = {}
+        self.outputs: dict[str, Any] = {}
         self.assumptions: dict[str, Signal] = {}
         self.checks: dict[str, Signal] = {}
         self.covers: dict[str, Signal] = {}
@@ -162,7 +166,8 @@ class Claim(Elaboratable):
         """Take an output stream of the component at any time; claims the rules of streams."""
         if not port.signature.always_ready:
             self.m.d.comb += port.ready.eq(self.free(f"{name}_ready"))
-        self.check(f"{name} holds", self.holds(port, f"{name}_out"))
+            self.outputs[name] = port
+            self.check(f"{name} holds", self.holds(port, f"{name}_out"))
 
     def attach(self, interface: Any, *, prefix: str = "", skip: tuple[str, ...] = ()) -> None:
         """Drive all inputs of a component, and sink all its output streams, but those named."""
@@ -286,9 +291,9 @@ class _Solver:
         self._checks = list(outputs.claim.checks)
         (directory / "claim.il").write_text(rtlil.convert(
             outputs, name="claim", ports=outputs.ports(), emit_src=False))
-        script = ["read_rtlil claim.il", "hierarchy -top claim", "proc", "flatten", "opt -full",
-                  "memory_map", "opt -full", "techmap", "opt", "dffunmap", "simplemap", "aigmap",
-                  "opt_clean", "design -save whole"]
+        script = ["read_rtlil claim.il", "hierarchy -top claim", "proc", "flatten", "memory_map",
+                  "setundef -anyseq", "opt -full", "techmap", "setundef -anyseq", "opt",
+                  "dffunmap", "simplemap", "aigmap", "opt_clean", "design -save whole"]
         covers = [port for port in outputs.names if port.startswith("cover")]
         for kept in ("check_*", *covers):
             name = kept.removesuffix("_*")
@@ -296,7 +301,7 @@ class _Solver:
                        "opt_clean", f"write_aiger -zinit -map {name}.map {name}.aig"]
         (directory / "claim.ys").write_text("\n".join(script) + "\n")
         self._run([*yosys.command(), "-q", "claim.ys"], "Yosys")
-        self._inputs = self._find_inputs()
+        self._inputs("check")
 
     def _run(self, command: list[str], program: str) -> str:
         seconds = self._proof.seconds
@@ -314,17 +319,16 @@ class _Solver:
                                f"{(result.stderr or result.stdout)[-500:]}")
         return result.stdout
 
-    def _find_inputs(self) -> list[tuple[str, int]]:
-        """Name and bit of each input of the AIGs."""
-        found = []
-        for line in (self._directory / "check.map").read_text().splitlines():
+    def _inputs(self, name: str) -> dict[int, tuple[str, int]]:
+        """Name and bit of each input of an AIG that is one of the claim."""
+        found: dict[int, tuple[str, int]] = {}
+        for line in (self._directory / f"{name}.map").read_text().splitlines():
             if line.startswith("input "):
-                number, bit, name = line.split()[1:]
-                assert int(number) == len(found)
-                found.append((name, int(bit)))
+                number, bit, port = line.split()[1:]
+                found[int(number)] = port, int(bit)
         expected = {(name, bit) for name, value in self._outputs.claim.inputs.items()
                     for bit in range(len(value))}
-        if set(found) != expected | {("clk", 0)}:
+        if set(found.values()) != expected | {("clk", 0)}:
             raise Vacuous(f"{self._proof.name}: the inputs of the AIG are not those of the claim")
         return found
 
@@ -335,10 +339,12 @@ class _Solver:
 
     def reach(self, cover: str, cycles: int) -> int | None:
         """Find the first cycle in which a cover is reached."""
-        port = next(port for port, name in self._outputs.names.items()
-                    if name == cover and port.startswith("cover"))
-        found = self._solve(port, f"bmc3 -F {cycles}")
+        found = self._solve(self._port("cover", cover), f"bmc3 -F {cycles}")
         return found and found[1]
+
+    def _port(self, kind: str, name: str) -> str:
+        return next(port for port, named in self._outputs.names.items()
+                    if named == name and port.startswith(kind))
 
     def _solve(self, name: str, engine: str) -> tuple[int, int] | None:
         """Ask ABC for an output that can be 1, and in which cycle."""
@@ -363,18 +369,19 @@ class _Solver:
         What it shows is whether a check fails, or a cover is reached, in that cycle, and the
         assumptions hold until then.
         """
+        inputs = self._inputs("check" if kind == "check" else self._port(kind, name))
         frames = [dict.fromkeys(self._outputs.claim.inputs, 0) for _ in range(cycle + 1)]
         text = (self._directory / "trace").read_text()
         for number, frame, value in re.findall(r"pi(\d+)@(\d+)=([01])", text):
-            if int(number) < len(self._inputs): # Beyond are contents at power-up.
-                port, bit = self._inputs[int(number)]
-                if port != "clk":
-                    frames[int(frame)][port] |= int(value) << bit
+            # Others are what the claim leaves open, as the contents of a register at power-up.
+            port, bit = inputs.get(int(number), ("clk", 0))
+            if port != "clk":
+                frames[int(frame)][port] |= int(value) << bit
 
         claim = self._proof.claim()
         shown = []
 
-        async def testbench(ctx):
+        async def testbench(ctx: Any) -> None:
             for frame in frames:
                 for port, value in frame.items():
                     ctx.set(claim.inputs[port], value)
@@ -430,10 +437,10 @@ def prove(proof: Proof, directory: Path) -> None:
     engine = "pdr" if proof.cycles is None else bounded
     solver = _Solver(proof, directory / "claim")
     for cover, cycle in proof.covers.items():
-        reached = solver.reach(cover, cycle + 1)
+        reached = solver.reach(cover, cycle + _SEARCH_CYCLES)
         if reached != cycle:
             raise Vacuous(f"{proof.name}: cover {cover!r} is not reached in cycle {cycle} but "
-                          f"{'later or never' if reached is None else f'in {reached}'}")
+                          f"{'much later or never' if reached is None else f'in {reached}'}")
         solver.replay("cover", cover, cycle)
     _refute(proof, engine, directory / "claim")
     seconds = _processor_seconds() - before
@@ -450,6 +457,9 @@ def prove(proof: Proof, directory: Path) -> None:
                           f"nothing")
     _record(proof, claim, engine, seconds, found)
 
+
+_SEARCH_CYCLES = 10
+"""Cycles beyond the expected one in which a cover is looked for, to say more in the message."""
 
 _MUTATION_CYCLES = 40
 """Cycles in which a mutation must show itself."""

@@ -78,7 +78,7 @@ def test_a_bound_is_a_bound(tmp_path):
 
 @pytest.mark.parametrize(("proof", "message"), [
     (counter(assumed=lambda claim, dut: dut.count < 2),
-     r"^counter: cover 'some' is not reached in cycle 3 but later or never$"),
+     r"^counter: cover 'some' is not reached in cycle 3 but much later or never$"),
     (counter(assumed=lambda claim, dut: claim.rst & ~claim.rst),
      r"^counter: no register has to do with what is asked of cover_0$"),
     (replace(counter(), covers={"some": 4}),
