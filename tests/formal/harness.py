@@ -89,13 +89,16 @@ class Claim(Elaboratable):
         Where the claim's own logic goes.
     rst : :class:`amaranth.hdl.Signal`
         The reset.
+    inside : :class:`amaranth.hdl.Module`
+        The component, elaborated; its submodules have names.
     outputs : :class:`dict`
         Output streams that may be stalled, by name.
     """
 
     def __init__(self, dut: Any, *, resets: bool = True):
         self.m = Module()
-        self.m.submodules.dut = dut
+        self.inside = dut.elaborate(None)
+        self.m.submodules.dut = self.inside
         self.m.domains.sync = domain = ClockDomain("sync")
         self.clk, self.rst = domain.clk, domain.rst
         self.inputs: dict[str, Signal] = {}
@@ -287,8 +290,8 @@ class _Solver:
         self._proof = proof
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._outputs = outputs = _Outputs(proof.claim())
-        self._checks = list(outputs.claim.checks)
+        self.claim = proof.claim()
+        self._outputs = outputs = _Outputs(self.claim)
         (directory / "claim.il").write_text(rtlil.convert(
             outputs, name="claim", ports=outputs.ports(), emit_src=False))
         script = ["read_rtlil claim.il", "hierarchy -top claim", "proc", "flatten", "memory_map",
@@ -326,16 +329,18 @@ class _Solver:
             if line.startswith("input "):
                 number, bit, port = line.split()[1:]
                 found[int(number)] = port, int(bit)
-        expected = {(name, bit) for name, value in self._outputs.claim.inputs.items()
+        expected = {(name, bit) for name, value in self.claim.inputs.items()
                     for bit in range(len(value))}
         if set(found.values()) != expected | {("clk", 0)}:
             raise Vacuous(f"{self._proof.name}: the inputs of the AIG are not those of the claim")
         return found
 
-    def refute(self, engine: str) -> tuple[str, int] | None:
-        """Name a check that fails, and in which cycle."""
+    def prove(self, engine: str) -> None:
+        """Prove all checks; raises Refuted by one that fails."""
         found = self._solve("check", engine)
-        return found and (self._checks[found[0]], found[1])
+        if found is not None:
+            check, cycle = list(self.claim.checks)[found[0]], found[1]
+            raise Refuted(self._proof.name, check, cycle, self.replay("check", check, cycle))
 
     def reach(self, cover: str, cycles: int) -> int | None:
         """Find the first cycle in which a cover is reached."""
@@ -370,7 +375,7 @@ class _Solver:
         assumptions hold until then.
         """
         inputs = self._inputs("check" if kind == "check" else self._port(kind, name))
-        frames = [dict.fromkeys(self._outputs.claim.inputs, 0) for _ in range(cycle + 1)]
+        frames = [dict.fromkeys(self.claim.inputs, 0) for _ in range(cycle + 1)]
         text = (self._directory / "trace").read_text()
         for number, frame, value in re.findall(r"pi(\d+)@(\d+)=([01])", text):
             # Others are what the claim leaves open, as the contents of a register at power-up.
@@ -402,13 +407,6 @@ class _Solver:
         return trace
 
 
-def _refute(proof: Proof, engine: str, directory: Path) -> None:
-    solver = _Solver(proof, directory)
-    found = solver.refute(engine)
-    if found is not None:
-        raise Refuted(proof.name, *found, solver.replay("check", *found))
-
-
 def prove(proof: Proof, directory: Path) -> None:
     """Prove all checks of a claim, and that this means something.
 
@@ -427,29 +425,28 @@ def prove(proof: Proof, directory: Path) -> None:
     """
     if proof.mutation is None:
         raise Vacuous(f"{proof.name}: no mutation shows that the proof can fail")
-    claim = proof.claim()
-    if not claim.checks or not claim.covers or set(claim.covers) != set(proof.covers):
-        raise Vacuous(f"{proof.name}: the claim must have checks, and the proof's covers "
-                      f"{sorted(proof.covers)}, not {sorted(claim.covers)}")
-
     before = _processor_seconds()
     bounded = f"bmc3 -F {proof.cycles}"
     engine = "pdr" if proof.cycles is None else bounded
     solver = _Solver(proof, directory / "claim")
+    claim = solver.claim
+    if not claim.checks or not claim.covers or set(claim.covers) != set(proof.covers):
+        raise Vacuous(f"{proof.name}: the claim must have checks, and the proof's covers "
+                      f"{sorted(proof.covers)}, not {sorted(claim.covers)}")
     for cover, cycle in proof.covers.items():
         reached = solver.reach(cover, cycle + _SEARCH_CYCLES)
         if reached != cycle:
             raise Vacuous(f"{proof.name}: cover {cover!r} is not reached in cycle {cycle} but "
                           f"{'much later or never' if reached is None else f'in {reached}'}")
         solver.replay("cover", cover, cycle)
-    _refute(proof, engine, directory / "claim")
+    solver.prove(engine)
     seconds = _processor_seconds() - before
 
     mutation = proof.mutation
     with mutate(mutation.function, mutation.old, mutation.new):
         try:
-            _refute(proof, f"bmc3 -F {_MUTATION_CYCLES}" if proof.cycles is None else bounded,
-                    directory / "mutation")
+            _Solver(proof, directory / "mutation").prove(
+                f"bmc3 -F {_MUTATION_CYCLES}" if proof.cycles is None else bounded)
         except Refuted as refuted:
             found = refuted
         else:
