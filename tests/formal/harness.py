@@ -81,7 +81,7 @@ class Claim(Elaboratable):
     """A component with free inputs, and what is claimed of it.
 
     Registers of the claim go into :py:`m.d.sync`; like those of the component they are reset with
-    :py:`rst`, which is free in every cycle, or 0 if :py:`resets` is False.
+    :py:`rst`, which is free in every cycle.
 
     Attributes
     ----------
@@ -95,21 +95,17 @@ class Claim(Elaboratable):
         Output streams that may be stalled, by name.
     """
 
-    def __init__(self, dut: Any, *, resets: bool = True):
+    def __init__(self, dut: Any):
         self.m = Module()
         self.inside = dut.elaborate(None)
         self.m.submodules.dut = self.inside
         self.m.domains.sync = domain = ClockDomain("sync")
         self.clk, self.rst = domain.clk, domain.rst
-        self.inputs: dict[str, Signal] = {}
+        self.inputs: dict[str, Signal] = {"rst": self.rst}
         self.outputs: dict[str, Any] = {}
         self.assumptions: dict[str, Signal] = {}
         self.checks: dict[str, Signal] = {}
         self.covers: dict[str, Signal] = {}
-        if resets:
-            self.inputs["rst"] = self.rst
-        else:
-            self.m.d.comb += self.rst.eq(0)
 
     def free(self, name: str, width: int = 1) -> Signal:
         """An input that is anything in each cycle."""
@@ -275,9 +271,6 @@ class Proof:
     mutation: Mutation | None = None
     cycles: int | None = None
     seconds: int = 60
-
-    def __str__(self) -> str:
-        return re.sub(r"\W+", "-", self.name)
 
 
 _FOUND = re.compile(r"Output (\d+) of miter .* was asserted in frame (\d+)")
