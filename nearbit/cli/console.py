@@ -22,11 +22,11 @@ __all__ = ["BUILDING", "Bar", "building", "console", "count", "progress", "say_n
            "seconds_to_build"]
 
 
-BUILDING = "building the hardware (minutes, once)"
+BUILDING = "building the hardware (up to a minute, once)"
 
 # Seconds in which a core becomes a library, for any and for each LUT of it: measured with the
-# presets tiny, reference and gqa3 (13, 35 and 124 s; x86_64).
-_SECONDS, _SECONDS_PER_LUT = 8, 0.0042
+# presets tiny, reference, gqa3 and long (6, 14, 43 and 30 s on two cores, x86_64).
+_SECONDS, _SECONDS_PER_LUT = 6, 0.0012
 
 
 def console(is_error: bool = False) -> "Console":

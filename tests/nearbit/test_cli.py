@@ -102,7 +102,7 @@ def test_build_is_announced(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().err
 
     line = build("compiled", "a", "b")
-    assert line == "nearbit: building the hardware of preset reference (about 30 s), once\n"
+    assert line == "nearbit: building the hardware of preset reference (about 10 s), once\n"
     assert build("compiled", "a", "b") == ""
     assert build("icarus", "c") == "nearbit: building the hardware of preset reference, once\n"
     cached("d", ".so", make)

@@ -21,9 +21,9 @@ class AxiLite(wiring.Component):
 
     A write address, write data and a read address are taken as they come, one of each, in any order
     and each without the others; the next one when the access has been answered. If both a read and
-    a write could begin, it is the one that the last access was not. An access begins in the cycle
-    after all of it has come, if the response to the one before of its kind has been taken; its
-    response is there in the cycle after it is done.
+    a write could begin, it is the write, unless one was done in the cycle before. An access begins
+    in the cycle after all of it has come, if the response to the one before of its kind has been
+    taken; its response is there in the cycle after it is done.
 
     All outputs are registers.
 
