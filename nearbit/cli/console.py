@@ -22,7 +22,7 @@ __all__ = ["BUILDING", "Bar", "building", "console", "count", "progress", "say_n
            "seconds_to_build"]
 
 
-BUILDING = "building the hardware (up to a minute, once)"
+BUILDING = "building the hardware, once"
 
 # Seconds in which a core becomes a library, for any and for each LUT of it: measured with the
 # presets tiny, reference, gqa3 and long (6, 14, 43 and 30 s on two cores, x86_64).
@@ -80,7 +80,7 @@ def _about(config: "Config", engine: str) -> str:
         seconds = seconds_to_build(config)
     except NearbitError:
         return ""
-    return f" (about {10 * round(seconds / 10)} s)" if seconds < 100 else \
+    return f" (about {10 * max(1, round(seconds / 10))} s)" if seconds < 100 else \
         f" (about {round(seconds / 60)} minutes)"
 
 

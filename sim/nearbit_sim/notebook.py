@@ -27,7 +27,7 @@ def notebook_progress(cycles: int | None) -> Progress | None:
     def line(text: str) -> dict[str, str]:
         return {"text/plain": text}
 
-    handle = display(line("building the hardware (up to a minute, once)"), raw=True, display_id=True)
+    handle = display(line("building the hardware, once"), raw=True, display_id=True)
     end = "" if cycles is None else f" of {cycles:,}"
 
     def move(cycle: int, _done: int, _total: int) -> None:
