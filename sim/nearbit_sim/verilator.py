@@ -42,6 +42,8 @@ _FLAGS = ("-std=c++17", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-w")
 
 _OPTIMIZE = "-O1"
 
+_HARNESS = "harness.cpp"
+
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 _TRACE_RUNTIME = "verilated_vcd_c.cpp"
 
@@ -142,23 +144,23 @@ def build(verilog: str, harness: str, target: Path, *, command: Sequence[str], t
                        "design.v"], folder, root)
         if result.returncode != 0:
             raise SimulationError(f"Verilator cannot compile the design: {_reason(result)}")
-        written = sorted(path.name for path in folder.glob(f"{CLASS}*.cpp"))
-        hot = [name for name in written if re.search(r"__\d+\.cpp$", name)
-               and "__Slow" not in name]
-        cold = [name for name in written if name not in hot and name != f"{CLASS}.cpp"]
-        (folder / "cold.cpp").write_text(_include(cold), encoding="utf-8")
-        (folder / "harness.cpp").write_text(_include([f"{CLASS}.cpp"]) + harness, encoding="utf-8")
+        (folder / _HARNESS).write_text(_include([f"{CLASS}.cpp"]) + harness, encoding="utf-8")
+        written = [path for path in folder.glob(f"{CLASS}*.cpp") if path.stem != CLASS]
+        parts = []
+        for number, names in enumerate(_shares([folder / _HARNESS, *written], _cores())):
+            parts.append(f"part{number}.cpp")
+            (folder / parts[-1]).write_text(_include(names), encoding="utf-8")
 
         def compile_part(name: str) -> Path:
             if name in runtime:
                 return _runtime(root / "include" / name, command, compiling)
-            flags = [f"-D{text}" for text in definitions] if name == "harness.cpp" else []
+            flags = [f"-D{text}" for text in definitions]
             compile_files([*compiling, _OPTIMIZE], [*flags, "-c", name], folder)
             return folder / Path(name).with_suffix(".o")
 
         with ThreadPoolExecutor(_cores()) as pool:
-            parts = list(pool.map(compile_part, [*hot, "harness.cpp", "cold.cpp", *runtime]))
-        compile_files(command, ["-shared", *parts, *objects, "-pthread", "-o", target], folder)
+            compiled = list(pool.map(compile_part, [*parts, *runtime]))
+        compile_files(command, ["-shared", *compiled, *objects, "-pthread", "-o", target], folder)
 
 
 def _reason(result: subprocess.CompletedProcess[str]) -> str:
@@ -168,6 +170,17 @@ def _reason(result: subprocess.CompletedProcess[str]) -> str:
         if found:
             return found[1]
     return f"it ended with status {result.returncode}"
+
+
+def _shares(files: Iterable[Path], count: int) -> list[list[str]]:
+    """Deal files to compilations of about the same length; each reads the runtime's headers."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    lengths = [0] * count
+    for path in sorted(files, key=lambda path: (-path.stat().st_size, path.name)):
+        least = lengths.index(min(lengths))
+        shares[least].append(path.name)
+        lengths[least] += path.stat().st_size
+    return [sorted(names) for names in shares if names]
 
 
 def _include(names: Iterable[str]) -> str:

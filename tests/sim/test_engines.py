@@ -328,7 +328,7 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr(cxx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SimulationError, match=(
             r"^the compiled engine needs a C\+\+ compiler: install g\+\+ or clang\+\+, or the one "
-            r"from PyPI with: pip install 'nearbit\[compiler\]'$")):
+            r"from PyPI with: pip install ziglang$")):
         cxx.compiler()
     monkeypatch.setattr(cxx.importlib.util, "find_spec", lambda name: name)
     assert cxx.compiler() == [sys.executable, "-m", "ziglang", "c++"]
