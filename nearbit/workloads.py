@@ -118,9 +118,11 @@ class Workload:
         if self.queries > _MOST_QUERIES:
             raise WorkloadError(f"--queries must be at most {_MOST_QUERIES:,}, not {self.queries}")
         selected = self.n + self.sink + self.recent
-        fitting = fitting_preset(config.key_bits, config.value_dim, self.keys, selected)
-        remedy = "give a configuration that does with --config" if fitting is None \
-            else f"the preset {fitting} does"
+        # Presets that fit by their sizes have no memory.
+        fitting = None if config.memory is not None else fitting_preset(
+            config.key_bits, config.value_dim, self.keys, selected)
+        remedy = "give a configuration that does with --config, or raise it with --set" \
+            if fitting is None else f"the preset {fitting} does"
         if self.keys > config.capacity:
             raise WorkloadError(f"{name} holds {config.capacity} keys (capacity), not {self.keys}; "
                                 f"{remedy}")

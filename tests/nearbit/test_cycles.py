@@ -262,7 +262,11 @@ def test_plot(run, tmp_path, ending):
     ("--keys 1025", ("preset reference holds 1024 keys (capacity), not 1025; the preset head64 "
                      "does")),
     ("--keys 65537 --preset long", ("preset long holds 65536 keys (capacity), not 65537; give a "
-                                    "configuration that does with --config")),
+                                    "configuration that does with --config, or raise it with "
+                                    "--set")),
+    ("--keys 9000 --preset memory64 --memory-latency 9", (
+        "preset memory64 holds 8192 keys (capacity), not 9000; give a configuration that does with "
+        "--config, or raise it with --set")),
     ("--keys 0", "--keys must be at least 1, not 0"),
     ("--keys 9 --queries 0", "--queries must be at least 1, not 0"),
     ("--keys 9 --queries 1000001", "--queries must be at most 1,000,000, not 1000001"),
@@ -273,7 +277,7 @@ def test_plot(run, tmp_path, ending):
                          "n + sink + recent = 33; the preset head64 does")),
     ("--keys 9 --sink 4000", ("preset reference selects at most 32 keys (top_n), not "
                               "n + sink + recent = 4001; give a configuration that does with "
-                              "--config")),
+                              "--config, or raise it with --set")),
     *[(f"--keys 9 --clock {clock}", f"--clock is in MHz, from 0.001 to 100,000, not {shown}")
       for clock, shown in (("0", "0"), ("-1", "-1"), ("nan", "nan"), ("inf", "inf"),
                            ("12e6", "1.2e+07"), ("1e-320", "9.99989e-321"))],

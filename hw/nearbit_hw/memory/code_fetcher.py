@@ -163,6 +163,8 @@ class CodeFetcher(wiring.Component):
     so whether it failed is said by its last one. After a silence no burst is begun until all that
     the memory owes has come, and is dropped, and all commands in work have been answered; a command
     that comes while the silence goes on fails, too. The next one is read as if nothing had been.
+    A look-up that nobody has taken when the silence is noticed is withdrawn, against the rule of
+    streams.
 
     Reset forgets all; the memory must be reset with it, as AXI4 wants.
 
