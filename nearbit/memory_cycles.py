@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nearbit.tables import print_table
 from nearbit.workloads import Workload, WorkloadError, relief_of
 from nearbit_model.config import Config, Memory
 from nearbit_model.cycles import Phase, Reads, Timeline, bound, latency_limit, predict
@@ -245,7 +246,7 @@ def show(config: Config, name: str, workload: Workload, timing: MemoryTiming,
         table.add_row(f"  {stage}{mark}", f"{float(cycles):,.1f}",
                       f"{float(cycles / found.interval):.0%}")
     console.print()
-    console.print(table)
+    print_table(table, console)
     size = read.code_bytes + read.row_bytes
     lines = [
         (f"Read per command: {size:,} bytes, {read.code_bytes:,} of codes and {read.row_bytes:,} "

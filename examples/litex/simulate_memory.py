@@ -6,8 +6,8 @@
 Fills LiteDRAM's model of a DRAM with random keys and values, asks three queries of each key head,
 as SmolLM2 does for a token, and compares every answer with the golden model's. Prints how much of
 the DRAM's peak bandwidth is taken by the bytes that the queries need; --json writes it to a file.
-host.cpp takes the place of a processor and its DMA engine. Needs nearbit and litedram from PyPI,
-and from Debian verilator and g++.
+host.cpp takes the place of a processor and its DMA engine. Needs nearbit, litedram from PyPI, and
+from Debian verilator and g++.
 """
 
 import argparse
@@ -268,6 +268,8 @@ def main():
     options = parser.parse_args()
     if not 1 <= options.heads <= 90:
         parser.error(f"--heads must be from 1 to 90, not {options.heads}")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"there is no folder {options.json.parent} for --json; create it")
     logging.disable(logging.INFO)
     folder = (options.build / options.dram).resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def _package() -> str:
     for package in _PROGRAMS:
         if importlib.util.find_spec(package) is not None:
             return package
-    raise YosysNotFound("Yosys is not installed; type: pip install nearbit")
+    raise YosysNotFound("Yosys is not installed; type: pip install pyosys==0.70")
 
 
 def command() -> tuple[str, ...]:

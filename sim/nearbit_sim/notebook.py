@@ -1,6 +1,7 @@
 """How far a simulation is, in a notebook."""
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from nearbit_model.transfers.program import Progress
@@ -9,13 +10,13 @@ from nearbit_model.transfers.program import Progress
 __all__ = ["notebook_progress"]
 
 
-def notebook_progress(cycles: int | None) -> Progress | None:
+def notebook_progress(cycles: Callable[[], int | None]) -> Progress | None:
     """Show a line in a notebook's output that follows a simulation; None outside of notebooks.
 
     Parameters
     ----------
     cycles
-        All cycles that will be simulated, if they are known.
+        Gives all cycles that will be simulated, or None; called only in a notebook.
     """
     interactive = sys.modules.get("IPython")
     shell = None if interactive is None else interactive.get_ipython()
@@ -28,7 +29,8 @@ def notebook_progress(cycles: int | None) -> Progress | None:
         return {"text/plain": text}
 
     handle = display(line("building the hardware, once"), raw=True, display_id=True)
-    end = "" if cycles is None else f" of {cycles:,}"
+    total = cycles()
+    end = "" if total is None else f" of {total:,}"
 
     def move(cycle: int, _done: int, _total: int) -> None:
         handle.update(line(f"simulating: cycle {cycle:,}{end}"), raw=True)

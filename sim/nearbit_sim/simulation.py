@@ -103,7 +103,8 @@ def simulate(q: ArrayLike, k: ArrayLike, v: ArrayLike, config: Config | str, *,
             raise SimulationError("a VCD file needs hardware; the engine 'golden' has none")
         return _by_models(plan, timing, trace=trace)
     if progress is None:
-        progress = notebook_progress(None if config.memory is not None else plan.predict().cycles)
+        progress = notebook_progress(
+            lambda: None if plan.config.memory is not None else plan.predict().cycles)
     return run(plan, engine=engine, timing=timing, vcd=vcd, progress=progress)
 
 

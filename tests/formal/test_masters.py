@@ -13,6 +13,7 @@ from nearbit_hw.memory import Appender, CacheMap, CodeFetcher, RowPort
 from nearbit_hw.memory.axi import split_burst
 
 from .harness import Claim, Mutation, Proof, needs_abc, prove
+from .neighbours import answered
 
 
 pytestmark = needs_abc
@@ -21,15 +22,9 @@ MAP = CacheMap(heads=1, sequences=1, capacity=8, page_tokens=4, pages=2, address
                data_bits=8, burst_bytes=16, stride_bits=1)
 
 
-def answered(claim, dut):
-    """Each look-up has an answer, after it and before the next one."""
-    asked = Signal()
-    asks = dut.o_lookup.valid & dut.o_lookup.ready
-    with claim.m.If(asks):
-        claim.m.d.sync += asked.eq(1)
-    with claim.m.Elif(dut.i_lookup.valid):
-        claim.m.d.sync += asked.eq(0)
-    claim.assume("look-ups are answered once", ~dut.i_lookup.valid | asked)
+def looks_up(claim, dut):
+    """The component asks for one look-up at a time."""
+    asked = answered(claim, dut)
     claim.check("one look-up at a time", ~asked | ~dut.o_lookup.valid)
 
 
@@ -79,7 +74,7 @@ def code_fetcher():
                       timeout_bits=2)
     claim = Claim(dut)
     claim.attach(dut, skip=("o_lookup",))
-    answered(claim, dut)
+    looks_up(claim, dut)
     # A look-up that nobody has taken yet is withdrawn when the memory is given up, or in the next
     # cycle, if its command came just then.
     claim.m.d.comb += dut.o_lookup.ready.eq(claim.free("o_lookup_ready"))
@@ -160,7 +155,7 @@ def appender():
     dut = Appender(MAP, key_bits=16, row_beats=2, timeout_bits=2)
     claim = Claim(dut)
     claim.attach(dut)
-    answered(claim, dut)
+    looks_up(claim, dut)
     aw, w, b = dut.axi.aw, dut.axi.w, dut.axi.b
     m = claim.m
     bursts_stay(claim, aw, 1, "aw")

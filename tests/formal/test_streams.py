@@ -40,6 +40,7 @@ from nearbit_hw.select.counters.emit import Emit as CountersEmit
 from nearbit_hw.select.histogram.emit import Emit as HistogramsEmit
 
 from .harness import Claim, Mutation, Proof, needs_abc, prove
+from .neighbours import answered
 
 
 pytestmark = needs_abc
@@ -59,17 +60,6 @@ def room(claim, dut):
     puts, takes = dut.i.valid, dut.o.valid & dut.o.ready
     claim.m.d.sync += inside.eq(inside + puts - takes)
     claim.assume("room", ~puts | (inside < dut.depth))
-
-
-def answered(claim, dut):
-    """Each look-up has an answer, before the next look-up and not in its own cycle."""
-    asked = Signal()
-    asks = dut.o_lookup.valid & dut.o_lookup.ready
-    with claim.m.If(asks):
-        claim.m.d.sync += asked.eq(1)
-    with claim.m.Elif(dut.i_lookup.valid):
-        claim.m.d.sync += asked.eq(0)
-    claim.assume("look-ups are answered once", ~dut.i_lookup.valid | asked)
 
 
 def no_shift(claim, dut):

@@ -101,7 +101,7 @@ def test_missing(only):
     only()
     for call in (lambda: yosys.run(["log"]), yosys.version, yosys.release, yosys.share):
         with pytest.raises(NearbitError,
-                           match=r"^Yosys is not installed; type: pip install nearbit$"):
+                           match=r"^Yosys is not installed; type: pip install pyosys==0\.70$"):
             call()
 
 

@@ -117,6 +117,14 @@ def test_json_fields(run, write):
     assert set(figures["heads"][0]) == per_part
 
 
+def test_error_of_plain_signs(run):
+    """What docs/simulate.md warns of."""
+    file = "tests/data/smollm2-argparse-512.npz"
+    found = json.loads(run("simulate", ROOT / file, "--engine", "golden", "--json").out)
+    told = f"`{file}` have an error of {100 * found['error_reference']:.0f} %."
+    assert told in (ROOT / "docs/simulate.md").read_text(encoding="utf-8")
+
+
 def test_results(run, write, tmp_path):
     out = tmp_path / "out.npz"
     assert run("simulate", write(), "--out", out).status == 0
@@ -153,7 +161,7 @@ def test_demo():
     record = script("benchmarks/demo.py")
     recorded = json.loads(record.RESULT.read_text(encoding="utf-8"))
     assert record.block(recorded) in (ROOT / "README.md").read_text(encoding="utf-8")
-    found, _ = script("examples/demo.py").decoder()
+    found, *_ = script("examples/demo.py").decoder()
     assert found == pytest.approx(recorded["figures"]["decoder"])
     assert found["error_top"] < found["error"] <= 0.12
     assert found["error_dense"] < 0.01

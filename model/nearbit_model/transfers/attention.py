@@ -148,7 +148,7 @@ class HardwareAttention:
 
     @property
     def memory_use(self) -> MemoryUse | None:
-        """What was read from memory; None for hardware without one."""
+        """What was read from memory; None without one, and by the engine ``golden``."""
         traffic = self.outcome.traffic
         if not traffic:
             return None
