@@ -156,6 +156,10 @@ def _set(fields: dict[str, Any], name: str, value: Any) -> None:
     parts = {known.name for known in dataclasses.fields(Config) if "part" in known.metadata}
     part, dot, inner = name.partition(".")
     if value is None:
+        optional = [known.name for known in dataclasses.fields(Config) if known.default is None]
+        if name not in optional:
+            raise ConfigError(f"--set {name}=none: only {', '.join(sorted(optional))} can be "
+                              f"left out")
         fields.pop(name, None)
     elif dot:
         if part not in parts:

@@ -118,6 +118,8 @@ def test_settings():
                          "have no default")),
     ("memory=3", ("--set memory: this is a table; set its fields, such as memory.heads=VALUE, or "
                   "memory=none")),
+    *((f"{name}=none", f"--set {name}=none: only cell, memory, rescore can be left out")
+      for name in ("memroy", "lanes", "rescore.head_dim")),
     ("boards.lanes=3", ("--set boards.lanes: there is no table boards; the tables are memory, "
                         "rescore")),
 ])
